@@ -1,0 +1,1 @@
+"""From an interaction log to what models read: tables, windows, vocabularies, histories, samples, profiles."""

@@ -1,0 +1,9 @@
+"""The one error that means "the input or the configuration is wrong"."""
+
+
+class Refused(Exception):
+    """Bad input or configuration; the message is one sentence for the person at the keyboard.
+
+    It says what was found, where (file, column, row, value), what was expected and what to do. The command
+    line prints it and exits with code 2; nothing has been written when it is raised.
+    """
