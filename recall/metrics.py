@@ -1,0 +1,186 @@
+"""How good lists of candidates are: accuracy over the full catalogue, and what is recommended at all.
+
+Lists are `ranked`, int32 [users, K], best first, 0 = no item. Accuracy has one signature,
+`name_at(k, ranked, holdout) -> float [users]`: a user without holdout is NaN, an empty list counts 0, and the
+mean is the caller's (`nanmean`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.integer]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+# Cells of the scratch table in which a slab of users looks up its holdout: 16 MB, near the processor's cache.
+_SLAB_CELLS = 2**24
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """What each user went on to watch: user u's items are `items[offsets[u]:offsets[u + 1]]`.
+
+    `offsets` is [users + 1], `items` is [n]. Item 0 is one that the vocabulary has never seen: it can not
+    be hit and counts as missed. An item that a user watched twice counts once.
+    """
+
+    offsets: Ints
+    items: Ints
+
+    def __post_init__(self) -> None:
+        if self.offsets.ndim != 1 or self.items.ndim != 1 or self.offsets.size == 0:
+            raise ValueError("a holdout is two flat arrays: offsets [users + 1] and items [n]")
+        if self.offsets[0] != 0 or self.offsets[-1] != self.items.size or (np.diff(self.offsets) < 0).any():
+            raise ValueError(f"holdout offsets must rise from 0 to the number of items, {self.items.size}")
+        if self.items.size and self.items.min() < 0:
+            raise ValueError(f"holdout items are indexes >= 0, found {self.items.min()}")
+
+    @property
+    def users(self) -> int:
+        """How many users the holdout speaks of, those without a watch included."""
+        return self.offsets.size - 1
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The user of each item, [n]."""
+        return np.repeat(np.arange(self.users), np.diff(self.offsets))
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """How many different items each user watched, [users]; each unseen one (0) counts by itself."""
+        known = self.items > 0
+        stride = int(self.items.max(initial=0)) + 1
+        pairs = np.sort(self.rows[known] * stride + self.items[known])
+        different = pairs[_first_of_run(pairs)] // stride
+        unseen = self.rows[~known]
+        return np.bincount(different, minlength=self.users) + np.bincount(unseen, minlength=self.users)
+
+
+def hits(ranked: Ints, holdout: Holdout) -> Flags:
+    """Which places of each list hold an item the user went on to watch, [users, K].
+
+    Index 0 never hits; an item listed twice hits once, at its better place.
+    """
+    if ranked.ndim != 2 or len(ranked) != holdout.users:
+        raise ValueError(f"lists are [users, K] for the holdout's {holdout.users} users, found {ranked.shape}")
+    found = np.zeros(ranked.shape, dtype=np.bool_)
+    stride = int(max(holdout.items.max(initial=0), ranked.max(initial=0))) + 1
+    slab = max(1, _SLAB_CELLS // stride)
+    watched = np.zeros((min(slab, holdout.users), stride), dtype=np.bool_)
+    for start in range(0, holdout.users, slab):
+        _look_up(watched, start, ranked, holdout, found)
+    return _without_repeats(found & (ranked > 0), ranked)
+
+
+def hit_rate_at(k: int, ranked: Ints, holdout: Holdout) -> Floats:
+    """1 where at least one of the first k items was watched, else 0; NaN without holdout, [users]."""
+    return _hit_rate(hits(_top(k, ranked), holdout), holdout.sizes)
+
+
+def recall_at(k: int, ranked: Ints, holdout: Holdout) -> Floats:
+    """Share of the user's watched items that are among the first k; NaN without holdout, [users]."""
+    return _recall(hits(_top(k, ranked), holdout), holdout.sizes)
+
+
+def ndcg_at(k: int, ranked: Ints, holdout: Holdout) -> Floats:
+    """Discounted gain of the first k over that of an ideal list, gains 0 or 1; NaN without holdout, [users].
+
+    The ideal list has min(k, watched items) hits at its top, also where the list given is shorter than k.
+    """
+    return _ndcg(k, hits(_top(k, ranked), holdout), holdout.sizes)
+
+
+def accuracy(ks: Sequence[int], ranked: Ints, holdout: Holdout) -> dict[str, Floats]:
+    """All three metrics at every k from one lookup: `{"hr@50": [users], "recall@50": [users], ..}`."""
+    hit = hits(_top(max(ks), ranked), holdout)
+    named: dict[str, Callable[[int], Floats]] = {
+        "hr": lambda k: _hit_rate(hit[:, :k], holdout.sizes),
+        "recall": lambda k: _recall(hit[:, :k], holdout.sizes),
+        "ndcg": lambda k: _ndcg(k, hit[:, :k], holdout.sizes),
+    }
+    return {f"{name}@{k}": metric(k) for k in ks for name, metric in named.items()}
+
+
+def coverage(k: int, ranked: Ints, catalogue_size: int) -> float:
+    """Share of the catalogue (items 1..catalogue_size) that is among the first k of at least one user."""
+    return float((_times_listed(k, ranked, catalogue_size) > 0).mean()) if catalogue_size else float("nan")
+
+
+def gini(k: int, ranked: Ints, catalogue_size: int) -> float:
+    """How unequally the catalogue's items share the places 1..k: 0 = all alike, near 1 = one has them all.
+
+    Items that are never listed take part; NaN where nothing is listed.
+    """
+    listed = np.sort(_times_listed(k, ranked, catalogue_size))
+    total = listed.sum()
+    if total == 0:
+        return float("nan")
+    ranks = np.arange(1, catalogue_size + 1)
+    return float(2 * (ranks * listed).sum() / (catalogue_size * total) - (catalogue_size + 1) / catalogue_size)
+
+
+def mean_popularity(k: int, ranked: Ints, counts: npt.NDArray[np.integer | np.floating]) -> float:
+    """Mean count of the items at the places 1..k of all lists; counts is [catalogue + 1] by item index.
+
+    NaN where nothing is listed.
+    """
+    listed = _times_listed(k, ranked, len(counts) - 1)
+    total = listed.sum()
+    return float((listed * counts[1:]).sum() / total) if total else float("nan")
+
+
+def _top(k: int, ranked: Ints) -> Ints:
+    if k < 1:
+        raise ValueError(f"k counts the places of a list that are judged and is at least 1, found {k}")
+    return ranked[:, :k]
+
+
+def _look_up(watched: Flags, start: int, ranked: Ints, holdout: Holdout, found: Flags) -> None:
+    """Fill `found` for one slab of users from `start`; `watched` is all False before and after."""
+    stop = min(start + len(watched), holdout.users)
+    mine = slice(int(holdout.offsets[start]), int(holdout.offsets[stop]))
+    cells = holdout.rows[mine] - start, holdout.items[mine]
+    watched[cells] = True
+    found[start:stop] = np.take_along_axis(watched[: stop - start], ranked[start:stop].astype(np.int64), axis=1)
+    watched[cells] = False
+
+
+def _without_repeats(hit: Flags, ranked: Ints) -> Flags:
+    """`hit` without the worse places of items that are listed more than once."""
+    row, place = np.nonzero(hit)
+    pairs = row * (int(ranked.max(initial=0)) + 1) + ranked[row, place]
+    order = np.argsort(pairs, kind="stable")
+    again = order[~_first_of_run(pairs[order])]
+    hit[row[again], place[again]] = False
+    return hit
+
+
+def _first_of_run(ordered: Ints) -> Flags:
+    first: Flags = np.diff(ordered, prepend=-1) != 0
+    return first
+
+
+def _hit_rate(hit: Flags, sizes: Ints) -> Floats:
+    return np.where(sizes > 0, hit.any(axis=1), np.nan)
+
+
+def _recall(hit: Flags, sizes: Ints) -> Floats:
+    return np.where(sizes > 0, hit.sum(axis=1) / np.maximum(sizes, 1), np.nan)
+
+
+def _ndcg(k: int, hit: Flags, sizes: Ints) -> Floats:
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.append(0, np.cumsum(discounts))[np.minimum(sizes, k)]
+    return np.where(sizes > 0, hit @ discounts[: hit.shape[1]] / np.maximum(ideal, 1), np.nan)
+
+
+def _times_listed(k: int, ranked: Ints, catalogue_size: int) -> npt.NDArray[np.int64]:
+    """How many of the first k places each item has, [catalogue_size], from item 1 on."""
+    times = np.bincount(_top(k, ranked).ravel(), minlength=catalogue_size + 1)
+    if times.size > catalogue_size + 1:
+        raise ValueError(f"item {times.size - 1} is listed, but the catalogue ends at {catalogue_size}")
+    return times[1:]
