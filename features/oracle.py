@@ -1,0 +1,262 @@
+"""The best lists a simulated world allows, and reference lists that say how far from them a list is.
+
+`oracle` knows every taste. `bayes_reader` knows the world's laws, its items and each user's profile (country, age,
+language), but infers tastes from the clicks and watch seconds of that user's own log; `popular` and `random` need
+nothing. All ids are raw; items are those published by the instant, seen ones (clicked before it) left out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from features import world as w
+from features.errors import Refused
+from features.simulated import Log
+from features.world import DAY, LEVELS, SITUATIONS, Flags, Floats, Instant, Ints, World
+
+# Users whose [users, items] scores are in memory at once.
+CHUNK = 1_000
+NOBODY = -1
+POPULAR_WINDOW = DAY
+
+Scores = Callable[[Ints], Floats]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Lists of k items for distinct users (raw ids) at one instant."""
+
+    users: Ints
+    at: Instant
+    k: int
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Users and items (raw ids) that belong together row by row: what was seen."""
+
+    user_id: Ints
+    item_id: Ints
+
+
+def seen_before(log: Log, at: Instant) -> Pairs:
+    """What each user clicked before the instant."""
+    rows = log.clicked & (log.timestamp.astype(np.int64) < w.microseconds(at))
+    return Pairs(log.user_id[rows], log.item_id[rows])
+
+
+def oracle_lists(world: World, ask: Ask, seen: Pairs) -> tuple[Ints, Floats]:
+    """The k unseen items of highest E[seconds] and that expectation, best first: [users, k] each.
+
+    Where the catalogue runs out the item is -1 and its expectation 0.
+    """
+    return _best(world, ask, seen, _true_scores(world, ask.at))
+
+
+def oracle_share(world: World, ask: Ask, lists: npt.ArrayLike, seen: Pairs) -> float:
+    """Sum of E[seconds] at position 1 over the lists [users, k] of raw items, over that of the oracle's lists.
+
+    Row order is that of `ask.users`; -1 is an empty place, and a seen item is worth nothing. NaN without users;
+    refuses lists of another shape or with an item twice.
+    """
+    given = _checked(lists, (len(ask.users), ask.k))
+    row, place = np.nonzero(given != NOBODY)
+    users, items = ask.users[row], given[row, place]
+    seconds = w.expected_seconds(world, users, items, ask.at) * ~_among(world, users, items, seen)
+    best = oracle_lists(world, ask, seen)[1].sum()
+    return float(seconds.sum() / best) if best else float("nan")
+
+
+def reference_shares(world: World, log: Log, ask: Ask, rng: np.random.Generator) -> dict[str, float]:
+    """Oracle share of each of the `reference_lists`."""
+    seen = seen_before(log, ask.at)
+    lists = reference_lists(world, log, ask, rng)
+    return {name: oracle_share(world, ask, items, seen) for name, items in lists.items()}
+
+
+def reference_lists(world: World, log: Log, ask: Ask, rng: np.random.Generator) -> dict[str, Ints]:
+    """Lists [users, k] of unseen raw items by policy: random, popular, bayes_reader, oracle.
+
+    popular: most completed watches in the 24 hours before the instant (completed: clicked and watched for
+    10 seconds or half the duration). bayes_reader: highest posterior mean of E[seconds], see `beliefs`.
+    """
+    seen = seen_before(log, ask.at)
+    scores: dict[str, Scores] = {
+        "random": lambda users: rng.random((users.size, len(world.items.channel))),
+        "popular": _popular_scores(world, log, ask.at),
+        "bayes_reader": _believed_scores(world, beliefs(world, log, ask.at), ask.at),
+        "oracle": _true_scores(world, ask.at),
+    }
+    return {name: _best(world, ask, seen, score)[0] for name, score in scores.items()}
+
+
+def beliefs(world: World, log: Log, at: Instant) -> Floats:
+    """What the log before the instant says of each user's tastes: [users, topics, levels, channels of the topic].
+
+    The joint posterior of a topic's level and favourite channel, by user index; each [levels, channels] sums to
+    1. It is the exact forward filter of the world's hidden Markov chain (daily drift, then the likelihood of that
+    day's clicks, non-clicks and shares watched): topics are independent before and after, so nothing is
+    approximated. It does not read the choice of what was shown, nor its propensity, though the feed, which knows
+    the tastes, betrays some of them by it: a model that learns from exposures can know a little more.
+    """
+    users, until = world.users, int(w.microseconds(at))
+    prior = world.prior[users.band][..., None]
+    belief = prior * w.channel_odds(world.config)[users.language][:, :, None, :]
+    for day in range(int(world.day_of(np.asarray(until))) + 1):
+        if day:
+            belief *= 1 - world.config.drift
+            belief += world.config.drift * prior * belief.sum(axis=2, keepdims=True) / (1 - world.config.drift)
+        evidence = _evidence(world, log, world.config.origin + day * DAY, until)
+        belief *= np.exp(evidence - evidence.max(axis=(2, 3), keepdims=True))
+        belief /= belief.sum(axis=(2, 3), keepdims=True)
+    return belief
+
+
+def _evidence(world: World, log: Log, day_start: int, until: int) -> Floats:
+    """Log likelihood of one day's rows before `until`, [users, topics, levels, channels of the topic]."""
+    instants = log.timestamp.astype(np.int64)
+    first, last = np.searchsorted(instants, [day_start, max(day_start, min(day_start + DAY, until))])
+    rows = slice(first, last)
+    user, item = world.user_index(log.user_id[rows]), world.item_index(log.item_id[rows])
+    likelihood = _log_likelihood(world, log, rows, user, item)
+    topic, place = np.divmod(world.items.channel[item], world.config.channels_a_topic)
+    shape = (len(world.users.age), world.config.topics, LEVELS, world.config.channels_a_topic)
+    cell = ((user * world.config.topics + topic) * LEVELS)[:, None] + np.arange(LEVELS)
+    elsewhere = _summed(cell, likelihood[:, :, 0], shape[:3])
+    more_if_favourite = likelihood[:, :, 1] - likelihood[:, :, 0]
+    return elsewhere[..., None] + _summed(cell * shape[3] + place[:, None], more_if_favourite, shape)
+
+
+def _log_likelihood(world: World, log: Log, rows: slice, users: Ints, items: Ints) -> Floats:
+    """Log likelihood of each row at every level, not in and in the favourite channel: [n, levels, 2]."""
+    behaviour = world.config.behaviour
+    language = w.channel_language(world.config)[world.items.channel[items]]
+    foreign = (world.users.language[users] != language).astype(np.int64)
+    click_effects = w.click_effects(behaviour).reshape(2, LEVELS, 2)[foreign]
+    watch_effects = w.watch_effects(behaviour).reshape(2, LEVELS, 2)[foreign]
+    click_score = w.click_scores(world, items, log.timestamp[rows].astype(np.int64))[:, None, None]
+    looked = w.examination(behaviour, log.position[rows])[:, None, None]
+    click = looked * w.sigmoid(click_score + click_effects)
+    log_a = w.watch_logits(w.watch_scores(world, items)[:, None, None], watch_effects)
+    share = np.maximum(log.watch_seconds[rows] / world.items.duration[items], np.finfo(float).tiny)
+    watched = log_a + (np.exp(log_a) - 1) * np.log(share)[:, None, None]
+    return np.where(log.clicked[rows, None, None], np.log(click) + watched, np.log1p(-click))
+
+
+def _true_scores(world: World, at: Instant) -> Scores:
+    value, day = _situation_values(world, at), world.day_of(w.microseconds(at))
+    channel, item = world.items.channel, np.arange(len(world.items.channel))
+
+    def score(users: Ints) -> Floats:
+        situation = w.situations(world, users[:, None], np.arange(world.config.channels), day)
+        return np.asarray(value[item, situation[:, channel]])
+
+    return score
+
+
+def _believed_scores(world: World, belief: Floats, at: Instant) -> Scores:
+    value = _situation_values(world, at)
+    by_channel = np.argsort(world.items.channel, kind="stable")
+    ends = np.searchsorted(world.items.channel[by_channel], np.arange(1, world.config.channels))
+
+    def score(users: Ints) -> Floats:
+        odds = _situation_odds(world, users, belief[users])
+        scores = np.empty((users.size, len(by_channel)))
+        for channel, items in enumerate(np.split(by_channel, ends)):
+            scores[:, items] = odds[:, channel] @ value[items].T
+        return scores
+
+    return score
+
+
+def _situation_values(world: World, at: Instant) -> Floats:
+    """E[seconds] of each item in each situation: [items, 16]."""
+    behaviour, items = world.config.behaviour, np.arange(len(world.items.channel))
+    click = w.sigmoid(w.click_scores(world, items, w.microseconds(at))[:, None] + w.click_effects(behaviour))
+    watched = w.sigmoid(w.watch_logits(w.watch_scores(world, items)[:, None], w.watch_effects(behaviour)))
+    return click * watched * world.items.duration[:, None]
+
+
+def _situation_odds(world: World, users: Ints, belief: Floats) -> Floats:
+    """Believed chance of each situation by channel: [users, channels, 16]."""
+    favourite = belief.swapaxes(2, 3)
+    other = belief.sum(axis=3)[:, :, None, :] - favourite
+    odds = np.stack([other, favourite], axis=-1).reshape(users.size, world.config.channels, 1, -1)
+    foreign = world.users.language[users][:, None] != w.channel_language(world.config)
+    known = np.stack([~foreign, foreign], axis=2)[..., None]
+    return np.asarray((known * odds).reshape(users.size, world.config.channels, SITUATIONS))
+
+
+def _popular_scores(world: World, log: Log, at: Instant) -> Scores:
+    age = w.microseconds(at) - log.timestamp.astype(np.int64)
+    rows = log.clicked & (age > 0) & (age <= POPULAR_WINDOW)
+    item = world.item_index(log.item_id[rows])
+    enough = log.watch_seconds[rows] >= np.minimum(10, world.items.duration[item] / 2)
+    watches = np.bincount(item[enough], minlength=len(world.items.channel)).astype(np.float64)
+    return lambda users: np.tile(watches, (users.size, 1))
+
+
+def _best(world: World, ask: Ask, seen: Pairs, score: Scores) -> tuple[Ints, Floats]:
+    users = world.user_index(ask.users)
+    unpublished = world.items.published > w.microseconds(ask.at)
+    barred_row, barred_item = _barred(world, users, seen)
+    items, scores = np.empty((users.size, ask.k), dtype=np.int64), np.empty((users.size, ask.k))
+    for first in range(0, users.size, CHUNK):
+        chunk = slice(first, first + CHUNK)
+        table = score(users[chunk])
+        barred = slice(*np.searchsorted(barred_row, [first, first + CHUNK]))
+        table[:, unpublished] = -np.inf
+        table[barred_row[barred] - first, barred_item[barred]] = -np.inf
+        items[chunk], scores[chunk] = _top(table, ask.k)
+    return np.where(items == NOBODY, NOBODY, world.item_ids[items]), scores
+
+
+def _barred(world: World, users: Ints, seen: Pairs) -> tuple[Ints, Ints]:
+    """Rows of the asked users and the items barred there, by row."""
+    if np.unique(users).size < users.size:
+        raise Refused("lists for a user twice were asked of the simulated world; ask for each user once.")
+    row_of = np.full(len(world.users.age), NOBODY)
+    row_of[users] = np.arange(users.size)
+    row, item = row_of[world.user_index(seen.user_id)], world.item_index(seen.item_id)
+    order = np.argsort(row, kind="stable")
+    order = order[row[order] != NOBODY]
+    return row[order], item[order]
+
+
+def _top(table: Floats, k: int) -> tuple[Ints, Floats]:
+    """Columns and values of each row's k highest, best first; -1 and 0 where fewer are finite."""
+    width = min(k, table.shape[1])
+    column = np.sort(np.argpartition(-table, width - 1, axis=1)[:, :width], axis=1)
+    order = np.argsort(-np.take_along_axis(table, column, axis=1), axis=1, kind="stable")
+    column = np.take_along_axis(column, order, axis=1)
+    value = np.take_along_axis(table, column, axis=1)
+    empty = np.isneginf(value)
+    padding = ((0, 0), (0, k - width))
+    column = np.pad(np.where(empty, NOBODY, column), padding, constant_values=NOBODY)
+    return column, np.pad(np.where(empty, 0.0, value), padding)
+
+
+def _summed(cells: Ints, values: Floats, shape: tuple[int, ...]) -> Floats:
+    sums = np.bincount(cells.ravel(), values.ravel(), int(np.prod(shape)))
+    return sums.astype(np.float64).reshape(shape)
+
+
+def _among(world: World, users: Ints, items: Ints, seen: Pairs) -> Flags:
+    """Whether each pair was seen: [n] -> [n]."""
+    size = len(world.items.channel)
+    keys = world.user_index(users) * size + world.item_index(items)
+    return np.isin(keys, world.user_index(seen.user_id) * size + world.item_index(seen.item_id))
+
+
+def _checked(lists: npt.ArrayLike, shape: tuple[int, int]) -> Ints:
+    given = np.asarray(lists, dtype=np.int64)
+    if given.shape != shape:
+        raise Refused(f"lists of shape {given.shape} were given; one row a user and k places are expected: {shape}.")
+    ordered = np.sort(given, axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NOBODY)
+    if twice.any():
+        row, place = np.argwhere(twice)[0]
+        raise Refused(f"lists, row {row}: item {ordered[row, place]} stands there twice; list an item once.")
+    return given

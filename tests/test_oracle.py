@@ -1,0 +1,236 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from features import world as w
+from features.errors import Refused
+from features.oracle import (
+    Ask,
+    Pairs,
+    beliefs,
+    oracle_lists,
+    oracle_share,
+    reference_lists,
+    reference_shares,
+    seen_before,
+)
+from features.simulated import Log, simulate
+from features.world import Ints, World, WorldConfig, expected_seconds
+
+CONFIG = WorldConfig(
+    users=1_200, users_a_day=20, items=300, items_a_day=40, days=4, impressions_a_day=20_000, topics=12
+)
+AT = CONFIG.origin + 3 * w.DAY + 15 * w.HOUR
+NOTHING = Pairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
+@pytest.fixture(scope="module")
+def simulated() -> tuple[World, Log]:
+    return simulate(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def world(simulated: tuple[World, Log]) -> World:
+    return simulated[0]
+
+
+@pytest.fixture(scope="module")
+def log(simulated: tuple[World, Log]) -> Log:
+    return simulated[1]
+
+
+@pytest.fixture(scope="module")
+def impartial() -> tuple[World, Log]:
+    """A world whose feed does not know tastes: then what was shown tells nothing, and beliefs must be exact."""
+    return simulate(CONFIG.model_copy(update={"taste_share": 0.0, "popular_share": 0.3}))
+
+
+@pytest.fixture(scope="module")
+def default() -> tuple[World, Log]:
+    return simulate(WorldConfig())
+
+
+def _ask(world: World, users: int = 200, k: int = 10) -> Ask:
+    return Ask(world.user_ids[:users], AT, k)
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_the_oracle_lists_the_best_unseen_items_as_brute_force_finds_them(world: World, log: Log) -> None:
+    ask, seen = _ask(world, users=30), seen_before(log, AT)
+    lists, seconds = oracle_lists(world, ask, seen)
+    clicked = set(zip(seen.user_id.tolist(), seen.item_id.tolist(), strict=True))
+    for user, listed, worth in zip(ask.users, lists, seconds, strict=True):
+        value = expected_seconds(world, np.full(len(world.item_ids), user), world.item_ids, AT)
+        ranked = world.item_ids[np.argsort(-value)]
+        unseen = [item for item in ranked.tolist() if (int(user), item) not in clicked]
+        assert listed.tolist() == unseen[:10]
+        np.testing.assert_allclose(worth, expected_seconds(world, np.full(10, user), listed, AT))
+
+
+def test_shares_fall_from_the_oracle_over_the_reader_and_the_popular_to_chance(world: World, log: Log) -> None:
+    shares = reference_shares(world, log, _ask(world, users=1_000), _rng())
+    assert shares["oracle"] == pytest.approx(1)
+    assert 1 > shares["bayes_reader"] > 2 * shares["popular"]
+    assert shares["popular"] > 1.2 * shares["random"] > 0
+
+
+def test_no_reference_list_holds_what_is_seen_or_unpublished_or_twice(world: World, log: Log) -> None:
+    ask, seen = _ask(world), seen_before(log, AT)
+    clicked = seen.user_id * 10**9 + seen.item_id
+    for lists in reference_lists(world, log, ask, _rng()).values():
+        assert (np.diff(np.sort(lists, axis=1), axis=1) > 0).all()
+        assert not np.isin(ask.users[:, None] * 10**9 + lists, clicked).any()
+        assert (world.items.published[world.item_index(lists)] <= AT).all()
+
+
+def test_a_list_longer_than_the_catalogue_ends_in_minus_one(world: World) -> None:
+    published = int((world.items.published <= AT).sum())
+    lists, seconds = oracle_lists(world, _ask(world, users=5, k=2_000), NOTHING)
+    assert (lists != -1).sum(axis=1).tolist() == [published] * 5
+    assert (lists[:, published:] == -1).all()
+    assert (seconds[:, published:] == 0).all()
+    assert oracle_share(world, _ask(world, users=5, k=2_000), lists, NOTHING) == pytest.approx(1)
+
+
+def test_lists_do_not_depend_on_who_else_is_asked_for(world: World, log: Log) -> None:
+    seen = seen_before(log, AT)
+    everyone, _ = oracle_lists(world, _ask(world, users=1_200), seen)
+    last, _ = oracle_lists(world, Ask(world.user_ids[1_199:1_189:-1], AT, 10), seen)
+    np.testing.assert_array_equal(everyone[1_199:1_189:-1], last)
+
+
+def test_half_a_list_has_less_share_and_an_empty_one_none(world: World, log: Log) -> None:
+    ask, seen = _ask(world), seen_before(log, AT)
+    lists, seconds = oracle_lists(world, ask, seen)
+    half = lists.copy()
+    half[:, 5:] = -1
+    assert oracle_share(world, ask, half, seen) == pytest.approx(seconds[:, :5].sum() / seconds.sum())
+    assert oracle_share(world, ask, np.full_like(lists, -1), seen) == 0
+
+
+def test_a_seen_item_on_a_list_is_worth_nothing(world: World) -> None:
+    ask = _ask(world, users=1, k=2)
+    lists, _ = oracle_lists(world, ask, NOTHING)
+    seen = Pairs(ask.users, lists[:, 0])
+    (_, second), (best, next_best) = (
+        expected_seconds(world, ask.users[[0, 0]], lists[0], AT),
+        (oracle_lists(world, ask, seen)[1][0]),
+    )
+    assert oracle_share(world, ask, lists, seen) == pytest.approx(second / (best + next_best))
+
+
+def test_lists_of_another_shape_or_with_an_item_twice_are_refused(world: World) -> None:
+    ask = _ask(world, users=2, k=2)
+    with pytest.raises(Refused, match=r"shape \(2, 1\).*\(2, 2\)"):
+        oracle_share(world, ask, world.item_ids[:2].reshape(2, 1), NOTHING)
+    with pytest.raises(Refused, match=rf"row 1: item {world.item_ids[3]} stands there twice"):
+        oracle_share(world, ask, world.item_ids[[[0, 1], [3, 3]]], NOTHING)
+    with pytest.raises(Refused, match="ask for each user once"):
+        oracle_lists(world, Ask(world.user_ids[[0, 0]], AT, 2), NOTHING)
+
+
+def test_popular_lists_count_completed_watches_of_the_last_day(world: World, log: Log) -> None:
+    one = _one_row_a_user(world, log, hours=[-30, -30, -30, -2, -2, -1, -1, -1], items=[9, 9, 9, 4, 4, 5, 5, 5])
+    short = np.where(np.arange(8) >= 6, 0.5, 1e4)
+    ask = Ask(world.user_ids[20:21], AT, 2)
+    lists = reference_lists(world, replace(one, watch_seconds=short), ask, _rng())["popular"]
+    assert lists.tolist() == [world.item_ids[[4, 5]].tolist()]
+
+
+def test_without_a_log_the_reader_believes_the_prior(world: World, log: Log) -> None:
+    belief = beliefs(world, log, CONFIG.origin)
+    np.testing.assert_allclose(belief.sum(axis=(2, 3)), 1)
+    np.testing.assert_allclose(belief.sum(axis=3), world.prior[world.users.band])
+    odds = w.channel_odds(CONFIG)[world.users.language]
+    np.testing.assert_allclose(belief.sum(axis=2), odds)
+
+
+def test_beliefs_are_calibrated(impartial: tuple[World, Log]) -> None:
+    world, log = impartial
+    belief = beliefs(world, log, AT)
+    joined = world.users.joined_day <= 3
+    level_odds = belief.sum(axis=3)[joined]
+    levels = world.levels[3, joined]
+    for level in range(w.LEVELS):
+        believed, true = level_odds[..., level].ravel(), (levels == level).ravel()
+        for bucket in np.array_split(np.argsort(believed), 10):
+            error = np.sqrt(believed[bucket].mean() / bucket.size) + 1e-3
+            assert abs(true[bucket].mean() - believed[bucket].mean()) < 4.5 * error
+
+
+def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(impartial: tuple[World, Log]) -> None:
+    world, log = impartial
+    belief = beliefs(world, log, AT).sum(axis=2)
+    true = world.users.favourite[..., None] == np.arange(CONFIG.channels_a_topic)
+    order = np.argsort(belief.ravel())
+    for bucket in np.array_split(order, 10):
+        error = np.sqrt(belief.ravel()[bucket].mean() / bucket.size) + 1e-3
+        assert abs(true.ravel()[bucket].mean() - belief.ravel()[bucket].mean()) < 4.5 * error
+    prior = beliefs(world, log, CONFIG.origin).sum(axis=2)
+    assert np.log(belief[true]).mean() > np.log(prior[true]).mean()
+
+
+def test_later_rows_change_no_belief(world: World, log: Log) -> None:
+    late = log.timestamp.astype(np.int64) >= AT
+    altered = replace(log, clicked=log.clicked ^ late, watch_seconds=np.where(late, 7.0, log.watch_seconds))
+    assert late.any()
+    np.testing.assert_array_equal(beliefs(world, log, AT), beliefs(world, altered, AT))
+
+
+def test_an_ignored_topic_is_believed_in_less_and_a_watched_one_more(world: World, log: Log) -> None:
+    rows = _one_row_a_user(world, log, hours=[-3] * 8, items=list(range(8)))
+    watched = replace(rows, watch_seconds=world.items.duration[:8] * 0.9)
+    ignored = replace(rows, clicked=np.zeros(8, dtype=bool), watch_seconds=np.zeros(8))
+    user, topic = world.user_index(rows.user_id), world.topic_of(world.item_index(rows.item_id))
+    low, high = (1 - beliefs(world, each, AT).sum(axis=3)[user, topic, 0] for each in (ignored, watched))
+    before = 1 - world.prior[world.users.band[user], topic, 0]
+    assert (low < before).all()
+    assert (before < high).all()
+
+
+def test_the_default_world_is_large_enough_and_can_be_learnt(default: tuple[World, Log]) -> None:
+    world, log = default
+    assert len(log.user_id) >= 500_000
+    assert len(np.unique(log.user_id)) >= 5_000
+    assert len(np.unique(log.item_id)) >= 5_000
+    assert 0.15 < log.clicked.mean() < 0.35
+    assert str(log.timestamp[0]).startswith("2025-01-01")
+    assert str(log.timestamp[-1]).startswith("2025-01-14")
+    seconds = _holdout_shares(world, log)
+    assert seconds["bayes_reader"] > 3 * seconds["popular"]
+    assert seconds["popular"] > 5 * seconds["random"]
+    assert seconds["oracle"] > seconds["bayes_reader"]
+
+
+def _holdout_shares(world: World, log: Log) -> dict[str, float]:
+    """Share of the last tenth's watch seconds that falls on lists of ten made at its start."""
+    instants = log.timestamp.astype(np.int64)
+    at = int(instants[0] + 0.9 * (instants[-1] - instants[0]))
+    rows = log.clicked & (instants >= at)
+    users = np.unique(log.user_id[rows])
+    lists = reference_lists(world, log, Ask(users, at, 10), _rng())
+    return {name: _share(users, items, log, rows) for name, items in lists.items()}
+
+
+def _share(users: Ints, lists: Ints, log: Log, rows: w.Flags) -> float:
+    listed = lists[np.searchsorted(users, log.user_id[rows])] == log.item_id[rows][:, None]
+    seconds = log.watch_seconds[rows]
+    return float(seconds[listed.any(axis=1)].sum() / seconds.sum())
+
+
+def _one_row_a_user(world: World, log: Log, hours: list[int], items: list[int]) -> Log:
+    """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
+    count = len(items)
+    return replace(
+        log,
+        user_id=world.user_ids[:count],
+        item_id=world.item_ids[items],
+        timestamp=(AT + np.array(hours) * w.HOUR).view("datetime64[us]"),
+        clicked=np.ones(count, dtype=bool),
+        position=np.ones(count, dtype=np.int64),
+        watch_seconds=np.ones(count),
+    )
