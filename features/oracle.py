@@ -1,8 +1,8 @@
 """The best lists a simulated world allows, and reference lists that say how far from them a list is.
 
 `oracle` knows every taste. `bayes_reader` knows the world's laws, its items and each user's profile (country, age,
-language), but infers tastes from the clicks and watch seconds of that user's own log; `popular` and `random` need
-nothing. All ids are raw; items are those published by the instant, seen ones (clicked before it) left out.
+language), but infers tastes from the log; `popular` and `random` need nothing. All ids are raw; items are those
+published by the instant, seen ones (clicked before it) left out.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from features import world as w
 from features.errors import Refused
+from features.reader import beliefs
 from features.simulated import Log
-from features.world import DAY, LEVELS, SITUATIONS, Flags, Floats, Instant, Ints, World
+from features.world import DAY, SITUATIONS, Flags, Floats, Instant, Ints, World
 
 # Users whose [users, items] scores are in memory at once.
 CHUNK = 1_000
@@ -80,7 +81,7 @@ def reference_lists(world: World, log: Log, ask: Ask, rng: np.random.Generator) 
     """Lists [users, k] of unseen raw items by policy: random, popular, bayes_reader, oracle.
 
     popular: most completed watches in the 24 hours before the instant (completed: clicked and watched for
-    10 seconds or half the duration). bayes_reader: highest posterior mean of E[seconds], see `beliefs`.
+    10 seconds or half the duration). bayes_reader: highest posterior mean of E[seconds], see `features.reader`.
     """
     seen = seen_before(log, ask.at)
     scores: dict[str, Scores] = {
@@ -90,59 +91,6 @@ def reference_lists(world: World, log: Log, ask: Ask, rng: np.random.Generator) 
         "oracle": _true_scores(world, ask.at),
     }
     return {name: _best(world, ask, seen, score)[0] for name, score in scores.items()}
-
-
-def beliefs(world: World, log: Log, at: Instant) -> Floats:
-    """What the log before the instant says of each user's tastes: [users, topics, levels, channels of the topic].
-
-    The joint posterior of a topic's level and favourite channel, by user index; each [levels, channels] sums to
-    1. It is the exact forward filter of the world's hidden Markov chain (daily drift, then the likelihood of that
-    day's clicks, non-clicks and shares watched): topics are independent before and after, so nothing is
-    approximated. It does not read the choice of what was shown, nor its propensity, though the feed, which knows
-    the tastes, betrays some of them by it: a model that learns from exposures can know a little more.
-    """
-    users, until = world.users, int(w.microseconds(at))
-    prior = world.prior[users.band][..., None]
-    belief = prior * w.channel_odds(world.config)[users.language][:, :, None, :]
-    for day in range(int(world.day_of(np.asarray(until))) + 1):
-        if day:
-            belief *= 1 - world.config.drift
-            belief += world.config.drift * prior * belief.sum(axis=2, keepdims=True) / (1 - world.config.drift)
-        evidence = _evidence(world, log, world.config.origin + day * DAY, until)
-        belief *= np.exp(evidence - evidence.max(axis=(2, 3), keepdims=True))
-        belief /= belief.sum(axis=(2, 3), keepdims=True)
-    return belief
-
-
-def _evidence(world: World, log: Log, day_start: int, until: int) -> Floats:
-    """Log likelihood of one day's rows before `until`, [users, topics, levels, channels of the topic]."""
-    instants = log.timestamp.astype(np.int64)
-    first, last = np.searchsorted(instants, [day_start, max(day_start, min(day_start + DAY, until))])
-    rows = slice(first, last)
-    user, item = world.user_index(log.user_id[rows]), world.item_index(log.item_id[rows])
-    likelihood = _log_likelihood(world, log, rows, user, item)
-    topic, place = np.divmod(world.items.channel[item], world.config.channels_a_topic)
-    shape = (len(world.users.age), world.config.topics, LEVELS, world.config.channels_a_topic)
-    cell = ((user * world.config.topics + topic) * LEVELS)[:, None] + np.arange(LEVELS)
-    elsewhere = _summed(cell, likelihood[:, :, 0], shape[:3])
-    more_if_favourite = likelihood[:, :, 1] - likelihood[:, :, 0]
-    return elsewhere[..., None] + _summed(cell * shape[3] + place[:, None], more_if_favourite, shape)
-
-
-def _log_likelihood(world: World, log: Log, rows: slice, users: Ints, items: Ints) -> Floats:
-    """Log likelihood of each row at every level, not in and in the favourite channel: [n, levels, 2]."""
-    behaviour = world.config.behaviour
-    language = w.channel_language(world.config)[world.items.channel[items]]
-    foreign = (world.users.language[users] != language).astype(np.int64)
-    click_effects = w.click_effects(behaviour).reshape(2, LEVELS, 2)[foreign]
-    watch_effects = w.watch_effects(behaviour).reshape(2, LEVELS, 2)[foreign]
-    click_score = w.click_scores(world, items, log.timestamp[rows].astype(np.int64))[:, None, None]
-    looked = w.examination(behaviour, log.position[rows])[:, None, None]
-    click = looked * w.sigmoid(click_score + click_effects)
-    log_a = w.watch_logits(w.watch_scores(world, items)[:, None, None], watch_effects)
-    share = np.maximum(log.watch_seconds[rows] / world.items.duration[items], np.finfo(float).tiny)
-    watched = log_a + (np.exp(log_a) - 1) * np.log(share)[:, None, None]
-    return np.where(log.clicked[rows, None, None], np.log(click) + watched, np.log1p(-click))
 
 
 def _true_scores(world: World, at: Instant) -> Scores:
@@ -236,11 +184,6 @@ def _top(table: Floats, k: int) -> tuple[Ints, Floats]:
     padding = ((0, 0), (0, k - width))
     column = np.pad(np.where(empty, NOBODY, column), padding, constant_values=NOBODY)
     return column, np.pad(np.where(empty, 0.0, value), padding)
-
-
-def _summed(cells: Ints, values: Floats, shape: tuple[int, ...]) -> Floats:
-    sums = np.bincount(cells.ravel(), values.ravel(), int(np.prod(shape)))
-    return sums.astype(np.float64).reshape(shape)
 
 
 def _among(world: World, users: Ints, items: Ints, seen: Pairs) -> Flags:

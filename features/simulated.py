@@ -75,7 +75,7 @@ class _Visits:
 
 
 @dataclass(frozen=True)
-class _Shelves:
+class Shelves:
     """The catalogue at the top of an hour: what is out, how hot it is, and running sums to draw from."""
 
     published: Ints
@@ -94,7 +94,7 @@ class _Feed:
     """What the policy looks at in one hour; `seen`: sorted keys user * items + item of all clicks so far."""
 
     world: World
-    shelves: _Shelves
+    shelves: Shelves
     visits: _Visits
     seen: Ints
 
@@ -146,7 +146,7 @@ def simulate(config: WorldConfig) -> tuple[World, Log]:
     for day in range(config.days):
         rng = config.stream(day + 1, w.VISITS)
         for visits in _visits(world, day, rng):
-            feed = _Feed(world, _shelves(world, day, visits.top), visits, seen)
+            feed = _Feed(world, shelves(world, day, visits.top), visits, seen)
             rows.append(_watched(world, visits, _filled_pages(feed, rng), rng))
             searches.append(_searched(visits, rng))
             seen = _with_clicks(seen, rows[-1], len(world.items.channel))
@@ -227,7 +227,8 @@ def _opened(config: WorldConfig, top: int, users: Ints, odds: Floats, rng: np.ra
     return _Visits(top, users, instant, size, searched, odds)
 
 
-def _shelves(world: World, day: int, top: int) -> _Shelves:
+def shelves(world: World, day: int, top: int) -> Shelves:
+    """The catalogue of a day at an instant (microseconds) of it."""
     config = world.config
     # Only what is published by the day's end: sums run over the same numbers however long the world goes on.
     items = np.arange(config.items_by(day))
@@ -240,7 +241,7 @@ def _shelves(world: World, day: int, top: int) -> _Shelves:
     channel_from = np.append(0.0, channel_to[:-1])
     popular = heat**config.behaviour.popular_power
     popular_running = np.cumsum(popular)
-    return _Shelves(
+    return Shelves(
         published=np.flatnonzero(out),
         heat=heat,
         by_channel=by_channel,

@@ -8,7 +8,6 @@ from features.errors import Refused
 from features.oracle import (
     Ask,
     Pairs,
-    beliefs,
     oracle_lists,
     oracle_share,
     reference_lists,
@@ -38,12 +37,6 @@ def world(simulated: tuple[World, Log]) -> World:
 @pytest.fixture(scope="module")
 def log(simulated: tuple[World, Log]) -> Log:
     return simulated[1]
-
-
-@pytest.fixture(scope="module")
-def impartial() -> tuple[World, Log]:
-    """A world whose feed does not know tastes: then what was shown tells nothing, and beliefs must be exact."""
-    return simulate(CONFIG.model_copy(update={"taste_share": 0.0, "popular_share": 0.3}))
 
 
 @pytest.fixture(scope="module")
@@ -139,57 +132,6 @@ def test_popular_lists_count_completed_watches_of_the_last_day(world: World, log
     ask = Ask(world.user_ids[20:21], AT, 2)
     lists = reference_lists(world, replace(one, watch_seconds=short), ask, _rng())["popular"]
     assert lists.tolist() == [world.item_ids[[4, 5]].tolist()]
-
-
-def test_without_a_log_the_reader_believes_the_prior(world: World, log: Log) -> None:
-    belief = beliefs(world, log, CONFIG.origin)
-    np.testing.assert_allclose(belief.sum(axis=(2, 3)), 1)
-    np.testing.assert_allclose(belief.sum(axis=3), world.prior[world.users.band])
-    odds = w.channel_odds(CONFIG)[world.users.language]
-    np.testing.assert_allclose(belief.sum(axis=2), odds)
-
-
-def test_beliefs_are_calibrated(impartial: tuple[World, Log]) -> None:
-    world, log = impartial
-    belief = beliefs(world, log, AT)
-    joined = world.users.joined_day <= 3
-    level_odds = belief.sum(axis=3)[joined]
-    levels = world.levels[3, joined]
-    for level in range(w.LEVELS):
-        believed, true = level_odds[..., level].ravel(), (levels == level).ravel()
-        for bucket in np.array_split(np.argsort(believed), 10):
-            error = np.sqrt(believed[bucket].mean() / bucket.size) + 1e-3
-            assert abs(true[bucket].mean() - believed[bucket].mean()) < 4.5 * error
-
-
-def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(impartial: tuple[World, Log]) -> None:
-    world, log = impartial
-    belief = beliefs(world, log, AT).sum(axis=2)
-    true = world.users.favourite[..., None] == np.arange(CONFIG.channels_a_topic)
-    order = np.argsort(belief.ravel())
-    for bucket in np.array_split(order, 10):
-        error = np.sqrt(belief.ravel()[bucket].mean() / bucket.size) + 1e-3
-        assert abs(true.ravel()[bucket].mean() - belief.ravel()[bucket].mean()) < 4.5 * error
-    prior = beliefs(world, log, CONFIG.origin).sum(axis=2)
-    assert np.log(belief[true]).mean() > np.log(prior[true]).mean()
-
-
-def test_later_rows_change_no_belief(world: World, log: Log) -> None:
-    late = log.timestamp.astype(np.int64) >= AT
-    altered = replace(log, clicked=log.clicked ^ late, watch_seconds=np.where(late, 7.0, log.watch_seconds))
-    assert late.any()
-    np.testing.assert_array_equal(beliefs(world, log, AT), beliefs(world, altered, AT))
-
-
-def test_an_ignored_topic_is_believed_in_less_and_a_watched_one_more(world: World, log: Log) -> None:
-    rows = _one_row_a_user(world, log, hours=[-3] * 8, items=list(range(8)))
-    watched = replace(rows, watch_seconds=world.items.duration[:8] * 0.9)
-    ignored = replace(rows, clicked=np.zeros(8, dtype=bool), watch_seconds=np.zeros(8))
-    user, topic = world.user_index(rows.user_id), world.topic_of(world.item_index(rows.item_id))
-    low, high = (1 - beliefs(world, each, AT).sum(axis=3)[user, topic, 0] for each in (ignored, watched))
-    before = 1 - world.prior[world.users.band[user], topic, 0]
-    assert (low < before).all()
-    assert (before < high).all()
 
 
 def test_the_default_world_is_large_enough_and_can_be_learnt(default: tuple[World, Log]) -> None:

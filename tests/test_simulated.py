@@ -281,7 +281,7 @@ def _feed_after(world: World, log: Log, pages: int, same_user: bool = False) -> 
     pull = np.array(CONFIG.behaviour.level_pull)[world.levels[3, users]]
     odds = pull / pull.sum(axis=1, keepdims=True)
     visits = s._Visits(top, users, np.full(pages, top), np.full(pages, 8), np.full(pages, -1), odds)
-    return s._Feed(world, s._shelves(world, 3, top), visits, seen)
+    return s._Feed(world, s.shelves(world, 3, top), visits, seen)
 
 
 def _assert_begins_with(longer: object, shorter: object, skip: tuple[str, ...] = ()) -> None:
