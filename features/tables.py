@@ -1,9 +1,13 @@
 """The tables that come in: their names, columns and kinds, and the engine that reads them."""
 
+import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import ibis
+import numpy as np
+import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 USER, ITEM, TIMESTAMP = "user_id", "item_id", "timestamp"
@@ -89,3 +93,38 @@ def engine() -> Backend:
     backend = ibis.duckdb.connect()
     backend.raw_sql("SET TimeZone = 'UTC'")
     return backend
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's content: of the rows in order for Parquet, of the bytes otherwise."""
+    return parquet_digest(path) if path.suffix == ".parquet" else file_digest(path)
+
+
+def parquet_digest(path: Path) -> str:
+    """SHA-256 over the row hashes of a Parquet file, in row order: of content, not of encoding."""
+    digest = hashlib.sha256()
+    backend = engine()
+    rows = backend.con.sql(f"SELECT hash(*COLUMNS(*)) AS row_hash FROM read_parquet('{sql_text(path)}')")
+    for batch in rows.to_arrow_reader(1_000_000):
+        digest.update(np.ascontiguousarray(batch.column(0).to_numpy()).data)
+    digest.update(str(parquet_schema(path)["columns"]).encode())
+    backend.disconnect()
+    return digest.hexdigest()
+
+
+def parquet_schema(path: Path) -> dict[str, Any]:
+    """Row count and column types of a Parquet file."""
+    file = pq.ParquetFile(path)
+    columns = {field.name: str(field.type) for field in file.schema_arrow}
+    return {"rows": file.metadata.num_rows, "columns": columns}
+
+
+def sql_text(value: object) -> str:
+    """A value as the inside of a single-quoted SQL text."""
+    return str(value).replace("'", "''")

@@ -1,0 +1,81 @@
+"""Each user's watches in time order, stored once: flat arrays and offsets. Samples are positions in them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.timeline import Timeline
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Histories:
+    """Events of user u are the flat positions offsets[u]:offsets[u + 1]; user 0 is nobody and has none.
+
+    `items` int32 [n] are item indexes (or token indexes, for searches), `instants` int64 [n] do not decrease
+    within a user.
+    """
+
+    offsets: Int64
+    items: Int32
+    instants: Int64
+
+    @cached_property
+    def users(self) -> Int32:
+        """The user of each event, [n]."""
+        return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), np.diff(self.offsets))
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        return Timeline(self.users.astype(np.int64), self.instants)
+
+    def ends(self, users: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Int64:
+        """Flat position just past what each user had watched strictly before an instant: [m], [m] -> [m]."""
+        return self.timeline.before(users, instants)
+
+    def bags(self, users: npt.NDArray[Any], ends: npt.NDArray[Any], length: int) -> Int32:
+        """The last `length` items before each end, newest first, 0 where there are fewer: [m], [m] -> [m, length]."""
+        positions = np.asarray(ends, np.int64)[:, None] - 1 - np.arange(length)
+        present = positions >= self.offsets[np.asarray(users)][:, None]
+        padded = self.items if len(self.items) else np.zeros(1, np.int32)
+        return np.where(present, padded[np.where(present, positions, 0)], 0).astype(np.int32)
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("offsets", "items", "instants"):
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Histories":
+        arrays = (
+            np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("offsets", "items", "instants")
+        )
+        return cls(*arrays)
+
+
+def histories_of(
+    users: npt.NDArray[Any], items: npt.NDArray[Any], instants: npt.NDArray[Any], count: int
+) -> Histories:
+    """Histories of `count` user indexes (0 included) from events sorted by user and instant, each [n]."""
+    offsets = np.zeros(count + 1, np.int64)
+    np.cumsum(np.bincount(users, minlength=count), out=offsets[1:])
+    return Histories(offsets, np.asarray(items, np.int32), np.asarray(instants, np.int64))
+
+
+def samples_of(histories: Histories) -> Int64:
+    """For each watch, the flat end of the history that predicts it: only what came strictly before, [n] -> [n].
+
+    The watch at flat position p is the next item; its history is the user's events up to ends[p]. Watches of the
+    same instant do not see each other.
+    """
+    n = len(histories.items)
+    first_of_instant = np.ones(n, bool)
+    same = (histories.users[1:] == histories.users[:-1]) & (histories.instants[1:] == histories.instants[:-1])
+    first_of_instant[1:] = ~same
+    return np.maximum.accumulate(np.where(first_of_instant, np.arange(n), 0))

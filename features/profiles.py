@@ -1,0 +1,195 @@
+"""What is known of users and items: their side columns in indexes, and their tallies as of any instant."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.tables import AGE, DURATION_SECONDS, PUBLISHED_AT, TOPICS
+from features.timeline import Timeline, timeline_order
+from features.vocabulary import Vocabulary
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+NEVER = np.iinfo(np.int64).min
+MAX_CATEGORIES = 10_000
+NUMBERS = (AGE, DURATION_SECONDS)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Side columns of one vocabulary, one row an index (row 0 is nobody).
+
+    `codes[name]` int32 [n]: category codes, 0 unknown, `sizes[name]` codes in all; `numbers[name]` float64 [n],
+    NaN unknown. Topics stand as their first one.
+    """
+
+    codes: dict[str, npt.NDArray[np.int32]]
+    sizes: dict[str, int]
+    numbers: dict[str, Float64]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row an index: columns `code:<name>` and `number:<name>`."""
+        codes = {f"code:{name}": values for name, values in self.codes.items()}
+        return pd.DataFrame(codes | {f"number:{name}": values for name, values in self.numbers.items()})
+
+    @classmethod
+    def load(cls, path: Path) -> "Side":
+        table = pq.read_table(path)
+        codes = {
+            c.removeprefix("code:"): table[c].to_numpy() for c in table.column_names if c.startswith("code:")
+        }
+        numbers = {
+            c.removeprefix("number:"): table[c].to_numpy()
+            for c in table.column_names
+            if c.startswith("number:")
+        }
+        return cls(codes, {name: int(code.max(initial=0)) + 1 for name, code in codes.items()}, numbers)
+
+
+def side_of(table: ibis.Table | None, key: str, vocabulary: Vocabulary) -> Side:
+    """The side columns of a table (users or items) in a vocabulary's order; no table, no columns."""
+    if table is None:
+        return Side({}, {}, {})
+    rows = table.to_pyarrow()
+    aligned = rows.take(_row_of_each_id(rows[key], vocabulary))
+    columns = {name: aligned[name] for name in rows.column_names if name != key}
+    numbers = {name: _numbers(column) for name, column in columns.items() if _is_number(name, column)}
+    codes = {name: _codes(column) for name, column in columns.items() if _is_category(name, column)}
+    sizes = {name: int(code.max(initial=0)) + 1 for name, code in codes.items()}
+    kept = [name for name, size in sizes.items() if 2 <= size - 1 <= MAX_CATEGORIES or name == "channel_id"]
+    return Side({name: codes[name] for name in kept}, {name: sizes[name] for name in kept}, numbers)
+
+
+def _row_of_each_id(ids: pa.ChunkedArray, vocabulary: Vocabulary) -> pa.Array:
+    """The table's row for every index, null for nobody and for ids without a row."""
+    rows = np.full(len(vocabulary), -1, np.int64)
+    index = vocabulary.index_of(ids.combine_chunks())
+    rows[index] = np.arange(len(index))
+    rows[0] = -1
+    return pa.array(rows, mask=rows < 0)
+
+
+def _is_number(name: str, column: pa.ChunkedArray) -> bool:
+    return name in (*NUMBERS, PUBLISHED_AT) or pa.types.is_floating(column.type)
+
+
+def _is_category(name: str, column: pa.ChunkedArray) -> bool:
+    kind = column.type
+    if _is_number(name, column):
+        return False
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_dictionary(kind)
+    return text or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or name == TOPICS
+
+
+def _numbers(column: pa.ChunkedArray) -> Float64:
+    if pa.types.is_timestamp(column.type):
+        micros = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+        return _floats(micros)
+    return _floats(column.cast(pa.float64()))
+
+
+def _floats(column: pa.ChunkedArray) -> Float64:
+    values: Float64 = column.to_pandas().to_numpy(dtype=np.float64, na_value=np.nan)
+    return values
+
+
+def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    values = column.combine_chunks()
+    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        values = _first_of_each(values)
+    codes, _ = pd.factorize(values.to_pandas(), sort=True)
+    indexes: npt.NDArray[np.int32] = (codes + 1).astype(np.int32)
+    return indexes
+
+
+def _first_of_each(lists: pa.Array) -> pa.Array:
+    lengths = lists.value_lengths().to_pandas().to_numpy(dtype=np.int64, na_value=0)
+    starts = np.asarray(lists.offsets)[:-1].astype(np.int64)
+    return lists.values.take(pa.array(starts, mask=lengths == 0))
+
+
+@dataclass(frozen=True)
+class Events:
+    """The log in flat arrays, [n] each: who was shown what and when, whether it was clicked, seconds watched.
+
+    `seconds` is 0 where not clicked and NaN where clicked with unknown seconds.
+    """
+
+    users: npt.NDArray[np.int32]
+    items: npt.NDArray[np.int32]
+    instants: Int64
+    clicked: npt.NDArray[np.bool_]
+    seconds: Float64
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of one key space (users, items, user x channel ...) that can be read as of any instant."""
+
+    timeline: Timeline
+    clicked: npt.NDArray[np.bool_]
+    seconds: Float64
+
+    def as_of(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
+        """What was known of each key strictly before its instant, [m], [m] -> [m] each.
+
+        shown, clicks, seconds (of the clicks with known seconds), known (their number), last_shown and
+        last_click (instants, NEVER where there was none).
+        """
+        starts, ends = self.timeline.starts(keys), self.timeline.before(keys, instants)
+        counts = {name: sums[ends] - sums[starts] for name, sums in self._sums.items()}
+        return counts | {
+            "shown": (ends - starts).astype(np.float64),
+            "last_shown": self._instant_at(ends - 1, starts),
+            "last_click": self._instant_at(self._last_click[ends], starts),
+        }
+
+    def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
+        if not len(self.timeline.instants):
+            return np.full(len(positions), NEVER)
+        return np.where(positions >= starts, self.timeline.instants[np.maximum(positions, 0)], NEVER)
+
+    @cached_property
+    def _sums(self) -> dict[str, Float64]:
+        known = self.clicked & ~np.isnan(self.seconds)
+        columns = {"clicks": self.clicked, "known": known, "seconds": np.where(known, self.seconds, 0.0)}
+        return {
+            name: np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+            for name, values in columns.items()
+        }
+
+    @cached_property
+    def _last_click(self) -> Int64:
+        """Position of the last click among the first i events, -1 where there is none: [n + 1]."""
+        positions = np.where(self.clicked, np.arange(len(self.clicked)), -1)
+        return np.concatenate([[-1], np.maximum.accumulate(positions)]) if len(positions) else np.array([-1])
+
+
+def tally_of(keys: npt.NDArray[Any], events: Events) -> Tally:
+    """The tally of a key for each event: keys [n], int64 >= 0; a negative key leaves its event out."""
+    kept = np.flatnonzero(keys >= 0)
+    order = kept[timeline_order(keys[kept], events.instants[kept])]
+    timeline = Timeline(np.asarray(keys, np.int64)[order], events.instants[order])
+    return Tally(timeline, events.clicked[order], events.seconds[order])
+
+
+def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:
+    """One int64 key for a pair of indexes, each [n] below 2^31."""
+    return (np.asarray(first, np.int64) << 31) | np.asarray(second, np.int64)
+
+
+def profiles(side: Side, tally: Tally, size: int, as_of: int) -> pd.DataFrame:
+    """One row for each of `size` indexes: side columns, and `tally:<name>` counts strictly before an instant."""
+    counts = tally.as_of(np.arange(size), as_of)
+    names = ("shown", "clicks", "known", "seconds")
+    return side.frame.reindex(range(size)).assign(**{f"tally:{name}": counts[name] for name in names})

@@ -1,0 +1,99 @@
+"""The configuration of a run: one small frozen section a stage, from TOML and from `stage.field=value`."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from features.cleaning import CleaningConfig
+from features.errors import Refused
+from features.windows import Clock, WindowsConfig
+from ranking.config import RankingConfig
+from recall.config import RecallConfig
+
+
+class FeaturesConfig(BaseModel):
+    """The features stage: whether timestamps tell time or only order (None: as windows.mode suggests)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clock: Clock | None = None
+
+
+class ReportConfig(BaseModel):
+    """The report: at which list lengths, and how far back the popularity baseline counts (None: the whole log)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: tuple[int, ...] = (10, 20, 50, 100, 200)
+    popularity_hours: float | None = Field(24.0, gt=0)
+
+
+class FunnelConfig(BaseModel):
+    """Everything that can be chosen about a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    cleaning: CleaningConfig = CleaningConfig()
+    windows: WindowsConfig = WindowsConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    recall: RecallConfig = RecallConfig()
+    ranking: RankingConfig = RankingConfig()
+    report: ReportConfig = ReportConfig()
+
+    def sections(self, names: Sequence[str]) -> dict[str, Any]:
+        """The named sections as plain values, for an artefact's recipe."""
+        return self.model_dump(mode="json", include=set(names))
+
+
+def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> FunnelConfig:
+    """The defaults, overridden by a TOML file, overridden by texts `stage.field=value`. Refused where it is wrong."""
+    values = _read(path) if path else {}
+    for text in overrides:
+        _override(values, text)
+    try:
+        return FunnelConfig.model_validate(values)
+    except ValidationError as error:
+        raise Refused(_sentence(error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refused(f"{path}: the configuration cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Refused(f"{path}: this is not TOML ({error}); expected sections such as [recall] with k = 200.") from None
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    name, equals, value = text.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys) or len(keys) > 2:
+        raise Refused(f"`{text}` is not an override; expected stage.field=value, as in recall.k=200.")
+    section = values if len(keys) == 1 else values.setdefault(keys[0], {})
+    if not isinstance(section, dict):
+        raise Refused(f"`{keys[0]}` is a value, not a section, so `{text}` cannot be set.")
+    section[keys[-1]] = _parsed(value.strip())
+
+
+def _parsed(value: str) -> Any:
+    """Lists and null as JSON, the rest as text, which the sections read by the type of the field."""
+    if value.startswith("[") or value == "null":
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "configuration"
+    if first["type"] == "extra_forbidden":
+        return f"Configuration: there is no `{name}`; `funnel run --help` and the README list what can be set."
+    return f"Configuration: {name} = {first['input']!r} is refused: {first['msg']}."

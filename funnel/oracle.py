@@ -1,0 +1,32 @@
+"""What the simulated world says of lists: their share of the best possible expected seconds."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.oracle import Ask, oracle_share, reference_lists, seen_before
+from features.simulated import load_log, load_truth
+
+K = 10
+USERS_ASKED = 2_000
+
+
+def oracle_shares(
+    data: Path, users: npt.NDArray[Any], lists: dict[str, npt.NDArray[Any]], as_of: int, seed: int
+) -> dict[str, float]:
+    """Oracle shares at 10 of lists of raw ids [users, k] as of an instant, and of the world's reference policies.
+
+    `lists` holds the funnel's as `final`; keys that come back are `10` for it and `10.<name>` for the others, among
+    them random, popular, and the Bayes-optimal reader of the log. A sample of at most 2,000 users is asked.
+    """
+    world, log = load_truth(data), load_log(data)
+    rng = np.random.default_rng([seed, 10])
+    rows = np.sort(rng.permutation(len(users))[:USERS_ASKED])
+    ask = Ask(users[rows], np.datetime64(datetime.fromtimestamp(as_of / 1e6, UTC).replace(tzinfo=None), "us"), K)
+    seen = seen_before(log, ask.at)
+    judged = {name: items[rows, :K] for name, items in lists.items()} | reference_lists(world, log, ask, rng)
+    shares = {name: oracle_share(world, ask, items, seen) for name, items in judged.items()}
+    return {"10" if name == "final" else f"10.{name}": share for name, share in shares.items()}

@@ -1,0 +1,78 @@
+"""`funnel run`: the whole line in one process."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from features.errors import Refused
+from features.tables import ITEM, RANK, SCORE, UNIT, USER
+from funnel.config import config_of
+from funnel.line import STEPS, Outcome, Request, finish, make, publish_files
+
+CONSOLE = Console()
+
+
+def run_line(
+    source: str, data: Path, out: Path, config: Path | None, overrides: Sequence[str], tracking: str | None
+) -> list[Outcome]:
+    """Make every artefact of the line under `out`, or find it up to date, and publish the files outsiders read."""
+    chosen = config_of(config, overrides)
+    if not data.is_dir():
+        raise Refused(f"{data}: there is no such folder; --data names the folder that holds the log's files.")
+    out = out.resolve()
+    request = Request(
+        source=source,
+        data=str(data.resolve()),
+        home=str(out),
+        run=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}",
+        tracking=tracking or f"sqlite:///{out / 'mlflow' / 'mlflow.db'}",
+        config=chosen,
+    )
+    with request.store.locked():
+        outcomes = _walk(request)
+        files = publish_files(request)
+    CONSOLE.print(f"Done: {', '.join(str(file) for file in files)}", soft_wrap=True)
+    return outcomes
+
+
+def _walk(request: Request) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
+        bar = progress.add_task("starting", total=len(STEPS))
+        try:
+            for name in STEPS:
+                progress.update(bar, description=name)
+                outcomes.append(make(name, request, progress.console.print))
+                progress.console.print(outcomes[-1].line)
+                progress.advance(bar)
+        except BaseException:
+            finish(request, failed=True)
+            raise
+    finish(request)
+    if not any(outcome.made for outcome in outcomes):
+        CONSOLE.print("Same data, same configuration, same code: everything was up to date, nothing was done.")
+    return outcomes
+
+
+def print_recommendations(user: str, out: Path) -> None:
+    """Print one user's list from a run's recommendations.parquet; Refused where the user has none."""
+    path = out / "recommendations.parquet"
+    if not path.exists():
+        raise Refused(f"{path}: there are no recommendations here; run `funnel run --out {out}` first.")
+    lists = pq.read_table(path)
+    mine = lists.filter(pc.equal(pc.cast(lists[USER], "string"), user)).sort_by(RANK)
+    if not mine.num_rows:
+        raise Refused(
+            f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode none."
+        )
+    table = Table(RANK, ITEM, f"expected {mine[UNIT][0].as_py()}")
+    for row in mine.select([RANK, ITEM, SCORE]).to_pylist():
+        table.add_row(str(row[RANK]), str(row[ITEM]), f"{row[SCORE]:.2f}")
+    CONSOLE.print(table)

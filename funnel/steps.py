@@ -1,0 +1,418 @@
+"""What each step of the line reads, calls and writes: files in, one call into a package, files out."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import ibis
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features import ingest as ingestion
+from features.histories import Histories, histories_of, samples_of
+from features.profiles import Events, Side, profiles, side_of, tally_of
+from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER, WATCH_SECONDS, engine
+from features.tokens import token_histories
+from features.vocabulary import Vocabulary, impressions_of, vocabulary_of
+from features.windows import Windows, instants, windows_of
+from funnel.config import FunnelConfig
+from funnel.lists import Ranked, RawIds, write_lists
+from ranking.features import Ledger
+from ranking.rows import Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
+from recall.candidates import Candidates, retrieve
+from recall.inputs import Readings
+from recall.scores import Opinion, rolled_columns
+from recall.vectors import Tower
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Labelled = tuple[Exposures, npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+# A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
+UNCLICKED_SHARE = 0.01
+CHANNEL = "tower"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step's work: the configuration, its parents' folders, the folder to fill, and whom to tell of progress."""
+
+    config: FunnelConfig
+    source: str
+    data: Path
+    inputs: Mapping[str, Path]
+    out: Path
+    tell: Callable[[str], None] = lambda _: None
+
+    @cached_property
+    def windows(self) -> Windows:
+        return Windows.load(self.inputs["windows"])
+
+    @cached_property
+    def ids(self) -> RawIds:
+        folder = self.inputs["vocabulary"]
+        return RawIds(Vocabulary.load(folder / "users.parquet"), Vocabulary.load(folder / "items.parquet"))
+
+    @cached_property
+    def impressions(self) -> "Impressions":
+        return Impressions.load(self.inputs["impressions"])
+
+    @cached_property
+    def readings(self) -> Readings:
+        folder = self.inputs["histories"]
+        searches = Histories.load(folder / "searches") if (folder / "searches").exists() else None
+        users = Side.load(self.inputs["profiles"] / "users.parquet")
+        return Readings(Histories.load(folder / "watches"), searches, users)
+
+    @cached_property
+    def towers(self) -> list[Tower]:
+        folder = self.inputs["towers"]
+        return [Tower.load(folder, path.stem) for path in sorted(folder.glob("tower_*.json"))]
+
+    @cached_property
+    def unit(self) -> str:
+        log = self.impressions
+        return unit_of(log.clicked, log.seconds, log.instants < self.windows.labels_end)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        log, folder = self.impressions, self.inputs["profiles"]
+        seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
+        events = Events(log.users, log.items, log.instants, log.clicked, seconds)
+        users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
+        return Ledger(events, users, items, timed=self.windows.clock == "time")
+
+    def write_json(self, name: str, value: Any) -> None:
+        (self.out / name).write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+
+
+@dataclass(frozen=True)
+class Impressions:
+    """The log in indexes, [n] each, by user and time; `seconds` is NaN where the log does not know."""
+
+    users: Int32
+    items: Int32
+    instants: Int64
+    clicked: npt.NDArray[np.bool_]
+    completed: npt.NDArray[np.bool_]
+    seconds: npt.NDArray[np.float64]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Impressions":
+        names = ["user", "item", "instant", "clicked", "completed"]
+        path = folder / "impressions.parquet"
+        has_seconds = WATCH_SECONDS in pq.read_schema(path).names
+        table = pq.read_table(path, columns=[*names, WATCH_SECONDS] if has_seconds else names)
+        columns = {f"{name}s": table[name].to_numpy() for name in names[:3]}
+        flags = {name: table[name].to_numpy() for name in names[3:]}
+        seconds = table[WATCH_SECONDS].to_numpy() if has_seconds else np.full(len(table), np.nan)
+        return cls(**columns, **flags, seconds=seconds.astype(np.float64))
+
+    def take(self, rows: npt.NDArray[Any]) -> "Impressions":
+        return Impressions(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def write_interactions(work: Work) -> None:
+    summary = ingestion.ingest(work.source, work.data, work.out, work.config.cleaning, datetime.now(UTC))
+    work.write_json("summary.json", summary)
+
+
+def write_windows(work: Work) -> None:
+    log = _table(work, "interactions", "interactions")
+    windows_of(log, work.config.windows, work.config.features.clock).save(work.out)
+
+
+def write_vocabulary(work: Work) -> None:
+    log = _log_with_instants(work)
+    for side, key in (("users", USER), ("items", ITEM)):
+        vocabulary_of(log, key).save(work.out / f"{side}.parquet")
+
+
+def write_impressions(work: Work) -> None:
+    log = _log_with_instants(work)
+    users, items = (_table(work, "vocabulary", side, log.get_backend()) for side in ("users", "items"))
+    log.get_backend().to_parquet(impressions_of(log, users, items), work.out / "impressions.parquet")
+
+
+def write_histories(work: Work) -> None:
+    """Completed watches (what towers read and predict), clicks (what is seen), search tokens."""
+    log, users = work.impressions, len(work.ids.users)
+    for name, rows in (("watches", log.completed), ("clicks", log.clicked)):
+        kept = log.take(rows)
+        histories_of(kept.users, kept.items, kept.instants, users).save(work.out / name)
+    searches = work.inputs["interactions"] / "searches.parquet"
+    if searches.exists() and work.windows.clock == "time":
+        tokens, histories = token_histories(engine().read_parquet(searches), work.ids.users)
+        tokens.save(work.out / "tokens.parquet")
+        histories.save(work.out / "searches")
+
+
+def write_samples(work: Work) -> None:
+    watches = Histories.load(work.inputs["histories"] / "watches")
+    np.save(work.out / "ends.npy", samples_of(watches))
+
+
+def write_profiles(work: Work) -> None:
+    log, ids = work.impressions, work.ids
+    seconds = np.where(log.clicked, log.seconds, 0.0)
+    events = Events(log.users, log.items, log.instants, log.clicked, seconds)
+    for side, key, vocabulary, keys in (
+        ("users", USER, ids.users, log.users),
+        ("items", ITEM, ids.items, log.items),
+    ):
+        table = _optional_table(work, side)
+        frame = profiles(
+            side_of(table, key, vocabulary), tally_of(keys, events), len(vocabulary), work.windows.labels_end
+        )
+        frame.to_parquet(work.out / f"{side}.parquet", index=False)
+
+
+def write_towers(work: Work) -> None:
+    from recall.training import Course, roll
+
+    tokens = work.inputs["histories"] / "tokens.parquet"
+    course = Course(
+        readings=work.readings,
+        ends=np.load(work.inputs["samples"] / "ends.npy"),
+        items=work.ids.items,
+        tokens=Vocabulary.load(tokens) if tokens.exists() else None,
+        windows=work.windows,
+        config=work.config.recall,
+        seed=work.config.seed,
+        on_epoch=lambda row: work.tell(_epoch_text("tower", row)),
+    )
+    towers, epochs = roll(course)
+    for number, tower in enumerate(towers):
+        tower.save(work.out, f"tower_{number:02d}")
+    work.write_json("epochs.json", epochs)
+
+
+def write_item_vectors(work: Work) -> None:
+    np.save(work.out / "item_vectors.npy", work.towers[-1].item_vectors)
+
+
+def write_index(work: Work) -> None:
+    from recall.index import index_of
+
+    index_of(np.load(work.inputs["item_vectors"] / "item_vectors.npy")).save(work.out / "items.faiss")
+
+
+def write_candidates(work: Work) -> None:
+    """Candidates as of labels_end for the users who get lists, and as of history_end for a sample with labels."""
+    from recall.index import ItemIndex, index_of
+
+    windows, config = work.windows, work.config.recall
+    lists = _retrieve(
+        work,
+        work.towers[-1],
+        ItemIndex.load(work.inputs["index"] / "items.faiss"),
+        listed_users(work),
+        windows.labels_end,
+    )
+    np.save(work.out / "users.npy", lists.users)
+    np.save(work.out / "items.npy", lists.items)
+    np.save(work.out / "scores.npy", lists.scores)
+    ranked = Ranked(lists.users, lists.items, lists.scores)
+    write_lists(work.out / "candidates.parquet", work.ids, ranked, {"channels": CHANNEL})
+    users = _users_with_labels(work, config.label_users)
+    tower = newest(work.towers, windows.history_end)
+    labelled = _retrieve(work, tower, index_of(tower.item_vectors), users, windows.history_end)
+    np.save(work.out / "label_users.npy", labelled.users)
+    np.save(work.out / "label_items.npy", labelled.items)
+
+
+def write_ranking_rows(work: Work) -> None:
+    exposures, clicked, seconds, weight = (
+        _labelled_impressions(work) if logs_impressions(work) else _labelled_lists(work)
+    )
+    rows = RankingRows(blocks_of(work.ledger, exposures), exposures.instants, clicked, seconds, weight)
+    rows.save(work.out / "ranking_rows.parquet")
+    origin = "impressions" if logs_impressions(work) else "candidates"
+    work.write_json(
+        "summary.json", {"from": origin, "unit": work.unit, "rows": len(rows), "clicked": int(clicked.sum())}
+    )
+
+
+def write_ranker(work: Work) -> None:
+    from ranking.ranker import train
+
+    folder = work.inputs["ranking_rows"]
+    unit = json.loads((folder / "summary.json").read_text())["unit"]
+    rows = RankingRows.load(folder / "ranking_rows.parquet")
+    ranker, epochs = train(
+        rows, unit, work.config.ranking, work.config.seed, lambda row: work.tell(_epoch_text("ranker", row))
+    )
+    ranker.save(work.out)
+    work.write_json("epochs.json", epochs)
+
+
+def write_recommendations(work: Work) -> None:
+    """The ordered lists, and every impression of the holdout scored as of its instant."""
+    from ranking.recommend import Lists, recommender_of
+    from ranking.scoring import Ranker
+
+    windows, ranker = work.windows, Ranker.load(work.inputs["ranker"])
+    candidates = saved_candidates(work.inputs["candidates"])
+    recommender = recommender_of(ranker, work.ledger, windows.labels_end, len(work.ids.items))
+    lists = Lists(candidates.users, candidates.items, _recall_columns(work, candidates))
+    items, seconds = recommender.recommend(lists, work.config.ranking.top_k)
+    np.save(work.out / "items.npy", items)
+    ranked = Ranked(candidates.users, items, seconds)
+    constants = {"channels": CHANNEL, "unit": work.unit}
+    write_lists(work.out / "recommendations.parquet", work.ids, ranked, constants)
+    _write_scored(work, ranker)
+
+
+def write_report(work: Work) -> None:
+    from funnel.report import report_of
+
+    work.write_json("report.json", report_of(work))
+
+
+def listed_users(work: Work) -> Int32:
+    """Who gets a list: the holdout's users, or everybody where nothing is held out; ascending indexes."""
+    log, windows = work.impressions, work.windows
+    if windows.mode == "none":
+        return np.arange(1, len(work.ids.users), dtype=np.int32)
+    return np.unique(log.users[held_out(log, windows)])
+
+
+def held_out(log: Impressions, windows: Windows) -> npt.NDArray[np.bool_]:
+    """Which impressions are the holdout's, [n]."""
+    return (log.instants >= windows.labels_end) & (log.instants < windows.holdout_end)
+
+
+def logs_impressions(work: Work) -> bool:
+    """Whether the log says what was shown and not clicked, before labels_end."""
+    log = work.impressions
+    before = log.instants < work.windows.labels_end
+    return bool(before.any() and np.mean(~log.clicked[before]) >= UNCLICKED_SHARE)
+
+
+def newest(towers: list[Tower], instant: int) -> Tower:
+    """The newest tower finished by an instant; the first where none was."""
+    finished = [tower for tower in towers if tower.shape.as_of <= instant]
+    return finished[-1] if finished else towers[0]
+
+
+def _table(work: Work, artefact: str, name: str, backend: Any = None) -> ibis.Table:
+    return (backend or engine()).read_parquet(work.inputs[artefact] / f"{name}.parquet")
+
+
+def _optional_table(work: Work, name: str) -> ibis.Table | None:
+    exists = (work.inputs["interactions"] / f"{name}.parquet").exists()
+    return _table(work, "interactions", name) if exists else None
+
+
+def _log_with_instants(work: Work) -> ibis.Table:
+    """The log up to the holdout's end, each row with its instant."""
+    log = instants(_table(work, "interactions", "interactions"), work.windows)
+    return log.filter(log.instant < work.windows.holdout_end)
+
+
+def _retrieve(work: Work, tower: Tower, index: Any, users: Int32, as_of: int) -> Candidates:
+    vectors = tower.user_vectors(work.readings.inputs_at(tower.shape, users, as_of))
+    seen = Histories.load(work.inputs["histories"] / "clicks")
+    return retrieve(users, vectors, index, seen, as_of, work.config.recall.k)
+
+
+def _users_with_labels(work: Work, most: int) -> Int32:
+    """A sample of the users with a watch in the label window; nobody where impressions are logged."""
+    if logs_impressions(work):
+        return np.zeros(0, np.int32)
+    log, windows = work.impressions, work.windows
+    inside = log.completed & (log.instants >= windows.history_end) & (log.instants < windows.labels_end)
+    users = np.unique(log.users[inside])
+    chosen = np.random.default_rng([work.config.seed, len(users)]).permutation(users)[:most]
+    return np.sort(chosen)
+
+
+def _labelled_impressions(work: Work) -> Labelled:
+    """Every impression before labels_end, with T."""
+    log = work.impressions
+    rows = log.take(np.flatnonzero(log.instants < work.windows.labels_end))
+    return (
+        _exposures(work, rows.users, rows.items, rows.instants),
+        rows.clicked,
+        watched(work, rows),
+        np.ones(len(rows.users)),
+    )
+
+
+def _labelled_lists(work: Work) -> Labelled:
+    """Candidates as of history_end, positive where watched in the label window, the others thinned."""
+    log, windows, folder = work.impressions, work.windows, work.inputs["candidates"]
+    lists, users = np.load(folder / "label_items.npy"), np.load(folder / "label_users.npy")
+    row, column = np.nonzero(lists)
+    who, what = users[row], lists[row, column]
+    inside = log.take(
+        np.flatnonzero(log.completed & (log.instants >= windows.history_end) & (log.instants < windows.labels_end))
+    )
+    pairs = _pairs(inside.users, inside.items)
+    first, at = np.unique(pairs, return_index=True)
+    place = np.minimum(np.searchsorted(first, _pairs(who, what)), max(len(first) - 1, 0))
+    clicked = first[place] == _pairs(who, what) if len(first) else np.zeros(len(who), bool)
+    seconds = np.where(clicked, watched(work, inside)[at[place]], 0.0) if len(first) else np.zeros(len(who))
+    rng = np.random.default_rng([work.config.seed, 7])
+    kept, weight = thinned(clicked, who, work.config.ranking.negatives_per_user, rng)
+    instants = np.full(len(kept), windows.history_end)
+    return _exposures(work, who[kept], what[kept], instants), clicked[kept], seconds[kept], weight
+
+
+def _pairs(users: Int32, items: Int32) -> Int64:
+    return (users.astype(np.int64) << 32) | items
+
+
+def watched(work: Work, rows: Impressions) -> npt.NDArray[np.float64]:
+    """T of impressions, in the log's unit."""
+    if work.unit == "watches":
+        return rows.clicked.astype(np.float64)
+    log = work.impressions
+    return filled_seconds(rows, log.take(np.flatnonzero(log.instants < work.windows.labels_end)))
+
+
+def _exposures(work: Work, users: Int32, items: Int32, instants: Int64) -> Exposures:
+    recall = rolled_columns(work.towers, work.readings, users, items, instants)
+    return Exposures(users, items, instants, recall)
+
+
+def saved_candidates(folder: Path) -> Candidates:
+    return Candidates(*(np.load(folder / f"{name}.npy") for name in ("users", "items", "scores")))
+
+
+def _recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.float64]]:
+    """Recall's columns of lists as of labels_end, [n, k]."""
+    tower = work.towers[-1]
+    vectors = tower.user_vectors(work.readings.inputs_at(tower.shape, lists.users, work.windows.labels_end))
+    shape = lists.items.shape
+    of_row = np.repeat(np.arange(shape[0]), shape[1])
+    columns = Opinion(tower).columns(vectors, lists.scores.reshape(-1).astype(np.float64), of_row)
+    return {name: values.reshape(shape) for name, values in columns.items()}
+
+
+def _write_scored(work: Work, ranker: Any) -> None:
+    """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant."""
+    log = work.impressions
+    rows = log.take(np.flatnonzero(held_out(log, work.windows)))
+    blocks = blocks_of(work.ledger, _exposures(work, rows.users, rows.items, rows.instants))
+    seconds = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
+    table = _timestamps(work, held_out(log, work.windows))
+    table = table.add_column(0, USER, work.ids.users.id_of(rows.users))
+    table = table.add_column(1, ITEM, work.ids.items.id_of(rows.items))
+    pq.write_table(
+        table.append_column(EXPECTED_SECONDS, pa.array(seconds.astype(np.float32))), work.out / "scored.parquet"
+    )
+
+
+def _timestamps(work: Work, rows: npt.NDArray[np.bool_]) -> pa.Table:
+    return pq.read_table(work.inputs["impressions"] / "impressions.parquet", columns=[TIMESTAMP]).filter(pa.array(rows))
+
+
+def _epoch_text(name: str, row: Mapping[str, Any]) -> str:
+    return f"{name}: " + ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())

@@ -1,0 +1,186 @@
+"""The artefact store: versioned folders, each with a manifest, published by one rename.
+
+    root/<artefact>/<version>/...files, manifest.json
+    root/<artefact>/current                              names the version in force
+
+A version is the hash of everything that determines an artefact: its step, configuration, the packages' sources
+and the content of its parents. So an artefact that exists is an artefact that is up to date, and a process
+killed at any instant leaves the old version or the new one, never a mixture.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from features.errors import Refused
+from features.tables import content_digest, parquet_schema
+
+MANIFEST, CURRENT, KEPT_VERSIONS = "manifest.json", "current", 3
+PACKAGES = ("features", "recall", "ranking", "funnel")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines an artefact: two equal recipes give equal content."""
+
+    name: str
+    config: dict[str, Any]
+    code: str
+    parents: dict[str, str]
+
+    @property
+    def version(self) -> str:
+        return _digest(canonical_json(asdict(self)).encode())[:16]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artefact is made of: its recipe, and a hash, size and shape for each of its files."""
+
+    name: str
+    version: str
+    content: str
+    files: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+    code: str
+    parents: dict[str, str]
+
+
+class Store:
+    """Artefacts under one root; `pinned` names versions to read instead of the current ones."""
+
+    def __init__(self, root: Path, pinned: Mapping[str, str] | None = None) -> None:
+        self.root = root
+        self.pinned = dict(pinned or {})
+
+    def manifest(self, name: str) -> Manifest:
+        """The manifest in force; Refused when the artefact was never made."""
+        path = self.path(name) / MANIFEST
+        return Manifest(**json.loads(path.read_text()))
+
+    def path(self, name: str) -> Path:
+        """The folder of the version in force; Refused when the artefact was never made."""
+        version = self._version(name)
+        if version is None or not (self.root / name / version / MANIFEST).exists():
+            raise Refused(
+                f"{self.root}: there is no artefact `{name}`"
+                f"{f' of version {version}' if version else ''}; run the steps before it first."
+            )
+        return self.root / name / version
+
+    def holds(self, recipe: Recipe) -> bool:
+        """Whether this very artefact has been made already."""
+        return (self.root / recipe.name / recipe.version / MANIFEST).exists()
+
+    def make(self, recipe: Recipe, write: Callable[[Path], None]) -> Manifest:
+        """The artefact of `recipe`: taken as it is where it exists, else written, described and renamed."""
+        home = self.root / recipe.name
+        if not self.holds(recipe):
+            partial = _fresh_folder(home, recipe.version)
+            write(partial)
+            manifest = _describe(recipe, partial)
+            (partial / MANIFEST).write_text(canonical_json(asdict(manifest), indent=1))
+            partial.rename(home / recipe.version)
+        write_atomically(home / CURRENT, recipe.version.encode())
+        self.pinned.pop(recipe.name, None)
+        _prune(home, recipe.version)
+        return self.manifest(recipe.name)
+
+    def versions(self) -> dict[str, str]:
+        """The version in force of every artefact."""
+        names = sorted(path.parent.name for path in self.root.glob(f"*/{CURRENT}"))
+        return {name: version for name in names if (version := self._version(name))}
+
+    def _version(self, name: str) -> str | None:
+        pointer = self.root / name / CURRENT
+        return self.pinned.get(name) or (pointer.read_text() if pointer.exists() else None)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store for one run; Refused while another process holds it. A killed holder lets go."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Refused(
+                    f"{self.root}: another run is writing here; wait for it or choose another place."
+                ) from None
+            yield
+
+
+@cache
+def code_digest() -> str:
+    """Digest of the sources of the four packages."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def canonical_json(value: Any, indent: int | None = None) -> str:
+    """JSON with sorted keys: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, indent=indent, default=str)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put `content` at `path` by a rename: readers see the old file or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def publish(source: Path, target: Path) -> None:
+    """Show an artefact's file at a well-known place, by hard link where the file system allows, in one rename."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        shutil.copyfile(source, partial)
+    partial.replace(target)
+    # Renaming one hard link of a file onto another of the same file does nothing and leaves the first.
+    partial.unlink(missing_ok=True)
+
+
+def _fresh_folder(home: Path, version: str) -> Path:
+    home.mkdir(parents=True, exist_ok=True)
+    for leftover in home.glob(".partial-*"):
+        shutil.rmtree(leftover)
+    partial = home / f".partial-{version}"
+    partial.mkdir()
+    return partial
+
+
+def _describe(recipe: Recipe, folder: Path) -> Manifest:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {str(path.relative_to(folder)): _file_facts(path) for path in paths}
+    content = _digest(canonical_json({name: facts["digest"] for name, facts in files.items()}).encode())
+    return Manifest(recipe.name, recipe.version, content, files, recipe.config, recipe.code, recipe.parents)
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {"digest": content_digest(path), "bytes": path.stat().st_size}
+    return facts | (parquet_schema(path) if path.suffix == ".parquet" else {})
+
+
+def _prune(home: Path, version: str) -> None:
+    """Keep the newest few versions: runs that still read an older one finish on it."""
+    others = [path for path in home.iterdir() if path.is_dir() and path.name != version and path.name[0] != "."]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in others[KEPT_VERSIONS - 1 :]:
+        shutil.rmtree(old)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

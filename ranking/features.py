@@ -1,0 +1,162 @@
+"""What the ranker reads of users, items and pairs as of an instant: the same code for training and for serving.
+
+Three blocks. The user's is computed once a request and the item's once a candidate (paper, section 4.1); only the
+pair's is computed for each row. Every tally is of what came strictly before the instant.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.profiles import NEVER, Events, Side, Tally, pair_keys, tally_of
+from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+HOUR, DAY = 3_600 * 1_000_000, 86_400 * 1_000_000
+PRIOR_ROWS = 10.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Columns of `size` rows: `numbers` {name: float64 [n]}, NaN unknown; `codes` {name: int32 [n]}, 0 unknown."""
+
+    size: int
+    numbers: Mapping[str, Float64]
+    codes: Mapping[str, Int32]
+
+    def take(self, rows: npt.NDArray[np.intp]) -> "Block":
+        numbers = {name: values[rows] for name, values in self.numbers.items()}
+        return Block(len(rows), numbers, {name: values[rows] for name, values in self.codes.items()})
+
+    def with_numbers(self, numbers: Mapping[str, Float64]) -> "Block":
+        """The same rows with more columns."""
+        return Block(self.size, {**self.numbers, **numbers}, self.codes)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The log as tallies that can be read as of any instant, with the side columns of users and items.
+
+    `timed` is False where the log's clock is order only: then nothing reads an hour, an age or a recency.
+    """
+
+    events: Events
+    users: Side
+    items: Side
+    timed: bool
+
+    def user_block(self, users: Int32, instants: Int64 | int) -> Block:
+        """Columns of users [n] at instants [n]."""
+        moments = _moments(instants, users)
+        counts = self._tally("user").as_of(users, moments)
+        numbers = self._rates("user", counts, moments) | self._since("user", counts, moments) | self._hours(moments)
+        numbers |= {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
+        return Block(len(users), numbers, {f"user_{name}": codes[users] for name, codes in self.users.codes.items()})
+
+    def item_block(self, items: Int32, instants: Int64 | int) -> Block:
+        """Columns of items [n] at instants [n]."""
+        moments = _moments(instants, items)
+        counts = self._tally("item").as_of(items, moments)
+        numbers = self._rates("item", counts, moments) | self._recent(items, counts, moments)
+        numbers |= self._static_item_numbers(items, moments)
+        if CHANNEL in self.items.codes:
+            channels = self.items.codes[CHANNEL][items]
+            numbers |= self._rates("channel", self._tally("channel").as_of(channels, moments), moments)
+        codes = {f"item_{name}": codes[items] for name, codes in self.items.codes.items()}
+        return Block(len(items), numbers, {"item": items.astype(np.int32)} | codes)
+
+    def pair_block(self, users: Int32, items: Int32, instants: Int64 | int) -> Block:
+        """Columns of user x item pairs [n] at instants [n]: past exposures, and watches of the channel and topic."""
+        moments = _moments(instants, users)
+        counts = self._tally("pair").as_of(pair_keys(users, items), moments)
+        numbers = {"pair_ignored": counts["shown"] - counts["clicks"], "pair_clicks": counts["clicks"]}
+        for name, side in self._shared_sides.items():
+            counts = self._tally(f"user_{name}").as_of(pair_keys(users, side[items]), moments)
+            numbers |= self._rates(f"user_{name}", counts, moments) | self._since(f"user_{name}", counts, moments)
+        return Block(len(users), numbers, {})
+
+    @property
+    def _shared_sides(self) -> dict[str, Int32]:
+        """The item columns whose watches by the same user tell of this item."""
+        sides = {"channel": CHANNEL, "topic": TOPICS}
+        return {name: self.items.codes[column] for name, column in sides.items() if column in self.items.codes}
+
+    def _tally(self, name: str) -> Tally:
+        if name not in self._tallies:
+            self._tallies[name] = tally_of(self._keys(name), self.events)
+        return self._tallies[name]
+
+    @cached_property
+    def _tallies(self) -> dict[str, Tally]:
+        return {}
+
+    def _keys(self, name: str) -> npt.NDArray[Any]:
+        users, items = self.events.users, self.events.items
+        if name == "all":
+            return np.zeros(len(users), np.int64)
+        if name in ("user", "item"):
+            return users if name == "user" else items
+        if name == "pair":
+            return pair_keys(users, items)
+        side = self._shared_sides[name.removeprefix("user_")][items]
+        return pair_keys(users, side) if name.startswith("user_") else side
+
+    def _rates(self, name: str, counts: dict[str, npt.NDArray[Any]], moments: Int64) -> dict[str, Float64]:
+        """Shown, click rate, seconds a click and seconds an impression, drawn towards the whole log's so far."""
+        click_rate, seconds = self._whole_log(moments)
+        rate = (counts["clicks"] + PRIOR_ROWS * click_rate) / (counts["shown"] + PRIOR_ROWS)
+        mean = (counts["seconds"] + PRIOR_ROWS * seconds) / (counts["known"] + PRIOR_ROWS)
+        columns = {"shown": np.log1p(counts["shown"]), "click_rate": rate, "seconds": mean, "yield": rate * mean}
+        return {f"{name}_{column}": values for column, values in columns.items()}
+
+    def _whole_log(self, moments: Int64) -> tuple[Float64, Float64]:
+        """Click rate and mean seconds a click of all rows before each instant."""
+        instants, place = np.unique(moments, return_inverse=True)
+        counts = self._tally("all").as_of(np.zeros(len(instants), np.int64), instants)
+        click_rate = (counts["clicks"] + 1) / (counts["shown"] + 2)
+        seconds = (counts["seconds"] + 1) / (counts["known"] + 1)
+        return click_rate[place], seconds[place]
+
+    def _since(self, name: str, counts: dict[str, npt.NDArray[Any]], moments: Int64) -> dict[str, Float64]:
+        """Hours since the last click, NaN where there was none."""
+        if not self.timed:
+            return {}
+        last = counts["last_click"]
+        hours = np.where(last == NEVER, np.nan, (moments - np.where(last == NEVER, moments, last)) / HOUR)
+        return {f"{name}_hours_since_click": hours}
+
+    def _recent(self, items: Int32, counts: dict[str, npt.NDArray[Any]], moments: Int64) -> dict[str, Float64]:
+        """Clicks of the last hour and of the last day."""
+        if not self.timed:
+            return {}
+        tally = self._tally("item")
+        spans = {"hour": HOUR, "day": DAY}
+        before = {name: tally.as_of(items, moments - span)["clicks"] for name, span in spans.items()}
+        return {f"item_clicks_last_{name}": np.log1p(counts["clicks"] - earlier) for name, earlier in before.items()}
+
+    def _hours(self, moments: Int64) -> dict[str, Float64]:
+        """Hour of the day and day of the week, UTC."""
+        if not self.timed:
+            return {}
+        return {"hour": (moments % DAY) / HOUR, "weekday": (moments // DAY % 7).astype(np.float64)}
+
+    def _static_item_numbers(self, items: Int32, moments: Int64) -> dict[str, Float64]:
+        numbers = {f"item_{name}": x[items] for name, x in self.items.numbers.items() if name != PUBLISHED_AT}
+        if self.timed and PUBLISHED_AT in self.items.numbers:
+            age = (moments - self.items.numbers[PUBLISHED_AT][items]) / HOUR
+            numbers["item_age_hours"] = np.maximum(age, 0)
+        if DURATION_SECONDS in self.items.numbers:
+            numbers["item_duration_unknown"] = np.isnan(numbers[f"item_{DURATION_SECONDS}"]).astype(np.float64)
+        return numbers
+
+
+def _moments(instants: Int64 | int, like: npt.NDArray[Any]) -> Int64:
+    return np.broadcast_to(np.asarray(instants, np.int64), like.shape)

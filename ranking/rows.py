@@ -1,0 +1,135 @@
+"""Ranking rows: impressions or candidates, their features as of the exposure, and what was then watched."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ranking.features import Block, Ledger
+from ranking.scoring import BLOCKS
+
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+SHRINKAGE = 10.0
+MOSTLY_UNKNOWN = 0.5
+
+
+@dataclass(frozen=True)
+class Exposures:
+    """What was shown, or could have been: users, items, instants [n] and recall's columns {name: float64 [n]}."""
+
+    users: Int32
+    items: Int32
+    instants: Int64
+    recall: dict[str, Float64]
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True)
+class RankingRows:
+    """Rows [n] in the order of their exposures: three blocks of features and the label.
+
+    `seconds` is T: the watch seconds of a click, 0 otherwise. `weight` is 1, or 1 / r for the rows that stand for
+    themselves and the unclicked ones left out when thinned at rate r.
+    """
+
+    blocks: dict[str, Block]
+    instants: Int64
+    clicked: npt.NDArray[np.bool_]
+    seconds: Float64
+    weight: Float64
+
+    def __len__(self) -> int:
+        return len(self.clicked)
+
+    def take(self, rows: npt.NDArray[np.intp]) -> "RankingRows":
+        blocks = {name: block.take(rows) for name, block in self.blocks.items()}
+        return RankingRows(blocks, self.instants[rows], self.clicked[rows], self.seconds[rows], self.weight[rows])
+
+    def save(self, path: Path) -> None:
+        columns = {"instant": self.instants, "clicked": self.clicked, "seconds": self.seconds, "weight": self.weight}
+        pq.write_table(pa.table(columns | dict(_flat(self.blocks))), path)
+
+    @classmethod
+    def load(cls, path: Path) -> "RankingRows":
+        table = pq.read_table(path)
+        columns = {name: table[name].to_numpy() for name in table.column_names}
+        blocks = {block: _block(columns, block, len(table)) for block in BLOCKS}
+        labels = (columns[name] for name in ("instant", "clicked", "seconds", "weight"))
+        return cls(blocks, *labels)
+
+
+def blocks_of(ledger: Ledger, exposures: Exposures) -> dict[str, Block]:
+    """The three feature blocks of exposures, each as of its own instant."""
+    users, items, instants = exposures.users, exposures.items, exposures.instants
+    return {
+        "user": ledger.user_block(users, instants),
+        "item": ledger.item_block(items, instants),
+        "pair": ledger.pair_block(users, items, instants).with_numbers(exposures.recall),
+    }
+
+
+class Watches(Protocol):
+    """Impressions [n]: item indexes, whether clicked, seconds (NaN unknown)."""
+
+    @property
+    def items(self) -> Int32: ...
+    @property
+    def clicked(self) -> npt.NDArray[np.bool_]: ...
+    @property
+    def seconds(self) -> Float64: ...
+
+
+def filled_seconds(rows: Watches, known: Watches) -> Float64:
+    """T of rows [n]: 0 unclicked; a click without seconds takes the mean of its item in `known`, drawn to the whole's.
+
+    `known` are the rows before the cut, so that no mean is learnt from what it is judged by.
+    """
+    used = known.clicked & ~np.isnan(known.seconds)
+    items, seconds = known.items[used], known.seconds[used]
+    overall = seconds.mean() if len(seconds) else 0.0
+    size = max(int(rows.items.max(initial=0)), int(items.max(initial=0))) + 1
+    count, total = np.bincount(items, minlength=size), np.bincount(items, seconds, minlength=size)
+    mean = (total + SHRINKAGE * overall) / (count + SHRINKAGE)
+    return np.where(rows.clicked, np.where(np.isnan(rows.seconds), mean[rows.items], rows.seconds), 0.0)
+
+
+def unit_of(clicked: npt.NDArray[np.bool_], seconds: Float64, before: npt.NDArray[np.bool_]) -> str:
+    """`watches` where more than half of the clicks before the cut lack their seconds (then T = 1), else `seconds`."""
+    used = clicked & before
+    return "watches" if used.any() and np.isnan(seconds[used]).mean() > MOSTLY_UNKNOWN else "seconds"
+
+
+def thinned(clicked: npt.NDArray[np.bool_], users: Int32, kept: int, rng: np.random.Generator) -> tuple[Int64, Float64]:
+    """Rows left when each user keeps at most `kept` random unclicked ones, in order, and the weight 1 / r of each."""
+    order = np.lexsort((rng.random(len(users)), clicked, users))
+    of_user = users[order].astype(np.int64) * 2 + clicked[order]
+    first = np.searchsorted(of_user, of_user, "left")
+    turn = np.arange(len(order)) - first
+    size = np.searchsorted(of_user, of_user, "right") - first
+    weight = np.empty(len(order))
+    weight[order] = np.where(clicked[order], 1.0, np.maximum(size / kept, 1.0))
+    rows = np.sort(order[clicked[order] | (turn < kept)])
+    return rows, weight[rows]
+
+
+def _flat(blocks: dict[str, Block]) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
+    for name, block in blocks.items():
+        yield from ((f"{name}.number.{column}", values.astype(np.float32)) for column, values in block.numbers.items())
+        yield from ((f"{name}.code.{column}", values) for column, values in block.codes.items())
+
+
+def _block(columns: dict[str, npt.NDArray[np.generic]], name: str, size: int) -> Block:
+    numbers, codes = f"{name}.number.", f"{name}.code."
+    found = {c.removeprefix(numbers): v.astype(np.float64) for c, v in columns.items() if c.startswith(numbers)}
+    kept = {c.removeprefix(codes): v.astype(np.int32) for c, v in columns.items() if c.startswith(codes)}
+    return Block(size, found, kept)
