@@ -122,6 +122,15 @@ def test_items_are_shown_as_often_as_their_propensity_says(world: World, log: Lo
     assert item.size > 300
 
 
+def test_propensities_of_lower_slots_know_what_stands_above_them(world: World, log: Log) -> None:
+    shown = s._filled_pages(_feed_after(world, log, 20_000, same_user=True), np.random.default_rng(2))
+    often = np.argsort(-np.bincount(shown.item[:, 7]))[:25]
+    for item in often:
+        free = (shown.item[:, :7] != item).all(axis=1)
+        weight = (shown.item[:, 7] == item) / shown.propensity[:, 7]
+        assert abs(_z(weight, free.astype(float))) < 4
+
+
 @pytest.mark.parametrize("position", [1, 2, 5, 8])
 def test_inverse_propensities_count_the_catalogue_at_every_slot(world: World, log: Log, position: int) -> None:
     rows = log.position == position
