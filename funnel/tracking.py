@@ -12,14 +12,13 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import requests
 
@@ -29,14 +28,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.tracking import MlflowClient
 
-Row = TypeVar("Row")
-
 SUMMARY = "funnel"
 RUN_TAG = "watchfunnel.run"
 DATA_TAG = "watchfunnel.data"
 
 _PACKAGES = ("apache-airflow", "deepctr", "deepmatch", "duckdb", "faiss-cpu", "mlflow", "numpy", "pandas", "tensorflow")
-_METRICS_A_CALL, _PARAMS_A_CALL = 1000, 100
 _LONGEST_DIGEST = 36
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -121,9 +117,8 @@ class MlflowTracker(Tracker):
                     f"MLflow, experiment {stage}, run {self.run}: parameter {name} is {named[name]} but was logged as "
                     f"{known[name]}; a run keeps its configuration, so start a new one."
                 )
-        new = (Param(name, value) for name, value in named.items() if name not in known)
-        for batch in _batches(new, _PARAMS_A_CALL):
-            self._client.log_batch(self._run_id(stage), params=batch)
+        new = [Param(name, value) for name, value in named.items() if name not in known]
+        self._client.log_batch(self._run_id(stage), params=new)
 
     def log_metrics(self, stage: str, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._log_steps(stage, [(step or 0, metrics)])
@@ -135,8 +130,8 @@ class MlflowTracker(Tracker):
     def log_tags(self, stage: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        for batch in _batches((RunTag(_allowed(name), value) for name, value in tags.items()), _PARAMS_A_CALL):
-            self._client.log_batch(self._run_id(stage), tags=batch)
+        named = [RunTag(_allowed(name), value) for name, value in tags.items()]
+        self._client.log_batch(self._run_id(stage), tags=named)
 
     def log_file(self, stage: str, path: Path, folder: str | None = None) -> None:
         self._client.log_artifact(self._run_id(stage), str(path), folder)
@@ -192,14 +187,13 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Metric
 
         now = int(time() * 1000)
-        metrics = (
+        metrics = [
             Metric(_allowed(name), float(value), now, step)
             for step, row in steps
             for name, value in row.items()
             if math.isfinite(value)
-        )
-        for batch in _batches(metrics, _METRICS_A_CALL):
-            self._client.log_batch(self._run_id(stage), metrics=batch)
+        ]
+        self._client.log_batch(self._run_id(stage), metrics=metrics)
 
 
 def track(uri: str | None, run: str) -> Tracker:
@@ -289,8 +283,3 @@ def _artifact_location(uri: str, name: str) -> str | None:
 def _allowed(name: str) -> str:
     """The name with what MLflow refuses replaced: `hr@50` is `hr_at_50`."""
     return re.sub(r"[^\w\-. /:]", "_", name.replace("@", "_at_"))
-
-
-def _batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    while batch := list(islice(rows, size)):
-        yield batch

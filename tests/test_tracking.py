@@ -114,7 +114,7 @@ def test_epochs_are_steps_from_one_on(store, client):
     assert client.get_run(run).data.metrics["tower.val_hr_at_50"] == 0.2
 
 
-def test_more_than_one_call_holds_is_logged_in_batches(store, client):
+def test_more_than_one_request_holds_is_logged_all_the_same(store, client):
     tracker = MlflowTracker(store, "many")
     tracker.log_metrics("features", {f"m{i}": i for i in range(1001)})
     tracker.log_params("features", {f"p{i}": i for i in range(101)})

@@ -1,0 +1,143 @@
+"""Pictures for people: each function writes one PNG from arrays; nothing is shown and no state is kept."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ranking.metrics import by_bucket, quantile_buckets
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Numbers = npt.NDArray[np.integer | np.floating]
+
+_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9661f", "#8a8a8a"
+
+
+def loss_curves(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Every figure of the epochs (the first row is epoch 1), one panel for a figure and its `val_` twin."""
+    from matplotlib.ticker import MaxNLocator
+
+    table = pd.DataFrame(list(epochs), index=np.arange(1, len(epochs) + 1))
+    names = list(dict.fromkeys(str(name).removeprefix("val_") for name in table.columns))
+    figure, panels = _canvas(len(names), "Training, epoch by epoch")
+    for panel, name in zip(panels, names, strict=True):
+        for column, label, colour in ((name, "training", _BLUE), (f"val_{name}", "validation", _ORANGE)):
+            if column in table:
+                panel.plot(table.index, table[column], marker="o", markersize=4, color=colour, label=label)
+        _label(panel, name, "epoch", name)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.legend(frameon=False)
+    figure.savefig(path)
+
+
+def seconds_by_bucket(predicted: Numbers, true: Numbers, path: Path, buckets: int = 20) -> None:
+    """Mean true against mean predicted seconds in equally full buckets of the prediction, with the diagonal."""
+    table = by_bucket(quantile_buckets(predicted, buckets), true, predicted)
+    figure, (panel,) = _canvas(1, "Expected and true watch seconds")
+    end = 1.05 * table[["predicted", "seconds"]].to_numpy().max(initial=1e-9)
+    panel.plot([0, end], [0, end], color=_GREY, linestyle="--", label="calibrated")
+    panel.plot(table["predicted"], table["seconds"], marker="o", color=_BLUE, label="impressions")
+    panel.set(xlim=(0, end), ylim=(0, end), aspect="equal")
+    title = f"{len(true):,} impressions in {len(table)} buckets of the prediction"
+    _label(panel, title, "mean predicted watch time (s)", "mean true watch time (s)")
+    panel.legend(frameon=False, loc="upper left")
+    figure.savefig(path)
+
+
+def candidate_popularity(candidate_counts: Numbers, catalogue_counts: Numbers, path: Path) -> None:
+    """How popular the candidates are beside the whole catalogue: share with at least so many watches, log axes.
+
+    Both are watches per item: `candidate_counts` of each candidate of each user, `catalogue_counts` of each item.
+    """
+    figure, (panel,) = _canvas(1, "Popularity of the candidates and of the catalogue")
+    for counts, label, colour in (
+        (catalogue_counts, "catalogue, each item once", _GREY),
+        (candidate_counts, "candidates, as often as listed", _BLUE),
+    ):
+        values, share = _share_at_least(counts)
+        median = f"median {np.median(counts):,.0f}" if len(counts) else "none"
+        panel.step(values, share, where="pre", color=colour, label=f"{label} ({median})")
+    panel.set(xscale="log", yscale="log", ylim=(None, 1.3))
+    panel.xaxis.set_major_formatter("{x:,g}")
+    _label(panel, "", "watches of the item", "share with at least so many watches")
+    panel.legend(frameon=False, loc="lower left")
+    figure.savefig(path)
+
+
+def data_profile(
+    days: npt.NDArray[np.datetime64], clicked: npt.NDArray[np.bool_], seconds: Numbers, users: Numbers, path: Path
+) -> None:
+    """A log at a glance: impressions and click rate by day, seconds of the clicked ones, impressions per user.
+
+    All are aligned by impression, [n]: its UTC instant or day, whether clicked, watch seconds (NaN = unknown), user.
+    """
+    figure, panels = _canvas(4, f"The log: {len(days):,} impressions of {len(np.unique(users)):,} users")
+    by_day = pd.DataFrame({"day": days.astype("datetime64[D]"), "clicked": clicked}).groupby("day")["clicked"]
+    _by_day(panels[0], by_day.size(), "Impressions per day (UTC)", "impressions")
+    _by_day(panels[1], 100 * by_day.mean(), "Click rate per day (UTC)", "clicked (%)")
+    _seconds_of_clicks(panels[2], seconds[clicked])
+    _activity(panels[3], np.unique(users, return_counts=True)[1])
+    figure.savefig(path)
+
+
+def _canvas(count: int, title: str) -> "tuple[Figure, list[Axes]]":
+    """A figure that belongs to nobody (no pyplot, no display) with `count` panels, two in a row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(count, 2) or 1
+    rows = -(-count // columns) or 1
+    figure = Figure(figsize=(6.4 * columns, 4.6 * rows), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=14, fontweight="bold")
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def _label(panel: "Axes", title: str, across: str, up: str) -> None:
+    panel.set(title=title, xlabel=across, ylabel=up)
+    panel.grid(alpha=0.25)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _share_at_least(counts: Numbers) -> tuple[Numbers, Numbers]:
+    """The counts that occur, above 0, and the share of all counts that are at least as high."""
+    values, times = np.unique(counts, return_counts=True)
+    share = np.cumsum(times[::-1])[::-1] / max(len(counts), 1)
+    return values[values > 0], share[values > 0]
+
+
+def _by_day(panel: "Axes", values: "pd.Series[float] | pd.Series[int]", title: str, up: str) -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    dates = AutoDateLocator(maxticks=8)  # type: ignore[no-untyped-call]
+    panel.bar(values.index.to_numpy(), values.to_numpy(), width=0.8, color=_BLUE)
+    panel.xaxis.set_major_locator(dates)
+    panel.xaxis.set_major_formatter(ConciseDateFormatter(dates))  # type: ignore[no-untyped-call]
+    panel.yaxis.set_major_formatter("{x:,g}")
+    _label(panel, title, "", up)
+
+
+def _seconds_of_clicks(panel: "Axes", seconds: Numbers) -> None:
+    """Histogram up to the 99th percentile: one forgotten tab would otherwise flatten it."""
+    known = seconds[~np.isnan(seconds)]
+    end = max(float(np.quantile(known, 0.99)), 1.0) if len(known) else 1.0
+    panel.hist(np.minimum(known, end), bins=50, range=(0, end), color=_BLUE)
+    panel.yaxis.set_major_formatter("{x:,g}")
+    title = f"Watch time of {len(known):,} clicks, {len(seconds) - len(known):,} more unknown"
+    _label(panel, title, f"seconds (the last bar: {end:,.0f} s and more)", "clicks")
+
+
+def _activity(panel: "Axes", impressions: Numbers) -> None:
+    values, share = _share_at_least(impressions)
+    panel.step(values, 100 * share, where="pre", color=_BLUE)
+    panel.set(xscale="log", ylim=(0, 105))
+    panel.xaxis.set_major_formatter("{x:,g}")
+    median = f", median {np.median(impressions):,.0f}" if len(impressions) else ""
+    _label(panel, f"Activity of the users{median}", "impressions of the user", "users with at least so many (%)")

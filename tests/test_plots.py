@@ -1,0 +1,121 @@
+"""Pictures are written, hold what they were given, and survive the thin data of a first run."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from funnel import plots
+from funnel.plots import candidate_popularity, data_profile, loss_curves, seconds_by_bucket
+
+DAY = np.datetime64("2025-01-01")
+NONE = np.array([])
+
+
+def is_png(path):
+    return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5_000
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """The panels of the picture drawn last."""
+    drawn, canvas = [], plots._canvas
+
+    def remembered(count, title):
+        figure, axes = canvas(count, title)
+        drawn[:] = axes
+        return figure, axes
+
+    monkeypatch.setattr(plots, "_canvas", remembered)
+    return drawn
+
+
+@pytest.fixture(autouse=True)
+def _loud():
+    """Whatever matplotlib or numpy complain about is a fault of the picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def line(panel, label):
+    (found,) = [line for line in panel.get_lines() if line.get_label().startswith(label)]
+    return found
+
+
+def test_loss_curves_put_a_figure_and_its_validation_twin_in_one_panel(tmp_path, panels):
+    epochs = [{"loss": 3.0, "val_loss": 3.5, "val_hr@50": 0.2}, {"loss": 2.0, "val_loss": 3.0, "val_hr@50": 0.3}]
+    loss_curves(epochs, tmp_path / "loss.png")
+    assert is_png(tmp_path / "loss.png")
+    assert [panel.get_title() for panel in panels] == ["loss", "hr@50"]
+    assert line(panels[0], "training").get_xydata().tolist() == [[1, 3], [2, 2]]
+    assert line(panels[1], "validation").get_xydata().tolist() == [[1, 0.2], [2, 0.3]]
+
+
+def test_seconds_by_bucket_shows_means_of_both_against_the_diagonal(tmp_path, panels):
+    seconds_by_bucket(np.array([1.0, 3.0, 10.0, 20.0]), np.array([0.0, 2.0, 30.0, 10.0]), tmp_path / "s.png", buckets=2)
+    assert is_png(tmp_path / "s.png")
+    assert line(panels[0], "impressions").get_xydata().tolist() == [[2, 1], [15, 20]]
+    diagonal = line(panels[0], "calibrated").get_xydata()
+    assert (diagonal[:, 0] == diagonal[:, 1]).all()
+
+
+def test_popularity_is_the_share_with_at_least_so_many_watches_on_log_axes(tmp_path, panels):
+    candidate_popularity(np.array([5, 5, 1]), np.array([0, 0, 1, 5]), tmp_path / "p.png")
+    assert is_png(tmp_path / "p.png")
+    assert (panels[0].get_xscale(), panels[0].get_yscale()) == ("log", "log")
+    assert line(panels[0], "catalogue").get_xydata().tolist() == [[1, 0.5], [5, 0.25]]
+    np.testing.assert_allclose(line(panels[0], "candidates").get_xydata(), [[1, 1], [5, 2 / 3]])
+
+
+def test_the_profile_counts_days_rates_seconds_and_users(tmp_path, panels):
+    days = DAY + np.array([0, 0, 0, 2])
+    clicked, seconds = np.array([True, True, False, True]), np.array([10.0, np.nan, 99.0, 30.0])
+    data_profile(days, clicked, seconds, np.array([1, 1, 1, 2]), tmp_path / "d.png")
+    assert is_png(tmp_path / "d.png")
+    per_day, rate, watch, activity = panels
+    assert [bar.get_height() for bar in per_day.patches] == [3, 1]
+    assert [bar.get_height() for bar in rate.patches] == pytest.approx([200 / 3, 100])
+    assert sum(bar.get_height() for bar in watch.patches) == 2
+    assert "1 more unknown" in watch.get_title()
+    assert activity.get_lines()[0].get_xydata().tolist() == [[1, 100], [3, 50]]
+
+
+def test_a_forgotten_tab_does_not_flatten_the_histogram(tmp_path, panels):
+    seconds = np.append(np.linspace(1, 60, 999), 1e6)
+    data_profile(np.repeat(DAY, 1000), np.ones(1000, dtype=bool), seconds, np.arange(1000), tmp_path / "d.png")
+    bars = panels[2].patches
+    assert bars[-1].get_x() < 61
+    assert sum(bar.get_height() for bar in bars) == 1000
+
+
+def test_thin_data_still_makes_a_picture(tmp_path):
+    loss_curves([{"loss": 1.0}], tmp_path / "loss.png")
+    seconds_by_bucket(np.zeros(3), np.zeros(3), tmp_path / "seconds.png")
+    candidate_popularity(np.array([2, 1]), np.array([1, 2]), tmp_path / "popularity.png")
+    data_profile(np.array([DAY]), np.array([False]), np.array([np.nan]), np.array([7]), tmp_path / "profile.png")
+    assert all(is_png(path) for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_no_data_still_makes_a_picture(tmp_path):
+    warnings.simplefilter("ignore")  # A logarithmic axis without a point says so.
+    loss_curves([], tmp_path / "loss.png")
+    seconds_by_bucket(NONE, NONE, tmp_path / "seconds.png")
+    candidate_popularity(NONE, NONE, tmp_path / "popularity.png")
+    nobody = NONE.astype(bool)
+    data_profile(NONE.astype("datetime64[D]"), nobody, NONE, NONE.astype(int), tmp_path / "profile.png")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_drawing_needs_no_display_and_importing_no_matplotlib(tmp_path):
+    script = (
+        "import sys, funnel.plots as p; assert 'matplotlib' not in sys.modules; "
+        f"p.loss_curves([{{'loss': 1.0}}], {str(tmp_path / 'x.png')!r}); assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    bare = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "MPLBACKEND"}}
+    subprocess.run([sys.executable, "-c", script], env=bare, check=True)
+    assert is_png(tmp_path / "x.png")
