@@ -21,6 +21,7 @@ Int64 = npt.NDArray[np.int64]
 Epochs = list[dict[str, Any]]
 
 JUDGED_AT, JUDGED_WATCHES = 50, 5_000
+STEPS_AN_EPOCH, SMALLEST_BATCH = 50, 32
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def _drawer(course: Course, shape: TowerShape) -> Callable[[np.random.Generator]
 
 
 def _batches(course: Course, shape: TowerShape, positions: Int64, draw: Callable[[], Negatives]) -> Iterator[Batch]:
-    size = min(course.config.batch, max(len(positions), 1))
+    # A small log takes smaller steps, so that an epoch is still many of them.
+    size = min(course.config.batch, max(len(positions) // STEPS_AN_EPOCH, SMALLEST_BATCH, 1), max(len(positions), 1))
     # A last batch of another size would compile the step again; the shuffle leaves other examples out each epoch.
     for at in range(0, len(positions) - size + 1, size):
         chosen = positions[at : at + size]
