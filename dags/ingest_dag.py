@@ -1,0 +1,85 @@
+"""# ingest
+
+Reads the raw log of a source, cleans it and keeps it as the artefact `interactions`. Its asset event carries the whole
+request, and the DAGs `features`, `recall` and `ranking` follow one after the other.
+
+Runs every night, and on the play button with other Params. Where data, configuration and code are unchanged nothing
+runs and no event is sent, so a rerun costs a second.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRule, task
+
+from funnel import relay
+
+INTERACTIONS = Asset("interactions")
+
+PARAMS = {
+    "source": Param(
+        os.environ.get("WATCHFUNNEL_SOURCE", "canonical"),
+        description="The layout of the data",
+        enum=["canonical", "globo", "kuairand", "kuairec", "movielens", "news", "recbole", "simulated"],
+        type="string",
+    ),
+    "data": Param(
+        os.environ.get("WATCHFUNNEL_DATA", ""),
+        description="The folder (or file) with the log, as the workers see it",
+        type="string",
+    ),
+    "seed": Param(0, description="All randomness comes from it", type="integer", minimum=0),
+    "windows_mode": Param(
+        "time",
+        description="time: the log's end is held out; last: each user's last watch; none: nothing",
+        enum=["time", "last", "none"],
+        type="string",
+    ),
+    "labels_end": Param(
+        None,
+        description="The instant the holdout begins, UTC; empty: derived from the log",
+        type=["null", "string"],
+        format="date-time",
+    ),
+    "overrides": Param(
+        [],
+        description="More settings, each as stage.field=value, such as recall.k=200",
+        type="array",
+        items={"type": "string", "pattern": "^[a-z_]+(\\.[a-z_]+)*=.+$"},
+    ),
+}
+
+
+@task.short_circuit
+def request(params: dict[str, Any], run_id: str) -> relay.Json | None:
+    """What this run is asked to do, from the Params; the run ends here where every artefact is up to date."""
+    return relay.asked(params, run_id)
+
+
+@task(outlets=[INTERACTIONS])
+def interactions(request: relay.Json, outlet_events: Any) -> relay.Json:
+    """The cleaned log, sorted by user and time, with a table of the rows that were set aside and why."""
+    outcome = relay.make("interactions", request)
+    outlet_events[INTERACTIONS].extra = relay.onward(request, "ingest")
+    return outcome
+
+
+with DAG(
+    dag_id="ingest",
+    doc_md=__doc__,
+    schedule="0 4 * * *",
+    catchup=False,
+    max_active_runs=1,
+    params=PARAMS,
+    tags=["watchfunnel"],
+    default_args={
+        "owner": "watchfunnel",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=relay.retry_seconds()),
+        "retry_exponential_backoff": 2,
+        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.Refused", RetryAction.FAIL)]),
+        "on_failure_callback": relay.close_as_failed,
+    },
+):
+    interactions(request())

@@ -1,0 +1,69 @@
+"""# ranking
+
+Orders each user's candidates by expected watch seconds: builds the ranking rows, trains the ranker, scores, and
+judges the lists on the holdout.
+
+Follows the asset `candidates`; on the play button it takes the newest event. Its last task closes the run in MLflow.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, ExceptionRetryPolicy, RetryAction, RetryRule, task
+
+from funnel import relay
+
+CANDIDATES, RECOMMENDATIONS = Asset("candidates"), Asset("recommendations")
+
+
+@task(inlets=[CANDIDATES])
+def request(triggering_asset_events: Any, inlet_events: Any) -> relay.Json:
+    """What this run is asked to do: the request in the event that started it, else in the newest event."""
+    return relay.received(triggering_asset_events.get(CANDIDATES) or inlet_events[CANDIDATES], CANDIDATES.name)
+
+
+@task
+def ranking_rows(request: relay.Json) -> relay.Json:
+    """One row an impression: features as of its instant, what was clicked and for how long it was watched."""
+    return relay.make("ranking_rows", request)
+
+
+@task(max_active_tis_per_dag=1)
+def ranker(request: relay.Json) -> relay.Json:
+    """The weighted classifier whose odds are expected watch seconds."""
+    return relay.make("ranker", request)
+
+
+@task
+def recommendations(request: relay.Json) -> relay.Json:
+    """Each user's candidates in the order of expected watch seconds."""
+    return relay.make("recommendations", request)
+
+
+@task(outlets=[RECOMMENDATIONS])
+def report(request: relay.Json, outlet_events: Any) -> relay.Json:
+    """Every metric of both stages on the holdout. Then the recommendations are announced."""
+    outcome = relay.make("report", request)
+    relay.conclude(request)
+    outlet_events[RECOMMENDATIONS].extra = relay.onward(request, "ranking")
+    return outcome
+
+
+with DAG(
+    dag_id="ranking",
+    doc_md=__doc__,
+    schedule=[CANDIDATES],
+    catchup=False,
+    max_active_runs=1,
+    tags=["watchfunnel"],
+    default_args={
+        "owner": "watchfunnel",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=relay.retry_seconds()),
+        "retry_exponential_backoff": 2,
+        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.Refused", RetryAction.FAIL)]),
+        "on_failure_callback": relay.close_as_failed,
+    },
+):
+    asked = request()
+    ranking_rows(asked) >> ranker(asked) >> recommendations(asked) >> report(asked)

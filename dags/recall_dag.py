@@ -1,0 +1,68 @@
+"""# recall
+
+Finds a few hundred candidates for each user: trains the towers, lays out the item vectors and their index, and
+retrieves through every channel.
+
+Follows the asset `histories`; on the play button it takes the newest event.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Asset, ExceptionRetryPolicy, RetryAction, RetryRule, task
+
+from funnel import relay
+
+HISTORIES, CANDIDATES = Asset("histories"), Asset("candidates")
+
+
+@task(inlets=[HISTORIES])
+def request(triggering_asset_events: Any, inlet_events: Any) -> relay.Json:
+    """What this run is asked to do: the request in the event that started it, else in the newest event."""
+    return relay.received(triggering_asset_events.get(HISTORIES) or inlet_events[HISTORIES], HISTORIES.name)
+
+
+@task(max_active_tis_per_dag=1)
+def towers(request: relay.Json) -> relay.Json:
+    """The tower that makes a user vector of a history, trained on the warm-up and refreshed block by block."""
+    return relay.make("towers", request)
+
+
+@task
+def item_vectors(request: relay.Json) -> relay.Json:
+    """One vector for each item of the catalogue."""
+    return relay.make("item_vectors", request)
+
+
+@task
+def index(request: relay.Json) -> relay.Json:
+    """The item vectors, laid out for nearest-neighbour search."""
+    return relay.make("index", request)
+
+
+@task(outlets=[CANDIDATES])
+def candidates(request: relay.Json, outlet_events: Any) -> relay.Json:
+    """The best few hundred items of each user, nothing seen among them, with the channels they came by."""
+    outcome = relay.make("candidates", request)
+    outlet_events[CANDIDATES].extra = relay.onward(request, "recall")
+    return outcome
+
+
+with DAG(
+    dag_id="recall",
+    doc_md=__doc__,
+    schedule=[HISTORIES],
+    catchup=False,
+    max_active_runs=1,
+    tags=["watchfunnel"],
+    default_args={
+        "owner": "watchfunnel",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=relay.retry_seconds()),
+        "retry_exponential_backoff": 2,
+        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.Refused", RetryAction.FAIL)]),
+        "on_failure_callback": relay.close_as_failed,
+    },
+):
+    asked = request()
+    towers(asked) >> item_vectors(asked) >> index(asked) >> candidates(asked)
