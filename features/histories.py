@@ -53,15 +53,11 @@ class Histories:
 
     @classmethod
     def load(cls, folder: Path) -> "Histories":
-        arrays = (
-            np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("offsets", "items", "instants")
-        )
+        arrays = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("offsets", "items", "instants"))
         return cls(*arrays)
 
 
-def histories_of(
-    users: npt.NDArray[Any], items: npt.NDArray[Any], instants: npt.NDArray[Any], count: int
-) -> Histories:
+def histories_of(users: npt.NDArray[Any], items: npt.NDArray[Any], instants: npt.NDArray[Any], count: int) -> Histories:
     """Histories of `count` user indexes (0 included) from events sorted by user and instant, each [n]."""
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(users, minlength=count), out=offsets[1:])

@@ -28,8 +28,8 @@ NUMBERS = (AGE, DURATION_SECONDS)
 class Side:
     """Side columns of one vocabulary, one row an index (row 0 is nobody).
 
-    `codes[name]` int32 [n]: category codes, 0 unknown, `sizes[name]` codes in all; `numbers[name]` float64 [n],
-    NaN unknown. Topics stand as their first one.
+    `codes[name]` int32 [n]: category codes by first appearance, 0 unknown, `sizes[name]` codes in all;
+    `numbers[name]` float64 [n], NaN unknown. Topics stand as their first one.
     """
 
     codes: dict[str, npt.NDArray[np.int32]]
@@ -45,13 +45,9 @@ class Side:
     @classmethod
     def load(cls, path: Path) -> "Side":
         table = pq.read_table(path)
-        codes = {
-            c.removeprefix("code:"): table[c].to_numpy() for c in table.column_names if c.startswith("code:")
-        }
+        codes = {c.removeprefix("code:"): table[c].to_numpy() for c in table.column_names if c.startswith("code:")}
         numbers = {
-            c.removeprefix("number:"): table[c].to_numpy()
-            for c in table.column_names
-            if c.startswith("number:")
+            c.removeprefix("number:"): table[c].to_numpy() for c in table.column_names if c.startswith("number:")
         }
         return cls(codes, {name: int(code.max(initial=0)) + 1 for name, code in codes.items()}, numbers)
 
@@ -107,7 +103,8 @@ def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
     values = column.combine_chunks()
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         values = _first_of_each(values)
-    codes, _ = pd.factorize(values.to_pandas(), sort=True)
+    # In the order of the vocabulary, so that a later id with a new category changes no older code.
+    codes, _ = pd.factorize(values.to_pandas())
     indexes: npt.NDArray[np.int32] = (codes + 1).astype(np.int32)
     return indexes
 
@@ -163,10 +160,7 @@ class Tally:
     def _sums(self) -> dict[str, Float64]:
         known = self.clicked & ~np.isnan(self.seconds)
         columns = {"clicks": self.clicked, "known": known, "seconds": np.where(known, self.seconds, 0.0)}
-        return {
-            name: np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-            for name, values in columns.items()
-        }
+        return {name: np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)]) for name, values in columns.items()}
 
     @cached_property
     def _last_click(self) -> Int64:

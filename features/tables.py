@@ -3,9 +3,10 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, cast
 
 import ibis
+import ibis.expr.types as ir
 import numpy as np
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
@@ -78,6 +79,9 @@ CONTRACTS: dict[str, Contract] = {
 }
 
 
+Table: TypeAlias = ir.Table
+
+
 @dataclass(frozen=True)
 class Tables:
     """One data set in the contract: Ibis tables; what a log does not have is None."""
@@ -93,6 +97,11 @@ def engine() -> Backend:
     backend = ibis.duckdb.connect()
     backend.raw_sql("SET TimeZone = 'UTC'")
     return backend
+
+
+def table_at(path: Path, backend: Backend | None = None) -> Table:
+    """A Parquet file as a lazy table, in an engine of its own unless one is given."""
+    return cast(Table, (backend or engine()).read_parquet(path))
 
 
 def file_digest(path: Path) -> str:

@@ -24,7 +24,7 @@ class Timeline:
     def before(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Int64:
         """Flat position just past each key's last event *strictly* before its instant: [m], [m] -> [m]."""
         ranks = np.searchsorted(self._clock, np.asarray(instants, np.int64), side="left")
-        return np.searchsorted(self._codes, self._code(keys, ranks), side="left")
+        return np.searchsorted(self._codes, self._code(np.asarray(keys, np.int64), ranks), side="left")
 
     def starts(self, keys: npt.NDArray[Any]) -> Int64:
         """Flat position of each key's first event, or where it would stand: [m] -> [m]."""
@@ -38,10 +38,15 @@ class Timeline:
     def _codes(self) -> Int64:
         return self._code(self.keys, np.searchsorted(self._clock, self.instants))
 
-    def _code(self, keys: npt.NDArray[Any], ranks: npt.NDArray[Any]) -> Int64:
-        # Instants as dense ranks: key and instant then fit one int64 for any log that fits in memory.
-        codes: Int64 = np.asarray(keys, np.int64) * (len(self._clock) + 1) + ranks
-        return codes
+    @cached_property
+    def _known(self) -> Int64:
+        return np.unique(self.keys)
+
+    def _code(self, keys: Int64, ranks: npt.NDArray[Any]) -> Int64:
+        # Both as dense ranks: key and instant then fit one int64 for any log that fits in memory.
+        places = np.searchsorted(self._known, keys, side="left")
+        unknown = np.append(self._known, -1)[places] != keys
+        return places * (len(self._clock) + 1) + np.where(unknown, 0, ranks)
 
 
 def timeline_order(keys: npt.NDArray[Any], instants: npt.NDArray[Any]) -> npt.NDArray[np.intp]:

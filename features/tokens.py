@@ -7,6 +7,7 @@ import pyarrow as pa
 from features.histories import Histories, histories_of
 from features.tables import QUERY, TIMESTAMP, USER
 from features.vocabulary import Vocabulary
+from features.windows import instant_column
 
 
 def token_histories(searches: ibis.Table, users: Vocabulary) -> tuple[Vocabulary, Histories]:
@@ -14,7 +15,7 @@ def token_histories(searches: ibis.Table, users: Vocabulary) -> tuple[Vocabulary
 
     A query is lower-cased and split at what is not a letter or a digit. Users outside `users` are left out.
     """
-    rows = searches.mutate(row=ibis.row_number(), instant=_instant(searches), words=_words(searches))
+    rows = searches.mutate(row=ibis.row_number(), instant=instant_column(searches[TIMESTAMP]), words=_words(searches))
     tokens = rows.mutate(token=rows.words.concat(_bigrams(rows.words))).unnest("token")
     table = tokens.order_by("instant", "row", "token").select(USER, "instant", "token").to_pyarrow()
     vocabulary = _by_first_use(table)
@@ -23,11 +24,6 @@ def token_histories(searches: ibis.Table, users: Vocabulary) -> tuple[Vocabulary
     instants = table["instant"].to_numpy()
     order = np.flatnonzero(who)[np.argsort(who[who > 0], kind="stable")]
     return vocabulary, histories_of(who[order], what[order], instants[order], len(users))
-
-
-def _instant(searches: ibis.Table) -> ibis.Value:
-    moment = searches[TIMESTAMP]
-    return moment.epoch_seconds() * 1_000_000 + moment.microsecond()
 
 
 def _words(searches: ibis.Table) -> ibis.Value:

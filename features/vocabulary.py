@@ -46,9 +46,7 @@ class Vocabulary:
     def id_of(self, indexes: npt.NDArray[Any]) -> pa.Array:
         """Indexes [n] -> raw ids [n]; IndexError on 0, which is nobody, and on what does not exist."""
         if len(indexes) and (indexes.min() < 1 or indexes.max() > len(self.ids)):
-            raise IndexError(
-                f"indexes must lie in 1..{len(self.ids)}, found {indexes.min()}..{indexes.max()}"
-            )
+            raise IndexError(f"indexes must lie in 1..{len(self.ids)}, found {indexes.min()}..{indexes.max()}")
         return self.ids.take(pa.array(indexes - 1))
 
     def save(self, path: Path) -> None:
@@ -75,14 +73,8 @@ def impressions_of(interactions: ibis.Table, users: ibis.Table, items: ibis.Tabl
     context columns as they came.
     """
     coded = interactions.join(_coded(users, "user"), "user_id").join(_coded(items, "item"), "item_id")
-    kept = [
-        c
-        for c in interactions.columns
-        if c not in ("user_id", "item_id", "row", CLICKED, "completed", "instant")
-    ]
-    return coded.order_by("user", "instant", "row").select(
-        "user", "item", "instant", CLICKED, "completed", *kept
-    )
+    kept = [c for c in interactions.columns if c not in ("user_id", "item_id", "row", CLICKED, "completed", "instant")]
+    return coded.order_by("user", "instant", "row").select("user", "item", "instant", CLICKED, "completed", *kept)
 
 
 def _coded(vocabulary: ibis.Table, side: str) -> ibis.Table:

@@ -5,11 +5,13 @@ counts: an instant is `part * PART + position in the user's sequence`, where par
 holdout. So "before history_end" means the same in both: an int64 comparison.
 """
 
+import itertools
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import ibis
+import ibis.expr.types as ir
 from pydantic import BaseModel, ConfigDict, Field
 
 from features.errors import Refused
@@ -55,9 +57,7 @@ class Windows(BaseModel):
         if self.clock == "order":
             ends = {"history_end": "before the label watch", "labels_end": "before the holdout watch"}
             return {"mode": self.mode, "clock": self.clock} | ends
-        instants = {
-            name: getattr(self, name) for name in ("start", "history_end", "labels_end", "holdout_end")
-        }
+        instants = {name: getattr(self, name) for name in ("start", "history_end", "labels_end", "holdout_end")}
         return {"mode": self.mode, "clock": self.clock} | {k: text_of(v) for k, v in instants.items()}
 
 
@@ -88,9 +88,7 @@ def instants(interactions: ibis.Table, windows: Windows) -> ibis.Table:
     """
     rows = interactions.mutate(row=ibis.row_number())
     if windows.clock == "time":
-        return rows.mutate(
-            instant=rows[TIMESTAMP].epoch_seconds() * 1_000_000 + rows[TIMESTAMP].microsecond()
-        )
+        return rows.mutate(instant=instant_column(rows[TIMESTAMP]))
     of_user = ibis.window(group_by=USER, order_by=[TIMESTAMP, "row"])
     up_to_here = ibis.cumulative_window(group_by=USER, order_by=[TIMESTAMP, "row"])
     rows = rows.mutate(
@@ -102,6 +100,13 @@ def instants(interactions: ibis.Table, windows: Windows) -> ibis.Table:
     part = ibis.greatest(parts - (rows.all_watches - rows.watches), 0)
     part = ibis.ifelse(rows.all_watches == 0, 0, part).cast("int64")
     return rows.mutate(instant=part * PART + rows.position).drop("position", "watches", "all_watches")
+
+
+def instant_column(moments: ir.TimestampValue) -> ir.IntegerValue:
+    """A column of timestamps as instants of the time clock: microseconds since 1970 UTC."""
+    # DuckDB's epoch has a fraction and Spark's has none: cut to whole seconds, both say the same.
+    seconds = moments.truncate("s").epoch_seconds().cast("float64").cast("int64")
+    return cast(ir.IntegerValue, seconds * 1_000_000 + moments.microsecond())
 
 
 def instant_of(moment: datetime) -> int:
@@ -116,17 +121,11 @@ def text_of(instant: int) -> str:
 
 
 def _order_windows(config: WindowsConfig) -> Windows:
-    given = [
-        name for name in ("history_end", "labels_end", "holdout_end") if getattr(config, name) is not None
-    ]
+    given = [name for name in ("history_end", "labels_end", "holdout_end") if getattr(config, name) is not None]
     if given:
-        raise Refused(
-            f"windows.{given[0]} is an instant, but the clock is order only; leave it out or cut by time."
-        )
+        raise Refused(f"windows.{given[0]} is an instant, but the clock is order only; leave it out or cut by time.")
     if config.mode == "time":
-        raise Refused(
-            'windows.mode = "time" needs features.clock = "time"; for order-only logs use mode "last".'
-        )
+        raise Refused('windows.mode = "time" needs features.clock = "time"; for order-only logs use mode "last".')
     labels_end = 2 * PART
     holdout_end = 3 * PART if config.mode == "last" else labels_end
     return Windows(
@@ -141,15 +140,15 @@ def _order_windows(config: WindowsConfig) -> Windows:
 
 def _time_windows(config: WindowsConfig, first: int, last: int) -> Windows:
     share = round((last - first) * config.holdout_share)
-    holdout_end = _given(config, "holdout_end") or last + 1
+    holdout_end = _given(config, "holdout_end", last + 1)
     if config.mode == "none":
-        labels_end = _given(config, "labels_end") or holdout_end
+        labels_end = _given(config, "labels_end", holdout_end)
         holdout_end = labels_end
         length = share
     else:
-        labels_end = _given(config, "labels_end") or holdout_end - share
+        labels_end = _given(config, "labels_end", holdout_end - share)
         length = holdout_end - labels_end
-    history_end = _given(config, "history_end") or max(labels_end - length, (first + labels_end) // 2)
+    history_end = _given(config, "history_end", max(labels_end - length, (first + labels_end) // 2))
     windows = Windows(
         mode=config.mode,
         clock="time",
@@ -162,25 +161,25 @@ def _time_windows(config: WindowsConfig, first: int, last: int) -> Windows:
     return windows
 
 
-def _given(config: WindowsConfig, name: str) -> int | None:
+def _given(config: WindowsConfig, name: str, derived: int) -> int:
     moment: datetime | None = getattr(config, name)
-    return None if moment is None else instant_of(moment)
+    return derived if moment is None else instant_of(moment)
 
 
 def _check(windows: Windows, last: int) -> None:
-    edges: dict[str, Any] = {"the log's first row": windows.start}
+    if windows.labels_end <= windows.start or (windows.mode == "time" and windows.labels_end > last):
+        raise Refused(
+            f"windows.labels_end = {text_of(windows.labels_end)} lies outside the log, which goes from "
+            f"{text_of(windows.start)} to {text_of(last)}; choose an instant inside it, or windows.mode = none to "
+            "hold nothing out."
+        )
+    edges: dict[str, int] = {"the log's first row": windows.start}
     edges |= {f"windows.{name}": getattr(windows, name) for name in ("history_end", "labels_end")}
     if windows.mode == "time":
         edges["windows.holdout_end"] = windows.holdout_end
-    names, values = list(edges), list(edges.values())
-    for before, after in zip(range(len(names) - 1), range(1, len(names)), strict=True):
-        if values[before] >= values[after]:
+    for (name, instant), (later_name, later) in itertools.pairwise(edges.items()):
+        if instant >= later:
             raise Refused(
-                f"{names[after]} = {text_of(values[after])} does not lie after {names[before]} = "
-                f"{text_of(values[before])}; the instants must increase inside the log."
+                f"{later_name} = {text_of(later)} does not lie after {name} = {text_of(instant)}; "
+                "the instants must increase inside the log."
             )
-    if windows.mode == "time" and windows.labels_end > last:
-        raise Refused(
-            f"windows.labels_end = {text_of(windows.labels_end)} lies after the log's last row = {text_of(last)}, "
-            "so the holdout would be empty; choose an earlier instant, or windows.mode = none."
-        )

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import ibis
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from features import ingest as ingestion
 from features.histories import Histories, histories_of, samples_of
 from features.profiles import Events, Side, profiles, side_of, tally_of
-from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER, WATCH_SECONDS, engine
+from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER, WATCH_SECONDS, Table, table_at
 from features.tokens import token_histories
 from features.vocabulary import Vocabulary, impressions_of, vocabulary_of
 from features.windows import Windows, instants, windows_of
@@ -148,7 +147,7 @@ def write_histories(work: Work) -> None:
         histories_of(kept.users, kept.items, kept.instants, users).save(work.out / name)
     searches = work.inputs["interactions"] / "searches.parquet"
     if searches.exists() and work.windows.clock == "time":
-        tokens, histories = token_histories(engine().read_parquet(searches), work.ids.users)
+        tokens, histories = token_histories(table_at(searches), work.ids.users)
         tokens.save(work.out / "tokens.parquet")
         histories.save(work.out / "searches")
 
@@ -301,16 +300,16 @@ def newest(towers: list[Tower], instant: int) -> Tower:
     return finished[-1] if finished else towers[0]
 
 
-def _table(work: Work, artefact: str, name: str, backend: Any = None) -> ibis.Table:
-    return (backend or engine()).read_parquet(work.inputs[artefact] / f"{name}.parquet")
+def _table(work: Work, artefact: str, name: str, backend: Any = None) -> Table:
+    return table_at(work.inputs[artefact] / f"{name}.parquet", backend)
 
 
-def _optional_table(work: Work, name: str) -> ibis.Table | None:
+def _optional_table(work: Work, name: str) -> Table | None:
     exists = (work.inputs["interactions"] / f"{name}.parquet").exists()
     return _table(work, "interactions", name) if exists else None
 
 
-def _log_with_instants(work: Work) -> ibis.Table:
+def _log_with_instants(work: Work) -> Table:
     """The log up to the holdout's end, each row with its instant."""
     log = instants(_table(work, "interactions", "interactions"), work.windows)
     return log.filter(log.instant < work.windows.holdout_end)

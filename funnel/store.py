@@ -179,7 +179,9 @@ def _prune(home: Path, version: str) -> None:
     others = [path for path in home.iterdir() if path.is_dir() and path.name != version and path.name[0] != "."]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in others[KEPT_VERSIONS - 1 :]:
-        shutil.rmtree(old)
+        # Out of sight first: a version killed halfway through its removal would still look whole.
+        doomed = old.rename(home / f".partial-{old.name}")
+        shutil.rmtree(doomed)
 
 
 def _digest(content: bytes) -> str:
