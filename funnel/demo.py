@@ -32,8 +32,8 @@ DONE = ("success", "failed")
 Json = dict[str, Any]
 
 
-class ChainError(Exception):
-    """A task failed for good; the message names it and ends with its log."""
+class ChainError(SystemExit):
+    """A task failed for good; the message, for standard error, names it and ends with its log. Exit code 1."""
 
 
 class Airflow:
