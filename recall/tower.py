@@ -16,17 +16,19 @@ from features.quiet import quietly
 with quietly():
     import keras
     import tensorflow as tf
-    from deepctr.feature_column import DenseFeat, SparseFeat, VarLenSparseFeat, build_input_features
+    from deepctr.feature_column import DenseFeat, SparseFeat, build_input_features
     from deepctr.layers import DNN
     from deepctr.layers.utils import combined_dnn_input
     from deepmatch.inputs import create_embedding_matrix, input_from_feature_columns
 
 from recall.config import RecallConfig
 from recall.negatives import Negatives
-from recall.vectors import Tower, TowerInputs, TowerShape
+from recall.pooling import distinct
+from recall.vectors import Tower, TowerInputs, TowerShape, poolings
 
 Float32 = npt.NDArray[np.float32]
 INITIAL_SPREAD = 0.05
+TABLES = ("item_in", "item_out", "tokens")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,11 @@ class Batch:
 
 
 class TowerTrainer:
-    """A tower under training. Tables take row-wise Adam: a step costs what its rows cost, not the catalogue."""
+    """A tower under training.
+
+    The large tables (items, tokens) stay in numpy and take row-wise Adam; the graph sees only the rows of a batch,
+    so that a step costs what its rows cost, whatever the size of the catalogue.
+    """
 
     def __init__(self, tower: Tower, config: RecallConfig, seed: int) -> None:
         keras.utils.set_random_seed(seed)
@@ -47,40 +53,78 @@ class TowerTrainer:
         self.shape = tower.shape
         self._graph = _Graph(tower.shape, config.dropout, seed)
         self._graph.assign(tower.weights)
-        self._rows = _RowAdam(self._graph.tables, config.learning_rate)
-        self._dense = keras.optimizers.Adam(config.learning_rate)
-        self._dense.build(self._graph.layers)
-        self._step = tf.function(self._train_step, reduce_retracing=True)
+        names = ("item_in", "item_out", "tokens")
+        self._tables = {
+            name: RowAdam(tower.weights[name], config.learning_rate) for name in names if name in tower.weights
+        }
+        self._optimizer = keras.optimizers.Adam(config.learning_rate)
+        self._optimizer.build(self._graph.variables)
+        self._step = tf.function(self._gradients, reduce_retracing=True)
 
     def fit(self, batches: Iterator[Batch]) -> float:
         """One pass over batches; the mean loss of a positive (softmax cross-entropy, nats)."""
         total, count = 0.0, 0
         for batch in batches:
-            tensors = _tensors(self.shape, batch.inputs)
-            loss = self._step(tensors, batch.items, batch.negatives.items, batch.negatives.corrections)
-            total, count = total + float(loss) * len(batch.items), count + len(batch.items)
+            total, count = total + self._train_on(batch) * len(batch.items), count + len(batch.items)
         return total / max(count, 1)
 
     @property
     def tower(self) -> Tower:
         """The tower as it stands, in numpy."""
-        return Tower(self.shape, self._graph.weights())
+        tables = {name: table.values.copy() for name, table in self._tables.items()}
+        return Tower(self.shape, tables | self._graph.weights())
 
-    def _train_step(self, inputs: dict[str, Any], items: Any, negatives: Any, corrections: Any) -> Any:
+    def _train_on(self, batch: Batch) -> float:
+        bags = poolings(self.shape, batch.inputs)
+        pooled = {name: bag.means(self._tables[name].values[bag.rows]) for name, bag in bags.items()}
+        scored, places = distinct(np.concatenate([batch.items, batch.negatives.items]))
+        rows = self._tables["item_out"].values[scored]
+        n = len(batch.items)
+        loss, gradients, row_gradient = self._step(
+            pooled, _plain_inputs(self.shape, batch.inputs), rows, places[:n], places[n:], batch.negatives.corrections
+        )
+        for name, bag in bags.items():
+            self._tables[name].apply(bag.rows, bag.row_gradients(gradients[name].numpy()))
+        self._tables["item_out"].apply(scored, row_gradient.numpy())
+        return float(loss)
+
+    def _gradients(
+        self, pooled: dict[str, Any], plain: dict[str, Any], rows: Any, items: Any, negatives: Any, corrections: Any
+    ) -> Any:
+        """Loss, gradients of the pooled inputs and of the item rows; the graph's own variables take their step."""
         with tf.GradientTape() as tape:
-            users = self._graph.model(inputs, training=True)
-            loss = sampled_softmax_loss(users, self._graph.item_out.value, items, negatives, corrections)
-        variables = [variable.value for variable in self._graph.tables + self._graph.layers]
-        gradients = tape.gradient(loss, variables)
-        self._rows.apply(gradients[: len(self._graph.tables)])
-        self._dense.apply_gradients(zip(gradients[len(self._graph.tables) :], self._graph.layers, strict=True))
-        return loss
+            tape.watch([pooled, rows])
+            users = self._graph.model(pooled | plain, training=True)
+            loss = sampled_softmax_loss(users, rows, items, negatives, corrections)
+        variables = [variable.value for variable in self._graph.variables]
+        of_pooled, of_rows, of_variables = tape.gradient(loss, (pooled, rows, variables))
+        self._optimizer.apply_gradients(zip(of_variables, self._graph.variables, strict=True))
+        return loss, of_pooled, tf.convert_to_tensor(of_rows)
+
+
+class RowAdam:
+    """A table under Adam whose moments are kept and touched only for the rows a batch names."""
+
+    def __init__(self, values: Float32, rate: float, beta1: float = 0.9, beta2: float = 0.999) -> None:
+        self.values = values.copy()
+        self._first, self._second = np.zeros_like(values), np.zeros_like(values)
+        self._rate, self._beta1, self._beta2 = rate, beta1, beta2
+        self._steps = 0
+
+    def apply(self, rows: npt.NDArray[np.int32], gradient: Float32) -> None:
+        """One step for distinct rows [r] with their gradients [r, dim]."""
+        self._steps += 1
+        first = self._beta1 * self._first[rows] + (1 - self._beta1) * gradient
+        second = self._beta2 * self._second[rows] + (1 - self._beta2) * gradient**2
+        self._first[rows], self._second[rows] = first, second
+        rate = self._rate * np.sqrt(1 - self._beta2**self._steps) / (1 - self._beta1**self._steps)
+        self.values[rows] -= np.float32(rate) * first / (np.sqrt(second) + np.float32(1e-8))
 
 
 def sampled_softmax_loss(users: Any, item_out: Any, items: Any, negatives: Any, corrections: Any) -> Any:
     """Mean cross-entropy of each positive against itself and the shared negatives (see recall.negatives).
 
-    users [n, dim], item_out [items, dim], items [n], negatives [s], corrections [s] -> scalar.
+    users [n, dim], item_out [rows, dim]; items [n] and negatives [s] are rows of it; corrections [s] -> scalar.
     """
     positive = tf.reduce_sum(users * tf.gather(item_out, items), axis=1)
     others = tf.matmul(users, tf.gather(item_out, negatives), transpose_b=True) - corrections
@@ -115,93 +159,46 @@ class _Graph:
 
     def __init__(self, shape: TowerShape, dropout: float, seed: int) -> None:
         columns = _feature_columns(shape)
-        item_column = SparseFeat("item_out", shape.items, shape.dim)
-        embeddings = create_embedding_matrix([*columns, item_column], l2_reg=0, seed=seed)
+        embeddings = create_embedding_matrix(columns, l2_reg=0, seed=seed)
         features = build_input_features(columns)
         sparse, dense = input_from_feature_columns(features, columns, 0, seed, embedding_matrix_dict=embeddings)
         wide = keras.layers.Dropout(dropout, seed=seed)(combined_dnn_input(sparse, dense))
-        self._deep = DNN(shape.hidden, "relu", seed=seed) if shape.hidden else None
-        self._head = keras.layers.Dense(shape.dim)
-        self.model = keras.Model(dict(features), self._head(self._deep(wide) if self._deep else wide))
-        embeddings["item_out"].build((None, 1))
-        self._embeddings = {name: layer for name, layer in embeddings.items() if layer.built}
+        deep = DNN(shape.hidden, "relu", seed=seed) if shape.hidden else None
+        head = keras.layers.Dense(shape.dim)
+        # A plain dict: Keras orders the inputs of another kind of mapping differently from what it is called with.
+        self.model = keras.Model(dict(features), head(deep(wide) if deep else wide))
+        kernels, biases = [*(deep.kernels if deep else []), head.kernel], [*(deep.bias if deep else []), head.bias]
+        self._named = {name: layer.embeddings for name, layer in embeddings.items()}
+        self._named |= {f"kernel{i}": kernel for i, kernel in enumerate(kernels)}
+        self._named |= {f"bias{i}": bias for i, bias in enumerate(biases)}
 
     @property
-    def item_out(self) -> Any:
-        return self._embeddings["item_out"].embeddings
-
-    @property
-    def tables(self) -> list[Any]:
-        return [layer.embeddings for layer in self._embeddings.values()]
-
-    @property
-    def layers(self) -> list[Any]:
-        return list(self._layer_variables().values())
+    def variables(self) -> list[Any]:
+        return list(self._named.values())
 
     def weights(self) -> dict[str, Float32]:
-        variables = self._variables()
-        return {name: variables[name].numpy() for name in variables}
+        return {name: variable.numpy() for name, variable in self._named.items()}
 
     def assign(self, weights: dict[str, Float32]) -> None:
-        for name, variable in self._variables().items():
+        for name, variable in self._named.items():
             variable.assign(weights[name])
-
-    def _variables(self) -> dict[str, Any]:
-        return {name: layer.embeddings for name, layer in self._embeddings.items()} | self._layer_variables()
-
-    def _layer_variables(self) -> dict[str, Any]:
-        kernels = [*(self._deep.kernels if self._deep else []), self._head.kernel]
-        biases = [*(self._deep.bias if self._deep else []), self._head.bias]
-        named = {f"kernel{i}": kernel for i, kernel in enumerate(kernels)}
-        return named | {f"bias{i}": bias for i, bias in enumerate(biases)}
-
-
-class _RowAdam:
-    """Adam that keeps and touches moments only for the rows a batch names (TensorFlow calls it lazy)."""
-
-    def __init__(self, tables: list[Any], rate: float, beta1: float = 0.9, beta2: float = 0.999) -> None:
-        self._tables = [table.value for table in tables]
-        self._moments = [(tf.Variable(tf.zeros_like(t)), tf.Variable(tf.zeros_like(t))) for t in self._tables]
-        self._rate, self._beta1, self._beta2 = rate, beta1, beta2
-        self._steps = tf.Variable(0.0)
-
-    def apply(self, gradients: list[Any]) -> None:
-        self._steps.assign_add(1.0)
-        correction = tf.sqrt(1 - self._beta2**self._steps) / (1 - self._beta1**self._steps)
-        for table, moments, gradient in zip(self._tables, self._moments, gradients, strict=True):
-            self._apply_rows(table, *moments, gradient, self._rate * correction)
-
-    def _apply_rows(self, table: Any, first: Any, second: Any, gradient: Any, rate: Any) -> None:
-        rows, place = tf.unique(gradient.indices)
-        summed = tf.math.unsorted_segment_sum(gradient.values, place, tf.size(rows))
-        mean = self._beta1 * tf.gather(first, rows) + (1 - self._beta1) * summed
-        square = self._beta2 * tf.gather(second, rows) + (1 - self._beta2) * tf.square(summed)
-        first.scatter_update(tf.IndexedSlices(mean, rows))
-        second.scatter_update(tf.IndexedSlices(square, rows))
-        table.scatter_sub(tf.IndexedSlices(rate * mean / (tf.sqrt(square) + 1e-8), rows))
 
 
 def _feature_columns(shape: TowerShape) -> list[Any]:
-    """deepctr's feature columns; the windows share one embedding, and so do all watches."""
+    """deepctr's feature columns; what was pooled outside the graph comes in as dense columns."""
     categories = [
         SparseFeat(f"category_{name}", size, shape.category_dim(name)) for name, size in shape.categories.items()
     ]
-    watches = [
-        VarLenSparseFeat(SparseFeat(f"last_{w}", shape.items, shape.dim, embedding_name="item_in"), w, "mean")
-        for w in shape.recency_windows
-    ]
-    token = SparseFeat("tokens", shape.tokens, shape.dim)
-    tokens = [VarLenSparseFeat(token, shape.token_bag, "mean")] if shape.token_bag else []
+    watches = [DenseFeat("item_in", len(shape.recency_windows) * shape.dim)]
+    tokens = [DenseFeat("tokens", shape.dim)] if shape.token_bag else []
     numbers = [DenseFeat("numbers", 3 * len(shape.numbers))] if shape.numbers else []
     age = [DenseFeat("example_age", 1)] if shape.example_age else []
     return categories + watches + tokens + numbers + age
 
 
-def _tensors(shape: TowerShape, inputs: TowerInputs) -> dict[str, Any]:
-    """The inputs under the names of `_feature_columns`."""
+def _plain_inputs(shape: TowerShape, inputs: TowerInputs) -> dict[str, Any]:
+    """The inputs that need no pooling, under the names of `_feature_columns`."""
     named: dict[str, Any] = {f"category_{name}": codes[:, None] for name, codes in inputs.categories.items()}
-    named |= {f"last_{w}": inputs.watches[:, :w] for w in shape.recency_windows}
-    named |= {"tokens": inputs.tokens} if shape.token_bag else {}
     named |= {"numbers": inputs.numbers} if shape.numbers else {}
     return named | ({"example_age": inputs.example_age[:, None]} if shape.example_age else {})
 

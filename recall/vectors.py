@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from recall.pooling import Pooling
+
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 SHARD = 8192
@@ -115,9 +117,7 @@ class Tower:
     def _wide_layer(self, inputs: TowerInputs) -> Float32:
         """All inputs side by side, in the order the tower was trained with."""
         parts = [self.weights[f"category_{name}"][inputs.categories[name]] for name in self.shape.categories]
-        parts += _window_means(self.weights["item_in"], inputs.watches, self.shape.recency_windows)
-        if self.shape.token_bag:
-            parts += _window_means(self.weights["tokens"], inputs.tokens, (self.shape.token_bag,))
+        parts += [pool.means(self.weights[name][pool.rows]) for name, pool in poolings(self.shape, inputs).items()]
         if self.shape.numbers:
             parts.append(inputs.numbers)
         if self.shape.example_age:
@@ -125,8 +125,7 @@ class Tower:
         return np.concatenate(parts, axis=1)
 
 
-def _window_means(table: Float32, bags: Int32, windows: tuple[int, ...]) -> list[Float32]:
-    """Mean embedding over the first w entries of each bag that are somebody, for each w: [n, bag] -> [n, dim] each."""
-    embedded = table[bags] * (bags > 0)[:, :, None]
-    counts = np.maximum(np.cumsum(bags > 0, axis=1), 1).astype(np.float32)
-    return [embedded[:, :window].sum(axis=1) / counts[:, window - 1, None] for window in windows]
+def poolings(shape: TowerShape, inputs: TowerInputs) -> dict[str, Pooling]:
+    """What is averaged, by the table it is read from: watches by recency window, search tokens as one bag."""
+    pools = {"item_in": Pooling(inputs.watches, shape.recency_windows)}
+    return pools | ({"tokens": Pooling(inputs.tokens, (shape.token_bag,))} if shape.token_bag else {})
