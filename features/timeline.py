@@ -32,7 +32,7 @@ class Timeline:
 
     @cached_property
     def _clock(self) -> Int64:
-        return np.unique(self.instants)
+        return _without_repeats(np.sort(self.instants))
 
     @cached_property
     def _codes(self) -> Int64:
@@ -40,7 +40,7 @@ class Timeline:
 
     @cached_property
     def _known(self) -> Int64:
-        return np.unique(self.keys)
+        return _without_repeats(self.keys)
 
     def _code(self, keys: Int64, ranks: npt.NDArray[Any]) -> Int64:
         # Both as dense ranks: key and instant then fit one int64 for any log that fits in memory.
@@ -52,3 +52,7 @@ class Timeline:
 def timeline_order(keys: npt.NDArray[Any], instants: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """The stable order that sorts events by key, then instant."""
     return np.lexsort((instants, keys))
+
+
+def _without_repeats(ascending: Int64) -> Int64:
+    return ascending[np.diff(ascending, prepend=ascending[:1] - 1) != 0]

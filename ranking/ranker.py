@@ -28,6 +28,9 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Epochs = list[dict[str, Any]]
 
+# A large log takes larger steps, so that an epoch is not many more of them.
+STEPS_AN_EPOCH = 500
+
 
 def targets(objective: str, clicked: npt.NDArray[np.bool_], seconds: Float64) -> tuple[Float64, Float64]:
     """Label in [0, 1] and weight of each row [n] such that weighted cross-entropy is the objective.
@@ -122,7 +125,7 @@ def _fit(
         labels,
         sample_weight=weights / mean,
         validation_data=(held[0], held[1], held[2] / mean),
-        batch_size=config.batch,
+        batch_size=max(config.batch, len(earlier) // STEPS_AN_EPOCH),
         epochs=config.epochs,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=note), stop],
         verbose=0,

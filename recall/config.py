@@ -26,6 +26,7 @@ class RecallConfig(BaseModel):
     batch: int = Field(1024, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     epochs: int = Field(40, ge=1)
+    epoch_examples: int = Field(500_000, ge=1)
     patience: int = Field(2, ge=1)
     refresh_epochs: int = Field(1, ge=1)
     blocks: int = Field(4, ge=1, le=100)

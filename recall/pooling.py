@@ -29,7 +29,6 @@ class Pooling:
         self._present = self._bags > 0
         self._starts = np.array([0, *windows[:-1]])
         self._parts = np.add.reduceat(self._present, self._starts, axis=1, dtype=np.int64)
-
         self.rows, self._columns = distinct(self._bags[self._present])
 
     def means(self, rows: Float32) -> Float32:
@@ -48,8 +47,8 @@ class Pooling:
 
     @cached_property
     def _counts(self) -> Float32:
-        counts = np.maximum(np.cumsum(self._parts, axis=1), 1)
-        return counts[:, :, None].astype(np.float32)
+        counts: Float32 = np.maximum(np.cumsum(self._parts, axis=1), 1).astype(np.float32)
+        return counts[:, :, None]
 
     @cached_property
     def _matrix(self) -> sparse.csr_matrix:

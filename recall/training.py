@@ -58,7 +58,7 @@ def edges_of(windows: Windows, blocks: int) -> list[int]:
 def roll(course: Course) -> tuple[list[Tower], Epochs]:
     """The towers as of each edge, oldest first, and one row of loss and validation for each epoch.
 
-    The number of warm-up epochs is chosen on the watches between the first two edges. Time clock: each block then
+    An epoch is at most `epoch_examples` random watches. The number of warm-up epochs is chosen on the watches between the first two edges. Time clock: each block then
     refreshes the tower (warm start, vocabulary grown). Order clock: the tower is fitted again on all but the holdout.
     """
     edges = edges_of(course.windows, course.config.blocks)
@@ -85,7 +85,8 @@ def _warm_up(course: Course, as_of: int, judged_until: int) -> _Fitted:
     """Train until the hit rate on the watches that follow stops rising; keep the best epoch's weights."""
     rng = np.random.default_rng([course.seed, 0])
     trainer = _trainer(course, new_tower(_shape(course, as_of), rng), 0)
-    judged = _judged(course, as_of, judged_until, rng)
+    # Randomness of their own: how many watches follow must not reach the training through the stream it draws from.
+    judged = _judged(course, as_of, judged_until, np.random.default_rng([course.seed, 0, 1]))
     epochs: Epochs = []
     best, best_rate, tower = 0, -1.0, trainer.tower
     for epoch in range(1, course.config.epochs + 1):
@@ -134,13 +135,19 @@ def _shape(course: Course, as_of: int) -> TowerShape:
         items=course.items.size_as_of(as_of),
         dim=config.dim,
         hidden=config.hidden,
-        recency_windows=tuple(w for w in config.recency_windows if w <= config.history) or (config.history,),
+        recency_windows=tuple(sorted(w for w in config.recency_windows if w <= config.history)) or (config.history,),
         categories=side.sizes,
-        numbers={name: (float(np.nanmin(x)), float(np.nanmax(x))) for name, x in side.numbers.items()},
+        numbers=_ranges(side.numbers),
         tokens=tokens.size_as_of(as_of) if tokens else 0,
         token_bag=config.search_tokens if tokens else 0,
         example_age=config.example_age and course.windows.clock == "time",
     )
+
+
+def _ranges(numbers: dict[str, npt.NDArray[np.float64]]) -> dict[str, tuple[float, float]]:
+    """Least and largest value of each number that is known of anybody."""
+    known = {name: values[~np.isnan(values)] for name, values in numbers.items()}
+    return {name: (float(values.min()), float(values.max())) for name, values in known.items() if len(values)}
 
 
 def _positions(course: Course, as_of: int, since: int | None = None) -> Int64:
@@ -151,7 +158,10 @@ def _positions(course: Course, as_of: int, since: int | None = None) -> Int64:
 
 
 def _epoch(course: Course, trainer: TowerTrainer, positions: Int64, rng: np.random.Generator) -> dict[str, Any]:
-    chosen = capped(positions, course.histories.users[positions], course.config.examples_per_user, rng)
+    config = course.config
+    chosen = capped(positions, course.histories.users[positions], config.examples_per_user, rng)[
+        : config.epoch_examples
+    ]
     draw = _drawer(course, trainer.shape)
     loss = trainer.fit(_batches(course, trainer.shape, chosen, lambda: draw(rng)))
     return {"loss": loss, "examples": len(chosen)}
