@@ -216,7 +216,8 @@ class _Chain:
         for detail in (detail for entry in log for detail in entry.get("error_detail") or []):
             if detail["exc_type"] == Refused.__name__:
                 raise Refused(detail["exc_value"])
-        lines = "\n".join(_readable(entry) for entry in log[-LOG_LINES:])
+        told = [entry for entry in log if not str(entry.get("event", "")).startswith("::")]
+        lines = "\n".join(_readable(entry) for entry in told[-LOG_LINES:])
         raise ChainError(
             f"The task `{task['task_id']}` of the DAG `{task['dag_id']}` failed; its log ends with\n{lines}\n"
             f"All of it: {self.services.airflow}/dags/{task['dag_id']}/runs/{task['dag_run_id']}"

@@ -5,6 +5,7 @@ Airflow keeps its settings for a process's life, so each part runs in a process 
 
 import ast
 import importlib.util
+import io
 import json
 import os
 import re
@@ -13,12 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+import pandas as pd
 import pytest
+from rich.console import Console
 
 from features.simulated import simulate, write
 from features.sources import SOURCES
 from features.windows import WindowsConfig
 from features.world import WorldConfig
+from funnel import showcase
 from funnel.config import FunnelConfig
 from funnel.line import STEPS
 
@@ -278,3 +282,14 @@ def test_the_runs_are_closed_in_mlflow(home: Path) -> None:
 def test_the_lists_and_the_report_are_shown_at_the_home_s_top(home: Path) -> None:
     shown = {path.name for path in (home / "funnel").glob("*.*")}
     assert {"candidates.parquet", "recommendations.parquet", "scored.parquet", "report.json"} <= shown
+
+
+@pytest.mark.usefixtures("chain")
+def test_the_showcase_sets_three_histories_beside_their_recommendations(home: Path) -> None:
+    console = Console(record=True, width=160, file=io.StringIO())
+    showcase.show(home / "funnel", console)
+    shown = console.export_text()
+    assert "funnel.hr@10" in shown
+    assert shown.count("watched last") == shown.count("expected minutes") == 3
+    users = pd.read_parquet(home / "funnel" / "recommendations.parquet")["user_id"]
+    assert set(re.findall(r"User (\d+)", shown)) <= set(users.astype(str))
