@@ -55,4 +55,5 @@ def timeline_order(keys: npt.NDArray[Any], instants: npt.NDArray[Any]) -> npt.ND
 
 
 def _without_repeats(ascending: Int64) -> Int64:
-    return ascending[np.diff(ascending, prepend=ascending[:1] - 1) != 0]
+    distinct: Int64 = ascending[np.diff(ascending, prepend=ascending[:1] - 1) != 0]
+    return distinct

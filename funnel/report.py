@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from features.histories import Histories
 from funnel.metrics import watch_seconds_share_at
+from funnel.plots import candidate_popularity, seconds_by_bucket
 from funnel.steps import Impressions, Work, held_out, logs_impressions, saved_candidates, watched
 from ranking import metrics as ranking
 from recall import metrics as recall
@@ -202,6 +203,15 @@ def _description(judged: Judged) -> dict[str, Any]:
         "calibration_claimed": rows["from"] == "impressions",
         "config": work.config.model_dump(mode="json"),
     }
+
+
+def draw(work: Work) -> None:
+    """Pictures beside the report: popularity of the candidates, and expected against true seconds by bucket."""
+    judged = Judged(work)
+    candidates = judged.lists["recall"]
+    candidate_popularity(judged.counts[candidates[candidates > 0]], judged.counts[1:], work.out / "popularity.png")
+    if work.windows.mode != "none" and logs_impressions(work):
+        seconds_by_bucket(_expected_seconds(work), watched(work, judged.impressions), work.out / "seconds.png")
 
 
 def _expected_seconds(work: Work) -> Float64:

@@ -22,6 +22,7 @@ from features.vocabulary import Vocabulary, impressions_of, vocabulary_of
 from features.windows import Windows, instants, windows_of
 from funnel.config import FunnelConfig
 from funnel.lists import Ranked, RawIds, write_lists
+from funnel.plots import data_profile, loss_curves
 from ranking.features import Ledger
 from ranking.rows import Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
 from recall.candidates import Candidates, retrieve
@@ -138,6 +139,8 @@ def write_impressions(work: Work) -> None:
     users, items = (_table(work, "vocabulary", side, log.get_backend()) for side in ("users", "items"))
     log.get_backend().to_parquet(impressions_of(log, users, items), work.out / "impressions.parquet")
 
+    _draw_log(work)
+
 
 def write_histories(work: Work) -> None:
     """Completed watches (what towers read and predict), clicks (what is seen), search tokens."""
@@ -190,6 +193,9 @@ def write_towers(work: Work) -> None:
     for number, tower in enumerate(towers):
         tower.save(work.out, f"tower_{number:02d}")
     work.write_json("epochs.json", epochs)
+    loss_curves(
+        [{name: row[name] for name in row if name not in ("tower", "epoch")} for row in epochs], work.out / "loss.png"
+    )
 
 
 def write_item_vectors(work: Work) -> None:
@@ -249,6 +255,7 @@ def write_ranker(work: Work) -> None:
     )
     ranker.save(work.out)
     work.write_json("epochs.json", epochs)
+    _draw_epochs(work, epochs)
 
 
 def write_recommendations(work: Work) -> None:
@@ -269,9 +276,10 @@ def write_recommendations(work: Work) -> None:
 
 
 def write_report(work: Work) -> None:
-    from funnel.report import report_of
+    from funnel.report import draw, report_of
 
     work.write_json("report.json", report_of(work))
+    draw(work)
 
 
 def listed_users(work: Work) -> Int32:
@@ -298,6 +306,18 @@ def newest(towers: list[Tower], instant: int) -> Tower:
     """The newest tower finished by an instant; the first where none was."""
     finished = [tower for tower in towers if tower.shape.as_of <= instant]
     return finished[-1] if finished else towers[0]
+
+
+def _draw_log(work: Work) -> None:
+    """A picture of the log, for those who would rather look than read."""
+    log = Impressions.load(work.out)
+    moments = pq.read_table(work.out / "impressions.parquet", columns=[TIMESTAMP])[TIMESTAMP].to_numpy()
+    data_profile(moments, log.clicked, log.seconds, log.users, work.out / "log.png")
+
+
+def _draw_epochs(work: Work, epochs: list[dict[str, Any]]) -> None:
+    counts = ("tower", "epoch", "examples")
+    loss_curves([{k: v for k, v in row.items() if k not in counts} for row in epochs], work.out / "loss.png")
 
 
 def _table(work: Work, artefact: str, name: str, backend: Any = None) -> Table:

@@ -112,7 +112,7 @@ def _fit(
     epochs: Epochs = []
 
     def note(epoch: int, logs: dict[str, float]) -> None:
-        epochs.append({"epoch": epoch + 1, "loss": float(logs["loss"]), "validation_loss": float(logs["val_loss"])})
+        epochs.append({"epoch": epoch + 1, "loss": float(logs["loss"]), "val_loss": float(logs["val_loss"])})
         on_epoch(epochs[-1])
 
     stop = keras.callbacks.EarlyStopping("val_loss", patience=config.patience, restore_best_weights=True)
