@@ -1,5 +1,6 @@
 """The command `funnel`. Exit codes: 0 done, 2 bad input or configuration, 3 a gate said no, 1 anything else."""
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -33,22 +34,16 @@ def run(
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Option(help="Folder for the canonical tables and the truth behind them.")],
-    users: Annotated[int | None, typer.Option(help="People in the world.")] = None,
-    impressions: Annotated[int | None, typer.Option(help="Rows of the log, about.")] = None,
-    days: Annotated[
-        int | None, typer.Option(help="Days; more days keep the earlier ones.")
-    ] = None,
+    users: Annotated[int | None, typer.Option(help="People on the first day.")] = None,
+    impressions: Annotated[int | None, typer.Option(help="Impressions a day, about.")] = None,
+    days: Annotated[int | None, typer.Option(help="Days; more days keep the earlier ones.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
 ) -> None:
     """Write the simulated world: interactions, items, users, searches, and the truth they were drawn from."""
-    from features.simulated import simulate as simulated
-    from features.simulated import write
-    from features.world import WorldConfig
+    from funnel.run import write_world
 
-    given = {"users": users, "impressions": impressions, "days": days}
-    world, log = simulated(WorldConfig(seed=seed, **{k: v for k, v in given.items() if v is not None}))
-    write(world, log, out)
-    typer.echo(f"{out}: {len(log.user_id):,} impressions")
+    rows = write_world(out, seed, users, impressions, days)
+    typer.echo(f"{out}: {rows:,} impressions")
 
 
 @app.command()
@@ -88,6 +83,21 @@ def report(out: Annotated[Path, typer.Option(help="The --out of a run.")]) -> No
     from funnel.showcase import show
 
     show(out, Console())
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="A file of benchmarks/, e.g. samples; empty: all of them.")] = "",
+) -> None:
+    """Run benchmarks of a checkout, each printing one table."""
+    folder = Path(__file__).parent.parent / "benchmarks"
+    known = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    if name and name not in known:
+        raise Refused(
+            f"There is no benchmark `{name}`; there are: {', '.join(known) or f'none, as {folder} is missing'}."
+        )
+    for path in [known[name]] if name else known.values():
+        subprocess.run([sys.executable, path], check=True)
 
 
 def main() -> None:

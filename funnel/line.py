@@ -129,9 +129,8 @@ def stale_steps(request: Request) -> list[str]:
     """The artefacts that are not up to date for a request, in order; none means that a run would do nothing."""
     store = request.store
     for number, name in enumerate(STEPS):
-        if not store.holds(_recipe(name, request, store)):
+        if not store.is_current(_recipe(name, request, store)):
             return list(STEPS)[number:]
-        store.pinned[name] = _recipe(name, request, store).version
     return []
 
 

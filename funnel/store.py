@@ -80,15 +80,19 @@ class Store:
         """Whether this very artefact has been made already."""
         return (self.root / recipe.name / recipe.version / MANIFEST).exists()
 
+    def is_current(self, recipe: Recipe) -> bool:
+        """Whether this very artefact is the one in force."""
+        return self.holds(recipe) and self._version(recipe.name) == recipe.version
+
     def make(self, recipe: Recipe, write: Callable[[Path], None]) -> Manifest:
         """The artefact of `recipe`: taken as it is where it exists, else written, described and renamed."""
         home = self.root / recipe.name
         if not self.holds(recipe):
-            partial = _fresh_folder(home, recipe.version)
-            write(partial)
-            manifest = _describe(recipe, partial)
-            (partial / MANIFEST).write_text(canonical_json(asdict(manifest), indent=1))
-            partial.rename(home / recipe.version)
+            with _fresh_folder(home, recipe.version) as partial:
+                write(partial)
+                manifest = _describe(recipe, partial)
+                (partial / MANIFEST).write_text(canonical_json(asdict(manifest), indent=1))
+                partial.rename(home / recipe.version)
         write_atomically(home / CURRENT, recipe.version.encode())
         self.pinned.pop(recipe.name, None)
         _prune(home, recipe.version)
@@ -153,13 +157,23 @@ def publish(source: Path, target: Path) -> None:
     partial.unlink(missing_ok=True)
 
 
-def _fresh_folder(home: Path, version: str) -> Path:
+@contextmanager
+def _fresh_folder(home: Path, version: str) -> Iterator[Path]:
+    """An empty folder to fill; whatever is still in it at the end is removed."""
     home.mkdir(parents=True, exist_ok=True)
-    for leftover in home.glob(".partial-*"):
-        shutil.rmtree(leftover)
+    _sweep(home)
     partial = home / f".partial-{version}"
     partial.mkdir()
-    return partial
+    try:
+        yield partial
+    finally:
+        _sweep(home)
+
+
+def _sweep(home: Path) -> None:
+    """Remove what killed processes left half written or half removed."""
+    for leftover in home.glob(".partial-*"):
+        shutil.rmtree(leftover)
 
 
 def _describe(recipe: Recipe, folder: Path) -> Manifest:
@@ -179,9 +193,9 @@ def _prune(home: Path, version: str) -> None:
     others = [path for path in home.iterdir() if path.is_dir() and path.name != version and path.name[0] != "."]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in others[KEPT_VERSIONS - 1 :]:
-        # Out of sight first: a version killed halfway through its removal would still look whole.
-        doomed = old.rename(home / f".partial-{old.name}")
-        shutil.rmtree(doomed)
+        # Out of sight first: a version whose removal is cut short must not look whole.
+        old.rename(home / f".partial-{old.name}")
+    _sweep(home)
 
 
 def _digest(content: bytes) -> str:
