@@ -5,7 +5,6 @@ counts: an instant is `part * PART + position in the user's sequence`, where par
 holdout. So "before history_end" means the same in both: an int64 comparison.
 """
 
-import itertools
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, cast
@@ -173,13 +172,16 @@ def _check(windows: Windows, last: int) -> None:
             f"{text_of(windows.start)} to {text_of(last)}; choose an instant inside it, or windows.mode = none to "
             "hold nothing out."
         )
-    edges: dict[str, int] = {"the log's first row": windows.start}
-    edges |= {f"windows.{name}": getattr(windows, name) for name in ("history_end", "labels_end")}
+    first, history, labels = "the log's first row", "windows.history_end", "windows.labels_end"
+    at = {first: windows.start, history: windows.history_end, labels: windows.labels_end}
+    pairs = [(first, history), (history, labels)]
     if windows.mode == "time":
-        edges["windows.holdout_end"] = windows.holdout_end
-    for (name, instant), (later_name, later) in itertools.pairwise(edges.items()):
-        if instant >= later:
+        # Before history_end, which where it is derived goes wrong with it.
+        at["windows.holdout_end"] = windows.holdout_end
+        pairs.insert(0, (labels, "windows.holdout_end"))
+    for name, later in pairs:
+        if at[name] >= at[later]:
             raise Refused(
-                f"{later_name} = {text_of(later)} does not lie after {name} = {text_of(instant)}; "
+                f"{later} = {text_of(at[later])} does not lie after {name} = {text_of(at[name])}; "
                 "the instants must increase inside the log."
             )

@@ -58,7 +58,7 @@ def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> Funnel
     try:
         return FunnelConfig.model_validate(values)
     except ValidationError as error:
-        raise Refused(_sentence(error)) from None
+        raise refusal_of(error) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -91,9 +91,10 @@ def _parsed(value: str) -> Any:
     return value
 
 
-def _sentence(error: ValidationError) -> str:
+def refusal_of(error: ValidationError) -> Refused:
+    """The first thing that is wrong with a configuration, as one sentence."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "configuration"
     if first["type"] == "extra_forbidden":
-        return f"Configuration: there is no `{name}`; `funnel run --help` and the README list what can be set."
-    return f"Configuration: {name} = {first['input']!r} is refused: {first['msg']}."
+        return Refused(f"Configuration: there is no `{name}`; `funnel run --help` and the README list what can be set.")
+    return Refused(f"Configuration: {name} = {first['input']!r} is refused: {first['msg']}.")

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from features.errors import Refused
+from features.simulated import simulate, write
 from features.tables import ITEM, RANK, SCORE, UNIT, USER
-from funnel.config import config_of
+from features.world import WorldConfig
+from funnel.config import config_of, refusal_of
 from funnel.line import STEPS, Outcome, Request, finish, make, publish_files
 
 CONSOLE = Console()
@@ -57,8 +60,27 @@ def _walk(request: Request) -> list[Outcome]:
             raise
     finish(request)
     if not any(outcome.made for outcome in outcomes):
-        CONSOLE.print("Same data, same configuration, same code: everything was up to date, nothing was done.")
+        CONSOLE.print(
+            "Same data, same configuration, same code: everything was up to date, nothing was done.", soft_wrap=True
+        )
     return outcomes
+
+
+def write_world(out: Path, seed: int, users: int | None, impressions: int | None, days: int | None) -> int:
+    """Simulate a world, with its defaults where None is given, and write its tables; returns the log's rows.
+
+    `impressions` is about how many rows the whole log has. Refused where there is no such world.
+    """
+    days = WorldConfig.model_fields["days"].default if days is None else days
+    daily = None if impressions is None else round(impressions / max(days, 1))
+    given = {"users": users, "impressions_a_day": daily, "days": days}
+    try:
+        config = WorldConfig(seed=seed, **{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise refusal_of(error) from None
+    world, log = simulate(config)
+    write(world, log, out)
+    return len(log.user_id)
 
 
 def print_recommendations(user: str, out: Path) -> None:
@@ -69,9 +91,7 @@ def print_recommendations(user: str, out: Path) -> None:
     lists = pq.read_table(path)
     mine = lists.filter(pc.equal(pc.cast(lists[USER], "string"), user)).sort_by(RANK)
     if not mine.num_rows:
-        raise Refused(
-            f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode none."
-        )
+        raise Refused(f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode none.")
     table = Table(RANK, ITEM, f"expected {mine[UNIT][0].as_py()}")
     for row in mine.select([RANK, ITEM, SCORE]).to_pylist():
         table.add_row(str(row[RANK]), str(row[ITEM]), f"{row[SCORE]:.2f}")

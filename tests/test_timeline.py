@@ -1,0 +1,79 @@
+"""What came before an instant, held against a loop over the events."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.profiles import pair_keys
+from features.timeline import Timeline, timeline_order
+
+EVENTS = st.lists(st.tuples(st.integers(0, 6), st.integers(-5, 12)), max_size=40)
+QUESTIONS = st.lists(st.tuples(st.integers(0, 7), st.integers(-7, 14)), min_size=1, max_size=20)
+
+
+def timeline_of(events: list[tuple[int, int]]) -> Timeline:
+    keys, instants = np.array(sorted(events), np.int64).reshape(-1, 2).T
+    return Timeline(keys, instants)
+
+
+@given(EVENTS, QUESTIONS)
+@settings(deadline=None)
+def test_before_counts_what_a_loop_counts(events: list[tuple[int, int]], questions: list[tuple[int, int]]) -> None:
+    timeline = timeline_of(events)
+    keys, instants = np.array(questions).T
+    counts = timeline.before(keys, instants) - timeline.starts(keys)
+    assert counts.tolist() == [sum(k == key and i < instant for k, i in events) for key, instant in questions]
+
+
+@given(EVENTS, QUESTIONS)
+@settings(deadline=None)
+def test_the_positions_counted_are_those_of_the_key(
+    events: list[tuple[int, int]], questions: list[tuple[int, int]]
+) -> None:
+    timeline = timeline_of(events)
+    keys, instants = np.array(questions).T
+    for key, instant, start, end in zip(
+        keys, instants, timeline.starts(keys), timeline.before(keys, instants), strict=True
+    ):
+        assert (timeline.keys[start:end] == key).all()
+        assert (timeline.instants[start:end] < instant).all()
+
+
+def test_an_event_at_the_very_instant_is_not_before_it() -> None:
+    timeline = timeline_of([(1, 10), (1, 10), (1, 11)])
+    assert timeline.before(np.array([1, 1, 1]), np.array([10, 11, 12])).tolist() == [0, 2, 3]
+
+
+def test_one_instant_serves_all_keys() -> None:
+    timeline = timeline_of([(0, 1), (2, 1), (2, 5)])
+    assert timeline.before(np.array([0, 1, 2]), 5).tolist() == [1, 1, 2]
+
+
+@given(EVENTS, EVENTS, st.integers(-5, 12))
+@settings(deadline=None)
+def test_later_events_change_no_count_before(
+    earlier: list[tuple[int, int]], later: list[tuple[int, int]], cut: int
+) -> None:
+    kept = [event for event in earlier if event[1] < cut]
+    grown = kept + [event for event in later if event[1] >= cut]
+    keys = np.arange(7)
+    for instant in (cut - 3, cut):
+        counts = [t.before(keys, instant) - t.starts(keys) for t in (timeline_of(kept), timeline_of(grown))]
+        assert counts[0].tolist() == counts[1].tolist()
+
+
+def test_keys_of_pairs_stay_inside_64_bits_in_a_log_of_many_instants() -> None:
+    """A pair's key takes 62 bits: times the number of instants it would not fit."""
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(1, 2**31, 3_000), rng.integers(1, 2**31, 3_000)
+    keys = np.sort(np.tile(pair_keys(users, items), 2))
+    instants = np.tile([0, 1_000], 3_000) + np.repeat(np.arange(3_000) % 7, 2)
+    timeline = Timeline(keys, instants)
+    asked = np.unique(keys)
+    assert (timeline.before(asked, 500) - timeline.starts(asked) == 1).all()
+    assert (timeline.before(asked, 5_000) - timeline.starts(asked) == 2).all()
+
+
+def test_events_are_sorted_by_key_then_instant_and_equal_ones_keep_their_order() -> None:
+    keys, instants = np.array([2, 1, 2, 1, 2]), np.array([5, 9, 5, 3, 1])
+    assert timeline_order(keys, instants).tolist() == [3, 1, 4, 0, 2]

@@ -1,0 +1,115 @@
+"""Ids and indexes: there and back, learnt before an instant, and nobody's 0."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features.vocabulary import Vocabulary, impressions_of, vocabulary_of
+
+Row = tuple[int, str, int]
+ROWS = st.lists(st.tuples(st.integers(1, 5), st.sampled_from("abcdef"), st.integers(0, 20)), min_size=1, max_size=30)
+
+
+def log_of(rows: list[Row]) -> ibis.Table:
+    users, items, instants = map(list, zip(*rows, strict=True))
+    start = datetime(2024, 5, 1, tzinfo=UTC)
+    columns = {
+        "user_id": users,
+        "item_id": items,
+        "timestamp": pa.array([start + timedelta(seconds=i) for i in instants], pa.timestamp("us", "UTC")),
+        "clicked": [instant % 2 == 0 for instant in instants],
+        "completed": [instant % 4 == 0 for instant in instants],
+        "device": ["phone"] * len(rows),
+        "instant": pa.array(instants, pa.int64()),
+        "row": list(range(len(rows))),
+    }
+    return ibis.memtable(pa.table(columns))
+
+
+def words(*ids: str) -> Vocabulary:
+    return Vocabulary(pa.array(ids), np.arange(len(ids), dtype=np.int64))
+
+
+@given(ROWS)
+@settings(deadline=None, max_examples=20)
+def test_ids_are_numbered_by_first_appearance_then_by_id(rows: list[Row]) -> None:
+    vocabulary = vocabulary_of(log_of(rows), "item_id")
+    first = {item: min(i for _, other, i in rows if other == item) for _, item, _ in rows}
+    expected = sorted(first, key=lambda item: (first[item], item))
+    assert vocabulary.ids.to_pylist() == expected
+    assert vocabulary.first_seen.tolist() == [first[item] for item in expected]
+
+
+@given(ROWS, ROWS, st.integers(0, 20))
+@settings(deadline=None, max_examples=20)
+def test_later_rows_only_add_indexes_behind_those_known_before(earlier: list[Row], later: list[Row], cut: int) -> None:
+    """Nothing is learnt from after an instant: the vocabulary of then is the first part of every later one."""
+    kept = [row for row in earlier if row[2] < cut] or [(1, "a", cut - 1)]
+    grown = kept + [row for row in later if row[2] >= cut]
+    for side in ("user_id", "item_id"):
+        then, now = vocabulary_of(log_of(kept), side), vocabulary_of(log_of(grown), side)
+        assert now.size_as_of(cut) == len(then)
+        assert now.ids.to_pylist()[: len(then.ids)] == then.ids.to_pylist()
+
+
+def test_what_was_first_seen_at_the_very_instant_was_not_known_before_it() -> None:
+    assert [words("a", "b", "c").size_as_of(instant) for instant in (0, 1, 2, 3)] == [1, 2, 3, 4]
+
+
+def test_an_id_becomes_an_index_and_the_same_id_again() -> None:
+    vocabulary = words("x", "y", "z")
+    indexes = vocabulary.index_of(pa.array(["z", "x", "y"]))
+    assert indexes.tolist() == [3, 1, 2]
+    assert indexes.dtype == np.int32
+    assert vocabulary.id_of(indexes).to_pylist() == ["z", "x", "y"]
+
+
+def test_the_unseen_and_the_missing_are_nobody() -> None:
+    assert words("x").index_of(pa.array(["q", None, "x"])).tolist() == [0, 0, 1]
+    numbers = Vocabulary(pa.array([7, 9]), np.zeros(2, np.int64))
+    assert numbers.index_of(pa.array([9, 8], pa.int32())).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("index", [0, -1, 4])
+def test_nobody_has_no_id_and_neither_has_what_does_not_exist(index: int) -> None:
+    """Id 0 never comes back, and a faiss -1 never becomes the last item."""
+    with pytest.raises(IndexError, match=r"1\.\.3"):
+        words("x", "y", "z").id_of(np.array([1, index]))
+
+
+def test_no_indexes_have_no_ids() -> None:
+    assert words("x").id_of(np.zeros(0, np.int32)).to_pylist() == []
+
+
+@pytest.mark.parametrize("ids", [["b", "a"], [12, 3]])
+def test_a_vocabulary_comes_back_as_it_was_saved(tmp_path: Path, ids: list[str | int]) -> None:
+    vocabulary = Vocabulary(pa.array(ids), np.array([5, 6]))
+    vocabulary.save(tmp_path / "items.parquet")
+    loaded = Vocabulary.load(tmp_path / "items.parquet")
+    assert loaded.ids.equals(vocabulary.ids)
+    assert loaded.first_seen.tolist() == [5, 6]
+    assert len(loaded) == 3
+
+
+def test_impressions_are_in_indexes_by_user_and_time_and_keep_their_context(tmp_path: Path) -> None:
+    log = log_of([(7, "b", 4), (3, "a", 9), (7, "a", 3), (3, "b", 9)])
+    sides = {}
+    for side in ("user_id", "item_id"):
+        vocabulary_of(log, side).save(tmp_path / f"{side}.parquet")
+        sides[side] = ibis.read_parquet(tmp_path / f"{side}.parquet")
+    table = impressions_of(log, sides["user_id"], sides["item_id"]).to_pyarrow()
+    columns = ["user", "item", "instant", "clicked", "completed", "timestamp", "device"]
+    assert table.column_names == columns
+    # Items: a was seen at 3, b at 4; users: 7 at 3, 3 at 9. Equal instants stay in file order.
+    assert list(zip(*(table[name].to_pylist() for name in columns[:5]), strict=True)) == [
+        (1, 1, 3, False, False),
+        (1, 2, 4, True, True),
+        (2, 1, 9, False, False),
+        (2, 2, 9, False, False),
+    ]
