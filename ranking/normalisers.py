@@ -15,14 +15,20 @@ Int32 = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Distinct quantile values of one number (ascending) and the share of rows below each: its empirical CDF."""
+    """Distinct quantile values of one number (ascending) and the share of rows below each: its empirical CDF.
+
+    Normalised by their CDF, numbers lie evenly in [0, 1] whatever their distribution (paper, section 4.1).
+    """
 
     values: Float64
     shares: Float64
 
     def normalised(self, numbers: Float64) -> Float64:
-        """The CDF by linear interpolation, in [0, 1]; unknown stays NaN (paper, section 4.1)."""
-        return np.interp(numbers, self.values, self.shares) if len(self.values) else np.zeros_like(numbers)
+        """The CDF by linear interpolation, in [0, 1]; NaN where unknown, or where no training row had a value."""
+        if not len(self.values):
+            return np.full(len(numbers), np.nan)
+        # Between fewer than two points np.interp takes NaN for the one value there is.
+        return np.where(np.isnan(numbers), np.nan, np.interp(numbers, self.values, self.shares))
 
 
 def quantiles_of(numbers: Float64, points: int) -> Quantiles:

@@ -32,8 +32,8 @@ class Opinion:
     def _moments(self, vectors: Float32) -> tuple[Float64, Float64]:
         """Mean and standard deviation of each user's scores over the catalogue, from the vectors' own moments."""
         mean, covariance = self._item_moments
-        spread = np.sqrt(np.einsum("nd,de,ne->n", vectors, covariance, vectors, optimize=True))
-        return vectors @ mean, np.maximum(spread, 1e-9)
+        variance = np.einsum("nd,de,ne->n", vectors, covariance, vectors, optimize=True)
+        return vectors @ mean, np.sqrt(np.maximum(variance, 1e-18))
 
     @cached_property
     def _item_moments(self) -> tuple[Float64, Float64]:
@@ -51,7 +51,7 @@ def rolled_columns(
     columns = {name: np.full(len(users), np.nan) for name in ("recall_score", "recall_z")}
     newest = np.searchsorted([tower.shape.as_of for tower in towers], instants, side="right") - 1
     for number, tower in enumerate(towers):
-        rows = np.flatnonzero((newest == number) & (items < tower.shape.items))
+        rows = np.flatnonzero((newest == number) & (items > 0) & (items < tower.shape.items))
         for at in range(0, len(rows), SHARD):
             shard = rows[at : at + SHARD]
             found = _columns(tower, readings, users[shard], items[shard], instants[shard])

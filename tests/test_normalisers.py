@@ -1,0 +1,110 @@
+"""Numbers by their quantiles against an empirical CDF, vocabularies of clicked rows, and their tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from ranking.features import Block
+from ranking.normalisers import normalisers_from, normalisers_of, quantiles_of
+
+NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
+
+
+@given(arrays(np.float64, st.integers(1, 60), elements=NUMBERS | st.just(float("nan"))))
+def test_normalised_numbers_lie_in_0_1_rise_with_the_number_and_keep_the_unknown(numbers):
+    out = quantiles_of(numbers, 16).normalised(numbers)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(numbers))
+    known = np.sort(numbers[~np.isnan(numbers)])
+    rising = quantiles_of(numbers, 16).normalised(known)
+    assert ((rising >= 0) & (rising <= 1)).all()
+    assert (np.diff(rising) > -1e-12).all()
+
+
+def test_the_cdf_is_numpys_percentile_turned_round():
+    rng = np.random.default_rng(0)
+    numbers = np.append(rng.exponential(3, 5_000), np.full(100, np.nan))
+    shares = np.array([0.01, 0.1, 0.25, 0.5, 0.9, 0.99])
+    at = np.nanpercentile(numbers, 100 * shares)
+    np.testing.assert_allclose(quantiles_of(numbers, 128).normalised(at), shares, atol=0.002)
+
+
+def test_a_value_that_many_rows_share_stands_at_its_middle():
+    numbers = np.array([0.0] * 60 + [1.0] * 20 + [5.0] * 20)
+    np.testing.assert_allclose(quantiles_of(numbers, 10).normalised(np.array([0.0, 1.0, 5.0])), [0.3, 0.7, 0.9])
+
+
+def test_numbers_beyond_the_training_rows_take_the_outermost_share():
+    quantiles = quantiles_of(np.arange(10.0), 10)
+    np.testing.assert_allclose(quantiles.normalised(np.array([-99.0, 99.0])), [0.05, 0.95])
+
+
+def test_in_a_constant_column_the_known_are_alike_and_the_unknown_are_flagged():
+    out = quantiles_of(np.array([3.0, 3.0, np.nan]), 8).normalised(np.array([3.0, np.nan, 2.0, 4.0]))
+    assert out[0] == 0.5
+    assert np.isnan(out).tolist() == [False, True, False, False]
+
+
+def test_a_number_never_known_in_training_is_unknown_ever_after():
+    out = quantiles_of(np.full(4, np.nan), 8).normalised(np.array([np.nan, 2.0]))
+    assert np.isnan(out).all()
+
+
+def block():
+    numbers = {"age": np.array([1.0, 2, 3, np.nan, 5, 6]), "flat": np.full(6, 2.0), "never": np.full(6, np.nan)}
+    return Block(6, numbers, {"item": np.array([7, 7, 2, 2, 9, 0], np.int32), "kind": np.zeros(6, np.int32)})
+
+
+CLICKED = np.array([True, True, True, True, True, False])
+
+
+def test_each_number_comes_with_its_powers_and_whether_it_is_unknown():
+    inputs = normalisers_of(block(), CLICKED, 8, 5).numbers(block()).reshape(6, 3, 4)
+    x = quantiles_of(block().numbers["age"], 8).normalised(np.array([1.0, 2, 3, 5, 6]))
+    np.testing.assert_allclose(inputs[[0, 1, 2, 4, 5], 0], np.stack([x, x**2, np.sqrt(x), 0 * x], axis=1), rtol=1e-6)
+    assert inputs[3, 0].tolist() == [0, 0, 0, 1]
+    assert inputs[:, 2].tolist() == [[0, 0, 0, 1]] * 6
+    assert np.isfinite(inputs).all()
+
+
+@pytest.mark.parametrize(("size", "kept"), [(5, [2, 7]), (1, [2]), (0, [])])
+def test_the_vocabulary_is_the_most_frequent_codes_of_clicked_rows_seen_at_least_twice(size, kept):
+    normalisers = normalisers_of(block(), CLICKED, 8, size)
+    assert normalisers.kept["item"].tolist() == kept
+    assert normalisers.sizes == {"item": len(kept) + 1, "kind": 1}
+
+
+def test_unclicked_rows_earn_no_embedding():
+    codes = Block(8, {}, {"item": np.array([3, 3, 3, 3, 3, 4, 4, 0], np.int32)})
+    clicked = np.array([False] * 5 + [True] * 3)
+    assert normalisers_of(codes, clicked, 8, 9).kept["item"].tolist() == [4]
+
+
+def test_codes_out_of_vocabulary_are_row_0():
+    asked = Block(
+        5, block().numbers, {"item": np.array([7, 1, 2, 0, 99], np.int32), "kind": np.arange(5, dtype=np.int32)}
+    )
+    rows = normalisers_of(block(), CLICKED, 8, 5).codes(asked)
+    assert rows["item"].tolist() == [2, 0, 1, 0, 0]
+    assert rows["kind"].tolist() == [0] * 5
+
+
+def test_the_tables_bring_the_normalisers_back(tmp_path):
+    normalisers = normalisers_of(block(), CLICKED, 8, 5)
+    for name, table in zip(("quantiles", "codes"), normalisers.tables, strict=True):
+        table.to_parquet(tmp_path / f"{name}.parquet", index=False)
+    tables = pd.read_parquet(tmp_path / "quantiles.parquet"), pd.read_parquet(tmp_path / "codes.parquet")
+    back = normalisers_from(tables, ["age", "flat", "never"], ["item", "kind"])
+    np.testing.assert_array_equal(back.numbers(block()), normalisers.numbers(block()))
+    for name, rows in normalisers.codes(block()).items():
+        np.testing.assert_array_equal(back.codes(block())[name], rows)
+    assert back.sizes == normalisers.sizes
+
+
+def test_a_block_without_columns_survives_its_tables():
+    empty = normalisers_of(Block(2, {}, {}), np.array([True, False]), 8, 5)
+    back = normalisers_from(empty.tables, [], [])
+    assert back.numbers(Block(2, {}, {})).shape == (2, 0)
+    assert back.codes(Block(2, {}, {})) == {}

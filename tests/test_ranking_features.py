@@ -1,0 +1,196 @@
+"""Every as-of column of the ranker against a loop over the log, and the audit that nothing later is in it."""
+
+import math
+
+import numpy as np
+import pytest
+
+from features.profiles import Events, Side
+from ranking.features import DAY, HOUR, PRIOR_ROWS, Block, Ledger
+
+USERS, ITEMS, ROWS = 5, 7, 150
+USER_SIDE = Side(
+    {"country": np.array([0, 1, 2, 1, 0], np.int32)}, {"country": 3}, {"age": np.array([np.nan, 20, 30, np.nan, 40])}
+)
+CHANNELS, TOPICS = np.array([0, 1, 1, 2, 2, 3, 0], np.int32), np.array([0, 1, 2, 1, 2, 1, 0], np.int32)
+PUBLISHED = np.array([np.nan, 0, 5 * HOUR, 10 * HOUR, np.nan, 2 * HOUR, 3 * DAY])
+DURATIONS = np.array([np.nan, 60, 90, np.nan, 30, 10, 5])
+ITEM_SIDE = Side(
+    {"channel_id": CHANNELS, "topics": TOPICS},
+    {"channel_id": 4, "topics": 3},
+    {"published_at": PUBLISHED, "duration_seconds": DURATIONS},
+)
+
+
+def random_log(seed=0):
+    """Impressions over three days at few distinct hours, so that rows of one instant are common.
+
+    Seconds are quarters, whose sums are exact: what must not change can be held to the last bit.
+    """
+    rng = np.random.default_rng(seed)
+    clicked = rng.random(ROWS) < 0.4
+    seconds = np.where(clicked, np.where(rng.random(ROWS) < 0.2, np.nan, rng.integers(1, 400, ROWS) / 4), 0.0)
+    users, items = rng.integers(1, USERS, ROWS).astype(np.int32), rng.integers(1, ITEMS, ROWS).astype(np.int32)
+    return Events(users, items, rng.integers(0, 36, ROWS) * 2 * HOUR, clicked, seconds)
+
+
+def ledger_of(events, timed=True):
+    return Ledger(events, USER_SIDE, ITEM_SIDE, timed)
+
+
+def columns(ledger, users, items, instants):
+    """All numbers of the three blocks, side by side."""
+    blocks = (
+        ledger.user_block(users, instants),
+        ledger.item_block(items, instants),
+        ledger.pair_block(users, items, instants),
+    )
+    return {name: values for block in blocks for name, values in block.numbers.items()}
+
+
+def counts(events, rows):
+    """Shown, clicks, clicks with known seconds, their seconds, last click of the log's rows."""
+    clicks = [r for r in rows if events.clicked[r]]
+    known = [events.seconds[r] for r in clicks if not math.isnan(events.seconds[r])]
+    return len(rows), len(clicks), len(known), sum(known), max((events.instants[r] for r in clicks), default=None)
+
+
+def rates(name, own, whole):
+    """The four rates of a tally drawn towards the whole log's."""
+    rate, mean = (whole[1] + 1) / (whole[0] + 2), (whole[3] + 1) / (whole[2] + 1)
+    rate = (own[1] + PRIOR_ROWS * rate) / (own[0] + PRIOR_ROWS)
+    mean = (own[3] + PRIOR_ROWS * mean) / (own[2] + PRIOR_ROWS)
+    values = {"shown": math.log1p(own[0]), "click_rate": rate, "seconds": mean, "yield": rate * mean}
+    return {f"{name}_{column}": value for column, value in values.items()}
+
+
+def since(name, own, instant):
+    return {f"{name}_hours_since_click": math.nan if own[4] is None else (instant - own[4]) / HOUR}
+
+
+def expected(events, user, item, instant):
+    """All columns of one exposure by looping over what came strictly before it."""
+    before = [r for r in range(ROWS) if events.instants[r] < instant]
+    whole = counts(events, before)
+
+    def of(matches):
+        return [r for r in before if matches(events.users[r], events.items[r])]
+
+    by_user, by_item = counts(events, of(lambda u, _: u == user)), counts(events, of(lambda _, i: i == item))
+    pair = counts(events, of(lambda u, i: u == user and i == item))
+    row = rates("user", by_user, whole) | since("user", by_user, instant) | rates("item", by_item, whole)
+    row |= {"hour": instant % DAY / HOUR, "weekday": instant // DAY % 7, "user_age": USER_SIDE.numbers["age"][user]}
+    for name, span in (("hour", HOUR), ("day", DAY)):
+        recent = [r for r in of(lambda _, i: i == item) if events.instants[r] >= instant - span and events.clicked[r]]
+        row[f"item_clicks_last_{name}"] = math.log1p(len(recent))
+    row["item_age_hours"] = np.maximum((instant - PUBLISHED[item]) / HOUR, 0)
+    row["item_duration_seconds"], row["item_duration_unknown"] = DURATIONS[item], float(np.isnan(DURATIONS[item]))
+    row |= rates("channel", counts(events, of(lambda _, i: CHANNELS[i] == CHANNELS[item])), whole)
+    row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]}
+    for name, side in (("user_channel", CHANNELS), ("user_topic", TOPICS)):
+        own = counts(events, of(lambda u, i, side=side: u == user and side[i] == side[item]))
+        row |= rates(name, own, whole) | since(name, own, instant)
+    return row
+
+
+@pytest.fixture(scope="module")
+def events():
+    return random_log()
+
+
+def exposures(events, n=40):
+    """Users, items and instants: half of them the log's own, the rest in between and at the ends."""
+    rng = np.random.default_rng(9)
+    asked = np.concatenate([events.instants[: n // 2], rng.integers(0, 80 * HOUR, n - n // 2 - 1), [0]])
+    return rng.integers(1, USERS, n).astype(np.int32), rng.integers(1, ITEMS, n).astype(np.int32), asked
+
+
+def test_every_column_is_what_a_loop_over_the_earlier_rows_finds(events):
+    users, items, instants = exposures(events)
+    found = columns(ledger_of(events), users, items, instants)
+    wanted = [expected(events, *row) for row in zip(users, items, instants, strict=True)]
+    assert set(found) == set(wanted[0])
+    for name, values in found.items():
+        np.testing.assert_allclose(values, [row[name] for row in wanted], rtol=1e-9, err_msg=name)
+
+
+def test_codes_are_the_side_columns_and_the_item_itself(events):
+    users, items, instants = exposures(events)
+    ledger = ledger_of(events)
+    np.testing.assert_array_equal(
+        ledger.user_block(users, instants).codes["user_country"], USER_SIDE.codes["country"][users]
+    )
+    codes = ledger.item_block(items, instants).codes
+    np.testing.assert_array_equal(codes["item"], items)
+    np.testing.assert_array_equal(codes["item_channel_id"], CHANNELS[items])
+    np.testing.assert_array_equal(codes["item_topics"], TOPICS[items])
+
+
+@pytest.mark.parametrize("edge", [10 * HOUR, 36 * HOUR, 60 * HOUR])
+def test_rows_at_or_after_an_instant_change_no_feature_of_the_rows_up_to_it(events, edge):
+    """The audit: the row's own click and seconds, and all that follows, may be anything."""
+    other, later = random_log(1), events.instants >= edge
+    changed = Events(
+        np.where(later, other.users, events.users),
+        np.where(later, other.items, events.items),
+        np.where(later, np.maximum(other.instants, edge), events.instants),
+        np.where(later, other.clicked, events.clicked),
+        np.where(later, other.seconds, events.seconds),
+    )
+    users, items, instants = (values[exposures(events)[2] <= edge] for values in exposures(events))
+    after = columns(ledger_of(changed), users, items, instants)
+    for name, values in columns(ledger_of(events), users, items, instants).items():
+        np.testing.assert_array_equal(values, after[name], err_msg=name)
+
+
+def test_the_order_in_which_rows_come_in_changes_nothing(events):
+    order = np.random.default_rng(2).permutation(ROWS)
+    shuffled = Events(*(getattr(events, name)[order] for name in ("users", "items", "instants", "clicked", "seconds")))
+    asked = exposures(events)
+    after = columns(ledger_of(shuffled), *asked)
+    for name, values in columns(ledger_of(events), *asked).items():
+        np.testing.assert_allclose(values, after[name], rtol=1e-9, err_msg=name)
+
+
+def test_training_at_many_instants_and_serving_at_one_give_equal_features(events):
+    users, items, _ = exposures(events)
+    at = 40 * HOUR
+    trained = columns(ledger_of(events), users, items, np.full(len(users), at))
+    mixed = columns(ledger_of(events), np.tile(users, 2), np.tile(items, 2), np.repeat([at, at + DAY], len(users)))
+    for name, values in columns(ledger_of(events), users, items, at).items():
+        np.testing.assert_array_equal(values, trained[name], err_msg=name)
+        np.testing.assert_array_equal(values, mixed[name][: len(users)], err_msg=name)
+
+
+def test_the_order_clock_has_no_feature_of_time_and_no_other_differs(events):
+    asked = exposures(events)
+    timed, ordered = (columns(ledger_of(events, timed), *asked) for timed in (True, False))
+    gone = set(timed) - set(ordered)
+    since_click = {f"{name}_hours_since_click" for name in ("user", "user_channel", "user_topic")}
+    assert gone == since_click | {"hour", "weekday", "item_clicks_last_hour", "item_clicks_last_day", "item_age_hours"}
+    assert set(ordered) < set(timed)
+    for name, values in ordered.items():
+        np.testing.assert_array_equal(values, timed[name], err_msg=name)
+
+
+def test_a_log_without_side_columns_has_features_all_the_same(events):
+    bare = Ledger(events, Side({}, {}, {}), Side({}, {}, {}), timed=True)
+    found = columns(bare, *exposures(events))
+    assert {"user_click_rate", "item_yield", "pair_ignored"} <= set(found)
+    assert not any("channel" in name or "topic" in name for name in found)
+
+
+def test_an_empty_log_gives_priors_and_no_recency():
+    empty = Events(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0))
+    found = columns(ledger_of(empty), np.array([1], np.int32), np.array([1], np.int32), 5 * HOUR)
+    assert found["item_click_rate"][0] == pytest.approx(0.5)
+    assert np.isnan(found["user_hours_since_click"][0])
+
+
+def test_blocks_keep_their_columns_together():
+    block = Block(3, {"x": np.array([1.0, 2, 3])}, {"c": np.array([4, 5, 6], np.int32)})
+    taken = block.with_numbers({"y": np.array([7.0, 8, 9])}).take(np.array([2, 0]))
+    assert taken.size == 2
+    assert taken.numbers["x"].tolist() == [3, 1]
+    assert taken.numbers["y"].tolist() == [9, 7]
+    assert taken.codes["c"].tolist() == [6, 4]

@@ -1,0 +1,105 @@
+"""The ordered few against scoring every candidate row by row and sorting."""
+
+import numpy as np
+import pytest
+
+from features.profiles import Events, Side
+from ranking import recommend
+from ranking.features import Ledger
+from ranking.normalisers import normalisers_of
+from ranking.recommend import Lists, recommender_of
+from ranking.rows import Exposures, blocks_of
+from ranking.scoring import BLOCKS, POWERS, Ranker, RankerShape
+
+USERS, ITEMS, AS_OF, K = 9, 30, 80, 8
+
+
+@pytest.fixture(scope="module")
+def ledger():
+    rng = np.random.default_rng(0)
+    clicked = rng.random(400) < 0.4
+    users, items = rng.integers(1, USERS, 400).astype(np.int32), rng.integers(1, ITEMS, 400).astype(np.int32)
+    events = Events(users, items, rng.integers(0, 100, 400), clicked, np.where(clicked, rng.exponential(9, 400), 0))
+    side = Side({"channel_id": rng.integers(0, 4, ITEMS).astype(np.int32)}, {"channel_id": 4}, {})
+    return Ledger(events, Side({}, {}, {"age": rng.random(USERS)}), side, timed=True)
+
+
+@pytest.fixture(scope="module")
+def lists():
+    """Different items for each user, in lists of all lengths from none to K, not always filled from the front."""
+    rng = np.random.default_rng(1)
+    users = np.array([5, 1, 8, 2, 3, 7], np.int32)
+    items = np.stack([rng.permutation(np.arange(1, ITEMS))[:K] for _ in users]).astype(np.int32)
+    items[1, 3:], items[2, :], items[3, 2] = 0, 0, 0
+    return Lists(users, items, {"recall_score": rng.normal(size=items.shape), "recall_z": rng.normal(size=items.shape)})
+
+
+def exposures_of(lists):
+    rows, columns = np.nonzero(lists.items)
+    recall = {name: values[rows, columns] for name, values in lists.recall.items()}
+    return Exposures(lists.users[rows], lists.items[rows, columns], np.full(len(rows), AS_OF), recall), rows
+
+
+@pytest.fixture(scope="module")
+def ranker(ledger, lists):
+    """Random weights over the ledger's own columns."""
+    rng, blocks = np.random.default_rng(2), blocks_of(ledger, exposures_of(lists)[0])
+    normalisers = {name: normalisers_of(block, np.ones(block.size, bool), 16, 20) for name, block in blocks.items()}
+    numbers, codes = {b: tuple(blocks[b].numbers) for b in BLOCKS}, {b: normalisers[b].sizes for b in BLOCKS}
+    shape = RankerShape(numbers=numbers, codes=codes, hidden=(7,), objective="exact", unit="seconds", seconds_cap=9)
+    weights = {f"code_{n}": rng.normal(size=(s, shape.code_dim(s))) for b in BLOCKS for n, s in codes[b].items()}
+    wide = sum(w.shape[1] for w in weights.values()) + POWERS * sum(map(len, numbers.values()))
+    weights |= {"kernel0": rng.normal(size=(wide, 7)), "bias0": rng.normal(size=7)}
+    weights |= {"kernel1": rng.normal(size=(7, 1)), "bias1": rng.normal(size=1)}
+    return Ranker(shape, normalisers, {name: w.astype(np.float32) for name, w in weights.items()})
+
+
+def by_sorting(ranker, ledger, lists):
+    """For each list its (seconds, item) best first, every candidate scored as a row of its own."""
+    exposures, rows = exposures_of(lists)
+    blocks = blocks_of(ledger, exposures)
+    seconds = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
+    return [
+        sorted(zip(seconds[rows == r], exposures.items[rows == r], strict=True), reverse=True)
+        for r in range(len(lists.users))
+    ]
+
+
+@pytest.mark.parametrize("top_k", [1, 3, K, K + 5])
+def test_recommendations_are_the_candidates_scored_one_by_one_and_sorted(ranker, ledger, lists, top_k):
+    items, seconds = recommender_of(ranker, ledger, AS_OF, ITEMS).recommend(lists, top_k)
+    assert items.shape == seconds.shape == (6, top_k)
+    for row, best in enumerate(by_sorting(ranker, ledger, lists)):
+        filled = min(len(best), top_k)
+        assert items[row].tolist() == [item for _, item in best[:filled]] + [0] * (top_k - filled)
+        np.testing.assert_allclose(seconds[row, :filled], [s for s, _ in best[:filled]], rtol=1e-4)
+        assert not seconds[row, filled:].any()
+
+
+def test_shards_of_users_do_not_change_the_lists(ranker, ledger, lists, monkeypatch):
+    recommender = recommender_of(ranker, ledger, AS_OF, ITEMS)
+    items, seconds = recommender.recommend(lists, 4)
+    monkeypatch.setattr(recommend, "USERS_A_SHARD", 4)
+    again, their_seconds = recommender.recommend(lists, 4)
+    np.testing.assert_array_equal(items, again)
+    np.testing.assert_allclose(seconds, their_seconds, rtol=1e-5)
+
+
+def test_what_happened_at_or_after_the_instant_changes_no_list(ranker, ledger, lists):
+    events = ledger.events
+    later = Events(
+        events.users, events.items, events.instants, events.clicked ^ (events.instants >= AS_OF), events.seconds
+    )
+    lists_now = recommender_of(ranker, ledger, AS_OF, ITEMS).recommend(lists, 4)
+    lists_then = recommender_of(ranker, Ledger(later, ledger.users, ledger.items, True), AS_OF, ITEMS).recommend(
+        lists, 4
+    )
+    np.testing.assert_array_equal(lists_now[0], lists_then[0])
+    np.testing.assert_allclose(lists_now[1], lists_then[1], rtol=1e-9)
+
+
+def test_no_users_get_no_lists(ranker, ledger):
+    nobody = Lists(
+        np.zeros(0, np.int32), np.zeros((0, K), np.int32), {n: np.zeros((0, K)) for n in ("recall_score", "recall_z")}
+    )
+    assert recommender_of(ranker, ledger, AS_OF, ITEMS).recommend(nobody, 4)[0].shape == (0, 4)

@@ -1,0 +1,198 @@
+"""The Keras tower: the graph that is trained is the one that numpy serves, and training moves what it should."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from recall.config import RecallConfig
+from recall.negatives import Negatives
+from recall.tower import Batch, TowerTrainer, grown_tower, new_tower
+from recall.vectors import Tower, TowerInputs, TowerShape
+
+ITEMS = 30
+CONFIG = RecallConfig(dropout=0.0, learning_rate=0.05)
+STANDSTILL = RecallConfig(dropout=0.0, learning_rate=1e-30)
+PLAIN = {"as_of": 0, "items": ITEMS, "dim": 5, "hidden": (), "recency_windows": (4,)}
+EVERYTHING = PLAIN | {
+    "hidden": (7, 6),
+    "recency_windows": (1, 3, 10),
+    "categories": {"region": 9, "country": 4},
+    "numbers": {"tenure": (0.0, 9.0), "age": (10.0, 60.0)},
+    "tokens": 8,
+    "token_bag": 5,
+    "example_age": True,
+}
+SHAPES = {
+    "watches alone, no hidden layer": PLAIN,
+    "windows whose names sort otherwise than their lengths": PLAIN | {"recency_windows": (3, 10), "hidden": (6,)},
+    "categories": PLAIN | {"categories": {"region": 9, "country": 4}},
+    "tokens": PLAIN | {"tokens": 8, "token_bag": 5},
+    "numbers and example age": PLAIN | {"numbers": {"age": (10.0, 60.0)}, "example_age": True},
+    "everything": EVERYTHING,
+}
+
+
+def random_weights(shape, seed=0):
+    """A tower whose every weight is random and not small, rows of nobody included."""
+    rng = np.random.default_rng(seed)
+    weights = new_tower(shape, rng).weights
+    return Tower(shape, {name: rng.normal(0, 0.3, w.shape).astype(np.float32) for name, w in weights.items()})
+
+
+def random_inputs(shape, n=12, seed=1):
+    """Requests of all lengths of history; the first has neither watches nor tokens."""
+    rng = np.random.default_rng(seed)
+
+    def bags(width, size):
+        lengths = np.minimum(np.arange(n), width)[:, None]
+        return np.where(np.arange(width) < lengths, rng.integers(1, max(size, 2), (n, width)), 0).astype(np.int32)
+
+    categories = {name: rng.integers(0, size, n).astype(np.int32) for name, size in shape.categories.items()}
+    numbers = rng.random((n, 3 * len(shape.numbers))).astype(np.float32)
+    tokens = bags(shape.token_bag, shape.tokens)
+    return TowerInputs(bags(shape.bag, shape.items), tokens, categories, numbers, rng.random(n).astype(np.float32))
+
+
+def by_keras(tower, inputs):
+    """The vectors of the graph that is trained, read coordinate by coordinate from its loss.
+
+    With the unit vector j as the watched item and a zero vector as the only negative the loss is log(1 + exp(-u_j)).
+    """
+    dim, nothing = tower.shape.dim, tower.shape.dim + 1
+    weights = tower.weights | {"item_out": np.eye(tower.shape.items, dim, -1, dtype=np.float32)}
+    trainer = TowerTrainer(Tower(tower.shape, weights), STANDSTILL, 0)
+    negative = Negatives(np.array([nothing], np.int32), np.zeros(1, np.float32))
+
+    def coordinate(row, j):
+        loss = trainer.fit(iter([Batch(inputs.take(slice(row, row + 1)), np.array([j + 1], np.int32), negative)]))
+        return -np.log(np.expm1(loss))
+
+    return np.array([[coordinate(row, j) for j in range(dim)] for row in range(len(inputs))])
+
+
+@pytest.mark.parametrize("fields", SHAPES.values(), ids=SHAPES.keys())
+def test_numpy_computes_the_vectors_of_the_keras_graph(fields):
+    shape = TowerShape(**fields)
+    tower, inputs = random_weights(shape), random_inputs(shape)
+    expected = by_keras(tower, inputs)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(tower.user_vectors(inputs), expected, rtol=1e-5, atol=1e-5)
+
+
+def batches(shape, steps=6, n=16, seed=3):
+    rng = np.random.default_rng(seed)
+    for step in range(steps):
+        drawn = Negatives(rng.integers(1, 20, 8).astype(np.int32), np.full(8, -1, np.float32))
+        yield Batch(random_inputs(shape, n, step), rng.integers(1, 20, n).astype(np.int32), drawn)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A tower with every kind of input before and after a few steps, and its trainer."""
+    shape = TowerShape(**EVERYTHING)
+    start = new_tower(shape, np.random.default_rng(2))
+    trainer = TowerTrainer(start, CONFIG, 4)
+    trainer.fit(batches(shape))
+    return start, trainer
+
+
+def test_a_trained_tower_is_served_as_the_graph_computes_it_also_after_reloading(trained, tmp_path):
+    _, trainer = trained
+    trainer.tower.save(tmp_path, "tower")
+    inputs = random_inputs(trainer.shape, seed=9)
+    served = Tower.load(tmp_path, "tower").user_vectors(inputs)
+    np.testing.assert_array_equal(served, trainer.tower.user_vectors(inputs))
+    np.testing.assert_allclose(served, by_keras(trainer.tower, inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_training_moves_every_table_and_every_layer(trained):
+    start, trainer = trained
+    still = [name for name, w in trainer.tower.weights.items() if np.array_equal(w, start.weights[name])]
+    assert still == []
+
+
+def test_nobody_stays_zero_through_training(trained):
+    _, trainer = trained
+    for name in ("item_in", "item_out", "tokens"):
+        assert not trainer.tower.weights[name][0].any(), name
+
+
+def test_rows_that_no_batch_named_stay_as_they_were(trained):
+    """Tables take row-wise steps: items 20.. were neither positives nor negatives."""
+    start, trainer = trained
+    np.testing.assert_array_equal(trainer.tower.item_vectors[20:], start.item_vectors[20:])
+    assert (trainer.tower.item_vectors[1:20] != start.item_vectors[1:20]).any()
+
+
+def test_a_tower_taken_from_training_does_not_move_with_later_steps(trained):
+    _, trainer = trained
+    taken = trainer.tower
+    before = {name: w.copy() for name, w in taken.weights.items()}
+    trainer.fit(batches(trainer.shape, steps=1, seed=8))
+    for name, weights in taken.weights.items():
+        np.testing.assert_array_equal(weights, before[name])
+
+
+def test_two_seeded_trainings_give_equal_weights():
+    shape = TowerShape(**EVERYTHING)
+    config = RecallConfig(dropout=0.3)
+
+    def run():
+        trainer = TowerTrainer(new_tower(shape, np.random.default_rng(2)), config, 4)
+        return trainer.fit(batches(shape, steps=3)), trainer.tower.weights
+
+    (loss, first), (again, second) = run(), run()
+    assert loss == again
+    for name, weights in first.items():
+        np.testing.assert_array_equal(weights, second[name])
+
+
+def test_the_loss_of_a_pass_is_the_mean_over_its_positives():
+    shape = TowerShape(**PLAIN)
+    tower = random_weights(shape)
+    batch = next(batches(shape, steps=1))
+    everything = Negatives(np.arange(1, ITEMS, dtype=np.int32), np.zeros(ITEMS - 1, np.float32))
+    logits = tower.user_vectors(batch.inputs) @ tower.item_vectors[1:].T
+    expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(16), batch.items - 1]
+    loss = TowerTrainer(tower, CONFIG, 0).fit(iter([Batch(batch.inputs, batch.items, everything)]))
+    assert loss == pytest.approx(expected.mean(), rel=1e-4)
+
+
+def test_a_pass_without_batches_has_no_loss_and_moves_nothing():
+    tower = random_weights(TowerShape(**PLAIN))
+    trainer = TowerTrainer(tower, CONFIG, 0)
+    assert trainer.fit(iter([])) == 0
+    np.testing.assert_array_equal(trainer.tower.item_vectors, tower.item_vectors)
+
+
+def test_a_grown_tower_keeps_every_old_row_and_layer():
+    old_shape = TowerShape(**EVERYTHING)
+    new_shape = TowerShape(**EVERYTHING | {"items": ITEMS + 6, "tokens": 11, "as_of": 5})
+    old = random_weights(old_shape)
+    grown = grown_tower(old, new_shape, np.random.default_rng(1))
+    assert grown.shape == new_shape
+    assert grown.weights["item_in"].shape == (ITEMS + 6, 5)
+    for name, weights in old.weights.items():
+        np.testing.assert_array_equal(grown.weights[name][: len(weights)], weights)
+    inputs = random_inputs(old_shape)
+    np.testing.assert_array_equal(grown.user_vectors(inputs), old.user_vectors(inputs))
+    assert grown.item_vectors[ITEMS:].all()
+
+
+def test_a_new_tower_knows_nobody_and_depends_on_its_rng_alone():
+    shape = TowerShape(**EVERYTHING)
+    first, second = (new_tower(shape, np.random.default_rng(6)) for _ in range(2))
+    for name, weights in first.weights.items():
+        np.testing.assert_array_equal(weights, second.weights[name])
+    assert not first.weights["item_in"][0].any()
+    assert not first.item_vectors[0].any()
+    assert first.weights["item_in"][1:].all()
+
+
+def test_loading_both_models_prints_nothing():
+    code = "import threading; import recall.tower, ranking.ranker; print(threading.active_count(), end='')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stderr == ""
+    assert run.stdout == "1"

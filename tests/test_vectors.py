@@ -1,0 +1,121 @@
+"""The tower without TensorFlow: user vectors against loops, and what is kept on disk."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from recall import vectors
+from recall.vectors import Tower, TowerInputs, TowerShape
+
+SHAPE = TowerShape(
+    as_of=7,
+    items=9,
+    dim=3,
+    hidden=(5,),
+    recency_windows=(3, 10),
+    categories={"country": 4, "age_group": 6},
+    numbers={"age": (10.0, 60.0)},
+    tokens=6,
+    token_bag=4,
+    example_age=True,
+)
+
+
+def random_tower(shape=SHAPE, seed=0):
+    """A tower of random weights, rows of nobody included, so that reading them by mistake shows."""
+    rng = np.random.default_rng(seed)
+    sizes = {
+        "item_in": (shape.items, shape.dim),
+        "item_out": (shape.items, shape.dim),
+        "tokens": (shape.tokens, shape.dim),
+    }
+    sizes |= {f"category_{name}": (size, shape.category_dim(name)) for name, size in shape.categories.items()}
+    wide = 3 * shape.dim + sum(map(shape.category_dim, shape.categories)) + 3 + 1
+    sizes |= {"kernel0": (wide, 5), "bias0": (5,), "kernel1": (5, shape.dim), "bias1": (shape.dim,)}
+    return Tower(shape, {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()})
+
+
+def random_inputs(n, seed=1):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 11, n)
+    watches = np.where(np.arange(10) < lengths[:, None], rng.integers(1, 9, (n, 10)), 0).astype(np.int32)
+    watches[:: max(n // 3, 1), 1] = 0
+    tokens = rng.integers(0, 6, (n, 4)).astype(np.int32)
+    categories = {
+        "country": rng.integers(0, 4, n).astype(np.int32),
+        "age_group": rng.integers(0, 6, n).astype(np.int32),
+    }
+    ages = rng.random(n).astype(np.float32)
+    return TowerInputs(watches, tokens, categories, rng.random((n, 3)).astype(np.float32), ages)
+
+
+def mean_of_somebody(table, bag):
+    rows = [table[index] for index in bag if index > 0]
+    return np.mean(rows, axis=0) if rows else np.zeros(table.shape[1])
+
+
+def vector_by_loop(tower, inputs, row):
+    """One request in plain Python: categories, windows, tokens, numbers, age; one hidden layer; a linear head."""
+    w = tower.weights
+    parts = [w[f"category_{name}"][inputs.categories[name][row]] for name in ("country", "age_group")]
+    parts += [mean_of_somebody(w["item_in"], inputs.watches[row, :window]) for window in (3, 10)]
+    parts += [mean_of_somebody(w["tokens"], inputs.tokens[row]), inputs.numbers[row], inputs.example_age[row : row + 1]]
+    hidden = np.maximum(np.concatenate(parts) @ w["kernel0"] + w["bias0"], 0)
+    return hidden @ w["kernel1"] + w["bias1"]
+
+
+def test_user_vectors_are_what_a_loop_over_requests_computes():
+    tower, inputs = random_tower(), random_inputs(20)
+    expected = [vector_by_loop(tower, inputs, row) for row in range(20)]
+    np.testing.assert_allclose(tower.user_vectors(inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_shards_do_not_change_the_vectors(monkeypatch):
+    tower, inputs = random_tower(), random_inputs(20)
+    whole = tower.user_vectors(inputs)
+    monkeypatch.setattr(vectors, "SHARD", 6)
+    np.testing.assert_allclose(tower.user_vectors(inputs), whole, rtol=1e-5, atol=1e-6)
+
+
+def test_nobody_in_a_bag_has_no_influence():
+    tower, inputs = random_tower(), random_inputs(12)
+    moved = {name: table.copy() for name, table in tower.weights.items()}
+    moved["item_in"][0] = moved["tokens"][0] = 1000
+    np.testing.assert_array_equal(Tower(SHAPE, moved).user_vectors(inputs), tower.user_vectors(inputs))
+
+
+def test_no_requests_give_no_vectors():
+    assert random_tower().user_vectors(random_inputs(0)).shape == (0, 3)
+
+
+def test_a_saved_tower_gives_equal_vectors(tmp_path):
+    tower, inputs = random_tower(), random_inputs(8)
+    tower.save(tmp_path, "tower_00")
+    reloaded = Tower.load(tmp_path, "tower_00")
+    assert reloaded.shape == tower.shape
+    assert list(reloaded.shape.categories) == list(SHAPE.categories)
+    assert sorted(reloaded.weights) == sorted(tower.weights)
+    np.testing.assert_array_equal(reloaded.user_vectors(inputs), tower.user_vectors(inputs))
+    np.testing.assert_array_equal(reloaded.item_vectors, tower.item_vectors)
+
+
+def test_equal_towers_are_saved_as_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        random_tower().save(tmp_path, name)
+    assert (tmp_path / "a.weights.h5").read_bytes() == (tmp_path / "b.weights.h5").read_bytes()
+
+
+def test_a_shape_with_an_unknown_field_is_refused():
+    with pytest.raises(ValidationError, match="layers"):
+        TowerShape.model_validate(SHAPE.model_dump() | {"layers": 3})
+
+
+def test_taking_requests_keeps_all_their_inputs_together():
+    inputs = random_inputs(6)
+    taken = inputs.take(np.array([4, 1]))
+    assert len(taken) == 2
+    np.testing.assert_array_equal(taken.watches, inputs.watches[[4, 1]])
+    np.testing.assert_array_equal(taken.tokens, inputs.tokens[[4, 1]])
+    np.testing.assert_array_equal(taken.categories["country"], inputs.categories["country"][[4, 1]])
+    np.testing.assert_array_equal(taken.numbers, inputs.numbers[[4, 1]])
+    np.testing.assert_array_equal(taken.example_age, inputs.example_age[[4, 1]])
