@@ -6,7 +6,7 @@ final lists, `funnel.*.recall` the same lists in recall's own order. A metric th
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -89,9 +89,14 @@ def report_of(work: Work) -> dict[str, Any]:
     return {"run": _description(judged)} | {name: _number(value) for name, value in sorted(metrics.items())}
 
 
+def cutoffs(at: Sequence[int], length: int) -> list[int]:
+    """At which places lists of a length are judged: those asked for that they reach, else their whole length."""
+    return [k for k in at if k <= length] or [length]
+
+
 def _recall_metrics(judged: Judged) -> Metrics:
     config, holdout = judged.work.config, judged.completed
-    ks = [k for k in config.report.at if k <= config.recall.k]
+    ks = cutoffs(config.report.at, config.recall.k)
     metrics: Metrics = {"recall.users": int((np.diff(holdout.offsets) > 0).sum())}
     for suffix, name in (("", "recall"), (".popularity", "popularity")):
         lists = judged.lists[name]
@@ -113,7 +118,7 @@ def _spread(judged: Judged, k: int, lists: Int32, suffix: str) -> Metrics:
 
 def _funnel_metrics(judged: Judged) -> Metrics:
     config, (clicks, seconds) = judged.work.config, judged.clicked
-    ks = [k for k in config.report.at if k <= min(config.ranking.top_k, config.recall.k)]
+    ks = cutoffs(config.report.at, min(config.ranking.top_k, config.recall.k))
     metrics: Metrics = {}
     for suffix, name in (("", "final"), (".recall", "recall"), (".popularity", "popularity")):
         lists = judged.lists[name]

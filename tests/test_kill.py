@@ -1,0 +1,152 @@
+"""Killed at any instant: the old artefact or the new one, and the same command again finishes with the same content."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from features.simulated import simulate, write
+from features.tables import content_digest
+from features.world import WorldConfig
+from funnel.line import PUBLISHED, STEPS
+from funnel.store import KEPT_VERSIONS, MANIFEST, Manifest, Recipe, Store, publish
+
+FUNNEL = Path(sys.executable).parent / "funnel"
+# What touches the file system and passes an audit hook before it does.
+TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.listdir", "os.scandir")
+WORLD = WorldConfig(
+    users=40, users_a_day=2, items=80, items_a_day=5, days=2, impressions_a_day=600, topics=8, favourite_topics=2
+)
+SMALL = (
+    *("recall.dim=4", "recall.hidden=[4]", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
+    *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=5"),
+)
+
+
+def recipe(value: int) -> Recipe:
+    return Recipe("lists", {"value": value}, "code", {})
+
+
+def make(root: Path, value: int) -> Manifest:
+    """One cheap artefact of two files, shown at the root as the line shows its lists."""
+
+    def write_files(folder: Path) -> None:
+        (folder / "a.txt").write_text(f"a{value}" * 100)
+        (folder / "deep").mkdir()
+        (folder / "deep" / "b.txt").write_text(f"b{value}" * 100)
+
+    store = Store(root)
+    manifest = store.make(recipe(value), write_files)
+    publish(store.path("lists") / "a.txt", root / "shown.txt")
+    return manifest
+
+
+def killed_at(touch: int, program: Callable[[], object]) -> bool:
+    """Run a program in a fork that is killed as it is about to touch the file system for the nth time."""
+    child = os.fork()
+    if not child:
+        left = touch
+
+        def hook(event: str, _: object) -> None:
+            nonlocal left
+            if event in TOUCHES:
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        program()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def whole(folder: Path) -> bool:
+    """Whether a version is what its manifest says, file by file."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    found.pop(MANIFEST)
+    digests = {name: facts["digest"] for name, facts in manifest["files"].items()}
+    return {name: content_digest(path) for name, path in found.items()} == digests
+
+
+def test_a_store_killed_at_each_of_its_touches_of_the_disk_holds_the_old_version_or_the_new(tmp_path: Path) -> None:
+    """Every point is tried: while writing, describing, renaming, pointing, removing an old version, publishing."""
+    prepared = tmp_path / "prepared"
+    for value in range(KEPT_VERSIONS):
+        make(prepared, value)
+    new = make(shutil.copytree(prepared, tmp_path / "undisturbed"), 9)
+    versions = {recipe(value).version for value in (KEPT_VERSIONS - 1, 9)}
+    shown = {f"a{value}" * 100 for value in (KEPT_VERSIONS - 1, 9)}
+    deaths = 0
+    while killed_at(deaths, lambda: make(root, 9)) if (root := _copy(prepared, tmp_path, deaths)) else False:
+        home = root / "lists"
+        assert Store(root).manifest("lists").version in versions
+        assert all(whole(path) for path in home.iterdir() if path.is_dir() and path.name[0] != ".")
+        assert (root / "shown.txt").read_text() in shown
+        assert make(root, 9) == new
+        assert (root / "shown.txt").read_text() == "a9" * 100
+        assert not list(home.glob(".partial-*"))
+        deaths += 1
+    assert deaths > 20
+
+
+def _copy(prepared: Path, place: Path, number: int) -> Path:
+    return shutil.copytree(prepared, place / f"killed-{number}")
+
+
+def started(data: Path, out: Path) -> "subprocess.Popen[bytes]":
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    command: list[str | Path] = [FUNNEL, "run", "--source", "canonical", "--data", data, "--out", out, *settings]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def kill_in(artefact: str, out: Path, process: "subprocess.Popen[bytes]", delay: float) -> None:
+    """Kill a run that many seconds after it began to write an artefact."""
+    until = time.monotonic() + 120
+    while not list((out / "artefacts" / artefact).glob("*")):
+        assert process.poll() is None, f"the run ended before it came to {artefact}"
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def contents(out: Path) -> dict[str, str]:
+    """The content hash of every artefact in force, and of the files that outsiders read."""
+    store = Store(out / "artefacts")
+    shown = [file for files in PUBLISHED.values() for file in files if file != "report.json"]
+    made = {name: store.manifest(name).content for name in STEPS}
+    return made | {file: content_digest(out / file) for file in shown}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("world")
+    write(*simulate(WORLD), place)
+    shutil.rmtree(place / "truth")
+    return place
+
+
+def test_a_run_killed_twice_and_started_again_ends_where_an_undisturbed_one_does(data: Path, tmp_path: Path) -> None:
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    undisturbed = started(data, calm)
+    delays = np.random.default_rng(5).random(2)
+    for artefact, delay in zip(("towers", "ranker"), delays, strict=True):
+        kill_in(artefact, killed, started(data, killed), float(delay))
+        folders = [path for path in killed.glob("artefacts/*/*") if path.is_dir() and path.name[0] != "."]
+        assert all(whole(folder) for folder in folders)
+    assert started(data, killed).wait() == 0
+    assert undisturbed.wait() == 0
+    assert contents(killed) == contents(calm)
+    assert not list(killed.glob("artefacts/*/.partial-*"))

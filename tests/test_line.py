@@ -1,0 +1,257 @@
+"""The whole line in one process on a very small simulated world; every invariant is recomputed from the raw files."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.errors import Refused
+from features.simulated import simulate, write
+from features.world import WorldConfig
+from funnel.line import PUBLISHED, STEPS, Outcome
+from funnel.report import cutoffs
+from funnel.run import run_line
+from funnel.store import MANIFEST
+
+WORLD = WorldConfig(
+    users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
+)
+K, TOP_K = 20, 10
+SMALL = (
+    *("recall.dim=4", "recall.hidden=[4]", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
+    *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", f"recall.k={K}", f"ranking.top_k={TOP_K}"),
+)
+PAIR = ["user_id", "item_id"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: where it read and wrote, how, and what a reader of its files sees."""
+
+    data: Path
+    out: Path
+    mode: str
+    outcomes: list[Outcome]
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.out / f"{name}.parquet")
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads((self.out / "report.json").read_text())
+        return report
+
+    @cached_property
+    def raw(self) -> pd.DataFrame:
+        """The raw log in time order, with `completed` and the part of the cut that each row belongs to."""
+        log = pd.read_parquet(self.data / "interactions.parquet").sort_values("timestamp", kind="stable")
+        length = pd.read_parquet(self.data / "items.parquet").set_index("item_id")["duration_seconds"]
+        needed = np.minimum(10, log["item_id"].map(length) / 2)
+        log = log.assign(completed=log["clicked"] & (log["watch_seconds"] >= needed))
+        return log.assign(held_out=_held_out(log, self.mode, self.report["run"]["windows"]))
+
+    @cached_property
+    def before(self) -> pd.DataFrame:
+        return self.raw[~self.raw["held_out"]]
+
+    @cached_property
+    def holdout(self) -> pd.DataFrame:
+        return self.raw[self.raw["held_out"]]
+
+    @cached_property
+    def seen(self) -> pd.DataFrame:
+        return self.before[self.before["clicked"]][PAIR].drop_duplicates()
+
+    @cached_property
+    def listed_users(self) -> set[int]:
+        return set((self.raw if self.mode == "none" else self.holdout)["user_id"])
+
+
+def test_lists_shorter_than_every_cutoff_are_judged_at_their_own_length() -> None:
+    assert cutoffs((10, 20), 15) == [10]
+    assert cutoffs((10, 20), 5) == [5]
+
+
+def _held_out(log: pd.DataFrame, mode: str, windows: dict[str, str]) -> "pd.Series[bool]":
+    if mode == "none":
+        return pd.Series(False, index=log.index)
+    if mode == "time":
+        return log["timestamp"] >= pd.Timestamp(windows["labels_end"])
+    done = log.groupby("user_id")["completed"].cumsum()
+    watches = log.groupby("user_id")["completed"].transform("sum")
+    return (done == watches) & (watches > 0)
+
+
+def started(data: Path, out: Path, mode: str, *overrides: str) -> list[Outcome]:
+    tracking = f"sqlite:///{out.parent / 'mlflow' / 'mlflow.db'}"
+    cut = [f"windows.mode={mode}", *(["windows.labels_end=2025-01-03T12:00:00Z"] if mode == "time" else [])]
+    return run_line("canonical", data, out, None, [*SMALL, *cut, *overrides], tracking)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("world")
+    write(*simulate(WORLD), place)
+    shutil.rmtree(place / "truth")
+    return place
+
+
+@pytest.fixture(scope="module", params=["time", "last", "none"])
+def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.getbasetemp() / "runs" / request.param
+    return Run(data, out, request.param, started(data, out, request.param))
+
+
+def manifests(run: Run) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in STEPS:
+        folder = run.out / "artefacts" / name
+        found[name] = json.loads((folder / (folder / "current").read_text() / MANIFEST).read_text())
+    return found
+
+
+def snapshot(out: Path) -> dict[str, tuple[int, int]]:
+    """Every file but MLflow's and the lock: when it was last written, and which file it is."""
+    files = [path for path in out.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+
+
+def test_every_artefact_of_the_line_is_made_and_every_file_described(run: Run) -> None:
+    assert [outcome.name for outcome in run.outcomes] == list(STEPS)
+    assert all(outcome.made for outcome in run.outcomes)
+    for name, manifest in manifests(run).items():
+        folder = run.out / "artefacts" / name / manifest["version"]
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        assert files == set(manifest["files"]) | {MANIFEST}
+        assert set(manifest["parents"]) == set(STEPS[name].parents) or name == "interactions"
+    assert all((run.out / file).is_file() for files in PUBLISHED.values() for file in files)
+
+
+def test_nothing_is_pickled(run: Run) -> None:
+    """A pickle of protocol 2 and up starts with 0x80, an array of objects says so in its header."""
+    for path in (path for path in run.out.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            start = file.read(256)
+        assert not (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"), path
+        assert not (start.startswith(b"\x93NUMPY") and b"|O" in start), path
+        assert path.suffix not in (".pkl", ".pickle", ".joblib"), path
+
+
+def test_the_log_is_sorted_by_user_and_time_and_every_row_is_in_one_part(run: Run) -> None:
+    folder = run.out / "artefacts" / "impressions" / manifests(run)["impressions"]["version"]
+    log = pd.read_parquet(folder / "impressions.parquet")
+    assert len(log) == len(run.raw)
+    assert log[["user", "instant"]].apply(tuple, axis=1).is_monotonic_increasing
+    assert log.groupby("user")["timestamp"].apply(lambda times: times.is_monotonic_increasing).all()
+    assert (log[["user", "item"]] > 0).all(axis=None)
+
+
+def test_lists_are_for_the_users_they_should_be_for_and_ranked_from_1(run: Run) -> None:
+    for name in ("candidates", "recommendations"):
+        lists = run.table(name)
+        assert set(lists["user_id"]) == run.listed_users
+        assert not lists.duplicated(PAIR).any()
+        assert (lists["rank"] == lists.groupby("user_id").cumcount() + 1).all()
+        assert lists.groupby("user_id")["score"].apply(lambda scores: scores.is_monotonic_decreasing).all()
+        assert np.isfinite(lists["score"]).all()
+
+
+def test_nothing_seen_and_nothing_unknown_is_in_a_list(run: Run) -> None:
+    lists = run.table("candidates")
+    assert lists.merge(run.seen, on=PAIR).empty
+    assert set(lists["item_id"]) <= _catalogue(run)
+
+
+def _catalogue(run: Run) -> set[int]:
+    """Items shown before the holdout; on the order clock, before anybody's holdout position."""
+    return set(run.before["item_id"])
+
+
+def test_lists_are_short_only_where_the_catalogue_of_unseen_items_runs_out(run: Run) -> None:
+    unseen = len(_catalogue(run)) - run.seen.groupby("user_id").size()
+    for name, most in (("candidates", K), ("recommendations", TOP_K)):
+        lengths = run.table(name).groupby("user_id").size()
+        expected = unseen.reindex(lengths.index, fill_value=len(_catalogue(run))).clip(upper=most)
+        assert lengths.tolist() == expected.tolist()
+
+
+def test_recommendations_are_candidates_in_the_rankers_order(run: Run) -> None:
+    candidates, chosen = run.table("candidates"), run.table("recommendations")
+    assert len(chosen.merge(candidates, on=PAIR)) == len(chosen)
+    assert set(candidates.columns) <= set(chosen.columns)
+    assert (chosen["score"] >= 0).all()
+    assert set(chosen["unit"]) == {"seconds"}
+
+
+def test_every_impression_of_the_holdout_is_scored_once(run: Run) -> None:
+    scored, keys = run.table("scored"), [*PAIR, "timestamp"]
+    assert list(scored.columns) == [*keys, "expected_seconds"]
+    assert np.isfinite(scored["expected_seconds"]).all()
+    assert (scored["expected_seconds"] >= 0).all()
+    rows = [sorted(map(tuple, frame[keys].to_numpy().tolist())) for frame in (scored, run.holdout)]
+    assert rows[0] == rows[1]
+
+
+def test_ranking_rows_are_the_impressions_before_the_holdout_in_their_order(run: Run) -> None:
+    folder = run.out / "artefacts" / "ranking_rows" / manifests(run)["ranking_rows"]["version"]
+    rows = pd.read_parquet(folder / "ranking_rows.parquet", columns=["clicked", "seconds", "weight"])
+    first = run.raw.groupby("user_id")["timestamp"].transform("min")
+    if run.mode != "last":
+        order = run.before.assign(first=first).sort_values(["first", "user_id", "timestamp"], kind="stable")
+        assert rows["clicked"].tolist() == order["clicked"].tolist()
+        np.testing.assert_allclose(rows["seconds"], np.where(order["clicked"], order["watch_seconds"], 0))
+    assert len(rows) == len(run.before)
+    assert (rows.loc[~rows["clicked"], "seconds"] == 0).all()
+
+
+def test_the_reports_hit_rate_and_seconds_share_can_be_recomputed_from_the_files(run: Run) -> None:
+    if run.mode == "none":
+        assert not [name for name in run.report if name.startswith("recall.hr")]
+        return
+    done = run.holdout[run.holdout["completed"]][PAIR].drop_duplicates()
+    clicks = run.holdout[run.holdout["clicked"]]
+    for name, key in (("candidates", "recall.hr@10"), ("recommendations", "funnel.hr@10")):
+        top = run.table(name).query("rank <= 10")
+        hit = set(done.merge(top, on=PAIR)["user_id"])
+        assert run.report[key] == pytest.approx(len(hit) / done["user_id"].nunique())
+    listed = clicks.merge(run.table("recommendations").query("rank <= 10")[PAIR], on=PAIR)["watch_seconds"].sum()
+    share = run.report["funnel.watch_seconds_share@10"]
+    assert share == pytest.approx(listed / clicks["watch_seconds"].sum())
+    assert 0 < share < 1
+
+
+def test_the_same_again_does_nothing_and_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    artefacts = snapshot(run.out)
+    outcomes = started(run.data, run.out, run.mode)
+    assert not any(outcome.made for outcome in outcomes)
+    assert {o.name: o.content for o in outcomes} == {o.name: o.content for o in run.outcomes}
+    assert "everything was up to date, nothing was done" in capsys.readouterr().out
+    written = {path for path, facts in snapshot(run.out).items() if artefacts.get(path) != facts}
+    assert {Path(path).name for path in written} <= {"current"}
+
+
+def _spoilt(log: pd.DataFrame) -> pd.DataFrame:
+    return log.assign(watch_seconds=-1.0)
+
+
+@pytest.mark.parametrize("spoil", [_spoilt, lambda log: log.drop(columns="timestamp")], ids=["value", "column"])
+def test_a_refused_run_touches_nothing(run: Run, tmp_path: Path, spoil: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    spoil(pd.read_parquet(run.data / "interactions.parquet")).to_parquet(tmp_path / "interactions.parquet")
+    before = snapshot(run.out)
+    with pytest.raises(Refused):
+        started(tmp_path, run.out, run.mode)
+    assert snapshot(run.out) == before
+
+
+def test_a_cut_outside_the_log_is_refused_and_touches_nothing(run: Run) -> None:
+    before = {path: facts for path, facts in snapshot(run.out).items() if not path.endswith("current")}
+    with pytest.raises(Refused, match=r"windows\.labels_end"):
+        started(run.data, run.out, run.mode, "windows.labels_end=1999-01-01T00:00:00Z")
+    assert {path: facts for path, facts in snapshot(run.out).items() if not path.endswith("current")} == before

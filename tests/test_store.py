@@ -1,0 +1,183 @@
+"""The store: an artefact that exists is up to date, and readers see the old version or the new one."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from features.errors import Refused
+from funnel import store as store_module
+from funnel.store import (
+    KEPT_VERSIONS,
+    MANIFEST,
+    Recipe,
+    Store,
+    canonical_json,
+    code_digest,
+    publish,
+    write_atomically,
+)
+
+
+def recipe(value: int = 1, name: str = "lists", code: str = "c", **parents: str) -> Recipe:
+    return Recipe(name, {"value": value}, code, parents)
+
+
+def writer(text: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "a.txt").write_text(text)
+        pq.write_table(pa.table({"x": [1, 2]}), folder / "b.parquet")
+
+    return write
+
+
+def refusing(folder: Path) -> None:
+    (folder / "half.txt").write_text("half")
+    raise Refused("the input is wrong")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "artefacts")
+
+
+def test_an_artefact_is_described_by_a_hash_and_size_and_shape_of_each_file(store: Store) -> None:
+    manifest = store.make(recipe(parents="p"), writer("hello"))
+    assert set(manifest.files) == {"deep/a.txt", "b.parquet"}
+    assert manifest.files["deep/a.txt"]["bytes"] == 5
+    assert (manifest.files["b.parquet"]["rows"], manifest.files["b.parquet"]["columns"]) == (2, {"x": "int64"})
+    assert (manifest.config, manifest.code, manifest.parents) == ({"value": 1}, "c", {"parents": "p"})
+    assert store.manifest("lists") == manifest
+    assert (store.path("lists") / "deep" / "a.txt").read_text() == "hello"
+
+
+def test_what_exists_is_not_made_again(store: Store) -> None:
+    first = store.make(recipe(), writer("once"))
+    assert store.holds(recipe())
+    assert store.make(recipe(), refusing) == first
+
+
+@pytest.mark.parametrize(
+    "other", [recipe(2), recipe(name="rows"), recipe(code="d"), recipe(parent="x")], ids=["config", "name", "code", "p"]
+)
+def test_whatever_determines_an_artefact_makes_another_version(store: Store, other: Recipe) -> None:
+    store.make(recipe(), writer("one"))
+    assert not store.holds(other)
+    assert other.version != recipe().version
+
+
+def test_equal_content_has_equal_hashes_whatever_it_was_made_of(store: Store) -> None:
+    contents = [store.make(recipe(value), writer(text)).content for value, text in ((1, "a"), (2, "a"), (3, "b"))]
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_a_refused_step_leaves_the_old_version_in_force_and_the_retry_finishes(store: Store) -> None:
+    old = store.make(recipe(1), writer("old"))
+    with pytest.raises(Refused, match="the input is wrong"):
+        store.make(recipe(2), refusing)
+    assert store.manifest("lists") == old
+    assert not store.holds(recipe(2))
+    store.make(recipe(2), writer("new"))
+    assert sorted(path.name for path in store.path("lists").iterdir()) == ["b.parquet", "deep", MANIFEST]
+
+
+def test_a_refused_step_leaves_nothing_behind(store: Store) -> None:
+    with pytest.raises(Refused):
+        store.make(recipe(), refusing)
+    assert list((store.root / "lists").iterdir()) == []
+
+
+def test_what_was_never_made_is_refused_with_what_to_do(store: Store) -> None:
+    with pytest.raises(Refused, match="no artefact `lists`; run the steps before it first"):
+        store.path("lists")
+    with pytest.raises(Refused, match="no artefact `lists` of version nix"):
+        Store(store.root, {"lists": "nix"}).manifest("lists")
+
+
+def test_a_pinned_version_is_read_until_the_artefact_is_made_anew(store: Store) -> None:
+    old, new = store.make(recipe(1), writer("old")), store.make(recipe(2), writer("new"))
+    pinned = Store(store.root, {"lists": old.version})
+    assert (pinned.manifest("lists"), store.manifest("lists")) == (old, new)
+    pinned.make(recipe(3), writer("newer"))
+    assert pinned.manifest("lists").config == {"value": 3}
+
+
+def test_the_newest_few_versions_are_kept_and_the_one_in_force_always(store: Store) -> None:
+    for value in range(6):
+        store.make(recipe(value), writer(str(value)))
+    assert len([path for path in (store.root / "lists").iterdir() if path.is_dir()]) == KEPT_VERSIONS
+    assert [value for value in range(6) if store.holds(recipe(value))] == [3, 4, 5]
+    oldest = store.make(recipe(3), refusing)
+    assert store.manifest("lists") == oldest
+    assert store.versions() == {"lists": recipe(3).version}
+
+
+def test_only_the_version_in_force_is_current(store: Store) -> None:
+    for value in (1, 2):
+        store.make(recipe(value), writer(str(value)))
+    assert [store.is_current(recipe(value)) for value in (1, 2, 3)] == [False, True, False]
+
+
+def test_one_run_holds_the_store_at_a_time(store: Store) -> None:
+    with store.locked(), pytest.raises(Refused, match="another run is writing here"), Store(store.root).locked():
+        pass
+    with store.locked():
+        pass
+
+
+def test_a_killed_holder_lets_go(store: Store) -> None:
+    store.root.mkdir(parents=True)
+    program = (
+        "import sys, time, pathlib; from funnel.store import Store\n"
+        "with Store(pathlib.Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program, str(store.root)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    with holder.stdout as said:
+        assert said.readline() == "held\n"
+        with pytest.raises(Refused), store.locked():
+            pass
+        holder.kill()
+        holder.wait()
+    with store.locked():
+        pass
+
+
+def test_a_file_is_replaced_whole_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "current").write_text("old and long")
+    write_atomically(tmp_path / "current", b"new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("current", "new")]
+
+
+def test_a_file_is_published_again_and_again(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        source = tmp_path / text
+        source.write_text(text)
+        for _ in range(2):
+            publish(source, tmp_path / "shown.txt")
+            assert (tmp_path / "shown.txt").read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "shown.txt", "two"]
+
+
+def test_equal_values_are_equal_text() -> None:
+    assert canonical_json({"b": 1, "a": (1, 2)}) == canonical_json({"a": [1, 2], "b": 1})
+    assert json.loads(canonical_json({"at": Path("x")})) == {"at": "x"}
+
+
+def test_the_codes_digest_reads_the_sources_of_all_four_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "__file__", str(tmp_path / "funnel" / "store.py"))
+    seen = {code_digest.__wrapped__()}
+    for package in ("features", "recall", "ranking", "funnel"):
+        (tmp_path / package / "deep").mkdir(parents=True)
+        for text in ("a", "b"):
+            (tmp_path / package / "deep" / "file.py").write_text(text)
+            seen.add(code_digest.__wrapped__())
+    assert len(seen) == 9
