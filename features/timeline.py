@@ -30,6 +30,12 @@ class Timeline:
         """Flat position of each key's first event, or where it would stand: [m] -> [m]."""
         return np.searchsorted(self.keys, np.asarray(keys, np.int64), side="left")
 
+    def knows(self, keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Whether a key has any event, at whatever instant: [m] -> [m]."""
+        places = np.searchsorted(self._known, np.asarray(keys, np.int64), side="left")
+        known: npt.NDArray[np.bool_] = np.append(self._known, -1)[places] == keys
+        return known
+
     @cached_property
     def _clock(self) -> Int64:
         return _without_repeats(np.sort(self.instants))

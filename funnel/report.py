@@ -39,13 +39,21 @@ class Judged:
         return saved_candidates(self.work.inputs["candidates"]).users
 
     @cached_property
-    def lists(self) -> dict[str, Int32]:
-        """Final lists, candidates and popularity's, [users, k] each."""
-        folder = self.work.inputs["recommendations"]
+    def final(self) -> Int32:
+        """Items of the final lists, [users, top_k]."""
+        items: Int32 = np.load(self.work.inputs["recommendations"] / "items.npy")
+        return items
+
+    @cached_property
+    def candidates(self) -> Int32:
+        """Items of recall's lists in recall's order, [users, k]."""
+        return saved_candidates(self.work.inputs["candidates"]).items
+
+    @cached_property
+    def popular(self) -> Int32:
+        """Items of popularity's lists, [users, k]."""
         k = self.work.config.recall.k
-        popular = popular_lists(self.counts, self.users, self._seen, self.work.windows.labels_end, k).items
-        candidates = saved_candidates(self.work.inputs["candidates"]).items
-        return {"final": np.load(folder / "items.npy"), "recall": candidates, "popularity": popular}
+        return popular_lists(self.counts, self.users, self._seen, self.work.windows.labels_end, k).items
 
     @cached_property
     def counts(self) -> Float64:
@@ -98,8 +106,7 @@ def _recall_metrics(judged: Judged) -> Metrics:
     config, holdout = judged.work.config, judged.completed
     ks = cutoffs(config.report.at, config.recall.k)
     metrics: Metrics = {"recall.users": int((np.diff(holdout.offsets) > 0).sum())}
-    for suffix, name in (("", "recall"), (".popularity", "popularity")):
-        lists = judged.lists[name]
+    for suffix, lists in (("", judged.candidates), (".popularity", judged.popular)):
         metrics |= {f"recall.{m}{suffix}": _mean(v) for m, v in recall.accuracy(ks, lists, holdout).items()}
         for k in ks:
             metrics |= _spread(judged, k, lists, suffix)
@@ -120,13 +127,12 @@ def _funnel_metrics(judged: Judged) -> Metrics:
     config, (clicks, seconds) = judged.work.config, judged.clicked
     ks = cutoffs(config.report.at, min(config.ranking.top_k, config.recall.k))
     metrics: Metrics = {}
-    for suffix, name in (("", "final"), (".recall", "recall"), (".popularity", "popularity")):
-        lists = judged.lists[name]
+    for suffix, lists in (("", judged.final), (".recall", judged.candidates), (".popularity", judged.popular)):
         metrics |= {f"funnel.watch_seconds_share@{k}{suffix}": _share(k, lists, clicks, seconds) for k in ks}
         metrics |= {f"funnel.{m}{suffix}": _mean(v) for m, v in recall.accuracy(ks, lists, judged.completed).items()}
     return metrics | {
         f"funnel.watch_seconds_share@{config.recall.k}.recall": _share(
-            config.recall.k, judged.lists["recall"], clicks, seconds
+            config.recall.k, judged.candidates, clicks, seconds
         )
     }
 
@@ -170,11 +176,9 @@ def _order_metrics(rows: Impressions, seconds: Float64, predicted: Float64) -> M
 
 def _list_metrics(judged: Judged) -> Metrics:
     """How many lists there are and how many are short, because the catalogue of unseen items ran out."""
-    lists = judged.lists
-    metrics: Metrics = {"funnel.users": len(judged.users)}
-    for name, key in (("recall", "recall.short_lists"), ("final", "funnel.short_lists")):
-        metrics[key] = int((lists[name][:, -1] == 0).sum()) if len(judged.users) else 0
-    return metrics
+    short = {"recall.short_lists": judged.candidates, "funnel.short_lists": judged.final}
+    counts = {name: int((lists[:, -1] == 0).sum()) for name, lists in short.items()}
+    return {"funnel.users": len(judged.users), **counts}
 
 
 def _simulated_metrics(judged: Judged) -> Metrics:
@@ -182,7 +186,8 @@ def _simulated_metrics(judged: Judged) -> Metrics:
     from funnel.oracle import oracle_shares
 
     work = judged.work
-    ids = {name: _raw(judged, lists) for name, lists in judged.lists.items()}
+    lists = {"final": judged.final, "recall": judged.candidates, "popularity": judged.popular}
+    ids = {name: _raw(judged, items) for name, items in lists.items()}
     users = work.ids.users.id_of(judged.users).to_numpy()
     shares = oracle_shares(work.data, users, ids, work.windows.labels_end, work.config.seed)
     return {f"funnel.oracle_share@{k}": share for k, share in shares.items()}
@@ -213,7 +218,7 @@ def _description(judged: Judged) -> dict[str, Any]:
 def draw(work: Work) -> None:
     """Pictures beside the report: popularity of the candidates, and expected against true seconds by bucket."""
     judged = Judged(work)
-    candidates = judged.lists["recall"]
+    candidates = judged.candidates
     candidate_popularity(judged.counts[candidates[candidates > 0]], judged.counts[1:], work.out / "popularity.png")
     if work.windows.mode != "none" and logs_impressions(work):
         seconds_by_bucket(_expected_seconds(work), watched(work, judged.impressions), work.out / "seconds.png")

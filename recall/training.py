@@ -21,7 +21,7 @@ Int64 = npt.NDArray[np.int64]
 Epochs = list[dict[str, Any]]
 
 JUDGED_AT, JUDGED_WATCHES = 50, 5_000
-STEPS_AN_EPOCH, SMALLEST_BATCH = 50, 32
+STEPS_AN_EPOCH, SMALLEST_BATCH = 250, 32
 
 
 @dataclass(frozen=True)
