@@ -50,16 +50,23 @@ class TowerTrainer:
     def __init__(self, tower: Tower, config: RecallConfig, seed: int) -> None:
         keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
-        self.shape = tower.shape
+        self._rate = config.learning_rate
         self._graph = _Graph(tower.shape, config.dropout, seed)
-        self._graph.assign(tower.weights)
-        names = ("item_in", "item_out", "tokens")
-        self._tables = {
-            name: RowAdam(tower.weights[name], config.learning_rate) for name in names if name in tower.weights
-        }
         self._optimizer = keras.optimizers.Adam(config.learning_rate)
         self._optimizer.build(self._graph.variables)
+        self._untouched = [variable.numpy() for variable in self._optimizer.variables]
         self._step = tf.function(self._gradients, reduce_retracing=True)
+        self.start(tower)
+
+    def start(self, tower: Tower) -> None:
+        """Train this tower from here on, the optimisers as new. Its layers are those the trainer was made for."""
+        # The compiled step is kept: to compile it again costs as much as thousands of steps.
+        self.shape = tower.shape
+        self._graph.assign(tower.weights)
+        for variable, value in zip(self._optimizer.variables, self._untouched, strict=True):
+            variable.assign(value)
+        tables = {name: tower.weights[name] for name in TABLES if name in tower.weights}
+        self._tables = {name: RowAdam(values, self._rate) for name, values in tables.items()}
 
     def fit(self, batches: Iterator[Batch]) -> float:
         """One pass over batches; the mean loss of a positive (softmax cross-entropy, nats)."""

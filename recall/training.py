@@ -58,17 +58,20 @@ def edges_of(windows: Windows, blocks: int) -> list[int]:
 def roll(course: Course) -> tuple[list[Tower], Epochs]:
     """The towers as of each edge, oldest first, and one row of loss and validation for each epoch.
 
-    An epoch is at most `epoch_examples` random watches. The number of warm-up epochs is chosen on the watches between the first two edges. Time clock: each block then
-    refreshes the tower (warm start, vocabulary grown). Order clock: the tower is fitted again on all but the holdout.
+    An epoch is at most `epoch_examples` random watches; the number of warm-up epochs is chosen on the watches between
+    the first two edges. Time clock: each block then refreshes the tower (warm start, vocabulary grown). Order clock:
+    the tower is fitted again on all but the holdout.
     """
     edges = edges_of(course.windows, course.config.blocks)
-    first = _warm_up(course, edges[0], edges[1])
+    untrained = new_tower(_shape(course, edges[0]), np.random.default_rng([course.seed, 0, 0]))
+    trainer = TowerTrainer(untrained, course.config, course.seed)
+    first = _warm_up(course, trainer, edges[1])
     towers, epochs = [first.tower], first.epochs
     for number, (since, as_of) in enumerate(itertools.pairwise(edges), start=1):
         if course.windows.clock == "order":
-            fitted = _fit_again(course, as_of, first.best)
+            fitted = _fit_again(course, trainer, as_of, first.best)
         else:
-            fitted = _refresh(course, towers[-1], since, as_of, number)
+            fitted = _refresh(course, trainer, since, as_of, number)
         towers.append(fitted.tower)
         epochs += fitted.epochs
     return towers, epochs
@@ -81,49 +84,45 @@ class _Fitted:
     best: int
 
 
-def _warm_up(course: Course, as_of: int, judged_until: int) -> _Fitted:
+def _warm_up(course: Course, trainer: TowerTrainer, judged_until: int) -> _Fitted:
     """Train until the hit rate on the watches that follow stops rising; keep the best epoch's weights."""
-    rng = np.random.default_rng([course.seed, 0])
-    trainer = _trainer(course, new_tower(_shape(course, as_of), rng), 0)
+    as_of, rng = trainer.shape.as_of, np.random.default_rng([course.seed, 0])
     # Randomness of their own: how many watches follow must not reach the training through the stream it draws from.
     judged = _judged(course, as_of, judged_until, np.random.default_rng([course.seed, 0, 1]))
     epochs: Epochs = []
     best, best_rate, tower = 0, -1.0, trainer.tower
     for epoch in range(1, course.config.epochs + 1):
         row = _epoch(course, trainer, _positions(course, as_of), rng) | {"tower": 0, "epoch": epoch}
-        row[f"hit_rate@{JUDGED_AT}"] = rate = _hit_rate(course, trainer.tower, judged)
+        trained = trainer.tower
+        row[f"hit_rate@{JUDGED_AT}"] = rate = _hit_rate(course, trained, judged)
         epochs.append(row)
         course.on_epoch(row)
         if rate > best_rate:
-            best, best_rate, tower = epoch, rate, trainer.tower
+            best, best_rate, tower = epoch, rate, trained
         elif epoch - best >= course.config.patience:
             break
+    trainer.start(tower)
     return _Fitted(tower, epochs, best)
 
 
-def _fit_again(course: Course, as_of: int, passes: int) -> _Fitted:
-    rng = np.random.default_rng([course.seed, 1])
-    return _passes(course, new_tower(_shape(course, as_of), rng), _positions(course, as_of), passes, 1)
+def _fit_again(course: Course, trainer: TowerTrainer, as_of: int, passes: int) -> _Fitted:
+    trainer.start(new_tower(_shape(course, as_of), np.random.default_rng([course.seed, 1])))
+    return _passes(course, trainer, _positions(course, as_of), passes, 1)
 
 
-def _refresh(course: Course, tower: Tower, since: int, as_of: int, number: int) -> _Fitted:
+def _refresh(course: Course, trainer: TowerTrainer, since: int, as_of: int, number: int) -> _Fitted:
     rng = np.random.default_rng([course.seed, number])
-    grown = grown_tower(tower, _shape(course, as_of), rng)
-    return _passes(course, grown, _positions(course, as_of, since), course.config.refresh_epochs, number)
+    trainer.start(grown_tower(trainer.tower, _shape(course, as_of), rng))
+    return _passes(course, trainer, _positions(course, as_of, since), course.config.refresh_epochs, number)
 
 
-def _passes(course: Course, tower: Tower, positions: Int64, passes: int, number: int) -> _Fitted:
+def _passes(course: Course, trainer: TowerTrainer, positions: Int64, passes: int, number: int) -> _Fitted:
     rng = np.random.default_rng([course.seed, number, 1])
-    trainer = _trainer(course, tower, number)
     epochs: Epochs = []
     for epoch in range(1, passes + 1):
         epochs.append(_epoch(course, trainer, positions, rng) | {"tower": number, "epoch": epoch})
         course.on_epoch(epochs[-1])
     return _Fitted(trainer.tower, epochs, passes)
-
-
-def _trainer(course: Course, tower: Tower, number: int) -> TowerTrainer:
-    return TowerTrainer(tower, course.config, course.seed + number)
 
 
 def _shape(course: Course, as_of: int) -> TowerShape:

@@ -27,6 +27,7 @@ QUICK = RecallConfig(
     history=5,
     dropout=0.1,
     epochs=2,
+    refresh_epochs=1,
     blocks=2,
     negatives=16,
     learning_rate=0.02,
