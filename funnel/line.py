@@ -85,6 +85,9 @@ STEPS: dict[str, Step] = {
     ),
 }
 
+# What MLflow keeps a copy of: descriptions, pictures, trained weights; the tables stay in the store.
+LOGGED_FILES, LARGEST_LOGGED = ("*.json", "*.png", "*.h5"), 20_000_000
+
 PUBLISHED = {
     "candidates": ("candidates.parquet",),
     "recommendations": ("recommendations.parquet", "scored.parquet"),
@@ -191,8 +194,8 @@ def _log(name: str, request: Request, manifest: Manifest, seconds: float) -> Non
     tracker.log_dict(stage, asdict(manifest), f"manifests/{name}.json")
     tracker.log_params(stage, _flat(request.config.sections(STEPS[name].sections)))
     tracker.log_metrics(stage, {f"{name}.seconds": seconds})
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*.png")]):
-        if path.name != "manifest.json":
+    for path in sorted(path for pattern in LOGGED_FILES for path in folder.glob(pattern)):
+        if path.name != "manifest.json" and path.stat().st_size <= LARGEST_LOGGED:
             tracker.log_file(stage, path, name)
     if (folder / "epochs.json").exists():
         tracker.log_epochs(stage, name, json.loads((folder / "epochs.json").read_text()))
