@@ -1,15 +1,17 @@
-"""The composed stack: no engine here to start it, so what can go wrong in the files is asserted one by one."""
+"""The composed stack, read: its schema, and one by one what can go wrong in the files."""
 
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+Composed = Callable[[Mapping[str, str]], dict[str, Any]]
 ROOT = Path(__file__).parent.parent
 GOOD_SECRETS = {
     "POSTGRES_PASSWORD": "p" * 24,
@@ -45,14 +47,24 @@ def airflow(services: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: service for name, service in services.items() if name.startswith("airflow-")}
 
 
-def substituted(text: str, values: dict[str, str]) -> str:
-    """What Compose makes of `${NAME:?..}`, `${NAME:-default}` and `$$`; KeyError on a required one that is missing."""
+def fits_the_specification(stack: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
+    file = folder / "docker-compose.yml"
+    file.write_text(yaml.safe_dump(stack))
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    return subprocess.run(command, capture_output=True, text=True)
 
-    def value(match: re.Match[str]) -> str:
-        name, default = match["name"], match["default"]
-        return "$" if not name else values[name] if default is None else values.get(name, default)
 
-    return re.sub(r"\$(?:\$|\{(?P<name>\w+)(?::\?[^}]*|:-(?P<default>[^}]*))\})", value, text)
+def test_the_file_fits_the_compose_specification(composed: Composed, tmp_path: Path) -> None:
+    answer = fits_the_specification(composed(GOOD_SECRETS), tmp_path)
+    assert answer.returncode == 0, answer.stdout
+
+
+def test_a_misspelt_key_does_not_fit_the_compose_specification(composed: Composed, tmp_path: Path) -> None:
+    stack = composed(GOOD_SECRETS)
+    stack["services"]["mlflow"]["depend_on"] = stack["services"]["mlflow"].pop("depends_on")
+    answer = fits_the_specification(stack, tmp_path)
+    assert answer.returncode == 1
+    assert "depend_on" in answer.stdout
 
 
 def test_every_service_that_is_waited_for_exists_and_can_meet_the_condition(
@@ -93,13 +105,13 @@ def test_all_but_the_database_run_one_image(services: dict[str, dict[str, Any]])
     assert all(service["build"] == "." for name, service in services.items() if name != "postgres")
 
 
-def test_a_stack_without_a_secret_is_refused_with_a_sentence(text: str) -> None:
+def test_a_stack_without_a_secret_is_refused_with_a_sentence(text: str, composed: Composed) -> None:
     for secret in SECRETS:
         uses = re.findall(rf"\$\{{{secret}[^}}]*\}}", text)
         assert uses
         assert all(re.fullmatch(rf"\$\{{{secret}:\?[^}}]*\.env\.example[^}}]*\}}", use) for use in uses)
         with pytest.raises(KeyError, match=secret):
-            substituted(text, {name: value for name, value in GOOD_SECRETS.items() if name != secret})
+            composed({name: value for name, value in GOOD_SECRETS.items() if name != secret})
 
 
 def test_no_secret_is_written_into_the_file(services: dict[str, dict[str, Any]]) -> None:
@@ -114,26 +126,26 @@ def test_every_secret_has_a_placeholder_in_the_example() -> None:
     assert {line.removesuffix("=change-me") for line in lines if line.endswith("=change-me")} == set(SECRETS)
 
 
-def checked(text: str, secrets: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    service = yaml.safe_load(substituted(text, secrets))["services"]["check-secrets"]
+def checked(stack: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    service = stack["services"]["check-secrets"]
     environment = {"PATH": os.environ["PATH"]} | service["environment"]
     return subprocess.run(service["command"], env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("secret", SECRETS)
 def test_placeholders_and_short_secrets_stop_the_stack_before_the_database_starts(
-    text: str, services: dict[str, dict[str, Any]], secret: str
+    composed: Composed, services: dict[str, dict[str, Any]], secret: str
 ) -> None:
     for poor, word in (("change-me", "placeholder"), ("short", "characters")):
-        answer = checked(text, GOOD_SECRETS | {secret: poor})
+        answer = checked(composed(GOOD_SECRETS | {secret: poor}))
         assert answer.returncode == 1
         assert secret in answer.stderr
         assert word in answer.stderr
     assert services["postgres"]["depends_on"]["check-secrets"]["condition"] == "service_completed_successfully"
 
 
-def test_good_secrets_pass(text: str) -> None:
-    answer = checked(text, GOOD_SECRETS)
+def test_good_secrets_pass(composed: Composed) -> None:
+    answer = checked(composed(GOOD_SECRETS))
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
