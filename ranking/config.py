@@ -14,10 +14,11 @@ class RankingConfig(BaseModel):
     objective: Literal["exact", "paper"] = "exact"
     hidden: tuple[int, ...] = Field((128, 64), max_length=4)
     dropout: float = Field(0.1, ge=0, lt=1)
-    item_vocabulary: int = Field(50_000, ge=0)
+    vocabulary: int = Field(50_000, ge=0)
+    vocabulary_clicks: int = Field(100, ge=1)
     quantiles: int = Field(128, ge=2, le=10_000)
     batch: int = Field(512, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
     epochs: int = Field(12, ge=1)
     patience: int = Field(2, ge=1)
     validation_share: float = Field(0.1, gt=0, lt=1)

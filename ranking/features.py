@@ -143,10 +143,10 @@ class Ledger:
         return {f"item_clicks_last_{name}": np.log1p(counts["clicks"] - earlier) for name, earlier in before.items()}
 
     def _hours(self, moments: Int64) -> dict[str, Float64]:
-        """Hour of the day and day of the week, UTC."""
+        """Hour of the day, UTC."""
         if not self.timed:
             return {}
-        return {"hour": (moments % DAY) / HOUR, "weekday": (moments // DAY % 7).astype(np.float64)}
+        return {"hour": (moments % DAY) / HOUR}
 
     def _static_item_numbers(self, items: Int32, moments: Int64) -> dict[str, Float64]:
         numbers = {f"item_{name}": x[items] for name, x in self.items.numbers.items() if name != PUBLISHED_AT}

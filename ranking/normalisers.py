@@ -72,10 +72,16 @@ class Normalisers:
         return pd.concat(quantiles or [empty]), pd.concat(codes or [empty])
 
 
-def normalisers_of(block: Block, clicked: npt.NDArray[np.bool_], points: int, vocabulary: int) -> Normalisers:
-    """Normalisers fitted on training rows; vocabularies are the top codes by *clicked* rows (paper, section 4.1)."""
+def normalisers_of(
+    block: Block, clicked: npt.NDArray[np.bool_], points: int, vocabulary: int, clicks: int = 2
+) -> Normalisers:
+    """Normalisers fitted on training rows; vocabularies are the codes most *clicked* (paper, section 4.1), each
+    at least `clicks` times: what was seen less has nothing to learn an embedding from.
+    """
     quantiles = {name: quantiles_of(numbers, points) for name, numbers in block.numbers.items()}
-    return Normalisers(quantiles, {name: _top(codes[clicked], vocabulary) for name, codes in block.codes.items()})
+    return Normalisers(
+        quantiles, {name: _top(codes[clicked], vocabulary, clicks) for name, codes in block.codes.items()}
+    )
 
 
 def normalisers_from(tables: tuple[pd.DataFrame, pd.DataFrame], names: list[str], code_names: list[str]) -> Normalisers:
@@ -99,12 +105,12 @@ def _powers(x: Float64) -> Float32:
     return np.stack([known, known**2, np.sqrt(known), unknown], axis=1).astype(np.float32)
 
 
-def _top(codes: Int32, size: int) -> Int32:
-    """The `size` most frequent codes, 0 left out, seen at least twice; ascending."""
+def _top(codes: Int32, size: int, clicks: int) -> Int32:
+    """The `size` most frequent codes among those seen `clicks` times, 0 left out; ascending."""
     counts = np.bincount(codes) if len(codes) else np.zeros(1, np.int64)
     counts[0] = 0
     best = np.argsort(-counts, kind="stable")[:size]
-    return np.sort(best[counts[best] >= 2]).astype(np.int32)
+    return np.sort(best[counts[best] >= clicks]).astype(np.int32)
 
 
 def _row_of(codes: Int32, kept: Int32) -> Int32:

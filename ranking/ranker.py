@@ -83,7 +83,7 @@ def _lost_mass(raw: RankingRows, capped: RankingRows) -> float:
 def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
     blocks = rows.blocks
     normalisers = {
-        name: normalisers_of(block, rows.clicked, config.quantiles, config.item_vocabulary)
+        name: normalisers_of(block, rows.clicked, config.quantiles, config.vocabulary, config.vocabulary_clicks)
         for name, block in blocks.items()
     }
     shape = RankerShape(

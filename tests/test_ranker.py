@@ -21,7 +21,8 @@ CONFIG = RankingConfig(
     epochs=40,
     patience=40,
     seconds_cap_quantile=1.0,
-    item_vocabulary=3,
+    vocabulary=3,
+    vocabulary_clicks=2,
 )
 
 
@@ -139,7 +140,9 @@ def mixed(n=300):
     return RankingRows(blocks, rng.permutation(n), clicked, np.where(clicked, rng.exponential(5, n), 0), np.ones(n))
 
 
-SMALL = RankingConfig(hidden=(8, 5), dropout=0.2, batch=64, epochs=3, item_vocabulary=6, learning_rate=0.01, patience=3)
+SMALL = RankingConfig(
+    hidden=(8, 5), dropout=0.2, batch=64, epochs=3, vocabulary=6, vocabulary_clicks=2, learning_rate=0.01, patience=3
+)
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def expected(events, user, item, instant):
     by_user, by_item = counts(events, of(lambda u, _: u == user)), counts(events, of(lambda _, i: i == item))
     pair = counts(events, of(lambda u, i: u == user and i == item))
     row = rates("user", by_user, whole) | since("user", by_user, instant) | rates("item", by_item, whole)
-    row |= {"hour": instant % DAY / HOUR, "weekday": instant // DAY % 7, "user_age": USER_SIDE.numbers["age"][user]}
+    row |= {"hour": instant % DAY / HOUR, "user_age": USER_SIDE.numbers["age"][user]}
     for name, span in (("hour", HOUR), ("day", DAY)):
         recent = [r for r in of(lambda _, i: i == item) if events.instants[r] >= instant - span and events.clicked[r]]
         row[f"item_clicks_last_{name}"] = math.log1p(len(recent))
@@ -167,7 +167,7 @@ def test_the_order_clock_has_no_feature_of_time_and_no_other_differs(events):
     timed, ordered = (columns(ledger_of(events, timed), *asked) for timed in (True, False))
     gone = set(timed) - set(ordered)
     since_click = {f"{name}_hours_since_click" for name in ("user", "user_channel", "user_topic")}
-    assert gone == since_click | {"hour", "weekday", "item_clicks_last_hour", "item_clicks_last_day", "item_age_hours"}
+    assert gone == since_click | {"hour", "item_clicks_last_hour", "item_clicks_last_day", "item_age_hours"}
     assert set(ordered) < set(timed)
     for name, values in ordered.items():
         np.testing.assert_array_equal(values, timed[name], err_msg=name)
