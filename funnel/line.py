@@ -19,6 +19,7 @@ from funnel import steps
 from funnel.config import FunnelConfig, config_of
 from funnel.store import Manifest, Recipe, Store, code_digest, publish
 from funnel.tracking import SUMMARY, Tracker, environment, track
+from funnel.work import Work
 
 Stage = Literal["ingest", "features", "recall", "ranking"]
 
@@ -50,7 +51,7 @@ class Step:
     """One artefact: who makes it, from what, and which sections of the configuration it reads."""
 
     stage: Stage
-    write: Callable[[steps.Work], None]
+    write: Callable[[Work], None]
     parents: tuple[str, ...]
     sections: tuple[str, ...] = ()
 
@@ -175,9 +176,9 @@ def data_digest(source: str, data: Path) -> str:
     return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def _work(name: str, request: Request, store: Store, out: Path, tell: Callable[[str], None]) -> steps.Work:
+def _work(name: str, request: Request, store: Store, out: Path, tell: Callable[[str], None]) -> Work:
     inputs = {parent: store.path(parent) for parent in STEPS[name].parents}
-    return steps.Work(request.config, request.source, Path(request.data), inputs, out, tell)
+    return Work(request.config, request.source, Path(request.data), inputs, out, tell)
 
 
 def _experiment(name: str) -> Any:

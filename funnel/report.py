@@ -17,7 +17,7 @@ import numpy.typing as npt
 from features.histories import Histories
 from funnel.metrics import watch_seconds_share_at
 from funnel.plots import candidate_popularity, seconds_by_bucket
-from funnel.steps import Impressions, Work, held_out, logs_impressions, saved_candidates, watched
+from funnel.work import Impressions, Work, held_out, logs_impressions, saved_candidates, watched
 from ranking import metrics as ranking
 from recall import metrics as recall
 from recall.metrics import Holdout

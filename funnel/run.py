@@ -1,6 +1,7 @@
 """`funnel run`: the whole line in one process."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,7 +57,9 @@ def _walk(request: Request) -> list[Outcome]:
                 progress.console.print(outcomes[-1].line)
                 progress.advance(bar)
         except BaseException:
-            finish(request, failed=True)
+            # A tracking server that is gone must not hide what went wrong first.
+            with suppress(Refused):
+                finish(request, failed=True)
             raise
     finish(request)
     if not any(outcome.made for outcome in outcomes):

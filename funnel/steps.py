@@ -1,11 +1,8 @@
 """What each step of the line reads, calls and writes: files in, one call into a package, files out."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,18 +12,16 @@ import pyarrow.parquet as pq
 
 from features import ingest as ingestion
 from features.histories import Histories, histories_of, samples_of
-from features.profiles import Events, Side, profiles, side_of, tally_of
-from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER, WATCH_SECONDS, Table, table_at
+from features.profiles import Events, profiles, side_of, tally_of
+from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER, Table, table_at
 from features.tokens import token_histories
 from features.vocabulary import Vocabulary, impressions_of, vocabulary_of
-from features.windows import Windows, instants, windows_of
-from funnel.config import FunnelConfig
-from funnel.lists import Ranked, RawIds, write_lists
+from features.windows import instants, windows_of
+from funnel.lists import Ranked, write_lists
 from funnel.plots import data_profile, loss_curves
-from ranking.features import Ledger
-from ranking.rows import Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
+from funnel.work import Impressions, Work, held_out, listed_users, logs_impressions, saved_candidates, watched
+from ranking.rows import Exposures, RankingRows, blocks_of, thinned
 from recall.candidates import Candidates, retrieve
-from recall.inputs import Readings
 from recall.scores import Opinion, rolled_columns
 from recall.vectors import Tower
 
@@ -34,88 +29,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Labelled = tuple[Exposures, npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
-# A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
-UNCLICKED_SHARE = 0.01
 CHANNEL = "tower"
-
-
-@dataclass(frozen=True)
-class Work:
-    """One step's work: the configuration, its parents' folders, the folder to fill, and whom to tell of progress."""
-
-    config: FunnelConfig
-    source: str
-    data: Path
-    inputs: Mapping[str, Path]
-    out: Path
-    tell: Callable[[str], None] = lambda _: None
-
-    @cached_property
-    def windows(self) -> Windows:
-        return Windows.load(self.inputs["windows"])
-
-    @cached_property
-    def ids(self) -> RawIds:
-        folder = self.inputs["vocabulary"]
-        return RawIds(Vocabulary.load(folder / "users.parquet"), Vocabulary.load(folder / "items.parquet"))
-
-    @cached_property
-    def impressions(self) -> "Impressions":
-        return Impressions.load(self.inputs["impressions"])
-
-    @cached_property
-    def readings(self) -> Readings:
-        folder = self.inputs["histories"]
-        searches = Histories.load(folder / "searches") if (folder / "searches").exists() else None
-        users = Side.load(self.inputs["profiles"] / "users.parquet")
-        return Readings(Histories.load(folder / "watches"), searches, users)
-
-    @cached_property
-    def towers(self) -> list[Tower]:
-        folder = self.inputs["towers"]
-        return [Tower.load(folder, path.stem) for path in sorted(folder.glob("tower_*.json"))]
-
-    @cached_property
-    def unit(self) -> str:
-        log = self.impressions
-        return unit_of(log.clicked, log.seconds, log.instants < self.windows.labels_end)
-
-    @cached_property
-    def ledger(self) -> Ledger:
-        log, folder = self.impressions, self.inputs["profiles"]
-        seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
-        events = Events(log.users, log.items, log.instants, log.clicked, seconds)
-        users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
-        return Ledger(events, users, items, timed=self.windows.clock == "time")
-
-    def write_json(self, name: str, value: Any) -> None:
-        (self.out / name).write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
-
-
-@dataclass(frozen=True)
-class Impressions:
-    """The log in indexes, [n] each, by user and time; `seconds` is NaN where the log does not know."""
-
-    users: Int32
-    items: Int32
-    instants: Int64
-    clicked: npt.NDArray[np.bool_]
-    completed: npt.NDArray[np.bool_]
-    seconds: npt.NDArray[np.float64]
-
-    @classmethod
-    def load(cls, folder: Path) -> "Impressions":
-        names = ["user", "item", "instant", "clicked", "completed"]
-        path = folder / "impressions.parquet"
-        has_seconds = WATCH_SECONDS in pq.read_schema(path).names
-        table = pq.read_table(path, columns=[*names, WATCH_SECONDS] if has_seconds else names)
-        columns = {f"{name}s": table[name].to_numpy() for name in names[:3]}
-        flags = {name: table[name].to_numpy() for name in names[3:]}
-        seconds = table[WATCH_SECONDS].to_numpy() if has_seconds else np.full(len(table), np.nan)
-        return cls(**columns, **flags, seconds=seconds.astype(np.float64))
-
-    def take(self, rows: npt.NDArray[Any]) -> "Impressions":
-        return Impressions(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def write_interactions(work: Work) -> None:
@@ -138,7 +52,6 @@ def write_impressions(work: Work) -> None:
     log = _log_with_instants(work)
     users, items = (_table(work, "vocabulary", side, log.get_backend()) for side in ("users", "items"))
     log.get_backend().to_parquet(impressions_of(log, users, items), work.out / "impressions.parquet")
-
     _draw_log(work)
 
 
@@ -282,26 +195,6 @@ def write_report(work: Work) -> None:
     draw(work)
 
 
-def listed_users(work: Work) -> Int32:
-    """Who gets a list: the holdout's users, or everybody where nothing is held out; ascending indexes."""
-    log, windows = work.impressions, work.windows
-    if windows.mode == "none":
-        return np.arange(1, len(work.ids.users), dtype=np.int32)
-    return np.unique(log.users[held_out(log, windows)])
-
-
-def held_out(log: Impressions, windows: Windows) -> npt.NDArray[np.bool_]:
-    """Which impressions are the holdout's, [n]."""
-    return (log.instants >= windows.labels_end) & (log.instants < windows.holdout_end)
-
-
-def logs_impressions(work: Work) -> bool:
-    """Whether the log says what was shown and not clicked, before labels_end."""
-    log = work.impressions
-    before = log.instants < work.windows.labels_end
-    return bool(before.any() and np.mean(~log.clicked[before]) >= UNCLICKED_SHARE)
-
-
 def newest(towers: list[Tower], instant: int) -> Tower:
     """The newest tower finished by an instant; the first where none was."""
     finished = [tower for tower in towers if tower.shape.as_of <= instant]
@@ -388,21 +281,9 @@ def _pairs(users: Int32, items: Int32) -> Int64:
     return (users.astype(np.int64) << 32) | items
 
 
-def watched(work: Work, rows: Impressions) -> npt.NDArray[np.float64]:
-    """T of impressions, in the log's unit."""
-    if work.unit == "watches":
-        return rows.clicked.astype(np.float64)
-    log = work.impressions
-    return filled_seconds(rows, log.take(np.flatnonzero(log.instants < work.windows.labels_end)))
-
-
 def _exposures(work: Work, users: Int32, items: Int32, instants: Int64) -> Exposures:
     recall = rolled_columns(work.towers, work.readings, users, items, instants)
     return Exposures(users, items, instants, recall)
-
-
-def saved_candidates(folder: Path) -> Candidates:
-    return Candidates(*(np.load(folder / f"{name}.npy") for name in ("users", "items", "scores")))
 
 
 def _recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.float64]]:

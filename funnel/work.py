@@ -1,0 +1,142 @@
+"""One step's work: what it is given, and what several steps read of the artefacts before them."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from features.histories import Histories
+from features.profiles import Events, Side
+from features.tables import WATCH_SECONDS
+from features.vocabulary import Vocabulary
+from features.windows import Windows
+from funnel.config import FunnelConfig
+from funnel.lists import RawIds
+from ranking.features import Ledger
+from ranking.rows import filled_seconds, unit_of
+from recall.candidates import Candidates
+from recall.inputs import Readings
+from recall.vectors import Tower
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+# A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
+UNCLICKED_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step's work: the configuration, its parents' folders, the folder to fill, and whom to tell of progress."""
+
+    config: FunnelConfig
+    source: str
+    data: Path
+    inputs: Mapping[str, Path]
+    out: Path
+    tell: Callable[[str], None] = lambda _: None
+
+    @cached_property
+    def windows(self) -> Windows:
+        return Windows.load(self.inputs["windows"])
+
+    @cached_property
+    def ids(self) -> RawIds:
+        folder = self.inputs["vocabulary"]
+        return RawIds(Vocabulary.load(folder / "users.parquet"), Vocabulary.load(folder / "items.parquet"))
+
+    @cached_property
+    def impressions(self) -> "Impressions":
+        return Impressions.load(self.inputs["impressions"])
+
+    @cached_property
+    def readings(self) -> Readings:
+        folder = self.inputs["histories"]
+        searches = Histories.load(folder / "searches") if (folder / "searches").exists() else None
+        users = Side.load(self.inputs["profiles"] / "users.parquet")
+        return Readings(Histories.load(folder / "watches"), searches, users)
+
+    @cached_property
+    def towers(self) -> list[Tower]:
+        folder = self.inputs["towers"]
+        return [Tower.load(folder, path.stem) for path in sorted(folder.glob("tower_*.json"))]
+
+    @cached_property
+    def unit(self) -> str:
+        log = self.impressions
+        return unit_of(log.clicked, log.seconds, log.instants < self.windows.labels_end)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        log, folder = self.impressions, self.inputs["profiles"]
+        seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
+        events = Events(log.users, log.items, log.instants, log.clicked, seconds)
+        users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
+        return Ledger(events, users, items, timed=self.windows.clock == "time")
+
+    def write_json(self, name: str, value: Any) -> None:
+        (self.out / name).write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+
+
+@dataclass(frozen=True)
+class Impressions:
+    """The log in indexes, [n] each, by user and time; `seconds` is NaN where the log does not know."""
+
+    users: Int32
+    items: Int32
+    instants: Int64
+    clicked: npt.NDArray[np.bool_]
+    completed: npt.NDArray[np.bool_]
+    seconds: npt.NDArray[np.float64]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Impressions":
+        names = ["user", "item", "instant", "clicked", "completed"]
+        path = folder / "impressions.parquet"
+        has_seconds = WATCH_SECONDS in pq.read_schema(path).names
+        table = pq.read_table(path, columns=[*names, WATCH_SECONDS] if has_seconds else names)
+        columns = {f"{name}s": table[name].to_numpy() for name in names[:3]}
+        flags = {name: table[name].to_numpy() for name in names[3:]}
+        seconds = table[WATCH_SECONDS].to_numpy() if has_seconds else np.full(len(table), np.nan)
+        return cls(**columns, **flags, seconds=seconds.astype(np.float64))
+
+    def take(self, rows: npt.NDArray[Any]) -> "Impressions":
+        return Impressions(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def listed_users(work: Work) -> Int32:
+    """Who gets a list: the holdout's users, or everybody where nothing is held out; ascending indexes."""
+    log, windows = work.impressions, work.windows
+    if windows.mode == "none":
+        return np.arange(1, len(work.ids.users), dtype=np.int32)
+    return np.unique(log.users[held_out(log, windows)])
+
+
+def held_out(log: Impressions, windows: Windows) -> npt.NDArray[np.bool_]:
+    """Which impressions are the holdout's, [n]."""
+    return (log.instants >= windows.labels_end) & (log.instants < windows.holdout_end)
+
+
+def logs_impressions(work: Work) -> bool:
+    """Whether the log says what was shown and not clicked, before labels_end."""
+    log = work.impressions
+    before = log.instants < work.windows.labels_end
+    return bool(before.any() and np.mean(~log.clicked[before]) >= UNCLICKED_SHARE)
+
+
+def watched(work: Work, rows: Impressions) -> npt.NDArray[np.float64]:
+    """T of impressions, in the log's unit."""
+    if work.unit == "watches":
+        return rows.clicked.astype(np.float64)
+    log = work.impressions
+    return filled_seconds(rows, log.take(np.flatnonzero(log.instants < work.windows.labels_end)))
+
+
+def saved_candidates(folder: Path) -> Candidates:
+    return Candidates(*(np.load(folder / f"{name}.npy") for name in ("users", "items", "scores")))
