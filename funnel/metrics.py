@@ -16,7 +16,8 @@ def watch_seconds_share_at(k: int, ranked: Ints, holdout: Holdout, seconds: Floa
     A watch of an unseen item (0) is one the list missed. NaN where the holdout has no seconds.
     """
     total = seconds.sum(dtype=np.float64)
-    return float(listed_seconds_at(k, ranked, holdout, seconds).sum() / total) if total else float("nan")
+    # Two sums of the same seconds in another order may differ in the last bit.
+    return min(float(listed_seconds_at(k, ranked, holdout, seconds).sum() / total), 1.0) if total else float("nan")
 
 
 def listed_seconds_at(k: int, ranked: Ints, holdout: Holdout, seconds: Floats) -> Floats:

@@ -63,7 +63,9 @@ def candidate_popularity(candidate_counts: Numbers, catalogue_counts: Numbers, p
         values, share = _share_at_least(counts)
         median = f"median {np.median(counts):,.0f}" if len(counts) else "none"
         panel.step(values, share, where="pre", color=colour, label=f"{label} ({median})")
-    panel.set(xscale="log", yscale="log", ylim=(None, 1.3))
+    most = max(float(candidate_counts.max(initial=10)), float(catalogue_counts.max(initial=10)))
+    least = 0.5 / max(len(candidate_counts), len(catalogue_counts), 10)
+    panel.set(xscale="log", yscale="log", xlim=(0.9, 1.2 * most), ylim=(least, 1.3))
     panel.xaxis.set_major_formatter("{x:,g}")
     _label(panel, "", "watches of the item", "share with at least so many watches")
     panel.legend(frameon=False, loc="lower left")

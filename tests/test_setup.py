@@ -30,7 +30,9 @@ def touched(path: Path, seconds: int) -> None:
 
 def plan(checkout: Path, *words: str) -> str:
     """What make would do."""
-    return subprocess.run(["make", "-n", *words], cwd=checkout, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["make", "--no-print-directory", "-n", *words], cwd=checkout, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "check", "bench"])

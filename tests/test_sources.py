@@ -322,6 +322,15 @@ def test_canonical_csv_takes_iso_text_in_any_zone_and_epoch_seconds(tmp_path: Pa
     assert rows(side.searches) == [("u1", at("2024-05-01T08:00"), "blue whale")]
 
 
+@pytest.mark.parametrize("zone", [None, "UTC", "America/Sao_Paulo"])
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_canonical_parquet_takes_instants_of_every_unit_and_zone(tmp_path: Path, unit: str, zone: str | None) -> None:
+    instants = pa.array([datetime(2024, 5, 1)], pa.timestamp(unit, zone))
+    table = pa.table({"user_id": [1], "item_id": [5], "timestamp": instants})
+    pq.write_table(table, tmp_path / "interactions.parquet")
+    assert rows(tables("canonical", tmp_path).interactions) == [(1, 5, at("2024-05-01"), True, None)]
+
+
 def test_canonical_parquet_keeps_its_ids_and_ignores_other_folders(tmp_path: Path) -> None:
     instants = pa.array([datetime(2024, 5, 1), datetime(2024, 5, 2)], pa.timestamp("ns"))
     pq.write_table(

@@ -13,10 +13,11 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
+from ibis.util import gen_name
 
 from features.errors import Refused
 from features.sources.fields import Field
-from features.tables import Tables
+from features.tables import Tables, sql_text
 
 FILE, ROW = "_file", "_row"
 
@@ -131,8 +132,23 @@ def _open_parquet(path: Path, backend: Backend) -> ir.Table:
         pq.ParquetFile(path).close()
     except (pa.ArrowInvalid, OSError) as error:
         raise Refused(f"{path.name}: not a whole Parquet file (is it truncated?); write it again") from error
-    table = backend.read_parquet(path, file_row_number=True)
+    table = _read_parquet(path, backend)
     return table.mutate(**{ROW: table["file_row_number"] + 1}).drop("file_row_number")
+
+
+def _read_parquet(path: Path, backend: Backend) -> ir.Table:
+    """The file with its row numbers; instants in nanoseconds, as pandas writes them, become microseconds."""
+    schema = pq.read_schema(path)
+    fine = [f.name for f in schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns"]
+    if not fine:
+        return backend.read_parquet(path, file_row_number=True)
+    # Ibis has no name for DuckDB's instants in nanoseconds, so they are cast before it sees the table.
+    quoted = ['"' + name.replace('"', '""') + '"' for name in fine]
+    casts = ", ".join(f"CAST({name} AS TIMESTAMPTZ) AS {name}" for name in quoted)
+    source = f"read_parquet('{sql_text(path)}', file_row_number = true)"
+    name = gen_name("nanoseconds")
+    backend.raw_sql(f"CREATE TEMP VIEW {name} AS SELECT * REPLACE ({casts}) FROM {source}")
+    return backend.table(name)
 
 
 def _open_text(path: Path, part: Part, backend: Backend) -> ir.Table:
