@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.tables import CLICKED
+from features.tables import CLICKED, CONTRACTS, ITEM, USER
 
 Indexes = npt.NDArray[np.int32]
 Instants = npt.NDArray[np.int64]
@@ -70,10 +70,13 @@ def impressions_of(interactions: ibis.Table, users: ibis.Table, items: ibis.Tabl
     """The log in indexes, one row an impression, sorted by user and time.
 
     Columns: user, item (indexes), instant, timestamp, clicked, completed, watch_seconds (null = unknown) and the
-    context columns as they came.
+    context columns of the contract as they came.
     """
-    coded = interactions.join(_coded(users, "user"), "user_id").join(_coded(items, "item"), "item_id")
-    kept = [c for c in interactions.columns if c not in ("user_id", "item_id", "row", CLICKED, "completed", "instant")]
+    # Only what the contract names: a log may bring columns of its own called user or item.
+    carried = [name for name in CONTRACTS["interactions"].kinds if name in interactions.columns]
+    rows = interactions.select(*carried, "row", "instant", "completed")
+    coded = rows.join(_coded(users, "user"), "user_id").join(_coded(items, "item"), "item_id")
+    kept = [name for name in carried if name not in (USER, ITEM, CLICKED)]
     return coded.order_by("user", "instant", "row").select("user", "item", "instant", CLICKED, "completed", *kept)
 
 

@@ -91,14 +91,15 @@ def instants(interactions: ibis.Table, windows: Windows) -> ibis.Table:
     of_user = ibis.window(group_by=USER, order_by=[TIMESTAMP, "row"])
     up_to_here = ibis.cumulative_window(group_by=USER, order_by=[TIMESTAMP, "row"])
     rows = rows.mutate(
-        position=ibis.row_number().over(of_user).cast("int64"),
-        watches=rows.completed.cast("int64").sum().over(up_to_here),
-        all_watches=rows.completed.cast("int64").sum().over(ibis.window(group_by=USER)),
+        _position=ibis.row_number().over(of_user).cast("int64"),
+        _watches=rows.completed.cast("int64").sum().over(up_to_here),
+        _all_watches=rows.completed.cast("int64").sum().over(ibis.window(group_by=USER)),
     )
     parts = 2 if windows.mode == "last" else 1
-    part = ibis.greatest(parts - (rows.all_watches - rows.watches), 0)
-    part = ibis.ifelse(rows.all_watches == 0, 0, part).cast("int64")
-    return rows.mutate(instant=part * PART + rows.position).drop("position", "watches", "all_watches")
+    all_watches = rows["_all_watches"]
+    part = ibis.greatest(parts - (all_watches - rows["_watches"]), 0)
+    part = ibis.ifelse(all_watches == 0, 0, part).cast("int64")
+    return rows.mutate(instant=part * PART + rows["_position"]).drop("_position", "_watches", "_all_watches")
 
 
 def instant_column(moments: ir.TimestampValue) -> ir.IntegerValue:

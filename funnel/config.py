@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from features.cleaning import CleaningConfig
 from features.errors import Refused
@@ -28,7 +28,7 @@ class ReportConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    at: tuple[int, ...] = (10, 20, 50, 100, 200)
+    at: tuple[PositiveInt, ...] = (10, 20, 50, 100, 200)
     popularity_hours: float | None = Field(24.0, gt=0)
 
 
@@ -37,7 +37,7 @@ class FunnelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     cleaning: CleaningConfig = CleaningConfig()
     windows: WindowsConfig = WindowsConfig()
     features: FeaturesConfig = FeaturesConfig()

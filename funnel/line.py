@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -172,7 +173,7 @@ def _recipe(name: str, request: Request, store: Store) -> Recipe:
 
 def data_digest(source: str, data: Path) -> str:
     """Digest of the bytes of the files that a source reads."""
-    files = {path.name: file_digest(path) for path in source_files(source, data)}
+    files = {os.path.relpath(path, data): file_digest(path) for path in source_files(source, data)}
     return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
@@ -206,8 +207,8 @@ def _log(name: str, request: Request, manifest: Manifest, seconds: float) -> Non
 
 def _log_interactions(request: Request, tracker: Tracker, folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
+    digest = request.store.manifest("interactions").parents["data"]
     for stage in ("features", SUMMARY):
-        digest = data_digest(request.source, Path(request.data))
         tracker.log_dataset(stage, request.source, digest, request.data, summary)
     tracker.log_tags(SUMMARY, environment() | {"watchfunnel.source": request.source})
 

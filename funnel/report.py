@@ -55,12 +55,17 @@ class Judged:
         k = self.work.config.recall.k
         return popular_lists(self.counts, self.users, self._seen, self.work.windows.labels_end, k).items
 
+    @property
+    def catalogue(self) -> int:
+        """Indexes that existed before labels_end, nobody included."""
+        return self.work.ids.items.size_as_of(self.work.windows.labels_end)
+
     @cached_property
     def counts(self) -> Float64:
         """Completed watches by item lately, before labels_end."""
         work, timed = self.work, self.work.windows.clock == "time"
         hours = work.config.report.popularity_hours if timed else None
-        return popularity(work.readings.histories, len(work.ids.items), work.windows.labels_end, hours)
+        return popularity(work.readings.histories, self.catalogue, work.windows.labels_end, hours)
 
     @cached_property
     def impressions(self) -> Impressions:
@@ -115,7 +120,7 @@ def _recall_metrics(judged: Judged) -> Metrics:
 
 def _spread(judged: Judged, k: int, lists: Int32, suffix: str) -> Metrics:
     """How many items the lists reach, how unequally, and how popular they are."""
-    catalogue = len(judged.work.ids.items) - 1
+    catalogue = judged.catalogue - 1
     return {
         f"recall.coverage@{k}{suffix}": recall.coverage(k, lists, catalogue),
         f"recall.gini@{k}{suffix}": recall.gini(k, lists, catalogue),

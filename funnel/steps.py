@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features import ingest as ingestion
+from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
 from features.profiles import Events, profiles, side_of, tally_of
 from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER, Table, table_at
@@ -149,6 +150,8 @@ def write_ranking_rows(work: Work) -> None:
     exposures, clicked, seconds, weight = (
         _labelled_impressions(work) if logs_impressions(work) else _labelled_lists(work)
     )
+    if clicked.sum() < 2 or clicked.all():
+        _refuse_to_rank(work, len(clicked), int(clicked.sum()))
     rows = RankingRows(blocks_of(work.ledger, exposures), exposures.instants, clicked, seconds, weight)
     rows.save(work.out / "ranking_rows.parquet")
     origin = "impressions" if logs_impressions(work) else "candidates"
@@ -195,10 +198,17 @@ def write_report(work: Work) -> None:
     draw(work)
 
 
+def _refuse_to_rank(work: Work, rows: int, clicked: int) -> None:
+    origin = "impressions before labels_end" if logs_impressions(work) else "candidates as of history_end"
+    raise Refused(
+        f"The ranker has {rows} rows from {origin}, {clicked} of them watched; it needs at least two watched and one "
+        f"not. The windows are {work.windows.described()}: choose others, or give it more of the log."
+    )
+
+
 def newest(towers: list[Tower], instant: int) -> Tower:
-    """The newest tower finished by an instant; the first where none was."""
-    finished = [tower for tower in towers if tower.shape.as_of <= instant]
-    return finished[-1] if finished else towers[0]
+    """The newest tower finished by an instant; the first is finished by history_end."""
+    return [tower for tower in towers if tower.shape.as_of <= instant][-1]
 
 
 def _draw_log(work: Work) -> None:
@@ -239,7 +249,7 @@ def _users_with_labels(work: Work, most: int) -> Int32:
     if logs_impressions(work):
         return np.zeros(0, np.int32)
     log, windows = work.impressions, work.windows
-    inside = log.completed & (log.instants >= windows.history_end) & (log.instants < windows.labels_end)
+    inside = log.clicked & (log.instants >= windows.history_end) & (log.instants < windows.labels_end)
     users = np.unique(log.users[inside])
     chosen = np.random.default_rng([work.config.seed, len(users)]).permutation(users)[:most]
     return np.sort(chosen)
@@ -264,7 +274,7 @@ def _labelled_lists(work: Work) -> Labelled:
     row, column = np.nonzero(lists)
     who, what = users[row], lists[row, column]
     inside = log.take(
-        np.flatnonzero(log.completed & (log.instants >= windows.history_end) & (log.instants < windows.labels_end))
+        np.flatnonzero(log.clicked & (log.instants >= windows.history_end) & (log.instants < windows.labels_end))
     )
     pairs = _pairs(inside.users, inside.items)
     first, at = np.unique(pairs, return_index=True)

@@ -145,16 +145,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def publish(source: Path, target: Path) -> None:
-    """Show an artefact's file at a well-known place, by hard link where the file system allows, in one rename."""
+    """Show a copy of an artefact's file at a well-known place, in one rename."""
+    # A copy, no link: who writes into the shown file must not reach the artefact behind it.
+    if target.exists() and _stamp(target) == _stamp(source):
+        return
     partial = target.with_name(f".{target.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
+    shutil.copy2(source, partial)
     partial.replace(target)
-    # Renaming one hard link of a file onto another of the same file does nothing and leaves the first.
-    partial.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
 
 @contextmanager

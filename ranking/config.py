@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 
 class RankingConfig(BaseModel):
@@ -12,7 +12,7 @@ class RankingConfig(BaseModel):
 
     top_k: int = Field(50, ge=1, le=10_000)
     objective: Literal["exact", "paper"] = "exact"
-    hidden: tuple[int, ...] = Field((128, 64), max_length=4)
+    hidden: tuple[PositiveInt, ...] = Field((128, 64), max_length=4)
     dropout: float = Field(0.1, ge=0, lt=1)
     vocabulary: int = Field(50_000, ge=0)
     vocabulary_clicks: int = Field(100, ge=1)

@@ -57,18 +57,19 @@ class Ledger:
         """Columns of users [n] at instants [n]."""
         moments = _moments(instants, users)
         counts = self._tally("user").as_of(users, moments)
-        numbers = self._rates("user", counts, moments) | self._since("user", counts, moments) | self._hours(moments)
-        numbers |= {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
+        # Side columns first: one that is called like a tally does not take its place.
+        numbers = {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
+        numbers |= self._rates("user", counts, moments) | self._since("user", counts, moments) | self._hours(moments)
         return Block(len(users), numbers, {f"user_{name}": codes[users] for name, codes in self.users.codes.items()})
 
     def item_block(self, items: Int32, instants: Int64 | int) -> Block:
         """Columns of items [n] at instants [n]."""
         moments = _moments(instants, items)
         counts = self._tally("item").as_of(items, moments)
-        numbers = self._rates("item", counts, moments) | self._recent(items, counts, moments)
-        numbers |= self._static_item_numbers(items, moments)
+        numbers = self._static_item_numbers(items, moments)
+        numbers |= self._rates("item", counts, moments) | self._recent(items, counts, moments)
         if CHANNEL in self.items.codes:
-            channels = self.items.codes[CHANNEL][items]
+            channels = self._shared_sides["channel"][items]
             numbers |= self._rates("channel", self._tally("channel").as_of(channels, moments), moments)
         codes = {f"item_{name}": codes[items] for name, codes in self.items.codes.items()}
         return Block(len(items), numbers, {"item": items.astype(np.int32)} | codes)
@@ -87,7 +88,9 @@ class Ledger:
     def _shared_sides(self) -> dict[str, Int32]:
         """The item columns whose watches by the same user tell of this item."""
         sides = {"channel": CHANNEL, "topic": TOPICS}
-        return {name: self.items.codes[column] for name, column in sides.items() if column in self.items.codes}
+        known = {name: self.items.codes[column] for name, column in sides.items() if column in self.items.codes}
+        # Items without a channel do not share one: a negative key has no events.
+        return {name: np.where(codes > 0, codes, -1) for name, codes in known.items()}
 
     def _tally(self, name: str) -> Tally:
         if name not in self._tallies:

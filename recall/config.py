@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 SamplerName = Literal["full", "uniform", "unigram", "mixed"]
 
@@ -14,10 +14,10 @@ class RecallConfig(BaseModel):
 
     k: int = Field(200, ge=1, le=10_000)
     dim: int = Field(64, ge=1, le=1024)
-    hidden: tuple[int, ...] = Field((256,), max_length=4)
+    hidden: tuple[PositiveInt, ...] = Field((256,), max_length=4)
     dropout: float = Field(0.2, ge=0, lt=1)
     history: int = Field(50, ge=1, le=1000)
-    recency_windows: tuple[int, ...] = (1, 3, 10, 50)
+    recency_windows: tuple[PositiveInt, ...] = (1, 3, 10, 50)
     search_tokens: int = Field(50, ge=0, le=1000)
     example_age: bool = True
     sampler: SamplerName = "mixed"

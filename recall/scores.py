@@ -61,9 +61,12 @@ def rolled_columns(
 
 
 def _columns(tower: Tower, readings: Readings, users: Int32, items: Int32, instants: Int64) -> dict[str, Float64]:
-    """Each distinct history is embedded once, however many exposures met it."""
+    """Each distinct history (of watches, and of searches) is embedded once, however many exposures met it."""
     ends = readings.histories.ends(users, instants)
-    _, first, of_row = np.unique(np.stack([users, ends], axis=1), axis=0, return_index=True, return_inverse=True)
+    searched = readings.searches.ends(users, instants) if readings.searches else np.zeros_like(ends)
+    _, first, of_row = np.unique(
+        np.stack([users, ends, searched], axis=1), axis=0, return_index=True, return_inverse=True
+    )
     inputs = readings.inputs(tower.shape, users[first], ends[first], instants[first])
     vectors = tower.user_vectors(inputs)
     scores = np.einsum("nd,nd->n", vectors[of_row], tower.item_vectors[items]).astype(np.float64)

@@ -20,7 +20,7 @@ from recall.vectors import Tower, TowerInputs, TowerShape
 Int64 = npt.NDArray[np.int64]
 Epochs = list[dict[str, Any]]
 
-JUDGED_AT, JUDGED_WATCHES = 50, 5_000
+JUDGED_AT, JUDGED_WATCHES, JUDGED_CELLS = 50, 5_000, 1 << 25
 STEPS_AN_EPOCH, SMALLEST_BATCH = 250, 32
 
 
@@ -52,7 +52,9 @@ def edges_of(windows: Windows, blocks: int) -> list[int]:
         return [windows.history_end, windows.labels_end]
     longest = (windows.labels_end - windows.start) // (blocks + 1)
     length = min(windows.labels_end - windows.history_end, longest)
-    return [windows.labels_end - length * left for left in range(blocks, -1, -1)]
+    edges = [windows.labels_end - length * left for left in range(blocks, -1, -1)]
+    # One tower is finished by history_end at the latest: candidates as of it must not know their labels.
+    return [min(edges[0], windows.history_end), *edges[1:]]
 
 
 def roll(course: Course) -> tuple[list[Tower], Epochs]:
@@ -134,7 +136,7 @@ def _shape(course: Course, as_of: int) -> TowerShape:
         items=course.items.size_as_of(as_of),
         dim=config.dim,
         hidden=config.hidden,
-        recency_windows=tuple(sorted(w for w in config.recency_windows if w <= config.history)) or (config.history,),
+        recency_windows=tuple(sorted({*(w for w in config.recency_windows if w < config.history), config.history})),
         categories=side.sizes,
         numbers=_ranges(side.numbers),
         tokens=tokens.size_as_of(as_of) if tokens else 0,
@@ -205,12 +207,25 @@ def _judged(course: Course, since: int, until: int, rng: np.random.Generator) ->
 
 
 def _hit_rate(course: Course, tower: Tower, positions: Int64) -> float:
-    """Share of watches whose item is among the tower's first 50 of the whole catalogue; unknown items miss."""
-    items = course.histories.items[positions]
-    users, instants = course.histories.users[positions], course.histories.instants[positions]
-    inputs = course.readings.inputs(tower.shape, users, course.ends[positions], instants)
-    scores = tower.user_vectors(inputs) @ tower.item_vectors[1:].T
+    """Share of watches whose item is among the tower's first 50 of the whole catalogue.
+
+    Unknown items miss, and so does what ties with 50 others or has no finite score: a tower that says nothing, or has
+    diverged, is worth nothing.
+    """
+    histories, shape = course.histories, tower.shape
+    slab = max(JUDGED_CELLS // shape.items, 1)
+    hits = 0
+    for at in range(0, len(positions), slab):
+        chosen = positions[at : at + slab]
+        instants = histories.instants[chosen]
+        inputs = course.readings.inputs(shape, histories.users[chosen], course.ends[chosen], instants)
+        hits += _hits(tower, tower.user_vectors(inputs) @ tower.item_vectors[1:].T, histories.items[chosen])
+    return hits / len(positions) if len(positions) else 0.0
+
+
+def _hits(tower: Tower, scores: npt.NDArray[np.float32], items: npt.NDArray[np.int32]) -> int:
+    """How many of the items [n] are among the first 50 of their row of scores [n, items - 1]."""
     known = items < tower.shape.items
     own = scores[np.arange(len(items)), np.where(known, items - 1, 0)]
-    ranks = (scores > own[:, None]).sum(axis=1)
-    return float(np.mean(known & (ranks < JUDGED_AT))) if len(items) else 0.0
+    not_below = (~(scores < own[:, None])).sum(axis=1)
+    return int((known & (not_below <= JUDGED_AT)).sum())

@@ -85,10 +85,10 @@ def expected(events, user, item, instant):
         row[f"item_clicks_last_{name}"] = math.log1p(len(recent))
     row["item_age_hours"] = np.maximum((instant - PUBLISHED[item]) / HOUR, 0)
     row["item_duration_seconds"], row["item_duration_unknown"] = DURATIONS[item], float(np.isnan(DURATIONS[item]))
-    row |= rates("channel", counts(events, of(lambda _, i: CHANNELS[i] == CHANNELS[item])), whole)
+    row |= rates("channel", counts(events, of(lambda _, i: CHANNELS[i] == CHANNELS[item] > 0)), whole)
     row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]}
     for name, side in (("user_channel", CHANNELS), ("user_topic", TOPICS)):
-        own = counts(events, of(lambda u, i, side=side: u == user and side[i] == side[item]))
+        own = counts(events, of(lambda u, i, side=side: u == user and side[i] == side[item] > 0))
         row |= rates(name, own, whole) | since(name, own, instant)
     return row
 

@@ -245,9 +245,13 @@ def test_windows_are_read_in_ascending_order_however_they_are_configured(log):
     assert training._shape(course_of(*log, config=config), 900).recency_windows == (1, 5)
 
 
-def test_windows_longer_than_the_history_are_left_out(log):
-    windows = [QUICK.model_copy(update={"recency_windows": (1, 5), "history": n}) for n in (5, 3)]
-    assert [training._shape(course_of(*log, config=c), 900).recency_windows for c in windows] == [(1, 5), (1,)]
+def test_the_widest_window_is_the_history(log):
+    windows = [QUICK.model_copy(update={"recency_windows": (1, 5), "history": n}) for n in (5, 3, 9)]
+    assert [training._shape(course_of(*log, config=c), 900).recency_windows for c in windows] == [
+        (1, 5),
+        (1, 3),
+        (1, 5, 9),
+    ]
 
 
 def test_the_order_clock_has_two_edges():
