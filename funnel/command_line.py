@@ -63,7 +63,8 @@ def stop(home: Home = Path(".watchfunnel")) -> None:
     """Stop what `funnel demo` started."""
     from funnel.services import stop as stop_services
 
-    stop_services(home)
+    for name in stop_services(home):
+        typer.echo(f"Stopped {name}.")
 
 
 @app.command()
