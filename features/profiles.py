@@ -140,8 +140,8 @@ class Tally:
     def as_of(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
         """What was known of each key strictly before its instant, [m], [m] -> [m] each.
 
-        shown, clicks, seconds (of the clicks with known seconds), known (their number), last_shown and
-        last_click (instants, NEVER where there was none).
+        shown, clicks, seconds (of the clicks with known seconds), known (their number), and last_click (an instant,
+        NEVER where there was none).
         """
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         # Most pairs of a candidate list never met: only the keys that have events are looked up.
@@ -158,7 +158,6 @@ class Tally:
         counts = {name: sums[ends] - sums[starts] for name, sums in self._sums.items()}
         return counts | {
             "shown": (ends - starts).astype(np.float64),
-            "last_shown": self._instant_at(ends - 1, starts),
             "last_click": self._instant_at(self._last_click[ends], starts),
         }
 
