@@ -15,7 +15,7 @@ import pytest
 from features.errors import Refused
 from features.simulated import simulate, write
 from features.world import WorldConfig
-from funnel.line import PUBLISHED, STEPS, Outcome
+from funnel.line import PUBLISHED, STEPS, Outcome, data_digest
 from funnel.report import cutoffs
 from funnel.run import run_line
 from funnel.store import MANIFEST
@@ -255,3 +255,12 @@ def test_a_cut_outside_the_log_is_refused_and_touches_nothing(run: Run) -> None:
     with pytest.raises(Refused, match=r"windows\.labels_end"):
         started(run.data, run.out, run.mode, "windows.labels_end=1999-01-01T00:00:00Z")
     assert {path: facts for path, facts in snapshot(run.out).items() if not path.endswith("current")} == before
+
+
+def test_files_of_one_name_in_two_folders_are_both_part_of_the_digest(tmp_path: Path) -> None:
+    for table, column in (("interactions", "user_id"), ("users", "user_id")):
+        (tmp_path / f"{table}.parquet").mkdir()
+        pd.DataFrame({column: [1]}).to_parquet(tmp_path / f"{table}.parquet" / "part.0.parquet")
+    before = data_digest("canonical", tmp_path)
+    pd.DataFrame({"user_id": [1, 2]}).to_parquet(tmp_path / "interactions.parquet" / "part.0.parquet")
+    assert data_digest("canonical", tmp_path) != before

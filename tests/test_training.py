@@ -16,7 +16,7 @@ from recall.config import RecallConfig
 from recall.index import index_of
 from recall.inputs import Readings
 from recall.training import Course, capped, edges_of, roll
-from recall.vectors import Tower
+from recall.vectors import Tower, TowerShape
 
 USERS, ITEMS, WATCHES = 40, 40, 24
 WINDOWS = Windows(mode="time", clock="time", start=0, history_end=800, labels_end=900, holdout_end=1000)
@@ -289,3 +289,15 @@ def test_examples_read_the_history_before_them_and_their_age(log):
         newest = histories.items[before][::-1][:5]
         assert inputs.watches[row, : len(newest)].tolist() == newest.tolist()
         assert inputs.example_age[row] == pytest.approx((900 - histories.instants[at]) / 900, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_a_tower_that_diverged_or_scores_everything_alike_hits_nothing(value):
+    shape = TowerShape(as_of=0, items=201, dim=2, hidden=(), recency_windows=(1,))
+    scores = np.full((4, 200), value, np.float32)
+    assert training._hits(Tower(shape, {}), scores, np.arange(1, 5, dtype=np.int32)) == 0
+
+
+def test_the_first_tower_is_finished_by_an_early_history_end():
+    early = Windows(mode="time", clock="time", start=0, history_end=10, labels_end=100, holdout_end=110)
+    assert edges_of(early, 4) == [10, 40, 60, 80, 100]
