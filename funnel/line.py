@@ -179,7 +179,8 @@ def data_digest(source: str, data: Path) -> str:
 
 def _work(name: str, request: Request, store: Store, out: Path, tell: Callable[[str], None]) -> Work:
     inputs = {parent: store.path(parent) for parent in STEPS[name].parents}
-    return Work(request.config, request.source, Path(request.data), inputs, out, tell)
+    scratch = store.scratch(_recipe(name, request, store))
+    return Work(request.config, request.source, Path(request.data), inputs, out, scratch, tell)
 
 
 def _experiment(name: str) -> Any:
