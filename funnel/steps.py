@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from ranking.rows import Exposures, RankingRows, blocks_of, thinned
 from recall.candidates import Candidates, retrieve
 from recall.scores import Opinion, rolled_columns
 from recall.vectors import Tower
+
+if TYPE_CHECKING:
+    from recall.training import Course
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -99,13 +102,14 @@ def write_profiles(work: Work) -> None:
         frame.to_parquet(work.out / f"{side}.parquet", index=False)
 
 
-def write_towers(work: Work) -> None:
+def course_of(work: Work) -> "Course":
+    """What the towers of a run are trained on."""
     from recall.checkpoints import Checkpoints
-    from recall.training import Course, roll
+    from recall.training import Course
 
     ignored, warm_start = work.inputs["histories"] / "ignored", work.config.recall.warm_start
     work.scratch.mkdir(parents=True, exist_ok=True)
-    course = Course(
+    return Course(
         knowledge=work.knowledge,
         ends=np.load(work.inputs["samples"] / "ends.npy"),
         windows=work.windows,
@@ -116,7 +120,12 @@ def write_towers(work: Work) -> None:
         checkpoints=Checkpoints(work.scratch),
         on_epoch=lambda row: work.tell(_epoch_text("tower", row)),
     )
-    towers, epochs = roll(course)
+
+
+def write_towers(work: Work) -> None:
+    from recall.training import roll
+
+    towers, epochs = roll(course_of(work))
     for number, tower in enumerate(towers):
         tower.save(work.out, f"tower_{number:02d}")
     work.write_json("epochs.json", epochs)

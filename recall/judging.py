@@ -25,25 +25,27 @@ class Judge:
     positions: Int64
 
     def hit_rate(self, tower: Tower) -> float:
-        """Share of the watches whose item is among the tower's first 50 unwatched ones of the whole catalogue.
+        """Share of the watches whose item is among the tower's first 50."""
+        return float((self.ranks(tower) <= JUDGED_AT).mean()) if len(self.positions) else 0.0
 
-        Unknown items miss, and so does what ties with 50 others or has no finite score: a tower that says nothing,
-        or has diverged, is worth nothing.
+    def ranks(self, tower: Tower) -> Int64:
+        """The place of each watch's item among the unwatched ones of the whole catalogue, from 1 on: [positions].
+
+        Unknown and already watched items come after all others, and so does what has no finite score; of equal scores
+        the own one comes last: a tower that says nothing, or has diverged, is worth nothing.
         """
         slab = max(JUDGED_CELLS // tower.shape.items, 1)
-        hits = sum(self._hits(tower, self.positions[at : at + slab]) for at in range(0, len(self.positions), slab))
-        return hits / len(self.positions) if len(self.positions) else 0.0
+        slabs = [self._ranks(tower, self.positions[at : at + slab]) for at in range(0, len(self.positions), slab)]
+        return np.concatenate(slabs) if slabs else np.zeros(0, np.int64)
 
-    def _hits(self, tower: Tower, positions: Int64) -> int:
+    def _ranks(self, tower: Tower, positions: Int64) -> Int64:
         histories = self.readings.histories
         users, ends = histories.users[positions], self.ends[positions]
         inputs = self.readings.inputs(tower.shape, users, ends, histories.instants[positions])
         scores = tower.user_vectors(inputs) @ tower.item_vectors.T
         scores[:, ~tower.facts.listed] = -np.inf
-        items = histories.items[positions]
-        own = own_scores(scores, items)
         scores[_watched(histories, users, ends, tower.shape.items)] = -np.inf
-        return hits(scores, own)
+        return ranks(scores, own_scores(scores, histories.items[positions]))
 
 
 def judge_of(readings: Readings, ends: Int64, since: int, until: int, rng: np.random.Generator) -> Judge:
@@ -59,10 +61,11 @@ def own_scores(scores: Float32, items: Int32) -> Float32:
     return np.where(known, scores[np.arange(len(items)), np.where(known, items, 0)], np.nan).astype(np.float32)
 
 
-def hits(scores: Float32, own: Float32) -> int:
-    """How many rows have fewer than 50 scores not below their own [n]; its own place counts, so 50 or fewer."""
+def ranks(scores: Float32, own: Float32) -> Int64:
+    """How many of each row's scores [n, items] are not below its own [n]; all and one more where that is not finite."""
     not_below = (~(scores < own[:, None])).sum(axis=1)
-    return int(((not_below <= JUDGED_AT) & np.isfinite(own)).sum())
+    places: Int64 = np.where(np.isfinite(own), not_below, scores.shape[1] + 1).astype(np.int64)
+    return places
 
 
 def _watched(histories: Histories, users: Int32, ends: Int64, items: int) -> tuple[npt.NDArray[np.intp], Int32]:
