@@ -66,7 +66,7 @@ def roll(course: Course) -> tuple[list[Tower], Epochs]:
     holds no tower that this run can go on from.
     """
     edges = edges_of(course.windows, course.config.blocks)
-    stretch, keeping = _first_stretch(course, edges), Keeping(course.checkpoints, course.on_epoch)
+    stretch, keeping = first_stretch(course, edges), Keeping(course.checkpoints, course.on_epoch)
     trainer = TowerTrainer(stretch.start, course.config, course.seed)
     finished = [fitted(trainer, stretch, keeping)]
     for since, as_of in itertools.pairwise(edges):
@@ -75,7 +75,8 @@ def roll(course: Course) -> tuple[list[Tower], Epochs]:
     return [one.tower for one in finished], [row for one in finished for row in one.epochs]
 
 
-def _first_stretch(course: Course, edges: list[int]) -> Stretch:
+def first_stretch(course: Course, edges: list[int]) -> Stretch:
+    """The warm-up: trained on what came before the first edge, judged on the watches between it and the second."""
     start, since = _started(course, edges[0])
     # Randomness of their own: how many watches follow must not reach the training through the stream it draws from.
     rng = np.random.default_rng([course.seed, 0, 1])
