@@ -16,7 +16,7 @@ class RecallConfig(BaseModel):
     k: int = Field(200, ge=1, le=10_000)
 
     dim: int = Field(64, ge=1, le=1024)
-    depth: int = Field(1, ge=0, le=4)
+    depth: int = Field(2, ge=0, le=4)
     width: int = Field(256, ge=1, le=4096)
     dropout: float = Field(0.2, ge=0, lt=1)
     metric: Literal["cosine", "dot"] = "cosine"
