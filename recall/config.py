@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 SamplerName = Literal["full", "uniform", "unigram", "in_batch", "mixed"]
 AgeName = Literal["none", "hours", "days", "normalised"]
+IndexName = Literal["auto", "exact", "ivf", "hnsw", "pq"]
 
 
 class RecallConfig(BaseModel):
@@ -49,6 +50,9 @@ class RecallConfig(BaseModel):
     blocks: int = Field(4, ge=1, le=100)
     warm_start: str = ""
     label_users: int = Field(20_000, ge=1)
+    index: IndexName = "auto"
+    index_overlap: float = Field(0.99, gt=0, le=1)
+    exact_up_to: int = Field(20_000, ge=0)
 
     @property
     def hidden(self) -> tuple[int, ...]:
