@@ -1,4 +1,4 @@
-"""What the simulated world says of lists: their share of the best possible expected seconds."""
+"""What the simulated world says of lists: their share of the best possible expected seconds, and the best lists."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from features.oracle import Ask, oracle_share, reference_lists, seen_before
+from features.oracle import Ask, oracle_lists, oracle_share, reference_lists, seen_before
 from features.simulated import load_log, load_truth
+from features.vocabulary import Vocabulary
 
 K = 10
 USERS_ASKED = 2_000
@@ -25,8 +27,22 @@ def oracle_shares(
     world, log = load_truth(data), load_log(data)
     rng = np.random.default_rng([seed, 10])
     rows = np.sort(rng.permutation(len(users))[:USERS_ASKED])
-    ask = Ask(users[rows], np.datetime64(datetime.fromtimestamp(as_of / 1e6, UTC).replace(tzinfo=None), "us"), K)
+    ask = Ask(users[rows], _moment(as_of), K)
     seen = seen_before(log, ask.at)
     judged = {name: items[rows, :K] for name, items in lists.items()} | reference_lists(world, log, ask, rng)
     shares = {name: oracle_share(world, ask, items, seen) for name, items in judged.items()}
     return {"10" if name == "final" else f"10.{name}": share for name, share in shares.items()}
+
+
+def best_lists(data: Path, users: npt.NDArray[Any], items: Vocabulary, as_of: int, k: int) -> npt.NDArray[np.int32]:
+    """The world's best k unseen items of each user (raw ids) as of an instant, as indexes: [users, k].
+
+    An item that the vocabulary does not know is 0: nobody was ever shown it.
+    """
+    ask = Ask(users, _moment(as_of), k)
+    lists, _ = oracle_lists(load_truth(data), ask, seen_before(load_log(data), ask.at))
+    return items.index_of(pa.array(lists.ravel())).reshape(lists.shape)
+
+
+def _moment(instant: int) -> np.datetime64:
+    return np.datetime64(datetime.fromtimestamp(instant / 1e6, UTC).replace(tzinfo=None), "us")

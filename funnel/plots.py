@@ -73,6 +73,16 @@ def candidate_popularity(candidate_counts: Numbers, catalogue_counts: Numbers, p
     figure.savefig(path)
 
 
+def share_bars(title: str, panels: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Shares as groups of bars, a panel for each table: a group for each row, a bar for each column; NaN has no bar."""
+    figure, axes = _canvas(len(panels), title)
+    for panel, (name, table) in zip(axes, panels.items(), strict=True):
+        _grouped(panel, table)
+        _label(panel, name, "%", "")
+        panel.legend(frameon=False, loc="best")
+    figure.savefig(path)
+
+
 def data_profile(
     days: npt.NDArray[np.datetime64], clicked: npt.NDArray[np.bool_], seconds: Numbers, users: Numbers, path: Path
 ) -> None:
@@ -149,6 +159,18 @@ def _share_at_least(counts: Numbers) -> tuple[Numbers, Numbers]:
     values, times = np.unique(counts, return_counts=True)
     share = np.cumsum(times[::-1])[::-1] / max(len(counts), 1)
     return values[values > 0], share[values > 0]
+
+
+def _grouped(panel: "Axes", table: pd.DataFrame) -> None:
+    """Horizontal bars in per cent, the table's first row at the top."""
+    rows, thickness = np.arange(len(table)), 0.8 / max(len(table.columns), 1)
+    for number, (column, colour) in enumerate(zip(table.columns, (_BLUE, _GREY, _ORANGE), strict=False)):
+        shares = 100 * table[column].to_numpy(np.float64)
+        known = ~np.isnan(shares)
+        middle = rows + (number - (len(table.columns) - 1) / 2) * thickness
+        panel.barh(middle[known], shares[known], height=thickness, color=colour, label=str(column))
+    panel.set_yticks(rows, [str(name) for name in table.index])
+    panel.invert_yaxis()
 
 
 def _by_day(panel: "Axes", values: "pd.Series[float] | pd.Series[int]", title: str, up: str) -> None:

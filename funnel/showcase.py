@@ -14,6 +14,7 @@ from rich.table import Table
 
 from features.tables import ITEM, RANK, SCORE, TIMESTAMP, TOPICS, UNIT, USER, WATCH_SECONDS
 from features.windows import Windows
+from funnel.recall_tables import channel_table, slice_tables
 from funnel.store import Store
 
 USERS_SHOWN, ROWS_SHOWN = 3, 5
@@ -30,7 +31,10 @@ def show(home: Path, console: Console) -> None:
     """Print the metrics to look at first and three users; Refused where the line has not been run."""
     store = Store(home / "artefacts")
     report = store.path("report") / "report.json"
-    console.print(metrics_table(json.loads(report.read_text())))
+    metrics = json.loads(report.read_text())
+    console.print(metrics_table(metrics))
+    for table in detail_tables(metrics):
+        console.print(table)
     console.print(f"Every metric: {report}", soft_wrap=True)
     for table in user_tables(store):
         console.print(table)
@@ -48,6 +52,16 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def detail_tables(report: Mapping[str, Any]) -> Iterator[Table]:
+    """The candidates slice by slice beside popularity, and what each channel adds to them."""
+    for metric, slices in slice_tables(report).items():
+        yield _shares_table(f"Candidates by slice: {metric.replace('_', ' ')}", slices)
+    if len(channels := channel_table(report)):
+        yield _shares_table(
+            "Candidates by channel: share of places, of hits, of hits that no other channel has", channels
+        )
+
+
 def user_tables(store: Store) -> Iterator[Table]:
     """For each of three users: the last watches before the lists were made, beside the first recommendations."""
     lists = pd.read_parquet(store.path("recommendations") / "recommendations.parquet")
@@ -57,6 +71,17 @@ def user_tables(store: Store) -> Iterator[Table]:
         watched = _watches(store, [user]).tail(ROWS_SHOWN)
         offered = lists[lists[USER] == user].sort_values(RANK).head(ROWS_SHOWN)
         yield _user_table(user, watched, offered, topics)
+
+
+def _shares_table(title: str, frame: pd.DataFrame) -> Table:
+    table = Table("", *map(str, frame.columns), title=title, title_justify="left")
+    for name, *cells in frame.itertuples():
+        table.add_row(str(name), *(f"{cell:,}" if isinstance(cell, int) else _text(cell) for cell in cells))
+    return table
+
+
+def _text(share: float) -> str:
+    return "" if pd.isna(share) else f"{share:.3f}"
 
 
 def _numbers(report: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

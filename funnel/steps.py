@@ -231,8 +231,9 @@ def write_recommendations(work: Work) -> None:
 def write_report(work: Work) -> None:
     from funnel.report import draw, report_of
 
-    work.write_json("report.json", report_of(work))
-    draw(work)
+    report = report_of(work)
+    work.write_json("report.json", report)
+    draw(work, report)
 
 
 def _refuse_to_rank(work: Work, rows: int, clicked: int) -> None:

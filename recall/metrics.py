@@ -105,6 +105,18 @@ def accuracy(ks: Sequence[int], ranked: Ints, holdout: Holdout) -> dict[str, Flo
     return {f"{name}@{k}": metric(k) for k in ks for name, metric in named.items()}
 
 
+def places(ranked: Ints, holdout: Holdout) -> npt.NDArray[np.int64]:
+    """At which place of its user's list each of the holdout's items stands, 1 = first, 0 = not listed: [n]."""
+    stride = int(max(holdout.items.max(initial=0), ranked.max(initial=0))) + 1
+    row, place = np.nonzero(hits(ranked, holdout))
+    listed = row * stride + ranked[row, place]
+    order = np.argsort(listed)
+    found = np.append(listed[order], -1)
+    asked = holdout.rows * stride + holdout.items
+    at = np.searchsorted(found[:-1], asked)
+    return np.where(found[at] == asked, np.append(place[order] + 1, 0)[at], 0)
+
+
 def coverage(k: int, ranked: Ints, catalogue_size: int) -> float:
     """Share of the catalogue (items 1..catalogue_size) that is among the first k of at least one user."""
     return float((_times_listed(k, ranked, catalogue_size) > 0).mean()) if catalogue_size else float("nan")
@@ -131,6 +143,14 @@ def mean_popularity(k: int, ranked: Ints, counts: npt.NDArray[np.integer | np.fl
     listed = _times_listed(k, ranked, len(counts) - 1)
     total = listed.sum()
     return float((listed * counts[1:]).sum() / total) if total else float("nan")
+
+
+def listed_share(k: int, ranked: Ints, chosen: Flags) -> float:
+    """Share of the filled places 1..k of all lists that hold a chosen item; chosen is [catalogue + 1] by item index.
+
+    NaN where nothing is listed.
+    """
+    return mean_popularity(k, ranked, chosen.astype(np.int64))
 
 
 def _top(k: int, ranked: Ints) -> Ints:

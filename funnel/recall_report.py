@@ -1,0 +1,129 @@
+"""What the report says of the candidates: accuracy in all and by slice, what is listed at all, what each channel adds.
+
+A slice or a channel follows a slash, a baseline a dot: `recall.hr@50/users_with_0_watches.popularity`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.judged import Judged, cutoffs, mean
+from recall import metrics as recall
+from recall import slices
+from recall.contributions import contributions
+
+Int32 = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
+Metrics = dict[str, float]
+
+SLICED_AT = 50
+NEW_ITEMS = "items_with_0_watches"
+
+
+def recall_metrics(judged: Judged) -> Metrics:
+    """Every recall metric of the candidates, and beside each that of popularity's lists of the same users."""
+    config = judged.work.config
+    ks = cutoffs(config.report.at, config.recall.k)
+    metrics = _counts(judged) | _channels(judged)
+    for suffix, lists in (("", judged.candidates), (".popularity", judged.popular)):
+        metrics |= _accuracy(judged, lists, suffix) | _found(judged, lists, suffix)
+        for k in ks:
+            metrics |= _spread(judged, k, lists, suffix)
+    if judged.timed:
+        latest = recall.accuracy(ks, judged.popular_hour, judged.completed)
+        metrics |= {f"recall.{m}.popularity_hour": mean(v) for m, v in latest.items()}
+    return metrics
+
+
+def oracle_metrics(judged: Judged) -> Metrics:
+    """The share of the watches of new items that the simulated world's best lists find, on the candidates' rows.
+
+    Only users with such a watch are asked for: the others' lists change nothing.
+    """
+    if judged.work.windows.mode == "none" or not judged.timed:
+        return {}
+    from funnel.oracle import best_lists
+
+    work, of_new = judged.work, _item_slices(judged)[NEW_ITEMS][judged.completed.items]
+    rows = np.unique(judged.completed.rows[of_new])
+    users = work.ids.users.id_of(judged.users[rows]).to_numpy()
+    lists = np.zeros_like(judged.candidates)
+    lists[rows] = best_lists(work.data, users, work.ids.items, work.windows.labels_end, work.config.recall.k)
+    found = slices.found_shares(_sliced_at(judged), recall.places(lists, judged.completed), {"": of_new})
+    return {f"recall.new_item_recall@{k}.oracle": found[f"watches_found@{k}/"] for k in _sliced_at(judged)}
+
+
+def _counts(judged: Judged) -> Metrics:
+    """How many users and watches there are to be judged by, in all and by slice."""
+    holdout = judged.completed
+    users = slices.judged_users(holdout, slices.users_by_activity(judged.watches_of_users))
+    watches = {name: int(chosen[holdout.items].sum()) for name, chosen in _item_slices(judged).items()}
+    late = int((judged.days[holdout.items] < 0).sum())
+    return {
+        "recall.users": int((holdout.sizes > 0).sum()),
+        "recall.watches": len(holdout.items),
+        "recall.watches/items_not_there_yet": late,
+        **{f"recall.users/{name}": count for name, count in users.items()},
+        **{f"recall.watches/{name}": count for name, count in watches.items()},
+    }
+
+
+def _accuracy(judged: Judged, lists: Int32, suffix: str) -> Metrics:
+    """HR, recall and NDCG over all users and over the users of each slice."""
+    config, users = judged.work.config, slices.users_by_activity(judged.watches_of_users)
+    ks, sliced = cutoffs(config.report.at, config.recall.k), _sliced_at(judged)
+    values = recall.accuracy(sorted({*ks, *sliced}), lists, judged.completed)
+    at = {name: int(name.split("@")[1]) for name in values}
+    by_slice = slices.sliced_means({name: v for name, v in values.items() if at[name] in sliced}, users)
+    whole = {name: mean(v) for name, v in values.items() if at[name] in ks}
+    return {f"recall.{name}{suffix}": value for name, value in (whole | by_slice).items()}
+
+
+def _found(judged: Judged, lists: Int32, suffix: str) -> Metrics:
+    """The share of the holdout's watches that lists hold, by slice of the item; new items also by that name."""
+    ks, holdout = _sliced_at(judged), judged.completed
+    of_watches = {name: chosen[holdout.items] for name, chosen in _item_slices(judged).items()}
+    found = slices.found_shares(ks, recall.places(lists, holdout), of_watches)
+    new = {f"new_item_recall@{k}": found[f"watches_found@{k}/{NEW_ITEMS}"] for k in ks}
+    return {f"recall.{name}{suffix}": share for name, share in (found | new).items()}
+
+
+def _spread(judged: Judged, k: int, lists: Int32, suffix: str) -> Metrics:
+    """How many items the lists reach, how unequally, how popular they are, and how many places go to new ones."""
+    catalogue = judged.catalogue - 1
+    metrics = {
+        "coverage": recall.coverage(k, lists, catalogue),
+        "gini": recall.gini(k, lists, catalogue),
+        "mean_popularity": recall.mean_popularity(k, lists, judged.counts),
+        "new_item_share": recall.listed_share(k, lists, judged.watches_of_items == 0),
+    }
+    if judged.timed:
+        metrics["young_item_share"] = recall.listed_share(k, lists, judged.days < 1)
+    return {f"recall.{name}@{k}{suffix}": value for name, value in metrics.items()}
+
+
+def _channels(judged: Judged) -> Metrics:
+    """What each channel named, found, and found alone, where the candidates say who named them."""
+    metrics: Metrics = {}
+    for k in _sliced_at(judged) if judged.channel_ranks else []:
+        lists = judged.candidates[:, :k]
+        ranks = {channel: rank[:, :k] for channel, rank in judged.channel_ranks.items()}
+        hit, watches = recall.hits(lists, judged.completed), int(judged.completed.sizes.sum())
+        for channel, contribution in contributions(ranks, lists > 0, hit, watches).items():
+            shares = asdict(contribution).items()
+            metrics |= {f"recall.channel_{name}@{k}/{channel}": share for name, share in shares}
+    return metrics
+
+
+def _item_slices(judged: Judged) -> Mapping[str, Flags]:
+    """Slices of items that were there at labels_end, [items] each: by popularity, and by age where there is time."""
+    by_age = slices.items_by_age(judged.days) if judged.timed else {}
+    return by_age | slices.items_by_popularity(judged.watches_of_items, judged.days >= 0)
+
+
+def _sliced_at(judged: Judged) -> list[int]:
+    """Slices and channels are judged at 50 places and at the whole list: more would only be more to read."""
+    k = judged.work.config.recall.k
+    return sorted({min(SLICED_AT, k), k})

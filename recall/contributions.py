@@ -1,0 +1,49 @@
+"""What each channel brings to the merged candidates: how much it names, finds, and finds alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.integer]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """Shares of one channel: of the filled places it `named`, of the `hits` it named, of those only it named
+    (`unique_hits`), and these over all watches of the holdout (`unique_watches`). NaN where there are none.
+    """
+
+    named: float
+    hits: float
+    unique_hits: float
+    unique_watches: float
+
+
+def contributions(ranks: Mapping[str, Ints], filled: Flags, hit: Flags, watches: int) -> dict[str, Contribution]:
+    """Each channel's contribution to merged lists, whose places are [n, k].
+
+    `ranks[channel]` says at which rank the channel named the candidate of each place, 0 = not; `filled` are the places
+    with a candidate, `hit` those whose candidate was watched (`recall.metrics.hits`), `watches` all of the holdout.
+    """
+    namers = np.zeros(filled.shape, np.int16)
+    for rank in ranks.values():
+        namers += rank > 0
+    alone = hit & (namers == 1)
+    return {channel: _contribution(rank > 0, filled, hit, alone, watches) for channel, rank in ranks.items()}
+
+
+def _contribution(named: Flags, filled: Flags, hit: Flags, alone: Flags, watches: int) -> Contribution:
+    unique = int((named & alone).sum())
+    return Contribution(
+        named=_share(int((named & filled).sum()), int(filled.sum())),
+        hits=_share(int((named & hit).sum()), int(hit.sum())),
+        unique_hits=_share(unique, int(hit.sum())),
+        unique_watches=_share(unique, watches),
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
