@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from features.profiles import Side
-from features.tables import PUBLISHED_AT
 from funnel.work import Impressions, Work, held_out, saved_candidates, watched
 from recall.metrics import Holdout
 from recall.popular import popular_lists, popularity
@@ -96,12 +94,9 @@ class Judged:
         An item is there from when it was published, or first shown where that is earlier or all that is known. On the
         order clock the figure tells only whether it was there.
         """
-        born = np.append(np.inf, self.work.ids.items.first_seen)
-        if self.timed:
-            items = Side.load(self.work.inputs["profiles"] / "items.parquet")
-            born = np.fmin(born, items.numbers.get(PUBLISHED_AT, born))
-        # What happens in the very instant of the lists comes after them.
-        return np.where(born < self.work.windows.labels_end, (self.work.windows.labels_end - born) / DAY, -np.inf)
+        as_of, born = self.work.windows.labels_end, np.append(np.inf, self.work.ids.items.first_seen)
+        # What appears in the very instant of the lists comes after them.
+        return np.where(born < as_of, (as_of - born) / DAY, -np.inf)
 
     @cached_property
     def impressions(self) -> Impressions:

@@ -18,8 +18,10 @@ from recall.metrics import (
     gini,
     hit_rate_at,
     hits,
+    listed_share,
     mean_popularity,
     ndcg_at,
+    places,
     recall_at,
 )
 
@@ -203,6 +205,28 @@ def test_mean_popularity_is_the_mean_count_over_the_places_that_are_filled():
     counts = np.array([1000, 10, 20, 60])
     assert mean_popularity(2, lists([1, 2], [3, 0]), counts) == 30
     assert math.isnan(mean_popularity(2, lists([0, 0]), counts))
+
+
+def test_the_listed_share_is_of_the_places_that_are_filled():
+    new = np.array([True, True, False, False])
+    assert listed_share(2, lists([1, 2, 1], [3, 0, 0]), new) == pytest.approx(1 / 3)
+    assert listed_share(3, lists([1, 2, 1], [3, 0, 0]), new) == 0.5
+    assert math.isnan(listed_share(1, lists([0]), new))
+
+
+def test_each_watch_is_told_the_place_of_its_item_in_the_list():
+    assert places(lists([5, 3, 0], [3, 9, 3]), held_out([3, 7, 0, 5], [3, 3, 9])).tolist() == [2, 0, 0, 1, 1, 1, 2]
+    assert places(lists([0, 0]), held_out([])).tolist() == []
+
+
+@given(worlds(distinct=False))
+def test_places_equal_the_definition_watch_by_watch(world):
+    ranked, holdout = world
+    rows = [ranked[user].tolist() for user in holdout.rows]
+    expected = [
+        row.index(item) + 1 if item and item in row else 0 for row, item in zip(rows, holdout.items, strict=True)
+    ]
+    assert places(ranked, holdout).tolist() == expected
 
 
 @pytest.mark.parametrize(
