@@ -28,16 +28,19 @@ def slice_tables(report: Report) -> dict[str, pd.DataFrame]:
     return {metric: table for metric, table in tables.items() if len(table)}
 
 
-def channel_table(report: Report) -> pd.DataFrame:
-    """What each channel adds, at the least K reported: a row a channel, columns `named`, `hits` and `only it hit`."""
-    channels: dict[str, dict[str, float]] = {}
-    for k in _ks(report, "channel_named")[:1]:
-        named = f"recall.channel_named@{k}/"
-        for channel in (key.removeprefix(named) for key in report if key.startswith(named)):
-            shares = {title: report[f"recall.channel_{name}@{k}/{channel}"] for name, title in _SHARES.items()}
-            channels[channel] = shares
-    table = pd.DataFrame.from_dict(channels, orient="index", columns=list(_SHARES.values()), dtype=np.float64)
-    return table.sort_values("hits", ascending=False, kind="stable")
+def channel_tables(report: Report) -> dict[str, pd.DataFrame]:
+    """What each channel adds, at the least K reported, as `{"channels@50": table}`; nothing where none are kept.
+
+    A row a channel; columns are its shares of the places (`named`), of the hits, and of the hits that only it named.
+    """
+    return {f"channels@{k}": _channels(report, k) for k in _ks(report, "channel_named")[:1]}
+
+
+def _channels(report: Report, k: int) -> pd.DataFrame:
+    named = f"recall.channel_named@{k}/"
+    names = [key.removeprefix(named) for key in report if key.startswith(named)]
+    columns = {title: [report[f"recall.channel_{m}@{k}/{name}"] for name in names] for m, title in _SHARES.items()}
+    return pd.DataFrame(columns, index=names, dtype=np.float64).sort_values("hits", ascending=False, kind="stable")
 
 
 def _slices(report: Report, metric: str, counted: str, names: list[str]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from funnel.judged import Judged, cutoffs, mean
 from funnel.metrics import watch_seconds_share_at
 from funnel.plots import candidate_popularity, seconds_by_bucket, share_bars
 from funnel.recall_report import oracle_metrics, recall_metrics
-from funnel.recall_tables import channel_table, slice_tables
+from funnel.recall_tables import channel_tables, slice_tables
 from funnel.work import Impressions, Work, logs_impressions, saved_candidates, watched
 from ranking import metrics as ranking
 from recall import metrics as recall
@@ -137,8 +137,8 @@ def draw(work: Work, report: Mapping[str, Any]) -> None:
     candidate_popularity(judged.counts[candidates[candidates > 0]], judged.counts[1:], work.out / "popularity.png")
     if slices := slice_tables(report):
         share_bars("Candidates by slice", {m: _counted(table) for m, table in slices.items()}, work.out / "slices.png")
-    if len(channels := channel_table(report)):
-        share_bars("What each channel adds", {"of the candidates": channels}, work.out / "channels.png")
+    if channels := channel_tables(report):
+        share_bars("What each channel adds: share of places and of hits", channels, work.out / "channels.png")
     if work.windows.mode != "none" and logs_impressions(work):
         seconds_by_bucket(_expected_seconds(work), watched(work, judged.impressions), work.out / "seconds.png")
 

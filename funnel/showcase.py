@@ -14,7 +14,7 @@ from rich.table import Table
 
 from features.tables import ITEM, RANK, SCORE, TIMESTAMP, TOPICS, UNIT, USER, WATCH_SECONDS
 from features.windows import Windows
-from funnel.recall_tables import channel_table, slice_tables
+from funnel.recall_tables import channel_tables, slice_tables
 from funnel.store import Store
 
 USERS_SHOWN, ROWS_SHOWN = 3, 5
@@ -54,12 +54,8 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
 
 def detail_tables(report: Mapping[str, Any]) -> Iterator[Table]:
     """The candidates slice by slice beside popularity, and what each channel adds to them."""
-    for metric, slices in slice_tables(report).items():
-        yield _shares_table(f"Candidates by slice: {metric.replace('_', ' ')}", slices)
-    if len(channels := channel_table(report)):
-        yield _shares_table(
-            "Candidates by channel: share of places, of hits, of hits that no other channel has", channels
-        )
+    for name, table in (slice_tables(report) | channel_tables(report)).items():
+        yield _shares_table(f"Candidates: {name.replace('_', ' ')}", table)
 
 
 def user_tables(store: Store) -> Iterator[Table]:

@@ -6,10 +6,11 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from funnel import plots
-from funnel.plots import candidate_popularity, data_profile, loss_curves, seconds_by_bucket
+from funnel.plots import candidate_popularity, data_profile, loss_curves, seconds_by_bucket, share_bars
 
 DAY = np.datetime64("2025-01-01")
 NONE = np.array([])
@@ -69,6 +70,19 @@ def test_popularity_is_the_share_with_at_least_so_many_watches_on_log_axes(tmp_p
     assert (panels[0].get_xscale(), panels[0].get_yscale()) == ("log", "log")
     assert line(panels[0], "catalogue").get_xydata().tolist() == [[1, 0.5], [5, 0.25]]
     np.testing.assert_allclose(line(panels[0], "candidates").get_xydata(), [[1, 1], [5, 2 / 3]])
+
+
+def test_shares_are_bars_in_per_cent_by_row_and_column_and_nan_has_none(tmp_path, panels):
+    slices = pd.DataFrame({"candidates": [0.5, 0.25], "popularity": [0.1, np.nan]}, index=["new", "old"])
+    share_bars("Slices", {"hr@50": slices, "found": slices[:1]}, tmp_path / "b.png")
+    assert is_png(tmp_path / "b.png")
+    first, second = panels
+    assert (first.get_title(), second.get_title()) == ("hr@50", "found")
+    assert [text.get_text() for text in first.get_yticklabels()] == ["new", "old"]
+    bars = [(bar.get_width(), round(bar.get_y() + bar.get_height() / 2)) for bar in first.patches]
+    assert bars == [(50, 0), (25, 1), (10, 0)]
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["candidates", "popularity"]
+    assert first.yaxis_inverted()
 
 
 def test_the_profile_counts_days_rates_seconds_and_users(tmp_path, panels):
