@@ -89,14 +89,13 @@ class Judged:
 
     @cached_property
     def days(self) -> Float64:
-        """Each item's age in days at labels_end, by index; below 0 = not there yet, -inf for nobody.
+        """Each item's age in days at labels_end, by index; 0 or less = not there yet, -inf for nobody.
 
         An item is there from when it was published, or first shown where that is earlier or all that is known. On the
         order clock the figure tells only whether it was there.
         """
-        as_of, born = self.work.windows.labels_end, np.append(np.inf, self.work.ids.items.first_seen)
-        # What appears in the very instant of the lists comes after them.
-        return np.where(born < as_of, (as_of - born) / DAY, -np.inf)
+        born = np.append(np.inf, self.work.ids.items.first_seen)
+        return (self.work.windows.labels_end - born) / DAY
 
     @cached_property
     def impressions(self) -> Impressions:

@@ -60,7 +60,7 @@ def _counts(judged: Judged) -> Metrics:
     holdout = judged.completed
     users = slices.judged_users(holdout, slices.users_by_activity(judged.watches_of_users))
     watches = {name: int(chosen[holdout.items].sum()) for name, chosen in _item_slices(judged).items()}
-    late = int((judged.days[holdout.items] < 0).sum())
+    late = int((judged.days[holdout.items] <= 0).sum())
     return {
         "recall.users": int((holdout.sizes > 0).sum()),
         "recall.watches": len(holdout.items),
@@ -120,7 +120,7 @@ def _channels(judged: Judged) -> Metrics:
 def _item_slices(judged: Judged) -> Mapping[str, Flags]:
     """Slices of items that were there at labels_end, [items] each: by popularity, and by age where there is time."""
     by_age = slices.items_by_age(judged.days) if judged.timed else {}
-    return by_age | slices.items_by_popularity(judged.watches_of_items, judged.days >= 0)
+    return by_age | slices.items_by_popularity(judged.watches_of_items, judged.days > 0)
 
 
 def _sliced_at(judged: Judged) -> list[int]:

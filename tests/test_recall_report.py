@@ -9,21 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from features.simulated import load_truth, simulate, write
+from features.vocabulary import Vocabulary
 from features.world import WorldConfig, expected_seconds
 from funnel.judged import Judged
 from funnel.line import make, request_for
+from funnel.oracle import best_lists
 from funnel.recall_report import oracle_metrics, recall_metrics
 from funnel.report import _number
 from funnel.tracking import _allowed
 from funnel.work import Work, listed_users
 
 WORLD = WorldConfig(
-    users=60, users_a_day=5, items=80, items_a_day=30, days=3, impressions_a_day=900, topics=8, favourite_topics=2
+    users=60, users_a_day=5, items=80, items_a_day=30, days=3, impressions_a_day=1_800, topics=8, favourite_topics=2
 )
-CUT = pd.Timestamp("2025-01-03T06:00:00Z")
+CUT = pd.Timestamp("2025-01-03T09:00:00Z")
 K, PAIR = 60, ["user_id", "item_id"]
 STEPS = ("interactions", "windows", "vocabulary", "impressions", "histories", "samples", "profiles")
 
@@ -182,18 +185,33 @@ def test_new_items_are_published_before_the_lists_and_watched_by_nobody(
         equal(metrics, {f"recall.new_item_recall@{k}": share})
 
 
+def best_unseen(raw: Raw, user: int) -> list[int]:
+    """All items published before the cut that the user had not clicked, by the world's own expectation."""
+    world, at = load_truth(raw.data), np.datetime64(CUT.tz_localize(None), "us")
+    worth = expected_seconds(world, np.full(len(world.item_ids), user), world.item_ids, at)
+    best = world.item_ids[np.argsort(-worth)][: (worth > 0).sum()].tolist()
+    seen = set(raw.log[raw.log["clicked"] & (raw.log["timestamp"] < CUT) & (raw.log["user_id"] == user)]["item_id"])
+    return [item for item in best if item not in seen]
+
+
 def test_the_oracles_share_of_new_items_is_that_of_the_best_unseen_items(timed: Judged, raw: Raw) -> None:
-    world, at = load_truth(timed.work.data), np.datetime64(CUT.tz_localize(None), "us")
-    pairs, clicked = raw.went_on_to_watch, raw.log[raw.log["clicked"] & (raw.log["timestamp"] < CUT)]
-    new, seen = pairs[(pairs["days"] > 0) & (pairs["watches"] == 0)], clicked.groupby("user_id")["item_id"].agg(set)
-    lists = {}
-    for user in new["user_id"].unique():
-        worth = expected_seconds(world, np.full(len(world.item_ids), user), world.item_ids, at)
-        best = world.item_ids[np.argsort(-worth)].tolist()
-        lists[user] = [item for item in best if item not in seen.get(user, set())]
+    pairs = raw.went_on_to_watch
+    new = pairs[(pairs["days"] > 0) & (pairs["watches"] == 0)]
+    lists = {user: best_unseen(raw, user) for user in new["user_id"].unique()}
     expected = {f"recall.new_item_recall@{k}.oracle": found(new, lists, k) for k in (50, K)}
     assert oracle_metrics(timed) == pytest.approx(expected)
     assert all(0 < share < 1 for share in expected.values())
+
+
+def test_the_worlds_best_lists_hold_what_is_unseen_and_nobody_for_what_was_never_heard_of(
+    timed: Judged, raw: Raw
+) -> None:
+    users, items = raw.log["user_id"].unique()[:10], timed.work.ids.items
+    known = Vocabulary(items.ids[:100], items.first_seen[:100])
+    lists = best_lists(raw.data, users, known, timed.work.windows.labels_end, K)
+    for user, best in zip(users, lists, strict=True):
+        assert best.tolist() == known.index_of(pa.array(best_unseen(raw, user)[:K])).tolist()
+    assert (lists == 0).any()
 
 
 def test_places_of_new_and_of_young_items_are_shared_out(timed: Judged, raw: Raw, metrics: dict[str, float]) -> None:

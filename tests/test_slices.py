@@ -34,7 +34,7 @@ def test_users_are_sliced_by_their_watches_at_1_10_and_50():
 
 
 def test_items_are_sliced_by_age_and_one_that_is_not_there_yet_is_in_no_slice():
-    assert members(items_by_age(np.array([-np.inf, -0.1, 0, 0.99, 1, 6.9, 7, 900]))) == {
+    assert members(items_by_age(np.array([-np.inf, 0, 0.01, 0.99, 1, 6.9, 7, 900]))) == {
         "items_younger_than_1_day": [2, 3],
         "items_of_1_to_7_days": [4, 5],
         "items_of_7_days_or_more": [6, 7],
