@@ -18,9 +18,10 @@ from funnel.recall_tables import channel_tables, slice_tables
 from funnel.store import Store
 
 USERS_SHOWN, ROWS_SHOWN = 3, 5
-BASELINES = ("recall", "popularity", "item_mean", "oracle")
+BASELINES = ("recall", "popularity", "popularity_hour", "item_mean", "oracle")
 HEADLINES = (
     *("recall.hr@10", "recall.hr@50", "recall.hr@200", "recall.ndcg@10", "recall.coverage@200"),
+    "recall.new_item_recall@200",
     *("ranking.auc", "ranking.gauc_by_rows", "ranking.xauc", "ranking.weighted_user_loss", "ranking.mae"),
     *("ranking.calibration", "funnel.hr@10", "funnel.ndcg@10", "funnel.watch_seconds_share@10"),
     *("funnel.watch_seconds_share@50", "funnel.oracle_share@10"),

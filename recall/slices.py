@@ -27,7 +27,7 @@ def users_by_activity(watches: Ints) -> dict[str, Flags]:
 
 
 def items_by_age(days: Floats) -> dict[str, Flags]:
-    """Items by their age in days at the lists' instant, [items] -> [items] each; 0 or less (not there yet) is in none."""
+    """Items by their age in days at the lists' instant, [items] -> [items] each; 0 or less is in none."""
     return {
         "items_younger_than_1_day": (days > 0) & (days < 1),
         "items_of_1_to_7_days": (days >= 1) & (days < 7),
