@@ -5,11 +5,16 @@ A slice or a channel follows a slash, a baseline a dot: `recall.hr@50/users_with
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from funnel.judged import Judged, cutoffs, mean
+from funnel.plots import share_bars
+from funnel.recall_tables import channel_tables, slice_tables
 from recall import metrics as recall
 from recall import slices
 from recall.contributions import contributions
@@ -53,6 +58,15 @@ def oracle_metrics(judged: Judged) -> Metrics:
     lists[rows] = best_lists(work.data, users, work.ids.items, work.windows.labels_end, work.config.recall.k)
     found = slices.found_shares(_sliced_at(judged), recall.places(lists, judged.completed), {"": of_new})
     return {f"recall.new_item_recall@{k}.oracle": found[f"watches_found@{k}/"] for k in _sliced_at(judged)}
+
+
+def draw_recall(report: Mapping[str, Any], folder: Path) -> None:
+    """Pictures of a report's slices and of its channels' contributions, as far as it has them."""
+    if sliced := slice_tables(report):
+        counted = {metric: _counted(table) for metric, table in sliced.items()}
+        share_bars("Candidates by slice", counted, folder / "slices.png")
+    if channels := channel_tables(report):
+        share_bars("What each channel adds: share of places and of hits", channels, folder / "channels.png")
 
 
 def _counts(judged: Judged) -> Metrics:
@@ -115,6 +129,13 @@ def _channels(judged: Judged) -> Metrics:
             shares = asdict(contribution).items()
             metrics |= {f"recall.channel_{name}@{k}/{channel}": share for name, share in shares}
     return metrics
+
+
+def _counted(table: pd.DataFrame) -> pd.DataFrame:
+    """A slice table with its counts, the first column, in its labels."""
+    counts = table.iloc[:, 0]
+    labels = [f"{name}\n({count:,} {counts.name})" for name, count in counts.items()]
+    return table.iloc[:, 1:].set_axis(labels)
 
 
 def _item_slices(judged: Judged) -> Mapping[str, Flags]:

@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from funnel.judged import Judged, cutoffs, mean
 from funnel.metrics import watch_seconds_share_at
-from funnel.plots import candidate_popularity, seconds_by_bucket, share_bars
-from funnel.recall_report import oracle_metrics, recall_metrics
-from funnel.recall_tables import channel_tables, slice_tables
+from funnel.plots import candidate_popularity, seconds_by_bucket
+from funnel.recall_report import draw_recall, oracle_metrics, recall_metrics
 from funnel.work import Impressions, Work, logs_impressions, saved_candidates, watched
 from ranking import metrics as ranking
 from recall import metrics as recall
@@ -135,19 +133,9 @@ def draw(work: Work, report: Mapping[str, Any]) -> None:
     """Pictures beside the report: the candidates' popularity, slices and channels, expected against true seconds."""
     judged, candidates = Judged(work), saved_candidates(work.inputs["candidates"]).items
     candidate_popularity(judged.counts[candidates[candidates > 0]], judged.counts[1:], work.out / "popularity.png")
-    if slices := slice_tables(report):
-        share_bars("Candidates by slice", {m: _counted(table) for m, table in slices.items()}, work.out / "slices.png")
-    if channels := channel_tables(report):
-        share_bars("What each channel adds: share of places and of hits", channels, work.out / "channels.png")
+    draw_recall(report, work.out)
     if work.windows.mode != "none" and logs_impressions(work):
         seconds_by_bucket(_expected_seconds(work), watched(work, judged.impressions), work.out / "seconds.png")
-
-
-def _counted(table: pd.DataFrame) -> pd.DataFrame:
-    """A slice table with its counts, the first column, in its labels."""
-    counts = table.iloc[:, 0]
-    labels = [f"{name}\n({count:,} {counts.name})" for name, count in counts.items()]
-    return table.iloc[:, 1:].set_axis(labels)
 
 
 def _expected_seconds(work: Work) -> Float64:

@@ -18,7 +18,7 @@ from funnel.recall_tables import channel_tables, slice_tables
 from funnel.store import Store
 
 USERS_SHOWN, ROWS_SHOWN = 3, 5
-BASELINES = ("recall", "popularity", "popularity_hour", "item_mean", "oracle")
+BASELINES = ("recall", "popularity", "item_mean", "oracle")
 HEADLINES = (
     *("recall.hr@10", "recall.hr@50", "recall.hr@200", "recall.ndcg@10", "recall.coverage@200"),
     "recall.new_item_recall@200",

@@ -18,7 +18,7 @@ from features.world import WorldConfig, expected_seconds
 from funnel.judged import Judged
 from funnel.line import make, request_for
 from funnel.oracle import best_lists
-from funnel.recall_report import oracle_metrics, recall_metrics
+from funnel.recall_report import draw_recall, oracle_metrics, recall_metrics
 from funnel.report import _number
 from funnel.tracking import _allowed
 from funnel.work import Work, listed_users
@@ -279,6 +279,19 @@ def test_each_channels_contribution_is_reported_where_the_candidates_name_them(
     assert {name: value for name, value in channelled.items() if "channel" not in name} == pytest.approx(
         metrics, nan_ok=True
     )
+
+
+def test_slices_and_channels_are_drawn_where_there_are_any(
+    timed: Judged, metrics: dict[str, float], tmp_path: Path
+) -> None:
+    (tmp_path / "candidates").mkdir()
+    channelled = recall_metrics(with_channels(timed, tmp_path / "candidates", ["tower", "new"]))
+    drawn = {}
+    for name, report in (("nothing", {}), ("slices", metrics), ("all", channelled)):
+        (tmp_path / name).mkdir()
+        draw_recall(report, tmp_path / name)
+        drawn[name] = sorted(path.name for path in (tmp_path / name).iterdir())
+    assert drawn == {"nothing": [], "slices": ["slices.png"], "all": ["channels.png", "slices.png"]}
 
 
 def test_where_only_order_is_known_nothing_is_said_of_ages_hours_and_oracles(ordered: Judged) -> None:
