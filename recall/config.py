@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 SamplerName = Literal["full", "uniform", "unigram", "mixed"]
+ChannelName = Literal["tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "rewatch"]
+CHANNELS: tuple[ChannelName, ...] = ("tower", "item_to_item", "co_watched", "popular", "followed", "new_items")
 
 
 class RecallConfig(BaseModel):
@@ -31,3 +33,7 @@ class RecallConfig(BaseModel):
     refresh_epochs: int = Field(3, ge=1)
     blocks: int = Field(4, ge=1, le=100)
     label_users: int = Field(20_000, ge=1)
+    channels: tuple[ChannelName, ...] = Field(CHANNELS, min_length=1)
+    channel_items: int = Field(100, ge=1, le=10_000)
+    merge: Literal["learned", "round_robin"] = "learned"
+    merge_users: int = Field(10_000, ge=1)
