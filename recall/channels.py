@@ -1,7 +1,7 @@
 """All channels as of an instant: who is in force, what they name for users, and what they say of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -185,10 +185,16 @@ def channels_as_of(
 def popular_channel(log: Log, size: int, as_of: int, popularity: Popularity) -> Popular:
     """Popularity of items 0..size - 1 as of an instant, by a choice of half life and segment."""
     watches = log.readings.histories
-    segments = _segments(log, popularity.segment)
-    own = shares(decayed(watches, size, as_of, popularity.half_life, segments))
     whole = {_half_life_name(h): shares(decayed(watches, size, as_of, h))[0] for h in log.half_lives}
-    return Popular(own, segments, whole)
+    return replace(_popular_alone(log, size, as_of, popularity), by_half_life=whole)
+
+
+def _popular_alone(log: Log, size: int, as_of: int, popularity: Popularity) -> Popular:
+    """What popular lists need, without the columns."""
+    everybody = np.zeros(len(log.readings.histories.offsets) - 1, np.int32)
+    segments = log.readings.users.codes[popularity.segment] if popularity.segment else everybody
+    counts = decayed(log.readings.histories, size, as_of, popularity.half_life, segments)
+    return Popular(shares(counts), segments, {})
 
 
 def chosen_popularity(log: Log, cohorts: Sequence[tuple[Int32, int, int]]) -> Popularity:
@@ -218,13 +224,8 @@ class _Round:
         self.requests = Requests(users, nothing, nothing.astype(np.int32), seen, none)
 
     def hit_share(self, popularity: Popularity) -> float:
-        channel = popular_channel(self.log, self.size, self.since, popularity)
+        channel = _popular_alone(self.log, self.size, self.since, popularity)
         return hit_share(PopularAnswer(channel, self.requests), self.watched, JUDGED_AT)
-
-
-def _segments(log: Log, name: str | None) -> Int32:
-    everybody = np.zeros(len(log.readings.histories.offsets) - 1, np.int32)
-    return everybody if name is None else log.readings.users.codes[name]
 
 
 def _half_life_name(half_life: float | None) -> str:
