@@ -21,13 +21,20 @@ from features.tables import CLICKED, CONTRACTS, ITEM, USER
 Indexes = npt.NDArray[np.int32]
 Instants = npt.NDArray[np.int64]
 
+NEVER_SHOWN = np.iinfo(np.int64).max
+
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The ids of one side: `ids[i - 1]` has index i and was first seen (shown or clicked) at `first_seen[i - 1]`."""
+    """The ids of one side: `ids[i - 1]` has index i and is known since `first_seen[i - 1]`.
+
+    Known is what was shown or clicked, and an item that was published; `first_shown` [ids] is NEVER_SHOWN for what
+    the log does not show (None: everything was shown when first seen).
+    """
 
     ids: pa.Array
     first_seen: Instants
+    first_shown: Instants | None = None
 
     def __len__(self) -> int:
         """The number of indexes, nobody's 0 included."""
@@ -36,6 +43,11 @@ class Vocabulary:
     def size_as_of(self, instant: int) -> int:
         """How many indexes existed before an instant, 0 included: indexes below it were known."""
         return int(np.searchsorted(self.first_seen, instant, side="left")) + 1
+
+    def shown_as_of(self, instant: int) -> npt.NDArray[np.bool_]:
+        """Which indexes had been shown to anybody before an instant, [indexes]; never nobody."""
+        first = self.first_seen if self.first_shown is None else self.first_shown
+        return np.concatenate([[False], first < instant])
 
     def index_of(self, ids: pa.Array) -> Indexes:
         """Raw ids [n] -> indexes [n]; what is not in the vocabulary is 0."""
@@ -51,19 +63,47 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         numbers = pa.array(np.arange(1, len(self), dtype=np.int32))
-        pq.write_table(pa.table({"id": self.ids, "index": numbers, "first_seen": self.first_seen}), path)
+        columns = {"id": self.ids, "index": numbers, "first_seen": self.first_seen}
+        shown = {} if self.first_shown is None else {"first_shown": self.first_shown}
+        pq.write_table(pa.table(columns | shown), path)
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
         table = pq.read_table(path)
-        return cls(table["id"].combine_chunks(), table["first_seen"].to_numpy())
+        shown = table["first_shown"].to_numpy() if "first_shown" in table.column_names else None
+        return cls(table["id"].combine_chunks(), table["first_seen"].to_numpy(), shown)
 
 
 def vocabulary_of(interactions: ibis.Table, side: str) -> Vocabulary:
     """The vocabulary of `side` (user_id or item_id) in a log with instants: by first appearance, then by id."""
-    first = interactions.group_by(side).aggregate(first_seen=interactions.instant.min())
-    table = first.order_by("first_seen", side).to_pyarrow()
-    return Vocabulary(table[side].combine_chunks(), table["first_seen"].to_numpy())
+    table = _first_shown(interactions, side).order_by("first_shown", side).to_pyarrow()
+    return Vocabulary(table[side].combine_chunks(), table["first_shown"].to_numpy())
+
+
+def catalogue_of(interactions: ibis.Table, published: ibis.Table, since: int, until: int) -> Vocabulary:
+    """The items of a log with instants, and those `published` (item_id, instant) during it that nobody was shown.
+
+    During it: since <= instant < until; what is older and was never shown is not on offer. An item is known from its
+    publication, or from its first appearance where that came before.
+    """
+    instants = published.group_by(ITEM).aggregate(published=published.instant.min())
+    shown = interactions.select(ITEM).distinct()
+    items = ibis.union(
+        instants.filter(instants.published >= since, instants.published < until),
+        instants.filter(instants.published < since).semi_join(shown, ITEM),
+    )
+    both = _first_shown(interactions, ITEM).outer_join(items, ITEM)
+    known = both.select(
+        ibis.coalesce(both[ITEM], both[f"{ITEM}_right"]).name(ITEM),
+        both.first_shown.fill_null(NEVER_SHOWN).name("first_shown"),
+        ibis.least(both.first_shown.fill_null(NEVER_SHOWN), both.published.fill_null(NEVER_SHOWN)).name("first_seen"),
+    )
+    table = known.order_by("first_seen", ITEM).to_pyarrow()
+    return Vocabulary(table[ITEM].combine_chunks(), table["first_seen"].to_numpy(), table["first_shown"].to_numpy())
+
+
+def _first_shown(interactions: ibis.Table, side: str) -> ibis.Table:
+    return interactions.group_by(side).aggregate(first_shown=interactions.instant.min())
 
 
 def impressions_of(interactions: ibis.Table, users: ibis.Table, items: ibis.Table) -> ibis.Table:

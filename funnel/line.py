@@ -122,7 +122,7 @@ def make(name: str, request: Request, tell: Callable[[str], None] = print) -> Ou
     store, began = request.store, time.monotonic()
     recipe = _recipe(name, request, store)
     made = not store.holds(recipe)
-    manifest = store.make(recipe, lambda out: STEPS[name].write(_work(name, request, store, out, tell)))
+    manifest = store.make(recipe, lambda out: STEPS[name].write(work_of(name, request, out, tell)))
     seconds = time.monotonic() - began
     _log(name, request, manifest, seconds)
     text = f"made in {seconds:.1f} s" if made else "up to date, nothing done"
@@ -177,9 +177,12 @@ def data_digest(source: str, data: Path) -> str:
     return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def _work(name: str, request: Request, store: Store, out: Path, tell: Callable[[str], None]) -> Work:
+def work_of(name: str, request: Request, out: Path, tell: Callable[[str], None] = print) -> Work:
+    """The work of one step, to be done in a folder; its parents have been made."""
+    store = request.store
     inputs = {parent: store.path(parent) for parent in STEPS[name].parents}
-    return Work(request.config, request.source, Path(request.data), inputs, out, tell)
+    scratch = store.scratch(_recipe(name, request, store))
+    return Work(request.config, request.source, Path(request.data), inputs, out, scratch, tell)
 
 
 def _experiment(name: str) -> Any:

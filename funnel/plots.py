@@ -1,5 +1,6 @@
 """Pictures for people: each function writes one PNG from arrays; nothing is shown and no state is kept."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +86,16 @@ def data_profile(
     _by_day(panels[1], 100 * by_day.mean(), "Click rate per day (UTC)", "clicked (%)")
     _seconds_of_clicks(panels[2], seconds[clicked])
     _activity(panels[3], np.unique(users, return_counts=True)[1])
+    figure.savefig(path)
+
+
+def line_chart(table: pd.DataFrame, title: str, across: str, up: str, path: Path) -> None:
+    """One line for each column of a table over its index."""
+    figure, (panel,) = _canvas(1, title)
+    for name, colour in zip(table.columns, itertools.cycle((_BLUE, _ORANGE, _GREY, "#2f8f4e", "#7a4fa3"))):
+        panel.plot(table.index, table[name], marker="o", markersize=4, color=colour, label=name)
+    _label(panel, "", across, up)
+    panel.legend(frameon=False)
     figure.savefig(path)
 
 

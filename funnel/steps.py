@@ -3,7 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,10 @@ from features import ingest as ingestion
 from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
 from features.profiles import Events, Side, profiles, side_of, tally_of
-from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER, Table, table_at
+from features.tables import EXPECTED_SECONDS, ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
 from features.tokens import token_histories
-from features.vocabulary import Vocabulary, impressions_of, vocabulary_of
-from features.windows import instants, windows_of
+from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
+from features.windows import instant_column, instants, windows_of
 from funnel.lists import USERS_A_SHARD, ArrayFile, Ranked, ranks_of, write_lists
 from funnel.plots import data_profile, loss_curves
 from funnel.work import Impressions, Work, held_out, listed_users, logs_impressions, saved_candidates, watched
@@ -28,6 +29,9 @@ from recall.config import RecallConfig
 from recall.learning import Learned, Merge, learn, merged_shards
 from recall.scores import Opinion, rolled_columns
 from recall.vectors import Tower
+
+if TYPE_CHECKING:
+    from recall.training import Course
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -45,9 +49,15 @@ def write_windows(work: Work) -> None:
 
 
 def write_vocabulary(work: Work) -> None:
-    log = _log_with_instants(work)
-    for side, key in (("users", USER), ("items", ITEM)):
-        vocabulary_of(log, key).save(work.out / f"{side}.parquet")
+    log, windows = _log_with_instants(work), work.windows
+    vocabulary_of(log, USER).save(work.out / "users.parquet")
+    published = _published(work, log.get_backend()) if windows.clock == "time" else None
+    items = (
+        vocabulary_of(log, ITEM)
+        if published is None
+        else catalogue_of(log, published, windows.start, windows.holdout_end)
+    )
+    items.save(work.out / "items.parquet")
 
 
 def write_impressions(work: Work) -> None:
@@ -58,11 +68,14 @@ def write_impressions(work: Work) -> None:
 
 
 def write_histories(work: Work) -> None:
-    """Completed watches (what towers read and predict), clicks (what is seen), search tokens."""
+    """Completed watches (what towers read and predict), clicks (what is seen), what was ignored, search tokens."""
     log, users = work.impressions, len(work.ids.users)
     for name, rows in (("watches", log.completed), ("clicks", log.clicked)):
         kept = log.take(rows)
         histories_of(kept.users, kept.items, kept.instants, users).save(work.out / name)
+    if logs_impressions(work):
+        ignored = log.take(~log.clicked)
+        histories_of(ignored.users, ignored.items, ignored.instants, users).save(work.out / "ignored")
     searches = work.inputs["interactions"] / "searches.parquet"
     if searches.exists() and work.windows.clock == "time":
         tokens, histories = token_histories(table_at(searches), work.ids.users)
@@ -90,28 +103,35 @@ def write_profiles(work: Work) -> None:
         frame.to_parquet(work.out / f"{side}.parquet", index=False)
 
 
-def write_towers(work: Work) -> None:
-    from recall.training import Course, roll
+def course_of(work: Work) -> "Course":
+    """What the towers of a run are trained on."""
+    from recall.checkpoints import Checkpoints
+    from recall.training import Course
 
-    _refuse_long_lists(work)
-    tokens = work.inputs["histories"] / "tokens.parquet"
-    course = Course(
-        readings=work.readings,
+    ignored, warm_start = work.inputs["histories"] / "ignored", work.config.recall.warm_start
+    work.scratch.mkdir(parents=True, exist_ok=True)
+    return Course(
+        knowledge=work.knowledge,
         ends=np.load(work.inputs["samples"] / "ends.npy"),
-        items=work.ids.items,
-        tokens=Vocabulary.load(tokens) if tokens.exists() else None,
         windows=work.windows,
         config=work.config.recall,
         seed=work.config.seed,
+        shown=Histories.load(ignored) if ignored.exists() else None,
+        previous=earlier_towers(Path(warm_start)) if warm_start else (),
+        checkpoints=Checkpoints(work.scratch),
         on_epoch=lambda row: work.tell(_epoch_text("tower", row)),
     )
-    towers, epochs = roll(course)
+
+
+def write_towers(work: Work) -> None:
+    from recall.training import roll
+
+    _refuse_long_lists(work)
+    towers, epochs = roll(course_of(work))
     for number, tower in enumerate(towers):
         tower.save(work.out, f"tower_{number:02d}")
     work.write_json("epochs.json", epochs)
-    loss_curves(
-        [{name: row[name] for name in row if name not in ("tower", "epoch")} for row in epochs], work.out / "loss.png"
-    )
+    _draw_epochs(work, epochs)
 
 
 def write_item_vectors(work: Work) -> None:
@@ -215,6 +235,17 @@ def _refuse_long_lists(work: Work) -> None:
         )
 
 
+def earlier_towers(folder: Path) -> list[Tower]:
+    """The towers of an earlier run, oldest first; Refused where the folder holds none."""
+    paths = sorted(folder.glob("tower_*.json"))
+    if not paths:
+        raise Refused(
+            f"recall.warm_start = {folder}: there is no tower here; give the folder of an artefact `towers`, "
+            "as in OUT/artefacts/towers/VERSION."
+        )
+    return [Tower.load(folder, path.stem) for path in paths]
+
+
 def newest(towers: list[Tower], instant: int) -> Tower:
     """The newest tower finished by an instant; the first is finished by history_end."""
     return [tower for tower in towers if tower.shape.as_of <= instant][-1]
@@ -228,7 +259,7 @@ def _draw_log(work: Work) -> None:
 
 
 def _draw_epochs(work: Work, epochs: list[dict[str, Any]]) -> None:
-    counts = ("tower", "epoch", "examples")
+    counts = ("tower", "epoch", "after", "examples")
     loss_curves([{k: v for k, v in row.items() if k not in counts} for row in epochs], work.out / "loss.png")
 
 
@@ -239,6 +270,17 @@ def _table(work: Work, artefact: str, name: str, backend: Any = None) -> Table:
 def _optional_table(work: Work, name: str) -> Table | None:
     exists = (work.inputs["interactions"] / f"{name}.parquet").exists()
     return _table(work, "interactions", name) if exists else None
+
+
+def _published(work: Work, backend: Any) -> Table | None:
+    """When each item was published, as item_id and instant; None where the log does not say."""
+    if not (work.inputs["interactions"] / "items.parquet").exists():
+        return None
+    items = _table(work, "interactions", "items", backend)
+    if PUBLISHED_AT not in items.columns:
+        return None
+    known = items.filter(items[PUBLISHED_AT].notnull())
+    return known.select(ITEM, instant=instant_column(known[PUBLISHED_AT]))
 
 
 def _log_with_instants(work: Work) -> Table:

@@ -24,6 +24,7 @@ from features.errors import Refused
 from features.tables import content_digest, parquet_schema
 
 MANIFEST, CURRENT, KEPT_VERSIONS = "manifest.json", "current", 3
+PARTIAL, SCRATCH = ".partial-", ".scratch-"
 PACKAGES = ("features", "recall", "ranking", "funnel")
 
 
@@ -94,9 +95,14 @@ class Store:
                 (partial / MANIFEST).write_text(canonical_json(asdict(manifest), indent=1))
                 partial.rename(home / recipe.version)
         write_atomically(home / CURRENT, recipe.version.encode())
+        _sweep(home, SCRATCH)
         self.pinned.pop(recipe.name, None)
         _prune(home, recipe.version)
         return self.manifest(recipe.name)
+
+    def scratch(self, recipe: Recipe) -> Path:
+        """A folder, not made yet, for what a killed attempt at this very artefact leaves for the next one."""
+        return self.root / recipe.name / f"{SCRATCH}{recipe.version}"
 
     def versions(self) -> dict[str, str]:
         """The version in force of every artefact."""
@@ -164,7 +170,7 @@ def _fresh_folder(home: Path, version: str) -> Iterator[Path]:
     """An empty folder to fill; whatever is still in it at the end is removed."""
     home.mkdir(parents=True, exist_ok=True)
     _sweep(home)
-    partial = home / f".partial-{version}"
+    partial = home / f"{PARTIAL}{version}"
     partial.mkdir()
     try:
         yield partial
@@ -172,9 +178,9 @@ def _fresh_folder(home: Path, version: str) -> Iterator[Path]:
         _sweep(home)
 
 
-def _sweep(home: Path) -> None:
+def _sweep(home: Path, kind: str = PARTIAL) -> None:
     """Remove what killed processes left half written or half removed."""
-    for leftover in home.glob(".partial-*"):
+    for leftover in home.glob(f"{kind}*"):
         shutil.rmtree(leftover)
 
 
@@ -196,7 +202,7 @@ def _prune(home: Path, version: str) -> None:
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in others[KEPT_VERSIONS - 1 :]:
         # Out of sight first: a version whose removal is cut short must not look whole.
-        old.rename(home / f".partial-{old.name}")
+        old.rename(home / f"{PARTIAL}{old.name}")
     _sweep(home)
 
 

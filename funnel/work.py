@@ -22,6 +22,7 @@ from ranking.features import Ledger
 from ranking.rows import filled_seconds, unit_of
 from recall.candidates import Candidates
 from recall.inputs import Readings
+from recall.shapes import Knowledge
 from recall.vectors import Tower
 
 Int32 = npt.NDArray[np.int32]
@@ -33,13 +34,15 @@ UNCLICKED_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Work:
-    """One step's work: the configuration, its parents' folders, the folder to fill, and whom to tell of progress."""
+    """One step's work: the configuration, its parents' folders, the folder to fill, one for what must survive
+    a kill, and whom to tell of progress."""
 
     config: FunnelConfig
     source: str
     data: Path
     inputs: Mapping[str, Path]
     out: Path
+    scratch: Path
     tell: Callable[[str], None] = lambda _: None
 
     @cached_property
@@ -61,6 +64,18 @@ class Work:
         searches = Histories.load(folder / "searches") if (folder / "searches").exists() else None
         users = Side.load(self.inputs["profiles"] / "users.parquet")
         return Readings(Histories.load(folder / "watches"), searches, users)
+
+    @cached_property
+    def knowledge(self) -> Knowledge:
+        """What towers may be told."""
+        tokens, items = self.inputs["histories"] / "tokens.parquet", self.inputs["profiles"] / "items.parquet"
+        return Knowledge(
+            self.readings,
+            self.ids.items,
+            Vocabulary.load(tokens) if tokens.exists() else None,
+            Side.load(items),
+            timed=self.windows.clock == "time",
+        )
 
     @cached_property
     def towers(self) -> list[Tower]:

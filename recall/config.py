@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-SamplerName = Literal["full", "uniform", "unigram", "mixed"]
+SamplerName = Literal["full", "uniform", "unigram", "in_batch", "mixed"]
+AgeName = Literal["none", "hours", "days", "normalised"]
 ChannelName = Literal["tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "rewatch"]
 CHANNELS: tuple[ChannelName, ...] = ("tower", "item_to_item", "co_watched", "popular", "followed", "new_items")
 
@@ -15,25 +16,47 @@ class RecallConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     k: int = Field(200, ge=1, le=10_000)
+
     dim: int = Field(64, ge=1, le=1024)
-    hidden: tuple[PositiveInt, ...] = Field((256,), max_length=4)
+    depth: int = Field(2, ge=0, le=4)
+    width: int = Field(256, ge=1, le=4096)
     dropout: float = Field(0.2, ge=0, lt=1)
+    metric: Literal["cosine", "dot"] = "cosine"
+    temperature: float = Field(0.1, gt=0)
+    embeddings: Literal["separate", "shared"] = "separate"
+    pretraining: Literal["none", "word2vec"] = "none"
+
     history: int = Field(50, ge=1, le=1000)
     recency_windows: tuple[PositiveInt, ...] = (1, 3, 10, 50)
     search_tokens: int = Field(50, ge=0, le=1000)
-    example_age: bool = True
+    user_features: bool = True
+    powers: bool = True
+    example_age: AgeName = "normalised"
+    item_features: bool = True
+    id_dropout: float = Field(0.1, ge=0, lt=1)
+
     sampler: SamplerName = "mixed"
     negatives: int = Field(1024, ge=1, le=1_000_000)
+    shown_negatives: int = Field(0, ge=0, le=100)
+    damping: float = Field(0.0, ge=0, le=1)
     examples_per_user: int = Field(200, ge=1)
+
     batch: int = Field(1024, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     epochs: int = Field(40, ge=1)
     epoch_examples: int = Field(500_000, ge=1)
     patience: int = Field(2, ge=1)
+    rate_drops: int = Field(1, ge=0, le=5)
     refresh_epochs: int = Field(3, ge=1)
     blocks: int = Field(4, ge=1, le=100)
+    warm_start: str = ""
     label_users: int = Field(20_000, ge=1)
     channels: tuple[ChannelName, ...] = Field(CHANNELS, min_length=1)
     channel_items: int = Field(100, ge=1, le=10_000)
     merge: Literal["learned", "round_robin"] = "learned"
     merge_users: int = Field(10_000, ge=1)
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers, halving down to `width` (paper, section 3.2: a tower)."""
+        return tuple(self.width << layer for layer in reversed(range(self.depth)))

@@ -1,5 +1,6 @@
 """What a tower reads of users at instants: the same function for training and for serving."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +29,8 @@ class Readings:
 
     def inputs(self, shape: TowerShape, users: Int32, ends: Int64, instants: Int64) -> TowerInputs:
         """As `inputs_at`, the ends of the watch histories being known, [n]. What the tower never knew reads as 0."""
-        watches = _known(self.histories.bags(users, ends, shape.bag), shape.items)
-        categories = {n: _known(self.users.codes[n][users], size) for n, size in shape.categories.items()}
+        watches = known_codes(self.histories.bags(users, ends, shape.bag), shape.items)
+        categories = {n: known_codes(self.users.codes[n][users], size) for n, size in shape.categories.items()}
         none = np.zeros(len(users), np.float32)
         return TowerInputs(watches, self._tokens(shape, users, instants), categories, self._numbers(shape, users), none)
 
@@ -37,19 +38,24 @@ class Readings:
         if self.searches is None or not shape.token_bag:
             return np.zeros((len(users), 0), np.int32)
         ends = self.searches.ends(users, instants)
-        return _known(self.searches.bags(users, ends, shape.token_bag), shape.tokens)
+        return known_codes(self.searches.bags(users, ends, shape.token_bag), shape.tokens)
 
     def _numbers(self, shape: TowerShape, users: Int32) -> npt.NDArray[np.float32]:
-        """Numbers scaled to [0, 1] with their square and root (paper, section 4.1); unknown = 0."""
-        columns = [_scaled(self.users.numbers[name][users], *range_) for name, range_ in shape.numbers.items()]
-        powers = [power for x in columns for power in (x, x**2, np.sqrt(x))]
-        return np.stack(powers, axis=1).astype(np.float32) if powers else np.zeros((len(users), 0), np.float32)
+        columns = [scaled(self.users.numbers[name][users], *range_) for name, range_ in shape.numbers.items()]
+        return powers_of(columns, shape.powers, len(users))
 
 
-def _known(indexes: Int32, size: int) -> Int32:
+def powers_of(columns: Sequence[npt.NDArray[np.float64]], powers: int, rows: int) -> npt.NDArray[np.float32]:
+    """Numbers in [0, 1] side by side, with 3 powers each with its square and root (paper, section 4.1)."""
+    named = [power for x in columns for power in (x, x**2, np.sqrt(x))[:powers]]
+    return np.stack(named, axis=1).astype(np.float32) if named else np.zeros((rows, 0), np.float32)
+
+
+def known_codes(indexes: Int32, size: int) -> Int32:
+    """Indexes with those that came later, at or beyond `size`, as 0: unknown."""
     return np.where(indexes < size, indexes, 0).astype(np.int32)
 
 
-def _scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
-    scaled = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
-    return np.nan_to_num(scaled, nan=0.0)
+def scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
+    """Numbers as shares of the way from low to high, in [0, 1]; unknown (NaN) = 0."""
+    return np.nan_to_num(np.clip((values - low) / max(high - low, 1e-9), 0, 1), nan=0.0)

@@ -1,9 +1,9 @@
 """Shared negatives of a training step, and the correction that keeps their softmax honest.
 
-S negatives are drawn independently from Q. The sum over all other items, sum_j exp(s_j), is then estimated
-without bias by sum over the drawn j of exp(s_j) / (S Q(j)), accidental hits of the positive left out: each
-negative's logit is lowered by log(S Q(j)), the positive's is left as it is (logQ correction; paper section 3.1
-"correct for this sampling via importance weighting").
+Where item j is expected m(j) times among the negatives, the sum over all other items, sum_j exp(s_j), is estimated
+without bias by sum over the drawn j of exp(s_j) / m(j), accidental hits of the positive left out: each negative's
+logit is lowered by log m(j), the positive's is left as it is (logQ correction; paper section 3.1, "correct for this
+sampling via importance weighting").
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from recall.config import SamplerName
 
 Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
 UNIGRAM_POWER = 0.75
 
 
@@ -22,34 +23,50 @@ UNIGRAM_POWER = 0.75
 class Negatives:
     """Item indexes [s] and the correction [s] that is subtracted from their logits."""
 
-    items: npt.NDArray[np.int32]
+    items: Int32
     corrections: npt.NDArray[np.float32]
 
 
-def background(sampler: SamplerName, counts: Float64) -> Float64:
-    """Q, the distribution negatives are drawn from: [items], counts [items] of completed watches; Q(0) = 0.
+Draw = Callable[[np.random.Generator, Int32], Negatives]
 
-    `unigram` is count^0.75 (word2vec), `mixed` half of it and half uniform, so that every item is drawn at times.
+
+@dataclass(frozen=True)
+class Counts:
+    """What samplers know, [items] each: completed watches before the instant, and positives of the pass."""
+
+    watches: Float64
+    positives: Float64
+
+
+def background(sampler: SamplerName, watches: Float64) -> Float64:
+    """Q, the distribution of what is drawn beside the batch: [items] -> [items]; Q(0) = 0.
+
+    `unigram` is watches^0.75 (word2vec), `uniform` and `mixed` are uniform.
     """
-    uniform = np.ones(len(counts))
-    unigram = counts**UNIGRAM_POWER
-    weights = {"uniform": uniform, "full": uniform, "unigram": unigram}
-    if sampler == "mixed":
-        return (_normalised(uniform) + _normalised(unigram)) / 2
-    return _normalised(weights[sampler])
+    return _normalised(watches**UNIGRAM_POWER if sampler == "unigram" else np.ones(len(watches)))
 
 
-def drawer(sampler: SamplerName, counts: Float64, size: int) -> Callable[[np.random.Generator], Negatives]:
-    """A function that draws `size` shared negatives; `full`, or more than there are items, gives all of them."""
-    if sampler == "full" or size >= len(counts) - 1:
-        everything = np.arange(1, len(counts), dtype=np.int32)
-        return lambda _: Negatives(everything, np.zeros(len(everything), np.float32))
-    q = background(sampler, counts)
+def drawer(sampler: SamplerName, counts: Counts, size: int, batch: int) -> Draw:
+    """A function that gives the shared negatives of a batch of `batch` positives.
+
+    `uniform`, `unigram`: `size` draws; `in_batch`: the batch's own positives; `mixed`: these and `size` uniform draws,
+    so that every item is met at times. `full`, or as many negatives as there are items, gives every item.
+    """
+    items = len(counts.watches)
+    if sampler == "full" or (sampler != "in_batch" and size >= items - 1):
+        everything = Negatives(np.arange(1, items, dtype=np.int32), np.zeros(items - 1, np.float32))
+        return lambda *_: everything
+    drawn = 0 if sampler == "in_batch" else size
+    q = background(sampler, counts.watches)
+    expected = drawn * q + (batch * _normalised(counts.positives) if sampler in ("in_batch", "mixed") else 0)
+    corrections = np.log(np.maximum(expected, 1e-30)).astype(np.float32)
     cumulative = np.cumsum(q)
 
-    def draw(rng: np.random.Generator) -> Negatives:
-        items = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
-        return Negatives(items.astype(np.int32), np.log(size * q[items]).astype(np.float32))
+    def draw(rng: np.random.Generator, positives: Int32) -> Negatives:
+        own = positives if sampler in ("in_batch", "mixed") else positives[:0]
+        others = np.searchsorted(cumulative, rng.random(drawn) * cumulative[-1], side="right").astype(np.int32)
+        chosen = np.concatenate([own, others])
+        return Negatives(chosen, corrections[chosen])
 
     return draw
 

@@ -4,7 +4,8 @@ This is the home of TensorFlow and deepmatch: what leaves this file is numpy (`r
 """
 
 import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +25,25 @@ with quietly():
 from recall.config import RecallConfig
 from recall.negatives import Negatives
 from recall.pooling import distinct
-from recall.vectors import Tower, TowerInputs, TowerShape, poolings
+from recall.tables import Arrays, Tables, table_names
+from recall.vectors import ItemFacts, Tower, TowerInputs, TowerShape, poolings
 
 Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
 INITIAL_SPREAD = 0.05
-TABLES = ("item_in", "item_out", "tokens")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Positives of one step: what the tower reads [n], the items watched next [n], and shared negatives."""
+    """Positives of one step: what the tower reads [n], the items watched next [n], and shared negatives.
+
+    `shown` int32 [n, m] are further negatives of each positive: what its user was shown and did not click, 0 = none.
+    """
 
     inputs: TowerInputs
-    items: npt.NDArray[np.int32]
+    items: Int32
     negatives: Negatives
+    shown: Int32 | None = None
 
 
 class TowerTrainer:
@@ -50,98 +56,134 @@ class TowerTrainer:
     def __init__(self, tower: Tower, config: RecallConfig, seed: int) -> None:
         keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
-        self._rate = config.learning_rate
+        self._config, self._seed = config, seed
         self._graph = _Graph(tower.shape, config.dropout, seed)
         self._optimizer = keras.optimizers.Adam(config.learning_rate)
         self._optimizer.build(self._graph.variables)
-        self._untouched = [variable.numpy() for variable in self._optimizer.variables]
+        self._untouched = {name: variable.numpy() for name, variable in self._hidden_state.items()}
         self._step = tf.function(self._gradients, reduce_retracing=True)
         self.start(tower)
 
     def start(self, tower: Tower) -> None:
-        """Train this tower from here on, the optimisers as new. Its layers are those the trainer was made for."""
+        """Train this tower from here on, optimisers and randomness as new. Its layers are those the trainer has."""
         # The compiled step is kept: to compile it again costs as much as thousands of steps.
-        self.shape = tower.shape
+        self.shape, self._facts = tower.shape, tower.facts
         self._graph.assign(tower.weights)
-        for variable, value in zip(self._optimizer.variables, self._untouched, strict=True):
-            variable.assign(value)
-        tables = {name: tower.weights[name] for name in TABLES if name in tower.weights}
-        self._tables = {name: RowAdam(values, self._rate) for name, values in tables.items()}
+        self._assign_hidden(self._untouched)
+        self._tables = Tables(tower.shape, tower.weights, tower.facts, self._config.learning_rate)
+        self._rng = np.random.default_rng([self._seed, 2])
 
-    def fit(self, batches: Iterator[Batch]) -> float:
-        """One pass over batches; the mean loss of a positive (softmax cross-entropy, nats)."""
+    def fit(self, batches: Iterator[Batch], rate: float = 1.0) -> tuple[float, int]:
+        """One pass over batches at a share of the learning rate: mean loss of a positive (nats), and how many."""
+        self._optimizer.learning_rate.assign(rate * self._config.learning_rate)
         total, count = 0.0, 0
         for batch in batches:
-            total, count = total + self._train_on(batch) * len(batch.items), count + len(batch.items)
-        return total / max(count, 1)
+            total, count = total + self._train_on(batch, rate) * len(batch.items), count + len(batch.items)
+        return total / max(count, 1), count
 
     @property
     def tower(self) -> Tower:
         """The tower as it stands, in numpy."""
-        tables = {name: table.values.copy() for name, table in self._tables.items()}
-        return Tower(self.shape, tables | self._graph.weights())
+        tables = {name: values.copy() for name, values in self._tables.weights.items()}
+        return Tower(self.shape, tables | self._graph.weights(), self._facts)
 
-    def _train_on(self, batch: Batch) -> float:
+    def state(self) -> Arrays:
+        """All that the next step depends on: training that is restored goes on as if it had never stopped."""
+        tables = {f"table/{name}": values for name, values in self._tables.state().items()}
+        hidden = {name: variable.numpy() for name, variable in self._hidden_state.items()}
+        graph = {f"graph/{name}": values for name, values in self._graph.weights().items()}
+        return tables | hidden | graph | {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
+
+    def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        """Go on from a state of the same shape."""
+        self._tables.restore({key.removeprefix("table/"): a for key, a in state.items() if key.startswith("table/")})
+        self._graph.assign({key.removeprefix("graph/"): a for key, a in state.items() if key.startswith("graph/")})
+        self._assign_hidden(state)
+        self._rng.bit_generator.state = json.loads(str(state["rng"]))
+
+    def _train_on(self, batch: Batch, rate: float) -> float:
         bags = poolings(self.shape, batch.inputs)
-        pooled = {name: bag.means(self._tables[name].values[bag.rows]) for name, bag in bags.items()}
-        scored, places = distinct(np.concatenate([batch.items, batch.negatives.items]))
-        rows = self._tables["item_out"].values[scored]
-        n = len(batch.items)
+        tables = self._tables.weights
+        pooled = {name: bag.means(tables[name][bag.rows]) for name, bag in bags.items()}
+        n, s = len(batch.items), len(batch.negatives.items)
+        own = np.zeros((n, 0), np.int32) if batch.shown is None else batch.shown
+        scored, places = distinct(np.concatenate([batch.items, batch.negatives.items, own.reshape(-1)]))
+        known = self._known(len(scored))
+        shown = places[n + s :].reshape(own.shape), (own > 0) & (own != batch.items[:, None])
         loss, gradients, row_gradient = self._step(
-            pooled, _plain_inputs(self.shape, batch.inputs), rows, places[:n], places[n:], batch.negatives.corrections
+            pooled,
+            _plain_inputs(self.shape, batch.inputs),
+            self._tables.item_rows(scored, known),
+            places[:n],
+            places[n : n + s],
+            batch.negatives.corrections,
+            shown if own.size else None,
         )
-        for name, bag in bags.items():
-            self._tables[name].apply(bag.rows, bag.row_gradients(gradients[name].numpy()))
-        self._tables["item_out"].apply(scored, row_gradient.numpy())
+        by_row = {name: (bag.rows, bag.row_gradients(gradients[name].numpy())) for name, bag in bags.items()}
+        self._tables.apply(by_row, scored, known, row_gradient.numpy(), rate)
         return float(loss)
 
+    def _known(self, rows: int) -> Float32 | None:
+        """Which scored items show who they are, [rows, 1] of 0 and 1: the others are known by side features alone."""
+        if not (self.shape.item_categories or self.shape.item_numbers) or not self._config.id_dropout:
+            return None
+        return (self._rng.random((rows, 1)) >= self._config.id_dropout).astype(np.float32)
+
     def _gradients(
-        self, pooled: dict[str, Any], plain: dict[str, Any], rows: Any, items: Any, negatives: Any, corrections: Any
+        self,
+        pooled: dict[str, Any],
+        plain: dict[str, Any],
+        rows: Any,
+        items: Any,
+        negatives: Any,
+        corrections: Any,
+        shown: Any,
     ) -> Any:
         """Loss, gradients of the pooled inputs and of the item rows; the graph's own variables take their step."""
         with tf.GradientTape() as tape:
             tape.watch([pooled, rows])
-            users = self._graph.model(pooled | plain, training=True)
-            loss = sampled_softmax_loss(users, rows, items, negatives, corrections)
+            users, vectors = self._graph.model(pooled | plain, training=True), rows
+            if self.shape.metric == "cosine":
+                users = tf.math.l2_normalize(users, axis=1) / self.shape.temperature
+                vectors = tf.math.l2_normalize(rows, axis=1)
+            loss = sampled_softmax_loss(users, vectors, items, negatives, corrections, shown)
         variables = [variable.value for variable in self._graph.variables]
         of_pooled, of_rows, of_variables = tape.gradient(loss, (pooled, rows, variables))
         self._optimizer.apply_gradients(zip(of_variables, self._graph.variables, strict=True))
         return loss, of_pooled, tf.convert_to_tensor(of_rows)
 
+    @property
+    def _hidden_state(self) -> dict[str, Any]:
+        """Variables that are no weights: the optimiser's, and the dropout's randomness."""
+        optimizer = {f"optimizer/{i}": variable for i, variable in enumerate(self._optimizer.variables)}
+        return optimizer | {f"dropout/{i}": v for i, v in enumerate(self._graph.model.non_trainable_variables)}
 
-class RowAdam:
-    """A table under Adam whose moments are kept and touched only for the rows a batch names."""
-
-    def __init__(self, values: Float32, rate: float, beta1: float = 0.9, beta2: float = 0.999) -> None:
-        self.values = values.copy()
-        self._first, self._second = np.zeros_like(values), np.zeros_like(values)
-        self._rate, self._beta1, self._beta2 = rate, beta1, beta2
-        self._steps = 0
-
-    def apply(self, rows: npt.NDArray[np.int32], gradient: Float32) -> None:
-        """One step for distinct rows [r] with their gradients [r, dim]."""
-        self._steps += 1
-        first = self._beta1 * self._first[rows] + (1 - self._beta1) * gradient
-        second = self._beta2 * self._second[rows] + (1 - self._beta2) * gradient**2
-        self._first[rows], self._second[rows] = first, second
-        rate = self._rate * np.sqrt(1 - self._beta2**self._steps) / (1 - self._beta1**self._steps)
-        self.values[rows] -= np.float32(rate) * first / (np.sqrt(second) + np.float32(1e-8))
+    def _assign_hidden(self, values: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        for name, variable in self._hidden_state.items():
+            variable.assign(values[name])
 
 
-def sampled_softmax_loss(users: Any, item_out: Any, items: Any, negatives: Any, corrections: Any) -> Any:
-    """Mean cross-entropy of each positive against itself and the shared negatives (see recall.negatives).
+def sampled_softmax_loss(
+    users: Any, item_vectors: Any, items: Any, negatives: Any, corrections: Any, shown: Any = None
+) -> Any:
+    """Mean cross-entropy of each positive against itself, the shared negatives (see recall.negatives), and its own.
 
-    users [n, dim], item_out [rows, dim]; items [n] and negatives [s] are rows of it; corrections [s] -> scalar.
+    users [n, dim], item_vectors [rows, dim]; items [n] and negatives [s] are rows of it; corrections [s]; `shown` is
+    (rows of it [n, m], which of them count [n, m]) -> scalar.
     """
-    positive = tf.reduce_sum(users * tf.gather(item_out, items), axis=1)
-    others = tf.matmul(users, tf.gather(item_out, negatives), transpose_b=True) - corrections
-    hits = tf.equal(items[:, None], negatives[None, :])
-    others = tf.where(hits, tf.constant(-1e9, others.dtype), others)
-    normaliser = tf.reduce_logsumexp(tf.concat([positive[:, None], others], axis=1), axis=1)
-    return tf.reduce_mean(normaliser - positive)
+    positive = tf.reduce_sum(users * tf.gather(item_vectors, items), axis=1)
+    others = tf.matmul(users, tf.gather(item_vectors, negatives), transpose_b=True) - corrections
+    logits = [positive[:, None], _masked(others, tf.not_equal(items[:, None], negatives[None, :]))]
+    if shown is not None:
+        logits.append(_masked(tf.einsum("nd,nmd->nm", users, tf.gather(item_vectors, shown[0])), shown[1]))
+    return tf.reduce_mean(tf.reduce_logsumexp(tf.concat(logits, axis=1), axis=1) - positive)
 
 
-def new_tower(shape: TowerShape, rng: np.random.Generator) -> Tower:
+def _masked(logits: Any, kept: Any) -> Any:
+    return tf.where(kept, logits, tf.constant(-1e9, logits.dtype))
+
+
+def new_tower(shape: TowerShape, facts: ItemFacts, rng: np.random.Generator) -> Tower:
     """An untrained tower: small random tables, Glorot layers, row 0 zero."""
     tables = {name: _table(rng, *size) for name, size in _table_sizes(shape).items()}
     widths = [_wide_width(shape), *shape.hidden, shape.dim]
@@ -150,15 +192,15 @@ def new_tower(shape: TowerShape, rng: np.random.Generator) -> Tower:
         spread = np.sqrt(6 / (fan_in + fan_out))
         layers[f"kernel{i}"] = rng.uniform(-spread, spread, (fan_in, fan_out)).astype(np.float32)
         layers[f"bias{i}"] = np.zeros(fan_out, np.float32)
-    return Tower(shape, tables | layers)
+    return Tower(shape, tables | layers, facts)
 
 
-def grown_tower(tower: Tower, shape: TowerShape, rng: np.random.Generator) -> Tower:
+def grown_tower(tower: Tower, shape: TowerShape, facts: ItemFacts, rng: np.random.Generator) -> Tower:
     """A warm start for a grown vocabulary: every old row kept, new rows initialised, layers as they are."""
-    fresh = new_tower(shape, rng).weights
+    fresh = new_tower(shape, facts, rng).weights
     for name, weights in tower.weights.items():
         fresh[name][: len(weights)] = weights
-    return Tower(shape, fresh)
+    return Tower(shape, fresh, facts)
 
 
 class _Graph:
@@ -186,19 +228,18 @@ class _Graph:
     def weights(self) -> dict[str, Float32]:
         return {name: variable.numpy() for name, variable in self._named.items()}
 
-    def assign(self, weights: dict[str, Float32]) -> None:
+    def assign(self, weights: Mapping[str, npt.NDArray[np.generic]]) -> None:
         for name, variable in self._named.items():
             variable.assign(weights[name])
 
 
 def _feature_columns(shape: TowerShape) -> list[Any]:
     """deepctr's feature columns; what was pooled outside the graph comes in as dense columns."""
-    categories = [
-        SparseFeat(f"category_{name}", size, shape.category_dim(name)) for name, size in shape.categories.items()
-    ]
+    dims = shape.category_dims
+    categories = [SparseFeat(f"category_{name}", size, dims[name]) for name, size in shape.categories.items()]
     watches = [DenseFeat("item_in", len(shape.recency_windows) * shape.dim)]
     tokens = [DenseFeat("tokens", shape.dim)] if shape.token_bag else []
-    numbers = [DenseFeat("numbers", 3 * len(shape.numbers))] if shape.numbers else []
+    numbers = [DenseFeat("numbers", shape.powers * len(shape.numbers))] if shape.numbers else []
     age = [DenseFeat("example_age", 1)] if shape.example_age else []
     return categories + watches + tokens + numbers + age
 
@@ -211,15 +252,17 @@ def _plain_inputs(shape: TowerShape, inputs: TowerInputs) -> dict[str, Any]:
 
 
 def _table_sizes(shape: TowerShape) -> dict[str, tuple[int, int]]:
-    sizes = {"item_in": (shape.items, shape.dim), "item_out": (shape.items, shape.dim)}
-    sizes |= {f"category_{name}": (size, shape.category_dim(name)) for name, size in shape.categories.items()}
-    return sizes | ({"tokens": (shape.tokens, shape.dim)} if shape.token_bag else {})
+    rows = {"item_in": shape.items, "item_out": shape.items, "tokens": shape.tokens}
+    rows |= {f"item_category_{name}": size for name, size in shape.item_categories.items()}
+    rows |= {"item_values": shape.powers * len(shape.item_numbers)}
+    sizes = {name: (rows[name], shape.dim) for name in table_names(shape)}
+    return sizes | {f"category_{name}": (size, shape.category_dims[name]) for name, size in shape.categories.items()}
 
 
 def _wide_width(shape: TowerShape) -> int:
     bags = len(shape.recency_windows) + (1 if shape.token_bag else 0)
-    categories = sum(shape.category_dim(name) for name in shape.categories)
-    return bags * shape.dim + categories + 3 * len(shape.numbers) + int(shape.example_age)
+    categories = sum(shape.category_dims[name] for name in shape.categories)
+    return bags * shape.dim + categories + shape.powers * len(shape.numbers) + int(shape.example_age)
 
 
 def _table(rng: np.random.Generator, rows: int, dim: int) -> Float32:

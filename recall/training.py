@@ -1,45 +1,45 @@
 """How the tower rolls through the log: a warm-up, then a refresh a block, none seeing what it is judged by."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from features.errors import Refused
 from features.histories import Histories
-from features.vocabulary import Vocabulary
 from features.windows import Windows
+from recall.checkpoints import Checkpoints, Epochs, Fitted
 from recall.config import RecallConfig
-from recall.inputs import Readings
-from recall.negatives import Negatives, drawer
-from recall.tower import Batch, TowerTrainer, grown_tower, new_tower
-from recall.vectors import Tower, TowerInputs, TowerShape
+from recall.examples import Examples
+from recall.fitting import Keeping, Stretch, fitted, kept_rates
+from recall.judging import judge_of
+from recall.pretraining import pretrained
+from recall.shapes import Knowledge, facts_of, grown_shape, ids_digest, shape_of
+from recall.tower import TowerTrainer, grown_tower, new_tower
+from recall.vectors import Tower, TowerShape
 
 Int64 = npt.NDArray[np.int64]
-Epochs = list[dict[str, Any]]
-
-JUDGED_AT, JUDGED_WATCHES, JUDGED_CELLS = 50, 5_000, 1 << 25
-STEPS_AN_EPOCH, SMALLEST_BATCH = 250, 32
 
 
 @dataclass(frozen=True)
 class Course:
-    """What towers are trained on: readings, the history end of each watch, vocabularies, the cut, the choices."""
+    """What towers are trained on: what they may know, the history end of each watch, the cut, the choices.
 
-    readings: Readings
+    `shown`: what users were shown and did not click; `previous`: towers of an earlier run to go on from.
+    """
+
+    knowledge: Knowledge
     ends: Int64
-    items: Vocabulary
-    tokens: Vocabulary | None
     windows: Windows
     config: RecallConfig
     seed: int
+    shown: Histories | None = None
+    previous: Sequence[Tower] = ()
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
-
-    @property
-    def histories(self) -> Histories:
-        return self.readings.histories
 
 
 def edges_of(windows: Windows, blocks: int) -> list[int]:
@@ -60,172 +60,84 @@ def edges_of(windows: Windows, blocks: int) -> list[int]:
 def roll(course: Course) -> tuple[list[Tower], Epochs]:
     """The towers as of each edge, oldest first, and one row of loss and validation for each epoch.
 
-    An epoch is at most `epoch_examples` random watches; the number of warm-up epochs is chosen on the watches between
-    the first two edges. Time clock: each block then refreshes the tower (warm start, vocabulary grown). Order clock:
-    the tower is fitted again on all but the holdout.
+    An epoch is at most `epoch_examples` random watches; the epochs of the warm-up, and when its steps become smaller,
+    are chosen on the watches between the first two edges. Time clock: each block then refreshes the tower (warm
+    start, vocabulary grown). Order clock: the tower is fitted again on all but the holdout. Refused where `previous`
+    holds no tower that this run can go on from.
     """
     edges = edges_of(course.windows, course.config.blocks)
-    untrained = new_tower(_shape(course, edges[0]), np.random.default_rng([course.seed, 0, 0]))
-    trainer = TowerTrainer(untrained, course.config, course.seed)
-    first = _warm_up(course, trainer, edges[1])
-    towers, epochs = [first.tower], first.epochs
-    for number, (since, as_of) in enumerate(itertools.pairwise(edges), start=1):
-        if course.windows.clock == "order":
-            fitted = _fit_again(course, trainer, as_of, first.best)
-        else:
-            fitted = _refresh(course, trainer, since, as_of, number)
-        towers.append(fitted.tower)
-        epochs += fitted.epochs
-    return towers, epochs
+    stretch, keeping = first_stretch(course, edges), Keeping(course.checkpoints, course.on_epoch)
+    trainer = TowerTrainer(stretch.start, course.config, course.seed)
+    finished = [fitted(trainer, stretch, keeping)]
+    for since, as_of in itertools.pairwise(edges):
+        stretch = _next_stretch(course, finished, since, as_of)
+        finished.append(fitted(trainer, stretch, keeping))
+    return [one.tower for one in finished], [row for one in finished for row in one.epochs]
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    tower: Tower
-    epochs: Epochs
-    best: int
-
-
-def _warm_up(course: Course, trainer: TowerTrainer, judged_until: int) -> _Fitted:
-    """Train until the hit rate on the watches that follow stops rising; keep the best epoch's weights."""
-    as_of, rng = trainer.shape.as_of, np.random.default_rng([course.seed, 0])
+def first_stretch(course: Course, edges: list[int]) -> Stretch:
+    """The warm-up: trained on what came before the first edge, judged on the watches between it and the second."""
+    start, since = _started(course, edges[0])
     # Randomness of their own: how many watches follow must not reach the training through the stream it draws from.
-    judged = _judged(course, as_of, judged_until, np.random.default_rng([course.seed, 0, 1]))
-    epochs: Epochs = []
-    best, best_rate, tower = 0, -1.0, trainer.tower
-    for epoch in range(1, course.config.epochs + 1):
-        row = _epoch(course, trainer, _positions(course, as_of), rng) | {"tower": 0, "epoch": epoch}
-        trained = trainer.tower
-        row[f"hit_rate@{JUDGED_AT}"] = rate = _hit_rate(course, trained, judged)
-        epochs.append(row)
-        course.on_epoch(row)
-        if rate > best_rate:
-            best, best_rate, tower = epoch, rate, trained
-        elif epoch - best >= course.config.patience:
-            break
-    trainer.start(tower)
-    return _Fitted(tower, epochs, best)
+    rng = np.random.default_rng([course.seed, 0, 1])
+    judge = judge_of(course.knowledge.readings, course.ends, edges[0], edges[1], rng)
+    return Stretch(0, start, _examples(course, start.shape, since), (course.seed, 0), judge=judge)
 
 
-def _fit_again(course: Course, trainer: TowerTrainer, as_of: int, passes: int) -> _Fitted:
-    trainer.start(new_tower(_shape(course, as_of), np.random.default_rng([course.seed, 1])))
-    return _passes(course, trainer, _positions(course, as_of), passes, 1)
+def _started(course: Course, as_of: int) -> tuple[Tower, int]:
+    """What the warm-up starts from, and the first instant it has not been trained on: an earlier run's, or as new."""
+    rng = np.random.default_rng([course.seed, 0, 0])
+    usable = [tower for tower in course.previous if tower.shape.as_of <= as_of]
+    if course.previous and (course.windows.clock == "order" or not usable):
+        raise Refused(
+            f"recall.warm_start = {course.config.warm_start}: no tower there was finished by the first edge of this "
+            "run on a clock of time; run without it once, or keep the earlier run's windows."
+        )
+    if usable:
+        return _grown(course, usable[-1], as_of, rng), usable[-1].shape.as_of
+    return _untrained(course, as_of, rng), course.windows.start
 
 
-def _refresh(course: Course, trainer: TowerTrainer, since: int, as_of: int, number: int) -> _Fitted:
-    rng = np.random.default_rng([course.seed, number])
-    trainer.start(grown_tower(trainer.tower, _shape(course, as_of), rng))
-    return _passes(course, trainer, _positions(course, as_of, since), course.config.refresh_epochs, number)
+def _untrained(course: Course, as_of: int, rng: np.random.Generator) -> Tower:
+    shape = shape_of(course.knowledge, course.config, as_of)
+    tower = new_tower(shape, facts_of(course.knowledge, shape), rng)
+    if course.config.pretraining == "none":
+        return tower
+    rows = pretrained(course.knowledge.readings.histories, shape, course.seed)
+    return replace(tower, weights=tower.weights | {"item_in": rows})
 
 
-def _passes(course: Course, trainer: TowerTrainer, positions: Int64, passes: int, number: int) -> _Fitted:
-    rng = np.random.default_rng([course.seed, number, 1])
-    epochs: Epochs = []
-    for epoch in range(1, passes + 1):
-        epochs.append(_epoch(course, trainer, positions, rng) | {"tower": number, "epoch": epoch})
-        course.on_epoch(epochs[-1])
-    return _Fitted(trainer.tower, epochs, passes)
+def _grown(course: Course, tower: Tower, as_of: int, rng: np.random.Generator) -> Tower:
+    _check_ancestor(course, tower.shape, as_of)
+    shape = grown_shape(tower.shape, course.knowledge, course.config, as_of)
+    return grown_tower(tower, shape, facts_of(course.knowledge, shape), rng)
 
 
-def _shape(course: Course, as_of: int) -> TowerShape:
-    """What a tower of an instant may know: the vocabularies as they were, the sides that exist."""
-    config, side = course.config, course.readings.users
-    tokens = course.tokens if config.search_tokens else None
-    return TowerShape(
-        as_of=as_of,
-        items=course.items.size_as_of(as_of),
-        dim=config.dim,
-        hidden=config.hidden,
-        recency_windows=tuple(sorted({*(w for w in config.recency_windows if w < config.history), config.history})),
-        categories=side.sizes,
-        numbers=_ranges(side.numbers),
-        tokens=tokens.size_as_of(as_of) if tokens else 0,
-        token_bag=config.search_tokens if tokens else 0,
-        example_age=config.example_age and course.windows.clock == "time",
-    )
+def _check_ancestor(course: Course, old: TowerShape, as_of: int) -> None:
+    """Refused where a tower's items or layers are not this run's."""
+    fresh = shape_of(course.knowledge, course.config, as_of)
+    layers = ("dim", "hidden", "recency_windows", "metric", "shared", "powers", "token_bag", "example_age")
+    other = [name for name in layers if getattr(old, name) != getattr(fresh, name)]
+    if old.ids != ids_digest(course.knowledge.items, old.items):
+        other.append("items")
+    if other:
+        raise Refused(
+            f"recall.warm_start = {course.config.warm_start}: the towers there differ from this run's in "
+            f"{', '.join(other)}; keep the earlier run's settings and its log's beginning, or start anew."
+        )
 
 
-def _ranges(numbers: dict[str, npt.NDArray[np.float64]]) -> dict[str, tuple[float, float]]:
-    """Least and largest value of each number that is known of anybody."""
-    known = {name: values[~np.isnan(values)] for name, values in numbers.items()}
-    return {name: (float(values.min()), float(values.max())) for name, values in known.items() if len(values)}
+def _next_stretch(course: Course, before: list[Fitted], since: int, as_of: int) -> Stretch:
+    number, seeds = len(before), (course.seed, len(before))
+    if course.windows.clock == "order":
+        start, since = _untrained(course, as_of, np.random.default_rng(seeds)), course.windows.start
+        rates = kept_rates(before[0].epochs, before[0].best)
+    else:
+        start = _grown(course, before[-1].tower, as_of, np.random.default_rng(seeds))
+        rates = (1.0,) * course.config.refresh_epochs
+    return Stretch(number, start, _examples(course, start.shape, since), (*seeds, 1), rates)
 
 
-def _positions(course: Course, as_of: int, since: int | None = None) -> Int64:
-    """Flat positions of the watches strictly before an instant, and not before `since`."""
-    instants = course.histories.instants
-    inside = instants < as_of if since is None else (instants < as_of) & (instants >= since)
-    return np.flatnonzero(inside)
-
-
-def _epoch(course: Course, trainer: TowerTrainer, positions: Int64, rng: np.random.Generator) -> dict[str, Any]:
-    config = course.config
-    chosen = capped(positions, course.histories.users[positions], config.examples_per_user, rng)[
-        : config.epoch_examples
-    ]
-    draw = _drawer(course, trainer.shape)
-    loss = trainer.fit(_batches(course, trainer.shape, chosen, lambda: draw(rng)))
-    return {"loss": loss, "examples": len(chosen)}
-
-
-def capped(positions: Int64, users: npt.NDArray[np.int32], cap: int, rng: np.random.Generator) -> Int64:
-    """At most `cap` random positions of each user, shuffled: heavy users do not dominate (paper, section 3.4)."""
-    order = np.lexsort((rng.random(len(positions)), users))
-    of_user = users[order]
-    turn = np.arange(len(order)) - np.searchsorted(of_user, of_user, side="left")
-    return rng.permutation(positions[order[turn < cap]])
-
-
-def _drawer(course: Course, shape: TowerShape) -> Callable[[np.random.Generator], Negatives]:
-    before = course.histories.items[course.histories.instants < shape.as_of]
-    counts = np.bincount(before, minlength=shape.items).astype(np.float64)
-    return drawer(course.config.sampler, counts, course.config.negatives)
-
-
-def _batches(course: Course, shape: TowerShape, positions: Int64, draw: Callable[[], Negatives]) -> Iterator[Batch]:
-    # A small log takes smaller steps, so that an epoch is still many of them.
-    size = min(course.config.batch, max(len(positions) // STEPS_AN_EPOCH, SMALLEST_BATCH, 1), max(len(positions), 1))
-    # A last batch of another size would compile the step again; the shuffle leaves other examples out each epoch.
-    for at in range(0, len(positions) - size + 1, size):
-        chosen = positions[at : at + size]
-        yield Batch(_example_inputs(course, shape, chosen), course.histories.items[chosen], draw())
-
-
-def _example_inputs(course: Course, shape: TowerShape, positions: Int64) -> TowerInputs:
-    """Inputs of watches as examples: example age is how long before the tower's instant they happened, in [0, 1]."""
-    histories = course.histories
-    instants = histories.instants[positions]
-    inputs = course.readings.inputs(shape, histories.users[positions], course.ends[positions], instants)
-    ages = (shape.as_of - instants) / max(shape.as_of - course.windows.start, 1)
-    return inputs.aged(ages.astype(np.float32))
-
-
-def _judged(course: Course, since: int, until: int, rng: np.random.Generator) -> Int64:
-    """Positions of a sample of the watches between two instants: what the warm-up is judged by."""
-    positions = _positions(course, until, since)
-    return rng.permutation(positions)[:JUDGED_WATCHES]
-
-
-def _hit_rate(course: Course, tower: Tower, positions: Int64) -> float:
-    """Share of watches whose item is among the tower's first 50 of the whole catalogue.
-
-    Unknown items miss, and so does what ties with 50 others or has no finite score: a tower that says nothing, or has
-    diverged, is worth nothing.
-    """
-    histories, shape = course.histories, tower.shape
-    slab = max(JUDGED_CELLS // shape.items, 1)
-    hits = 0
-    for at in range(0, len(positions), slab):
-        chosen = positions[at : at + slab]
-        instants = histories.instants[chosen]
-        inputs = course.readings.inputs(shape, histories.users[chosen], course.ends[chosen], instants)
-        hits += _hits(tower, tower.user_vectors(inputs) @ tower.item_vectors[1:].T, histories.items[chosen])
-    return hits / len(positions) if len(positions) else 0.0
-
-
-def _hits(tower: Tower, scores: npt.NDArray[np.float32], items: npt.NDArray[np.int32]) -> int:
-    """How many of the items [n] are among the first 50 of their row of scores [n, items - 1]."""
-    known = items < tower.shape.items
-    own = scores[np.arange(len(items)), np.where(known, items - 1, 0)]
-    not_below = (~(scores < own[:, None])).sum(axis=1)
-    return int((known & (not_below <= JUDGED_AT)).sum())
+def _examples(course: Course, shape: TowerShape, since: int) -> Examples:
+    knowledge, start = course.knowledge, course.windows.start
+    return Examples(knowledge.readings, course.ends, course.shown, shape, course.config, since, start)

@@ -27,6 +27,7 @@ HOMES = {
     "deepmatch": ("recall/tower.py",),
     "deepctr": ("recall/tower.py", "ranking/ranker.py"),
     "faiss": ("recall/index.py",),
+    "gensim": ("recall/pretraining.py",),
     "ibis": ("features/",),
     "duckdb": ("features/",),
     "matplotlib": ("funnel/plots.py",),
@@ -37,7 +38,10 @@ HOMES = {
     "marshal": (),
     "shelve": (),
 }
-HEAVY = ("tensorflow", "keras", "mlflow", "faiss", "deepctr", "deepmatch", "pandas", "matplotlib", "duckdb", "ibis")
+HEAVY = (
+    *("tensorflow", "keras", "deepctr", "deepmatch", "faiss", "gensim"),
+    *("mlflow", "pandas", "matplotlib", "duckdb", "ibis"),
+)
 FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 
 

@@ -33,10 +33,10 @@ def test_an_override_beats_the_file_and_the_file_the_defaults(tmp_path: Path) ->
     ("text", "value"),
     [
         ("windows.labels_end=2022-04-16T16:00:00Z", datetime(2022, 4, 16, 16, tzinfo=UTC)),
-        ("recall.hidden=[64, 32]", (64, 32)),
-        ("recall.hidden=[]", ()),
+        ("recall.recency_windows=[1, 5]", (1, 5)),
+        ("recall.recency_windows=[]", ()),
         ("report.popularity_hours=null", None),
-        ("recall.example_age=false", False),
+        ("recall.powers=false", False),
         ("cleaning.last_days = 2.5", 2.5),
         ("features.clock=order", "order"),
     ],
@@ -54,7 +54,7 @@ def test_an_override_is_read_by_the_type_of_its_field(text: str, value: object) 
         ("recall.k=many", "recall.k = 'many' is refused"),
         ("recall.k=0", "recall.k = '0' is refused"),
         ("recall.k=1.5", "recall.k"),
-        ("recall.hidden=[64", "recall.hidden"),
+        ("recall.recency_windows=[64", "recall.recency_windows"),
         ("windows.mode=random", "windows.mode = 'random' is refused"),
         ("windows.labels_end=tomorrow", "windows.labels_end = 'tomorrow' is refused"),
         ("recall.k", "`recall.k` is not an override; expected stage.field=value"),
@@ -103,13 +103,13 @@ def test_an_unknown_field_in_the_file_is_refused_by_name(tmp_path: Path) -> None
 
 
 def test_a_configuration_cannot_be_changed_and_survives_json() -> None:
-    config = config_of(None, ["windows.labels_end=2022-04-16T16:00:00Z", "recall.hidden=[8]"])
+    config = config_of(None, ["windows.labels_end=2022-04-16T16:00:00Z", "recall.recency_windows=[8]"])
     with pytest.raises(ValidationError):
         config.recall.k = 3  # type: ignore[misc]
     assert FunnelConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_sections_are_plain_values_and_only_those_named() -> None:
-    sections = config_of(None, ["recall.hidden=[8]"]).sections(["recall", "seed"])
+    sections = config_of(None, ["recall.recency_windows=[8]"]).sections(["recall", "seed"])
     assert set(sections) == {"recall", "seed"}
-    assert sections["recall"]["hidden"] == [8]
+    assert sections["recall"]["recency_windows"] == [8]

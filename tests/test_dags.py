@@ -30,7 +30,10 @@ ROOT = Path(__file__).parent.parent
 DAGS = ROOT / "dags"
 STAGES = ("ingest", "features", "recall", "ranking")
 HEAVY = {"tensorflow", "keras", "deepctr", "deepmatch", "faiss", "mlflow", "pandas", "ibis", "duckdb", "pyarrow"}
-SMALL = ("recall.epochs=1", "recall.dim=8", "recall.hidden=[16]", "ranking.epochs=1", "ranking.hidden=[16]")
+SMALL = (
+    *("recall.epochs=1", "recall.dim=8", "recall.depth=1", "recall.width=16"),
+    *("ranking.epochs=1", "ranking.hidden=[16]"),
+)
 
 PARSE = """
 import json, sys, time
@@ -200,7 +203,7 @@ def test_the_trigger_form_offers_what_the_configuration_knows(parsed: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("text", "good"), [("recall.k=200", True), ("seed=3", True), ("recall.hidden=[16]", True), ("recall.k", False)]
+    ("text", "good"), [("recall.k=200", True), ("seed=3", True), ("recall.width=16", True), ("recall.k", False)]
 )
 def test_the_form_checks_the_shape_of_an_override(parsed: dict[str, Any], text: str, good: bool) -> None:
     pattern = parsed["dags"]["ingest"]["params"]["overrides"]["schema"]["items"]["pattern"]

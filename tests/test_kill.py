@@ -26,7 +26,7 @@ WORLD = WorldConfig(
     users=40, users_a_day=2, items=80, items_a_day=5, days=2, impressions_a_day=600, topics=8, favourite_topics=2
 )
 SMALL = (
-    *("recall.dim=4", "recall.hidden=[4]", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
+    *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
     *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=5"),
 )
 

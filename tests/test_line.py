@@ -25,7 +25,7 @@ WORLD = WorldConfig(
 )
 K, TOP_K = 20, 10
 SMALL = (
-    *("recall.dim=4", "recall.hidden=[4]", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
+    *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
     *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", f"recall.k={K}", f"ranking.top_k={TOP_K}"),
 )
 PAIR = ["user_id", "item_id"]

@@ -3,30 +3,41 @@
 import numpy as np
 import pytest
 
-from recall.negatives import Negatives, background, drawer
+from recall.negatives import Counts, Negatives, background, drawer
 from recall.tower import sampled_softmax_loss, tf
 
-ITEMS, USERS, DIM = 300, 6, 4
+ITEMS, USERS, DIM = 1000, 6, 10
 RNG = np.random.default_rng(11)
 ITEM_VECTORS = RNG.normal(0, 0.6, (ITEMS, DIM)).astype(np.float32)
 USER_VECTORS = RNG.normal(0, 0.6, (USERS, DIM)).astype(np.float32)
-POSITIVES = np.array([1, 2, 3, 10, 100, 299], np.int32)
+POSITIVES = np.array([1, 2, 3, 10, 100, 999], np.int32)
 # A long tail, and popular items that lie close together, so that a sample that favours them misjudges the rest.
-COUNTS = np.ceil(2_000 / np.arange(1, ITEMS + 1)).astype(np.float64)
-ITEM_VECTORS[1:20] += 0.5
-SAMPLERS = ("uniform", "unigram", "mixed")
+WATCHES = np.concatenate([[0], np.ceil(2_000 / np.arange(1, ITEMS))]).astype(np.float64)
+ITEM_VECTORS[1:20, USERS:] += 0.5
+# A coordinate for each positive and its user: it has some 30 % of the probability, the gradient's largest part.
+ITEM_VECTORS[:, :USERS], USER_VECTORS[:, :USERS] = 0, np.eye(USERS)
+ITEM_VECTORS[POSITIVES, np.arange(USERS)] = 6
+# Positives are another distribution than watches: a stretch of the log has trends of its own.
+COUNTS = Counts(WATCHES, np.sqrt(WATCHES))
+SAMPLERS = ("uniform", "unigram", "in_batch", "mixed")
 SIZES = (4, 30, 240)
 DRAWS = 800
 
 
 @tf.function(reduce_retracing=True)
-def sampled_losses(negatives, corrections):
-    """The loss of each draw: [draws, s], [draws, s] -> [draws]."""
-
-    def one(drawn):
-        return sampled_softmax_loss(tf.constant(USER_VECTORS), tf.constant(ITEM_VECTORS), POSITIVES, *drawn)
-
-    return tf.map_fn(one, (negatives, corrections), fn_output_signature=tf.float32)
+def sampled(negatives, corrections):
+    """The mean loss over draws, and its gradients: [draws, s], [draws, s] -> scalar, [users, dim], [items, dim]."""
+    users, vectors = tf.constant(USER_VECTORS), tf.constant(ITEM_VECTORS)
+    with tf.GradientTape() as tape:
+        tape.watch([users, vectors])
+        losses = tf.map_fn(
+            lambda drawn: sampled_softmax_loss(users, vectors, POSITIVES, *drawn),
+            (negatives, corrections),
+            fn_output_signature=tf.float32,
+        )
+        loss = tf.reduce_mean(losses)
+    of_users, of_vectors = tape.gradient(loss, (users, vectors))
+    return loss, of_users, tf.convert_to_tensor(of_vectors)
 
 
 def exact_loss():
@@ -35,39 +46,60 @@ def exact_loss():
     return (np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(USERS), POSITIVES - 1]).mean()
 
 
+def exact_gradients():
+    """The gradients of `exact_loss` by hand: (softmax - one) @ items, (softmax - one)' @ users."""
+    logits = (USER_VECTORS @ ITEM_VECTORS.T).astype(np.float64)
+    logits[:, 0] = -np.inf
+    errors = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    errors[np.arange(USERS), POSITIVES] -= 1
+    return errors @ ITEM_VECTORS / USERS, errors.T @ USER_VECTORS / USERS
+
+
 def many(sampler, size, draws=DRAWS):
-    draw, rng = drawer(sampler, COUNTS, size), np.random.default_rng(5)
-    drawn = [draw(rng) for _ in range(draws)]
+    """Negatives of steps whose batches are `size` positives by their counts: items and corrections, [draws, s]."""
+    rng, q = np.random.default_rng(5), COUNTS.positives / COUNTS.positives.sum()
+    draw = drawer(sampler, COUNTS, size, size)
+    drawn = [draw(rng, rng.choice(ITEMS, size, p=q).astype(np.int32)) for _ in range(draws)]
     return np.stack([one.items for one in drawn]), np.stack([one.corrections for one in drawn])
 
 
-def bias(items, corrections):
-    """How far the mean sampled loss is from the exact one, in nats."""
-    return abs(sampled_losses(items, corrections).numpy().mean() - exact_loss())
+def biases(items, corrections):
+    """How far the mean sampled loss (nats) and the mean gradients (shares of their length) are from the exact ones."""
+    loss, *gradients = (tensor.numpy() for tensor in sampled(items, corrections))
+    pairs = zip(gradients, exact_gradients(), strict=True)
+    return [abs(loss - exact_loss()), *(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs)]
 
 
-def vanishes(biases):
-    """Whether the bias falls with the number of negatives, towards 0."""
-    few, some, most = biases
-    return few > some > most and most < 0.01
+def vanishes(*of_sizes):
+    """Whether each bias falls as negatives grow, towards 0."""
+    few, some, most = np.array(of_sizes)
+    return bool(((few > some) & (some > most)).all() and (most < 0.01).all())
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return {sampler: [many(sampler, size) for size in SIZES] for sampler in SAMPLERS}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_bias_of_the_sampled_loss_vanishes_as_negatives_grow(sampler):
-    assert vanishes([bias(*many(sampler, size)) for size in SIZES])
+def test_the_bias_of_loss_and_gradient_vanishes_as_negatives_grow(drawn, sampler):
+    assert vanishes(*(biases(*of_size) for of_size in drawn[sampler]))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("fault", "sign"), [("dropped", 0), ("flipped", -1)])
-def test_the_bias_stays_where_the_logq_correction_is_wrong(sampler, fault, sign):
-    drawn = [many(sampler, size) for size in SIZES]
-    assert not vanishes([bias(items, np.float32(sign) * corrections) for items, corrections in drawn]), fault
+def test_the_bias_stays_where_the_logq_correction_is_wrong(drawn, sampler, fault, sign):
+    faulty = [biases(items, np.float32(sign) * corrections) for items, corrections in drawn[sampler]]
+    assert not vanishes(*faulty), fault
+    # The gradient alone gives it away too, not only the loss's offset.
+    assert faulty[-1][1] > 0.1
+    assert faulty[-1][2] > 0.1
 
 
-def test_the_bias_stays_where_the_counts_are_those_of_another_table():
-    other = background("unigram", COUNTS[::-1])
-    drawn = [(size, many("unigram", size)[0]) for size in SIZES]
-    assert not vanishes([bias(items, np.log(size * other[items]).astype(np.float32)) for size, items in drawn])
+def test_the_bias_stays_where_the_counts_are_those_of_another_table(drawn):
+    other = background("unigram", np.concatenate([[0], WATCHES[:0:-1]]))
+    corrected = [(items, np.log(items.shape[1] * other[items]).astype(np.float32)) for items, _ in drawn["unigram"]]
+    assert not vanishes(*(biases(*of_size) for of_size in corrected))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -78,60 +110,90 @@ def test_the_sum_over_all_items_is_estimated_without_bias_at_any_size(sampler):
     assert np.exp(scores[items] - corrections).sum(axis=1).mean() == pytest.approx(np.exp(scores[1:]).sum(), rel=0.03)
 
 
-def loss_of(users, positives, negatives):
-    return sampled_softmax_loss(users, ITEM_VECTORS, positives.astype(np.int32), negatives.items, negatives.corrections)
+def loss_of(users, positives, negatives, shown=None):
+    positives = positives.astype(np.int32)
+    return float(sampled_softmax_loss(users, ITEM_VECTORS, positives, negatives.items, negatives.corrections, shown))
 
 
 @pytest.mark.parametrize(("sampler", "size"), [("full", 10), ("mixed", ITEMS), ("unigram", ITEMS - 1)])
 def test_all_items_as_negatives_are_the_exact_softmax(sampler, size):
-    negatives = drawer(sampler, COUNTS, size)(np.random.default_rng(0))
+    negatives = drawer(sampler, COUNTS, size, USERS)(np.random.default_rng(0), POSITIVES)
     assert negatives.items.tolist() == list(range(1, ITEMS))
-    assert float(loss_of(USER_VECTORS, POSITIVES, negatives)) == pytest.approx(exact_loss(), rel=1e-5)
+    assert loss_of(USER_VECTORS, POSITIVES, negatives) == pytest.approx(exact_loss(), rel=1e-5)
+
+
+def negatives_of(*items):
+    return Negatives(np.array(items, np.int32), np.zeros(len(items), np.float32))
 
 
 def test_a_positive_among_the_negatives_does_not_count_against_itself():
-    other = Negatives(np.array([7], np.int32), np.zeros(1, np.float32))
-    hit = Negatives(np.array([7, 5, 5], np.int32), np.zeros(3, np.float32))
     own = np.array([5])
-    assert float(loss_of(USER_VECTORS[:1], own, hit)) == pytest.approx(float(loss_of(USER_VECTORS[:1], own, other)))
+    hit, other = (loss_of(USER_VECTORS[:1], own, negatives_of(*items)) for items in ((7, 5, 5), (7,)))
+    assert hit == pytest.approx(other)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_positives_of_a_batch_are_negatives_of_each_other_alone():
+    """In-batch: each row's own item is masked, the others' count; by hand over two rows."""
+    positives = np.array([3, 8], np.int32)
+    negatives = drawer("in_batch", COUNTS, 10, 2)(np.random.default_rng(0), positives)
+    share = COUNTS.positives / COUNTS.positives.sum()
+    own, other = (
+        np.einsum("nd,nd->n", USER_VECTORS[:2], ITEM_VECTORS[items]) for items in (positives, positives[::-1])
+    )
+    others = other - np.log(2 * share[positives[::-1]])
+    expected = (np.logaddexp(own, others) - own).mean()
+    assert loss_of(USER_VECTORS[:2], positives, negatives) == pytest.approx(expected, rel=1e-5)
+
+
+def test_shown_negatives_count_against_their_own_row_alone_and_only_where_they_count():
+    """By hand: row 0 was shown 9 (and a masked 4), row 1 nothing that counts."""
+    positives, shown = np.array([5, 6]), np.array([[9, 4], [9, 4]], np.int32)
+    counts = np.array([[True, False], [False, False]])
+    s = USER_VECTORS[:2] @ ITEM_VECTORS.T
+    logits = [[s[0, 5], s[0, 7], s[0, 9]], [s[1, 6], s[1, 7]]]
+    expected = np.mean([np.log(np.exp(row).sum()) - row[0] for row in logits])
+    assert loss_of(USER_VECTORS[:2], positives, negatives_of(7), (shown, counts)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "unigram", "mixed"])
 def test_negatives_are_drawn_as_often_as_the_background_says(sampler):
-    q, draw, rng = background(sampler, COUNTS), drawer(sampler, COUNTS, 200), np.random.default_rng(2)
-    drawn = np.concatenate([draw(rng).items for _ in range(500)])
+    q, draw, rng = background(sampler, WATCHES), drawer(sampler, COUNTS, 200, 0), np.random.default_rng(2)
+    drawn = np.concatenate([draw(rng, POSITIVES[:0]).items for _ in range(500)])
     shares = np.bincount(drawn, minlength=ITEMS) / len(drawn)
     np.testing.assert_allclose(shares, q, atol=5 * np.sqrt(q.max() / len(drawn)))
     assert abs(shares[:20].sum() - q[:20].sum()) < 0.01
 
 
 def test_backgrounds_follow_their_definitions():
-    counts = np.array([50.0, 16, 1, 0])
-    np.testing.assert_allclose(background("uniform", counts), [0, 1 / 3, 1 / 3, 1 / 3])
-    np.testing.assert_allclose(background("unigram", counts), [0, 8 / 9, 1 / 9, 0])
-    np.testing.assert_allclose(background("mixed", counts), [0, 11 / 18, 4 / 18, 3 / 18])
+    watches = np.array([50.0, 16, 1, 0])
+    np.testing.assert_allclose(background("uniform", watches), [0, 1 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(background("unigram", watches), [0, 8 / 9, 1 / 9, 0])
+    np.testing.assert_allclose(background("mixed", watches), [0, 1 / 3, 1 / 3, 1 / 3])
 
 
 def test_a_log_without_watches_falls_back_to_uniform():
     np.testing.assert_allclose(background("unigram", np.zeros(5)), [0, 0.25, 0.25, 0.25, 0.25])
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["uniform", "unigram", "mixed"])
 def test_what_has_no_weight_is_never_drawn(sampler):
-    counts = np.array([1000.0, 5, 0, 3, 0, 1, 0, 0])
-    draw, rng = drawer(sampler, counts, 6), np.random.default_rng(4)
-    drawn = np.unique(np.concatenate([draw(rng).items for _ in range(300)]))
+    watches = np.array([1000.0, 5, 0, 3, 0, 1, 0, 0])
+    draw, rng = drawer(sampler, Counts(watches, watches), 6, 0), np.random.default_rng(4)
+    drawn = np.unique(np.concatenate([draw(rng, POSITIVES[:0]).items for _ in range(300)]))
     allowed = [1, 3, 5] if sampler == "unigram" else [1, 2, 3, 4, 5, 6, 7]
     assert drawn.tolist() == allowed
 
 
-def test_the_correction_is_the_log_of_the_expected_number_of_draws():
-    drawn = drawer("mixed", COUNTS, 50)(np.random.default_rng(1))
-    np.testing.assert_allclose(drawn.corrections, np.log(50 * background("mixed", COUNTS)[drawn.items]), rtol=1e-5)
-    assert drawn.items.shape == (50,)
+def test_the_correction_is_the_log_of_the_expected_number_of_times_among_the_negatives():
+    uniform, share = background("uniform", WATCHES), COUNTS.positives / COUNTS.positives.sum()
+    for sampler, expected in (("in_batch", 6 * share), ("mixed", 50 * uniform + 6 * share)):
+        drawn = drawer(sampler, COUNTS, 50, 6)(np.random.default_rng(1), POSITIVES)
+        np.testing.assert_allclose(drawn.corrections, np.log(expected[drawn.items]), rtol=1e-5)
+        assert drawn.items[:6].tolist() == POSITIVES.tolist()
+        assert len(drawn.items) == (6 if sampler == "in_batch" else 56)
 
 
 def test_equal_seeds_draw_equal_negatives():
-    draw = drawer("mixed", COUNTS, 50)
-    first, second = draw(np.random.default_rng(3)), draw(np.random.default_rng(3))
+    draw = drawer("mixed", COUNTS, 50, USERS)
+    first, second = (draw(np.random.default_rng(3), POSITIVES) for _ in range(2))
     np.testing.assert_array_equal(first.items, second.items)

@@ -8,7 +8,7 @@ from features.profiles import Side
 from recall import scores
 from recall.inputs import Readings
 from recall.scores import Opinion, rolled_columns
-from recall.vectors import Tower, TowerShape
+from recall.vectors import ItemFacts, Tower, TowerShape
 
 DIM, EDGES, SIZES = 3, (10, 20), (6, 9)
 NO_SIDE = Side({}, {}, {})
@@ -18,7 +18,8 @@ def random_tower(as_of, items, seed):
     rng = np.random.default_rng(seed)
     shape = TowerShape(as_of=as_of, items=items, dim=DIM, hidden=(), recency_windows=(4,))
     sizes = {"item_in": (items, DIM), "item_out": (items, DIM), "kernel0": (DIM, DIM), "bias0": (DIM,)}
-    return Tower(shape, {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()})
+    weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    return Tower(shape, weights, ItemFacts.plain(items))
 
 
 @pytest.fixture(scope="module")

@@ -9,36 +9,45 @@ import pytest
 from recall.config import RecallConfig
 from recall.negatives import Negatives
 from recall.tower import Batch, TowerTrainer, grown_tower, new_tower
-from recall.vectors import Tower, TowerInputs, TowerShape
+from recall.vectors import ItemFacts, Tower, TowerInputs, TowerShape
 
 ITEMS = 30
 CONFIG = RecallConfig(dropout=0.0, learning_rate=0.05)
 STANDSTILL = RecallConfig(dropout=0.0, learning_rate=1e-30)
 PLAIN = {"as_of": 0, "items": ITEMS, "dim": 5, "hidden": (), "recency_windows": (4,)}
-EVERYTHING = PLAIN | {
-    "hidden": (7, 6),
-    "recency_windows": (1, 3, 10),
-    "categories": {"region": 9, "country": 4},
-    "numbers": {"tenure": (0.0, 9.0), "age": (10.0, 60.0)},
-    "tokens": 8,
-    "token_bag": 5,
-    "example_age": True,
-}
+CATEGORIES = {"categories": {"region": 9, "country": 4}, "category_dims": {"region": 5, "country": 3}}
+EVERYTHING = (
+    PLAIN
+    | CATEGORIES
+    | {
+        "hidden": (7, 6),
+        "recency_windows": (1, 3, 10),
+        "numbers": {"tenure": (0.0, 9.0), "age": (10.0, 60.0)},
+        "tokens": 8,
+        "token_bag": 5,
+        "example_age": True,
+    }
+)
 SHAPES = {
     "watches alone, no hidden layer": PLAIN,
     "windows whose names sort otherwise than their lengths": PLAIN | {"recency_windows": (3, 10), "hidden": (6,)},
-    "categories": PLAIN | {"categories": {"region": 9, "country": 4}},
+    "categories": PLAIN | CATEGORIES,
     "tokens": PLAIN | {"tokens": 8, "token_bag": 5},
     "numbers and example age": PLAIN | {"numbers": {"age": (10.0, 60.0)}, "example_age": True},
     "everything": EVERYTHING,
 }
 
 
+def facts_of(shape):
+    return ItemFacts.plain(shape.items)
+
+
 def random_weights(shape, seed=0):
     """A tower whose every weight is random and not small, rows of nobody included."""
     rng = np.random.default_rng(seed)
-    weights = new_tower(shape, rng).weights
-    return Tower(shape, {name: rng.normal(0, 0.3, w.shape).astype(np.float32) for name, w in weights.items()})
+    weights = new_tower(shape, facts_of(shape), rng).weights
+    random = {name: rng.normal(0, 0.3, w.shape).astype(np.float32) for name, w in weights.items()}
+    return Tower(shape, random, facts_of(shape))
 
 
 def random_inputs(shape, n=12, seed=1):
@@ -62,11 +71,12 @@ def by_keras(tower, inputs):
     """
     dim, nothing = tower.shape.dim, tower.shape.dim + 1
     weights = tower.weights | {"item_out": np.eye(tower.shape.items, dim, -1, dtype=np.float32)}
-    trainer = TowerTrainer(Tower(tower.shape, weights), STANDSTILL, 0)
+    trainer = TowerTrainer(Tower(tower.shape, weights, tower.facts), STANDSTILL, 0)
     negative = Negatives(np.array([nothing], np.int32), np.zeros(1, np.float32))
 
     def coordinate(row, j):
-        loss = trainer.fit(iter([Batch(inputs.take(slice(row, row + 1)), np.array([j + 1], np.int32), negative)]))
+        request = inputs.take(slice(row, row + 1))
+        loss, _ = trainer.fit(iter([Batch(request, np.array([j + 1], np.int32), negative)]))
         return -np.log(np.expm1(loss))
 
     return np.array([[coordinate(row, j) for j in range(dim)] for row in range(len(inputs))])
@@ -92,7 +102,7 @@ def batches(shape, steps=6, n=16, seed=3):
 def trained():
     """A tower with every kind of input before and after a few steps, and its trainer."""
     shape = TowerShape(**EVERYTHING)
-    start = new_tower(shape, np.random.default_rng(2))
+    start = new_tower(shape, facts_of(shape), np.random.default_rng(2))
     trainer = TowerTrainer(start, CONFIG, 4)
     trainer.fit(batches(shape))
     return start, trainer
@@ -140,7 +150,7 @@ def test_two_seeded_trainings_give_equal_weights():
     config = RecallConfig(dropout=0.3)
 
     def run():
-        trainer = TowerTrainer(new_tower(shape, np.random.default_rng(2)), config, 4)
+        trainer = TowerTrainer(new_tower(shape, facts_of(shape), np.random.default_rng(2)), config, 4)
         return trainer.fit(batches(shape, steps=3)), trainer.tower.weights
 
     (loss, first), (again, second) = run(), run()
@@ -157,13 +167,13 @@ def test_the_loss_of_a_pass_is_the_mean_over_its_positives():
     logits = tower.user_vectors(batch.inputs) @ tower.item_vectors[1:].T
     expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(16), batch.items - 1]
     loss = TowerTrainer(tower, CONFIG, 0).fit(iter([Batch(batch.inputs, batch.items, everything)]))
-    assert loss == pytest.approx(expected.mean(), rel=1e-4)
+    assert loss == (pytest.approx(expected.mean(), rel=1e-4), 16)
 
 
 def test_a_pass_without_batches_has_no_loss_and_moves_nothing():
     tower = random_weights(TowerShape(**PLAIN))
     trainer = TowerTrainer(tower, CONFIG, 0)
-    assert trainer.fit(iter([])) == 0
+    assert trainer.fit(iter([])) == (0, 0)
     np.testing.assert_array_equal(trainer.tower.item_vectors, tower.item_vectors)
 
 
@@ -171,7 +181,7 @@ def test_a_grown_tower_keeps_every_old_row_and_layer():
     old_shape = TowerShape(**EVERYTHING)
     new_shape = TowerShape(**EVERYTHING | {"items": ITEMS + 6, "tokens": 11, "as_of": 5})
     old = random_weights(old_shape)
-    grown = grown_tower(old, new_shape, np.random.default_rng(1))
+    grown = grown_tower(old, new_shape, facts_of(new_shape), np.random.default_rng(1))
     assert grown.shape == new_shape
     assert grown.weights["item_in"].shape == (ITEMS + 6, 5)
     for name, weights in old.weights.items():
@@ -183,7 +193,7 @@ def test_a_grown_tower_keeps_every_old_row_and_layer():
 
 def test_a_new_tower_knows_nobody_and_depends_on_its_rng_alone():
     shape = TowerShape(**EVERYTHING)
-    first, second = (new_tower(shape, np.random.default_rng(6)) for _ in range(2))
+    first, second = (new_tower(shape, facts_of(shape), np.random.default_rng(6)) for _ in range(2))
     for name, weights in first.weights.items():
         np.testing.assert_array_equal(weights, second.weights[name])
     assert not first.weights["item_in"][0].any()

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from recall import vectors
-from recall.vectors import Tower, TowerInputs, TowerShape
+from recall.vectors import ItemFacts, Tower, TowerInputs, TowerShape
 
 SHAPE = TowerShape(
     as_of=7,
@@ -14,6 +14,7 @@ SHAPE = TowerShape(
     hidden=(5,),
     recency_windows=(3, 10),
     categories={"country": 4, "age_group": 6},
+    category_dims={"country": 3, "age_group": 4},
     numbers={"age": (10.0, 60.0)},
     tokens=6,
     token_bag=4,
@@ -29,10 +30,11 @@ def random_tower(shape=SHAPE, seed=0):
         "item_out": (shape.items, shape.dim),
         "tokens": (shape.tokens, shape.dim),
     }
-    sizes |= {f"category_{name}": (size, shape.category_dim(name)) for name, size in shape.categories.items()}
-    wide = 3 * shape.dim + sum(map(shape.category_dim, shape.categories)) + 3 + 1
+    sizes |= {f"category_{name}": (size, shape.category_dims[name]) for name, size in shape.categories.items()}
+    wide = 3 * shape.dim + sum(shape.category_dims.values()) + 3 + 1
     sizes |= {"kernel0": (wide, 5), "bias0": (5,), "kernel1": (5, shape.dim), "bias1": (shape.dim,)}
-    return Tower(shape, {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()})
+    weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    return Tower(shape, weights, ItemFacts.plain(shape.items))
 
 
 def random_inputs(n, seed=1):
@@ -81,7 +83,7 @@ def test_nobody_in_a_bag_has_no_influence():
     tower, inputs = random_tower(), random_inputs(12)
     moved = {name: table.copy() for name, table in tower.weights.items()}
     moved["item_in"][0] = moved["tokens"][0] = 1000
-    np.testing.assert_array_equal(Tower(SHAPE, moved).user_vectors(inputs), tower.user_vectors(inputs))
+    np.testing.assert_array_equal(Tower(SHAPE, moved, tower.facts).user_vectors(inputs), tower.user_vectors(inputs))
 
 
 def test_no_requests_give_no_vectors():

@@ -1,0 +1,120 @@
+"""What each choice of the tower is worth: one switch at a time, three seeds, mean and spread.
+
+Every line trains a tower on what came before the label window with the same number of examples, and is judged on that
+window's watches over the full catalogue, what was watched before left out; the holdout is not read. Run:
+
+    funnel bench recall ablation --source canonical --data ml-1m --set windows.mode=last
+    funnel bench recall ablation --source globo --data globo --set windows.labels_end=2017-10-12T12:00:00Z
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from benchmarks.shared.tables import publish
+
+from benchmarks.shared.towers import course_at, judge_at, trained
+from recall.judging import Judge
+from recall.training import Course
+
+Int64 = npt.NDArray[np.int64]
+Row = dict[str, Any]
+
+KS = (10, 20, 50, 100, 150, 200)
+SWITCHES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "depth 0": {"depth": 0},
+    "depth 1": {"depth": 1},
+    "depth 2": {"depth": 2},
+    "depth 3": {"depth": 3},
+    "one window of 50": {"recency_windows": ()},
+    "dot product": {"metric": "dot"},
+    "temperature .05": {"temperature": 0.05},
+    "shared embeddings": {"embeddings": "shared"},
+    "word2vec input": {"pretraining": "word2vec"},
+    "no user features": {"user_features": False},
+    "no item features": {"item_features": False},
+    "no powers": {"powers": False},
+    "no dropout": {"dropout": 0.0},
+    "negatives uniform": {"sampler": "uniform"},
+    "negatives unigram^.75 (word2vec)": {"sampler": "unigram"},
+    "negatives in batch": {"sampler": "in_batch"},
+    "full softmax": {"sampler": "full"},
+    "64 uniform beside the batch": {"negatives": 64},
+    "5 shown and not clicked": {"shown_negatives": 5},
+    "popular positives damped, .001": {"damping": 1e-3},
+    "20 examples a user": {"examples_per_user": 20},
+    "no cap a user": {"examples_per_user": 1_000_000},
+    "no example age": {"example_age": "none"},
+    "example age in hours": {"example_age": "hours"},
+    "example age in days": {"example_age": "days"},
+}
+TIMED = ("no example age", "example age in hours", "example age in days")
+
+
+def main(arguments: Sequence[str]) -> list[Row]:
+    """Train and judge every line, print the table and log it; returns its rows."""
+    options = _parsed(arguments)
+    with tempfile.TemporaryDirectory() as home:
+        rows = _rows(course_at(options, Path(home)), options)
+    publish(f"ablation of the tower, {options.source}", rows, options.tracking)
+    return rows
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="canonical")
+    parser.add_argument("--data", required=True, help="folder of the log")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=1_500_000, help="examples each tower is trained on")
+    parser.add_argument("--only", nargs="*", help="names of lines; default: all")
+    parser.add_argument("--tracking", default=None, help="MLflow address")
+    return parser.parse_args(arguments)
+
+
+def _rows(course: Course, options: argparse.Namespace) -> list[Row]:
+    rows, judge = [], judge_at(course)
+    for name in options.only or _fitting(course):
+        towers = [_judged(course, judge, seed, name, options.examples) for seed in range(options.seeds)]
+        rows.append({"line": name} | _summary(towers))
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def _fitting(course: Course) -> list[str]:
+    """The lines that say something on this log: what it has no columns for is what the default has none of either."""
+    ignored = {*(() if course.knowledge.timed else TIMED), *(() if course.shown else ("5 shown and not clicked",))}
+    if not course.knowledge.readings.users.codes:
+        ignored.add("no user features")
+    if not course.knowledge.side.codes:
+        ignored.add("no item features")
+    default = course.config.model_dump()
+    ignored |= {name for name, switch in SWITCHES.items() if switch and switch.items() <= default.items()}
+    return [name for name in SWITCHES if name not in ignored]
+
+
+def _judged(course: Course, judge: Judge, seed: int, name: str, examples: int) -> Int64:
+    """Ranks of the label window's watches under a tower of one line and seed."""
+    return judge.ranks(trained(course, SWITCHES[name], examples, seed)[0])
+
+
+def _summary(towers: Sequence[Int64]) -> Row:
+    """Mean over the seeds of HR at each K and NDCG@10, and the spread (standard deviation) of two of them."""
+    hit_rates = {k: [float((ranks <= k).mean()) for ranks in towers] for k in KS}
+    ndcg = [float(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0).mean()) for ranks in towers]
+    row: Row = {f"HR@{k}": round(float(np.mean(values)), 4) for k, values in hit_rates.items()}
+    row |= {"NDCG@10": round(float(np.mean(ndcg)), 4)}
+    return row | {
+        "spread HR@50": round(float(np.std(hit_rates[50])), 4),
+        "spread NDCG@10": round(float(np.std(ndcg)), 4),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,135 @@
+"""The paper's two pictures of candidate generation, drawn from towers trained here and logged to MLflow.
+
+Figure 4: the predicted probability of an item against its age, with and without the example age among the inputs,
+beside what was watched. Figure 6: quality against depth, for more and more inputs. Towers are trained on what came
+before the label window; figure 6 judges them on it. Run:
+
+    funnel simulate --out world
+    funnel bench recall figures --source simulated --data world
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from benchmarks.shared.tables import publish
+
+from benchmarks.shared.towers import course_at, judge_at, trained
+from features.tables import PUBLISHED_AT
+from funnel.plots import line_chart
+from recall.examples import Examples
+from recall.training import Course
+from recall.vectors import Tower
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Row = dict[str, Any]
+
+DAY = 24 * 3_600 * 1_000_000
+CONTEXTS = 20_000
+SLAB = 1_000
+DEPTHS = (0, 1, 2, 3, 4)
+NOTHING = {"search_tokens": 0, "user_features": False, "item_features": False, "example_age": "none"}
+INPUTS: dict[str, dict[str, Any]] = {
+    "watches": NOTHING,
+    "watches and searches": {**NOTHING, "search_tokens": 50},
+    "watches, searches and example age": {**NOTHING, "search_tokens": 50, "example_age": "normalised"},
+    "all": {},
+}
+
+
+def main(arguments: Sequence[str]) -> list[Row]:
+    """Train the towers, print both tables, log them with their pictures; returns the rows of figure 6."""
+    options = _parsed(arguments)
+    with tempfile.TemporaryDirectory() as home:
+        course = course_at(options, Path(home))
+        by_age, by_depth = figure_4(course, options.examples), figure_6(course, options.examples)
+        age, depth = Path(home) / "figure_4.png", Path(home) / "figure_6.png"
+        line_chart(by_age, "Probability of an item by its age", "days since publication", "mean probability", age)
+        line_chart(by_depth, "Quality by depth and inputs", "hidden layers", "mean reciprocal rank", depth)
+        publish("figure 4: probability by item age", _rows(by_age), options.tracking, [age])
+        publish("figure 6: quality by depth and inputs", _rows(by_depth), options.tracking, [depth])
+    return _rows(by_depth)
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", default="simulated")
+    parser.add_argument("--data", required=True, help="folder of the log; its items need published_at")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
+    parser.add_argument("--examples", type=int, default=1_000_000, help="examples each tower is trained on")
+    parser.add_argument("--tracking", default=None, help="MLflow address")
+    return parser.parse_args(arguments)
+
+
+def _rows(table: pd.DataFrame) -> list[Row]:
+    return [{str(table.index.name): index} | row for index, row in table.round(6).to_dict("index").items()]
+
+
+def figure_4(course: Course, examples: int) -> pd.DataFrame:
+    """Mean probability of items published during the log by their age in days: two towers, and what was watched.
+
+    For watches of the training stretch, each at its own instant; an item counts at the ages it has on them.
+    """
+    start, as_of = course.windows.start, course.windows.history_end
+    published = course.knowledge.side.numbers[PUBLISHED_AT]
+    # Old enough to be seen growing old, and none that was there before the log began.
+    items = np.flatnonzero((published >= start) & (published < as_of - 3 * DAY))
+    columns = {}
+    for name, age in (("with example age", "normalised"), ("without example age", "none")):
+        tower, stretch = trained(course, {"example_age": age}, examples)
+        columns[name] = _by_age(course, tower, stretch, items, published[items])
+    columns["watched"] = columns[name].pop("watched")
+    columns = {name: found.get("predicted", found) for name, found in columns.items()}
+    return pd.DataFrame(columns).rename_axis("days")
+
+
+def _by_age(course: Course, tower: Tower, examples: Examples, items: Int64, published: Float64) -> dict[str, Any]:
+    """Mean predicted probability, and share of watches, of items by age in whole days."""
+    histories = course.knowledge.readings.histories
+    positions = examples.positions(0, len(histories.items))
+    positions = np.sort(np.random.default_rng(0).permutation(positions)[:CONTEXTS])
+    days = int((course.windows.history_end - published.min()) // DAY) + 1
+    predicted, watched, met = np.zeros(days), np.zeros(days), np.zeros(days)
+    for at in range(0, len(positions), SLAB):
+        chosen = positions[at : at + SLAB]
+        ages = (histories.instants[chosen][:, None] - published[None, :]) // DAY
+        row, column = np.nonzero(ages >= 0)
+        age = ages[row, column].astype(np.int64)
+        chance = _probabilities(tower, examples, chosen)[row, items[column]]
+        predicted += np.bincount(age, chance, days)
+        watched += np.bincount(age, histories.items[chosen][row] == items[column], days)
+        met += np.bincount(age, minlength=days)
+    known = met > 0
+    return {"predicted": pd.Series(predicted[known] / met[known]), "watched": pd.Series(watched[known] / met[known])}
+
+
+def _probabilities(tower: Tower, examples: Examples, positions: Int64) -> Float64:
+    """The tower's softmax over its catalogue for examples at their own age, [n, items]."""
+    scores = (tower.user_vectors(examples.inputs(positions)) @ tower.item_vectors.T).astype(np.float64)
+    scores[:, ~tower.facts.listed] = -np.inf
+    chances: Float64 = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return chances / chances.sum(axis=1, keepdims=True)
+
+
+def figure_6(course: Course, examples: int) -> pd.DataFrame:
+    """Mean reciprocal rank of the label window's watches, by hidden layers: the paper's MAP, one item being right."""
+    judge = judge_at(course)
+
+    def quality(switch: dict[str, Any]) -> float:
+        return float((1 / judge.ranks(trained(course, switch, examples)[0])).mean())
+
+    columns = {
+        name: {depth: quality({**inputs, "depth": depth}) for depth in DEPTHS} for name, inputs in INPUTS.items()
+    }
+    return pd.DataFrame(columns).rename_axis("depth")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,97 @@
+"""Training that was killed goes on where it was: finished towers, and the state after the last epoch.
+
+A folder of files, each written beside its place and renamed into it; the result of resumed training is that of
+training that was never stopped.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recall.tables import Arrays
+from recall.vectors import Tower
+
+Epochs = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished tower, a row for each of its epochs, and which of them was kept (1 = the first)."""
+
+    tower: Tower
+    epochs: Epochs
+    best: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stretch of training stands: its epochs, the best one's tower, and what the next one starts from."""
+
+    epochs: Epochs
+    best: int
+    best_rate: float
+    tower: Tower
+    trainer: Mapping[str, npt.NDArray[np.generic]]
+    rng: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Checkpoints under a folder, or none kept (None)."""
+
+    folder: Path | None = None
+
+    def finished(self, number: int) -> Fitted | None:
+        """The tower of a stretch that was finished."""
+        facts = self._read(f"tower_{number:02d}.done")
+        if facts is None or self.folder is None:
+            return None
+        return Fitted(Tower.load(self.folder, f"tower_{number:02d}"), facts["epochs"], facts["best"])
+
+    def finish(self, number: int, fitted: Fitted) -> None:
+        """Keep a finished tower; the state of its training is no longer needed."""
+        if self.folder is None:
+            return
+        fitted.tower.save(self.folder, f"tower_{number:02d}")
+        self._write(f"tower_{number:02d}.done", {"epochs": fitted.epochs, "best": fitted.best})
+        (self.folder / "progress.json").unlink(missing_ok=True)
+
+    def progress(self, number: int) -> Progress | None:
+        """Where the training of a stretch stood after its last epoch that was kept."""
+        facts = self._read("progress")
+        if facts is None or self.folder is None or facts["number"] != number:
+            return None
+        slot = facts["slot"]
+        with np.load(self.folder / f"{slot}.npz", allow_pickle=False) as file:
+            trainer = {name: file[name] for name in file.files}
+        tower = Tower.load(self.folder, slot)
+        return Progress(facts["epochs"], facts["best"], facts["best_rate"], tower, trainer, facts["rng"])
+
+    def keep(self, number: int, progress: Progress) -> None:
+        """Keep where the training of a stretch stands, in place of what was kept before."""
+        if self.folder is None:
+            return
+        before = self._read("progress")
+        # Two slots in turn: the one that progress.json names is never written to.
+        slot = "slot_b" if before and before["slot"] == "slot_a" else "slot_a"
+        trainer: Arrays = dict(progress.trainer)
+        np.savez(self.folder / f"{slot}.npz", allow_pickle=False, **trainer)
+        progress.tower.save(self.folder, slot)
+        facts = {"epochs": progress.epochs, "best": progress.best, "best_rate": progress.best_rate}
+        self._write("progress", facts | {"number": number, "slot": slot, "rng": progress.rng})
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / f"{name}.json" if self.folder else None
+        return json.loads(path.read_text()) if path and path.exists() else None
+
+    def _write(self, name: str, value: Mapping[str, Any]) -> None:
+        assert self.folder is not None
+        partial = self.folder / f".{name}.{os.getpid()}"
+        partial.write_text(json.dumps(value))
+        partial.replace(self.folder / f"{name}.json")

@@ -1,0 +1,122 @@
+"""What a tower of an instant may know: sizes, side columns and ranges as they stood then, and its items' facts."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from features.profiles import Side
+from features.tables import PUBLISHED_AT
+from features.vocabulary import Vocabulary
+from recall.config import RecallConfig
+from recall.inputs import Readings, known_codes, powers_of, scaled
+from recall.vectors import ItemFacts, TowerShape, category_dim
+
+Float64 = npt.NDArray[np.float64]
+
+HOUR = 3_600 * 1_000_000
+# A category that holds fewer users than this on average names its users instead of describing them.
+USERS_A_CATEGORY = 20
+AGE_HOURS = "age_hours"
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Everything towers may be told: readings of users, vocabularies, the items' side columns; `timed`: hours exist."""
+
+    readings: Readings
+    items: Vocabulary
+    tokens: Vocabulary | None
+    side: Side
+    timed: bool
+
+
+def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerShape:
+    """The shape of a tower of an instant: vocabularies and side columns of those who had come by then."""
+    tokens = knowledge.tokens if config.search_tokens else None
+    size, users = knowledge.items.size_as_of(as_of), _users_as_of(knowledge, as_of)
+    categories = _categories(knowledge.readings.users, users) if config.user_features else {}
+    categories = {name: n for name, n in categories.items() if n * USERS_A_CATEGORY <= users}
+    return TowerShape(
+        as_of=as_of,
+        items=size,
+        dim=config.dim,
+        hidden=config.hidden,
+        recency_windows=tuple(sorted({*(w for w in config.recency_windows if w < config.history), config.history})),
+        metric=config.metric,
+        temperature=config.temperature if config.metric == "cosine" else 1.0,
+        shared=config.embeddings == "shared",
+        categories=categories,
+        category_dims={name: category_dim(n) for name, n in categories.items()},
+        numbers=_ranges(knowledge.readings.users.numbers, users) if config.user_features else {},
+        powers=3 if config.powers else 1,
+        tokens=tokens.size_as_of(as_of) if tokens else 0,
+        token_bag=config.search_tokens if tokens else 0,
+        example_age=config.example_age != "none" and knowledge.timed,
+        item_categories=_categories(knowledge.side, size) if config.item_features else {},
+        item_numbers=_ranges(_item_numbers(knowledge, as_of), size) if config.item_features else {},
+        ids=ids_digest(knowledge.items, size),
+    )
+
+
+def grown_shape(old: TowerShape, knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerShape:
+    """The shape of a later instant that a tower of `old` can grow into: more rows, the same layers and ranges."""
+    fresh = shape_of(knowledge, config, as_of)
+    kept = ("category_dims", "numbers", "item_numbers")
+    return fresh.model_copy(
+        update={name: getattr(old, name) for name in kept}
+        | {"categories": {name: max(size, fresh.categories.get(name, 0)) for name, size in old.categories.items()}}
+        | {
+            "item_categories": {
+                name: max(size, fresh.item_categories.get(name, 0)) for name, size in old.item_categories.items()
+            }
+        }
+    )
+
+
+def facts_of(knowledge: Knowledge, shape: TowerShape) -> ItemFacts:
+    """The facts of the items a tower knows: side codes, values in [0, 1] with their powers, which may be listed.
+
+    With side features every item that exists has a vector; without them only what had been shown to somebody.
+    """
+    columns = _item_numbers(knowledge, shape.as_of)
+    values = [scaled(columns[name][: shape.items], *range_) for name, range_ in shape.item_numbers.items()]
+    side = knowledge.side.codes
+    codes = {name: known_codes(side[name][: shape.items], size) for name, size in shape.item_categories.items()}
+    shown = knowledge.items.shown_as_of(shape.as_of)[: shape.items]
+    listed = np.arange(shape.items) > 0 if shape.item_categories or shape.item_numbers else shown
+    return ItemFacts(codes, powers_of(values, shape.powers, shape.items), listed)
+
+
+def ids_digest(items: Vocabulary, size: int) -> str:
+    """Digest of the raw ids of the first indexes: equal where two vocabularies agree on them."""
+    text = "\n".join(map(str, items.ids[: size - 1].to_pylist()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _users_as_of(knowledge: Knowledge, as_of: int) -> int:
+    """Size of the user vocabulary among the watches before an instant, nobody included."""
+    histories = knowledge.readings.histories
+    return int(histories.users[histories.instants < as_of].max(initial=0)) + 1
+
+
+def _categories(side: Side, size: int) -> dict[str, int]:
+    """Number of codes of each category among the first indexes; a category of one value says nothing."""
+    sizes = {name: int(codes[:size].max(initial=0)) + 1 for name, codes in side.codes.items()}
+    return {name: n for name, n in sizes.items() if n > 2}
+
+
+def _ranges(numbers: dict[str, Float64], size: int) -> dict[str, tuple[float, float]]:
+    """Least and largest value of each number among the first indexes, where any is known."""
+    known = {name: values[:size][~np.isnan(values[:size])] for name, values in numbers.items()}
+    return {name: (float(v.min()), float(v.max())) for name, v in known.items() if len(v) and v.min() < v.max()}
+
+
+def _item_numbers(knowledge: Knowledge, as_of: int) -> dict[str, Float64]:
+    """The items' numbers; seconds and ages span powers of ten, so they count by their logarithm."""
+    columns = {name: values for name, values in knowledge.side.numbers.items() if name != PUBLISHED_AT}
+    published = knowledge.side.numbers.get(PUBLISHED_AT)
+    if published is not None and knowledge.timed:
+        columns[AGE_HOURS] = np.maximum(as_of - published, 0) / HOUR
+    return {name: np.sign(values) * np.log1p(np.abs(values)) for name, values in columns.items()}
