@@ -37,7 +37,7 @@ def retrieve(users: Int32, vectors: Float32, index: ItemIndex, seen: Histories, 
     ends = seen.ends(users, as_of)
     counts = ends - seen.offsets[users]
     for rows in _shards(counts):
-        wanted = min(k + int(counts[rows].max()), index.items)
+        wanted = min(k + int(counts[rows].max()), len(index))
         items, scores = index.search(vectors[rows], wanted)
         fresh = ~were_seen(rows, items, seen_pairs(rows, seen, seen.offsets[users[rows]], ends[rows]))
         lists.items[rows], lists.scores[rows] = _first(fresh & (items > 0), items, scores, k)

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 SamplerName = Literal["full", "uniform", "unigram", "mixed"]
+IndexName = Literal["auto", "exact", "ivf", "hnsw", "pq"]
 
 
 class RecallConfig(BaseModel):
@@ -31,3 +32,6 @@ class RecallConfig(BaseModel):
     refresh_epochs: int = Field(3, ge=1)
     blocks: int = Field(4, ge=1, le=100)
     label_users: int = Field(20_000, ge=1)
+    index: IndexName = "auto"
+    index_overlap: float = Field(0.99, gt=0, le=1)
+    exact_up_to: int = Field(20_000, ge=0)

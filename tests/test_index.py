@@ -44,7 +44,7 @@ def test_more_places_than_items_end_in_item_0_with_score_minus_infinity(vectors)
 
 def test_an_index_counts_its_items_and_survives_saving(vectors, tmp_path):
     index = index_of(vectors)
-    assert index.items == 40
+    assert len(index) == 40
     index.save(tmp_path / "items.faiss")
     reloaded = ItemIndex.load(tmp_path / "items.faiss")
     for ours, theirs in zip(index.search(vectors[:5], 7), reloaded.search(vectors[:5], 7), strict=True):
