@@ -49,38 +49,43 @@ def guarded_index(
     [q, dim], and then on the others too; where nothing passes, the exact index is returned. Speed decides nothing,
     so that equal vectors give an equal index. Speeds are medians of `repeats` searches.
     """
-    began = time.perf_counter()
-    exact = index_of(item_vectors, items)
-    guard = _Guard(exact, queries[::2], queries[1::2], config, repeats)
-    trials = [guard.exact_trial(time.perf_counter() - began)]
-    for kind in _kinds(config, len(exact), len(queries)):
-        began = time.perf_counter()
-        index = approximate_index_of(kind, item_vectors, exact.items)
-        trials += guard.raised(kind, index, time.perf_counter() - began)
+    guard = Guard(item_vectors, items, queries, config, repeats)
+    trials = [guard.exact_trial]
+    for kind in _kinds(config, item_vectors, len(guard.exact), len(queries)):
+        index, tried = guard.raised(kind)
+        trials += tried
         if trials[-1].chosen:
             return index, trials
-    return exact, [replace(trials[0], chosen=True), *trials[1:]]
+    return guard.exact, [replace(guard.exact_trial, chosen=True), *trials[1:]]
 
 
-class _Guard:
-    """Compares indexes with the exact one, on queries that choose and on queries that only say yes or no."""
+class Guard:
+    """Compares indexes with the exact one, on queries that choose and on queries that only say yes or no.
 
-    def __init__(self, exact: ItemIndex, choosing: Float32, held_out: Float32, config: RecallConfig, repeats: int):
-        self.k, self.target, self.repeats = max(1, min(config.k, len(exact))), config.index_overlap, repeats
-        self.choosing, self.held_out, self.exact = choosing, held_out, exact
-        self.truth, self.seconds = _timed(exact, choosing, self.k, repeats)
-        self.truth_held_out = exact.search(held_out, self.k)[0]
+    Its arguments are those of `guarded_index`.
+    """
 
-    def exact_trial(self, build_seconds: float) -> Trial:
+    def __init__(
+        self, item_vectors: Float32, items: Int32 | None, queries: Float32, config: RecallConfig, repeats: int = 1
+    ) -> None:
+        began = time.perf_counter()
+        self.vectors, self.exact = item_vectors, index_of(item_vectors, items)
+        build_seconds = time.perf_counter() - began
+        self.k, self.target, self.repeats = max(1, min(config.k, len(self.exact))), config.index_overlap, repeats
+        self.choosing, self.held_out = queries[::2], queries[1::2]
+        self.truth, self.seconds = _timed(self.exact, self.choosing, self.k, repeats)
+        self.truth_held_out = self.exact.search(self.held_out, self.k)[0]
         speed = _rate(len(self.choosing), self.seconds)
-        return Trial("exact", "", 1.0, 1.0, speed, 1.0, self.exact.megabytes, build_seconds)
+        self.exact_trial = Trial("exact", "", 1.0, 1.0, speed, 1.0, self.exact.megabytes, build_seconds)
 
-    def raised(self, kind: str, index: ItemIndex, build_seconds: float) -> list[Trial]:
-        """Trials with ever higher parameters: of the next higher ones always those that gained most.
+    def raised(self, kind: str) -> tuple[ItemIndex, list[Trial]]:
+        """An index of a kind with ever higher parameters: of the next higher ones always those that gained most.
 
-        The last is chosen if it passes; its parameters are those the index is left with.
+        The last trial is chosen if it passes; its parameters are those the index is left with.
         """
-        base = Trial(kind, "", 0, np.nan, 0, 0, index.megabytes, build_seconds)
+        began = time.perf_counter()
+        index = approximate_index_of(kind, self.vectors, self.exact.items)
+        base = Trial(kind, "", 0, np.nan, 0, 0, index.megabytes, time.perf_counter() - began)
         ladders = _ladders(kind, index, self.k)
         settings = {name: ladder[0] for name, ladder in ladders.items()}
         trials = [self._tried(base, index, settings)]
@@ -90,7 +95,7 @@ class _Guard:
             settings = higher[best]
             trials += [*(trial for trial in found if trial is not found[best]), found[best]]
         index.tune(settings)
-        return [*(replace(trial, chosen=False) for trial in trials[:-1]), trials[-1]]
+        return index, [*(replace(trial, chosen=False) for trial in trials[:-1]), trials[-1]]
 
     def _tried(self, base: Trial, index: ItemIndex, settings: Settings) -> Trial:
         index.tune(settings)
@@ -109,10 +114,10 @@ class _Guard:
         )
 
 
-def _kinds(config: RecallConfig, items: int, queries: int) -> Sequence[str]:
-    """The approximate kinds to try, in order; none where two halves of the queries cannot vouch for them."""
-    small = items <= (config.exact_up_to if config.index == "auto" else 0)
-    if small or items < FEWEST or queries < 2 or config.index == "exact":
+def _kinds(config: RecallConfig, vectors: Float32, items: int, queries: int) -> Sequence[str]:
+    """The approximate kinds to try, in order; none for few or infinite vectors, or without two halves of queries."""
+    small = items < FEWEST or (config.index == "auto" and items <= config.exact_up_to)
+    if small or config.index == "exact" or queries < 2 or not np.isfinite(vectors.sum(dtype=np.float64)):
         return ()
     return AUTO if config.index == "auto" else (config.index,)
 

@@ -8,7 +8,7 @@ that a tower makes, 1.0 has half of its variance inside them. Run: `funnel bench
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recall.config import RecallConfig
-from recall.guard import Trial, guarded_index
+from recall.guard import AUTO, FEWEST, Guard
 
 DIM, CENTRES, QUERIES, REPEATS = 64, 1000, 2000, 3
 SIZES = (10_000, 200_000, 1_000_000)
@@ -45,15 +45,14 @@ def rows(sizes: Sequence[int], spreads: Sequence[float], k: int) -> list[dict[st
 
 def sweep(items: np.ndarray, queries: np.ndarray, k: int) -> list[dict[str, Any]]:
     """The trials of every kind on one catalogue, [n, dim] vectors and [q, dim] queries."""
-    kinds = ("pq", "ivf", "hnsw") if len(items) <= HNSW_UP_TO else ("pq", "ivf")
-    trials: list[Trial] = []
-    for kind in kinds:
-        config = RecallConfig(k=k, index=kind)
-        _, tried = guarded_index(items, None, queries, config, REPEATS)
-        trials += tried[1:] if trials else tried
-    passed = [trial.kind for trial in trials if trial.chosen and trial.kind != "exact"]
-    published = "exact" if len(items) <= RecallConfig().exact_up_to else next(iter(passed), "exact")
-    return [asdict(t) | {"auto": t.kind == published and (t.chosen or t.kind == "exact")} for t in trials]
+    config = RecallConfig(k=k)
+    guard = Guard(items, None, queries, config, REPEATS)
+    kinds = (*AUTO, "hnsw") if len(guard.exact) <= HNSW_UP_TO else AUTO
+    tried = [guard.raised(kind)[1] for kind in (kinds if len(guard.exact) >= FEWEST else ())]
+    passing = [trials[-1].kind for trials in tried if trials[-1].chosen and trials[-1].kind in AUTO]
+    published = passing[0] if passing and len(guard.exact) > config.exact_up_to else "exact"
+    trials = [replace(guard.exact_trial, chosen=True), *(trial for trials in tried for trial in trials)]
+    return [asdict(trial) | {"auto": trial.chosen and trial.kind == published} for trial in trials]
 
 
 def world(size: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -71,21 +70,11 @@ def world(size: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 
 def table_of(found: Sequence[dict[str, Any]], k: int) -> Table:
     """The trials that came near or passed, and what is published; the rows below are left to the log."""
-    heads = (
-        "items",
-        "spread",
-        "kind",
-        "parameters",
-        f"overlap@{k}",
-        "held out",
-        "queries/s",
-        "x exact",
-        "MB",
-        "build s",
-    )
-    table = Table(*heads, "auto", title=f"{DIM} dimensions, {QUERIES // 2:,} queries at a time")
+    asked = ("items", "spread", "kind", "parameters")
+    answered = (f"overlap@{k}", "held out", "queries/s", "x exact", "MB", "build s", "auto")
+    table = Table(*asked, *answered, title=f"{DIM} dimensions, {QUERIES // 2:,} queries at a time")
     for row in (row for row in found if row["overlap"] >= SHOWN_FROM):
-        style = "bold" if row["auto"] else "" if row["chosen"] or row["kind"] == "exact" else "dim"
+        style = "bold" if row["auto"] else "" if row["chosen"] else "dim"
         table.add_row(
             *(f"{row['items']:,}", f"{row['spread']:g}", row["kind"], row["parameters"]),
             *(f"{row['overlap']:.4f}", f"{row['overlap_held_out']:.4f}", f"{row['queries_per_second']:,.0f}"),
