@@ -18,7 +18,7 @@ from features.ingest import source_files
 from features.tables import file_digest
 from funnel import steps
 from funnel.config import FunnelConfig, config_of
-from funnel.store import Manifest, Recipe, Store, code_digest, publish
+from funnel.store import MEASURED, Manifest, Recipe, Store, code_digest, publish
 from funnel.tracking import SUMMARY, Tracker, environment, track
 from funnel.work import Work
 
@@ -70,7 +70,7 @@ STEPS: dict[str, Step] = {
     "profiles": Step("features", steps.write_profiles, ("interactions", "windows", "vocabulary", "impressions")),
     "towers": Step("recall", steps.write_towers, (*_FEATURES, "samples"), ("recall", "seed")),
     "item_vectors": Step("recall", steps.write_item_vectors, ("towers",)),
-    "index": Step("recall", steps.write_index, ("item_vectors",)),
+    "index": Step("recall", steps.write_index, (*_FEATURES, "towers", "item_vectors"), ("recall", "seed")),
     "candidates": Step("recall", steps.write_candidates, (*_FEATURES, "towers", "index"), ("recall", "seed")),
     "ranking_rows": Step(
         "ranking", steps.write_ranking_rows, (*_FEATURES, "towers", "candidates"), ("ranking", "seed")
@@ -88,7 +88,7 @@ STEPS: dict[str, Step] = {
 }
 
 # What MLflow keeps a copy of: descriptions, pictures, trained weights; the tables stay in the store.
-LOGGED_FILES, LARGEST_LOGGED = ("*.json", "*.png", "*.h5"), 20_000_000
+LOGGED_FILES, LARGEST_LOGGED = ("*.json", "*.png", "*.h5", f"{MEASURED}/*"), 20_000_000
 
 PUBLISHED = {
     "candidates": ("candidates.parquet",),

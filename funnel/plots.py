@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +96,31 @@ def line_chart(table: pd.DataFrame, title: str, across: str, up: str, path: Path
         panel.plot(table.index, table[name], marker="o", markersize=4, color=colour, label=name)
     _label(panel, "", across, up)
     panel.legend(frameon=False)
+    figure.savefig(path)
+
+
+def index_sweep(trials: pd.DataFrame, target: float, path: Path) -> None:
+    """Overlap with the exact index against queries a second (log axis), a line a kind; the chosen trial is ringed.
+
+    Columns `kind`, `overlap`, `queries_per_second` and `chosen`, a row a trial; `target` is the overlap that passes.
+    """
+    figure, (panel,) = _canvas(1, "The index: overlap with exact against speed")
+    panel.axhline(target, color=_GREY, linestyle="--", label=f"passes from {target:g}")
+    for kind, rows in trials.sort_values("queries_per_second").groupby("kind", sort=False):
+        panel.plot(rows["queries_per_second"], rows["overlap"], marker="o", markersize=4, label=str(kind))
+    chosen = trials[trials["chosen"]]
+    ring: dict[str, Any] = {
+        "linestyle": "",
+        "marker": "o",
+        "markersize": 12,
+        "markerfacecolor": "none",
+        "markeredgecolor": _ORANGE,
+    }
+    panel.plot(chosen["queries_per_second"], chosen["overlap"], label="published", **ring)
+    panel.set(xscale="log")
+    panel.xaxis.set_major_formatter("{x:,g}")
+    _label(panel, "", "queries a second", "share of the exact best that were found")
+    panel.legend(frameon=False, loc="lower left")
     figure.savefig(path)
 
 

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -20,7 +22,8 @@ from features.tokens import token_histories
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
 from features.windows import instant_column, instants, windows_of
 from funnel.lists import USERS_A_SHARD, ArrayFile, Ranked, ranks_of, write_lists
-from funnel.plots import data_profile, loss_curves
+from funnel.plots import data_profile, index_sweep, loss_curves
+from funnel.store import MEASURED
 from funnel.work import Impressions, Work, held_out, listed_users, logs_impressions, saved_candidates, watched
 from ranking.rows import Exposures, RankingRows, blocks_of, thinned
 from recall.candidates import Candidates
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Labelled = tuple[Exposures, npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+# Users whose vectors the index is tried with: half choose its parameters, half must agree.
+INDEX_QUERIES = 2000
 
 
 def write_interactions(work: Work) -> None:
@@ -139,9 +145,21 @@ def write_item_vectors(work: Work) -> None:
 
 
 def write_index(work: Work) -> None:
-    from recall.index import index_of
+    """The index, what it is, and the sweep it was chosen by; users as of labels_end are the sweep's queries."""
+    from recall.guard import guarded_index
 
-    index_of(np.load(work.inputs["item_vectors"] / "item_vectors.npy")).save(work.out / "items.faiss")
+    users, tower = _sample(listed_users(work), INDEX_QUERIES, work.config.seed), work.towers[-1]
+    queries = tower.user_vectors(work.readings.inputs_at(tower.shape, users, work.windows.labels_end))
+    item_vectors = np.load(work.inputs["item_vectors"] / "item_vectors.npy")
+    index, trials = guarded_index(item_vectors, tower.catalogue, queries, work.config.recall)
+    index.save(work.out / "items.faiss")
+    (chosen,) = [trial for trial in trials if trial.chosen]
+    names = ("kind", "parameters", "overlap", "overlap_held_out")
+    work.write_json("index.json", {"items": len(index)} | {name: getattr(chosen, name) for name in names})
+    (work.out / MEASURED).mkdir()
+    table = pd.DataFrame([asdict(trial) for trial in trials])
+    table.to_csv(work.out / MEASURED / "index_sweep.csv", index=False)
+    index_sweep(table, work.config.recall.index_overlap, work.out / MEASURED / "index_sweep.png")
 
 
 def write_candidates(work: Work) -> None:
@@ -159,7 +177,13 @@ def write_candidates(work: Work) -> None:
     _write_merged(work, users, channels, learned.merge)
     tower, labelled = newest(work.towers, windows.history_end), _users_with_labels(work, config.label_users)
     channels = channels_as_of(
-        config, log, tower, index_of(tower.item_vectors), windows.history_end, labelled, learned.merge.popularity
+        config,
+        log,
+        tower,
+        index_of(tower.item_vectors, tower.catalogue),
+        windows.history_end,
+        labelled,
+        learned.merge.popularity,
     )
     shards = [part.items for part in merged_shards(channels, learned.merge, labelled, config.k)]
     np.save(work.out / "label_users.npy", labelled)
@@ -340,8 +364,12 @@ def _users_with_labels(work: Work, most: int) -> Int32:
     log, windows = work.impressions, work.windows
     inside = log.clicked & (log.instants >= windows.history_end) & (log.instants < windows.labels_end)
     users = np.unique(log.users[inside])
-    chosen = np.random.default_rng([work.config.seed, len(users)]).permutation(users)[:most]
-    return np.sort(chosen)
+    return _sample(users, most, work.config.seed)
+
+
+def _sample(users: Int32, most: int, seed: int) -> Int32:
+    """At most so many of the users, ascending."""
+    return np.sort(np.random.default_rng([seed, len(users)]).permutation(users)[:most])
 
 
 def _labelled_impressions(work: Work) -> Labelled:

@@ -25,6 +25,8 @@ from features.tables import content_digest, parquet_schema
 
 MANIFEST, CURRENT, KEPT_VERSIONS = "manifest.json", "current", 3
 PARTIAL, SCRATCH = ".partial-", ".scratch-"
+# A folder for what no rerun repeats (seconds, speeds, pictures of them): described, but no part of the content.
+MEASURED = "measured"
 PACKAGES = ("features", "recall", "ranking", "funnel")
 
 
@@ -187,7 +189,8 @@ def _sweep(home: Path, kind: str = PARTIAL) -> None:
 def _describe(recipe: Recipe, folder: Path) -> Manifest:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {str(path.relative_to(folder)): _file_facts(path) for path in paths}
-    content = _digest(canonical_json({name: facts["digest"] for name, facts in files.items()}).encode())
+    repeatable = {name: facts["digest"] for name, facts in files.items() if not name.startswith(f"{MEASURED}/")}
+    content = _digest(canonical_json(repeatable).encode())
     return Manifest(recipe.name, recipe.version, content, files, recipe.config, recipe.code, recipe.parents)
 
 

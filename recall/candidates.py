@@ -86,7 +86,7 @@ def nearest(vectors: Float32, index: ItemIndex, seen: Pairs, k: int) -> tuple[In
     """Items and scores [n, k] of the k best unseen items of each vector, best first; 0 and -inf past a list's end."""
     items, scores = np.zeros((len(vectors), k), np.int32), np.full((len(vectors), k), -np.inf, np.float32)
     for rows in _shards(seen.counts):
-        wanted = min(k + int(seen.counts[rows].max()), index.items)
+        wanted = min(k + int(seen.counts[rows].max()), len(index))
         found, values = index.search(vectors[rows], wanted)
         fresh = (found > 0) & ~seen.holds(rows[:, None], found)
         items[rows], scores[rows] = first(fresh, found, values, k)

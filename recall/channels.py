@@ -21,13 +21,14 @@ from recall.inputs import Readings
 from recall.item_to_item import item_to_item
 from recall.merge import Union, joined, union_of
 from recall.popular import HALF_LIVES, Popular, PopularAnswer, decayed, hit_share, shares
-from recall.requests import Channel, Columns, Named, Requests
+from recall.requests import Channel, Columns, Named, Requests, seen_only
 from recall.rewatch import Rewatch
 from recall.vectors import Tower
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 Intp = npt.NDArray[np.intp]
 
 LAST_WATCHES = 10
@@ -161,17 +162,17 @@ def channels_as_of(
     config: RecallConfig, log: Log, tower: Tower, index: ItemIndex, as_of: int, users: Int32, popularity: Popularity
 ) -> Channels:
     """The channels in force as of an instant, for users who will be asked about; the tower was finished by then."""
-    watches, size = log.readings.histories, log.vocabulary.size_as_of(as_of)
-    first_seen = np.append(0, log.vocabulary.first_seen[: size - 1])
+    watches, catalogue = log.readings.histories, catalogue_of(log, tower, as_of)
+    size, first_seen = len(catalogue), np.append(0, log.vocabulary.first_seen[: len(catalogue) - 1])
     lately = decayed(watches, size, as_of, popularity.half_life)[0]
     ever = decayed(watches, size, as_of, None)[0]
-    new = is_new(first_seen, ever, as_of, log.span) if log.timed else np.zeros(size, bool)
+    new = catalogue & log.timed & is_new(first_seen, ever, as_of, log.span)
     bags = watches.bags(users, watches.ends(users, as_of), LAST_WATCHES)
     makers: dict[ChannelName, Callable[[], Channel]] = {
         "tower": lambda: TowerChannel(index),
-        "item_to_item": lambda: item_to_item(tower.item_vectors, bags),
+        "item_to_item": lambda: item_to_item(tower.item_vectors, tower.catalogue, bags),
         "co_watched": lambda: co_watched(watches, size, as_of, CO_WATCHED_HALF_LIFE if log.timed else None),
-        "popular": lambda: popular_channel(log, size, as_of, popularity),
+        "popular": lambda: popular_channel(log, catalogue, as_of, popularity),
         "followed": lambda: followed(log.items.codes[CHANNEL][:size], lately, new),
         "new_items": lambda: new_items(first_seen, new, tower.item_vectors, as_of),
         "rewatch": Rewatch,
@@ -182,19 +183,29 @@ def channels_as_of(
     return Channels(log, as_of, tower, {name: makers[name]() for name in names}, wanted)
 
 
-def popular_channel(log: Log, size: int, as_of: int, popularity: Popularity) -> Popular:
-    """Popularity of items 0..size - 1 as of an instant, by a choice of half life and segment."""
-    watches = log.readings.histories
+def catalogue_of(log: Log, tower: Tower, as_of: int) -> Flags:
+    """Which items may be named as of an instant, flags over the indexes that existed by then.
+
+    Of those that the tower knows what it lists; of those that came later what had been shown.
+    """
+    catalogue = log.vocabulary.shown_as_of(as_of)[: log.vocabulary.size_as_of(as_of)]
+    catalogue[: tower.shape.items] = np.isin(np.arange(tower.shape.items), tower.catalogue)[: len(catalogue)]
+    return catalogue
+
+
+def popular_channel(log: Log, catalogue: Flags, as_of: int, popularity: Popularity) -> Popular:
+    """Popularity of the items that may be named as of an instant, by a choice of half life and segment."""
+    watches, size = log.readings.histories, len(catalogue)
     whole = {_half_life_name(h): shares(decayed(watches, size, as_of, h))[0] for h in log.half_lives}
-    return replace(_popular_alone(log, size, as_of, popularity), by_half_life=whole)
+    return replace(_popular_alone(log, catalogue, as_of, popularity), by_half_life=whole)
 
 
-def _popular_alone(log: Log, size: int, as_of: int, popularity: Popularity) -> Popular:
+def _popular_alone(log: Log, catalogue: Flags, as_of: int, popularity: Popularity) -> Popular:
     """What popular lists need, without the columns."""
     everybody = np.zeros(len(log.readings.histories.offsets) - 1, np.int32)
     segments = log.readings.users.codes[popularity.segment] if popularity.segment else everybody
-    counts = decayed(log.readings.histories, size, as_of, popularity.half_life, segments)
-    return Popular(shares(counts), segments, {})
+    counts = decayed(log.readings.histories, len(catalogue), as_of, popularity.half_life, segments)
+    return Popular(shares(counts), catalogue, segments, {})
 
 
 def chosen_popularity(log: Log, cohorts: Sequence[tuple[Int32, int, int]]) -> Popularity:
@@ -216,15 +227,13 @@ class _Round:
     """Users who are shown popular lists as of one instant, and what they watched before another."""
 
     def __init__(self, log: Log, users: Int32, since: int, until: int) -> None:
-        nothing = np.zeros((len(users), 0), np.float32)
-        seen, none = pairs_before(users, log.clicks, since), np.zeros(len(users), np.int64)
-        self.log, self.since, self.size = log, since, log.vocabulary.size_as_of(since)
+        self.log, self.since = log, since
+        self.catalogue = log.vocabulary.shown_as_of(since)[: log.vocabulary.size_as_of(since)]
         self.watched = pairs_between(users, log.readings.histories, since, until)
-        # Of these requests only what was seen is read.
-        self.requests = Requests(users, nothing, nothing.astype(np.int32), seen, none)
+        self.requests = seen_only(users, pairs_before(users, log.clicks, since))
 
     def hit_share(self, popularity: Popularity) -> float:
-        channel = _popular_alone(self.log, self.size, self.since, popularity)
+        channel = _popular_alone(self.log, self.catalogue, self.since, popularity)
         return hit_share(PopularAnswer(channel, self.requests), self.watched, JUDGED_AT)
 
 

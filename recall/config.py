@@ -8,6 +8,7 @@ SamplerName = Literal["full", "uniform", "unigram", "in_batch", "mixed"]
 AgeName = Literal["none", "hours", "days", "normalised"]
 ChannelName = Literal["tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "rewatch"]
 CHANNELS: tuple[ChannelName, ...] = ("tower", "item_to_item", "co_watched", "popular", "followed", "new_items")
+IndexName = Literal["auto", "exact", "ivf", "hnsw", "pq"]
 
 
 class RecallConfig(BaseModel):
@@ -51,6 +52,9 @@ class RecallConfig(BaseModel):
     blocks: int = Field(4, ge=1, le=100)
     warm_start: str = ""
     label_users: int = Field(20_000, ge=1)
+    index: IndexName = "auto"
+    index_overlap: float = Field(0.99, gt=0, le=1)
+    exact_up_to: int = Field(20_000, ge=0)
     channels: tuple[ChannelName, ...] = Field(CHANNELS, min_length=1)
     channel_items: int = Field(100, ge=1, le=10_000)
     merge: Literal["learned", "round_robin"] = "learned"

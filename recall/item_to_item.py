@@ -26,12 +26,12 @@ class ItemToItem:
         return SpreadAnswer("item_to_item", spread(requests, [self.nearest]), requests)
 
 
-def item_to_item(item_vectors: Float32, watched: Int32) -> ItemToItem:
-    """Inverted lists of the items in `watched` (any shape, 0 = none) from vectors [items, dim]."""
+def item_to_item(item_vectors: Float32, catalogue: Int32, watched: Int32) -> ItemToItem:
+    """Inverted lists of the items in `watched` (any shape, 0 = none) out of a catalogue, from vectors [items, dim]."""
     size = len(item_vectors)
     sources = np.unique(watched[(watched > 0) & (watched < size)])
     unit = item_vectors / np.maximum(np.linalg.norm(item_vectors, axis=1, keepdims=True), 1e-9)
-    found, cosines = index_of(unit).search(unit[sources], min(NEIGHBOURS + 1, size - 1))
+    found, cosines = index_of(unit, catalogue).search(unit[sources], min(NEIGHBOURS + 1, len(catalogue)))
     row = np.repeat(sources, found.shape[1])
     kept = (found.ravel() > 0) & (found.ravel() != row) & (cosines.ravel() > 0)
     pairs = (row[kept], found.ravel()[kept])

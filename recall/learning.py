@@ -168,7 +168,7 @@ def learn(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: int) ->
 def _studies(
     config: RecallConfig, log: Log, cohort: Cohort, popularity: Popularity, rng: np.random.Generator
 ) -> Iterator[Study]:
-    index, watches = index_of(cohort.tower.item_vectors), log.readings.histories
+    index, watches = index_of(cohort.tower.item_vectors, cohort.tower.catalogue), log.readings.histories
     channels = channels_as_of(config, log, cohort.tower, index, cohort.since, cohort.users, popularity)
     for at in range(0, len(cohort.users), USERS_A_SHARD):
         users = cohort.users[at : at + USERS_A_SHARD]

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from recall.candidates import Candidates, Flags, Pairs, first, retrieve
-from recall.index import index_of
-from recall.requests import Columns, Named, Requests
+from recall.candidates import Candidates, Flags, Pairs, first, pairs_before
+from recall.requests import Columns, Named, Requests, seen_only
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -35,10 +34,11 @@ def popularity(watches: Histories, items: int, as_of: int, hours: float | None =
 
 
 def popular_lists(counts: Float64, users: Int32, seen: Histories, as_of: int, k: int) -> Candidates:
-    """The k most watched items that each user had not seen before an instant."""
-    # The index of one-dimensional vectors: the inner product with 1 is the count itself.
-    vectors, ones = counts.astype(np.float32)[:, None], np.ones((len(users), 1), np.float32)
-    return retrieve(users, ones, index_of(vectors), seen, as_of, k)
+    """The k most watched items that each user had not seen before an instant; of equals the newest first."""
+    catalogue, everybody = np.arange(len(counts)) > 0, np.zeros(int(users.max(initial=0)) + 1, np.int32)
+    channel = Popular(counts[None, :], catalogue, everybody, {})
+    named = PopularAnswer(channel, seen_only(users, pairs_before(users, seen, as_of))).named(k)
+    return Candidates(users, named.items, np.where(named.items > 0, named.scores, -np.inf).astype(np.float32))
 
 
 def decay(ages: Int64, half_life: float | None) -> Float64:
@@ -75,9 +75,11 @@ def shares(counts: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class Popular:
-    """`shares` [segments, items] of watches, the `segments` int32 [users] of people, and of everybody by half life."""
+    """`shares` [segments, items] of watches, `catalogue` [items] which of them may be named, the `segments` int32
+    [users] of people, and everybody's shares by half life."""
 
     shares: Float64
+    catalogue: Flags
     segments: Int32
     by_half_life: Mapping[str, Float64]
 
@@ -86,10 +88,9 @@ class Popular:
 
     @cached_property
     def order(self) -> Int32:
-        """Items of each segment, the most watched first and then the newest: [segments, items - 1]."""
-        newest = self.shares.shape[1] - 1 - np.argsort(-self.shares[:, :0:-1], axis=1, kind="stable")
-        items: Int32 = newest.astype(np.int32)
-        return items
+        """The catalogue's items by segment, the most watched first, of equals the newest: [segments, listed]."""
+        newest_first = np.flatnonzero(self.catalogue)[::-1].astype(np.int32)
+        return newest_first[np.argsort(-self.shares[:, newest_first], axis=1, kind="stable")]
 
     @cached_property
     def logs(self) -> dict[str, Float32]:

@@ -30,6 +30,12 @@ class Requests:
         return len(self.users)
 
 
+def seen_only(users: Int32, seen: Pairs) -> Requests:
+    """Requests of which nothing but what was seen is known: enough for popularity."""
+    nothing = np.zeros((len(users), 0), np.float32)
+    return Requests(users, nothing, nothing.astype(np.int32), seen, np.zeros(len(users), np.int64))
+
+
 @dataclass(frozen=True)
 class Named:
     """What one channel names: `items` int32 [n, m] and `scores` float32 [n, m], best first; 0 past a list's end."""

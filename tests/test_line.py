@@ -18,7 +18,7 @@ from features.world import WorldConfig
 from funnel.line import PUBLISHED, STEPS, Outcome, data_digest
 from funnel.report import cutoffs
 from funnel.run import run_line
-from funnel.store import MANIFEST
+from funnel.store import MANIFEST, MEASURED
 
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
@@ -142,6 +142,17 @@ def test_nothing_is_pickled(run: Run) -> None:
         assert not (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"), path
         assert not (start.startswith(b"\x93NUMPY") and b"|O" in start), path
         assert path.suffix not in (".pkl", ".pickle", ".joblib"), path
+
+
+def test_the_index_says_what_it_is_and_keeps_its_sweep_beside_it(run: Run) -> None:
+    folder = run.out / "artefacts" / "index" / manifests(run)["index"]["version"]
+    kept = json.loads((folder / "index.json").read_text())
+    assert kept == {"kind": "exact", "parameters": "", "overlap": 1.0, "overlap_held_out": 1.0, "items": kept["items"]}
+    assert np.load(folder / "items.npy").tolist() == list(range(1, kept["items"] + 1))
+    sweep = pd.read_csv(folder / MEASURED / "index_sweep.csv")
+    assert sweep["chosen"].tolist() == [True]
+    assert (sweep[["queries_per_second", "megabytes", "build_seconds"]] > 0).all(axis=None)
+    assert (folder / MEASURED / "index_sweep.png").exists()
 
 
 def test_the_log_is_sorted_by_user_and_time_and_every_row_is_in_one_part(run: Run) -> None:

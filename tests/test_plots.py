@@ -6,10 +6,11 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from funnel import plots
-from funnel.plots import candidate_popularity, data_profile, loss_curves, seconds_by_bucket
+from funnel.plots import candidate_popularity, data_profile, index_sweep, loss_curves, seconds_by_bucket
 
 DAY = np.datetime64("2025-01-01")
 NONE = np.array([])
@@ -108,7 +109,9 @@ def test_no_data_still_makes_a_picture(tmp_path):
     candidate_popularity(NONE, NONE, tmp_path / "popularity.png")
     nobody = NONE.astype(bool)
     data_profile(NONE.astype("datetime64[D]"), nobody, NONE, NONE.astype(int), tmp_path / "profile.png")
-    assert len(list(tmp_path.iterdir())) == 4
+    nothing = {"kind": ["exact"], "overlap": [1.0], "queries_per_second": [0.0], "chosen": [True]}
+    index_sweep(pd.DataFrame(nothing), 0.99, tmp_path / "index_sweep.png")
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 def test_drawing_needs_no_display_and_importing_no_matplotlib(tmp_path):
@@ -119,3 +122,26 @@ def test_drawing_needs_no_display_and_importing_no_matplotlib(tmp_path):
     bare = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "MPLBACKEND"}}
     subprocess.run([sys.executable, "-c", script], env=bare, check=True)
     assert is_png(tmp_path / "x.png")
+
+
+def test_the_sweep_is_overlap_against_speed_with_what_is_published_ringed(tmp_path, panels):
+    trials = pd.DataFrame(
+        {
+            "kind": ["exact", "ivf", "ivf", "pq"],
+            "overlap": [1.0, 0.9, 0.995, 0.5],
+            "queries_per_second": [100.0, 9_000.0, 4_000.0, 20_000.0],
+            "chosen": [False, False, True, False],
+        }
+    )
+    index_sweep(trials, 0.99, tmp_path / "index_sweep.png")
+    assert is_png(tmp_path / "index_sweep.png")
+    assert panels[0].get_xscale() == "log"
+    assert line(panels[0], "ivf").get_xydata().tolist() == [[4_000, 0.995], [9_000, 0.9]]
+    assert line(panels[0], "published").get_xydata().tolist() == [[4_000, 0.995]]
+    assert set(line(panels[0], "passes").get_ydata()) == {0.99}
+
+
+def test_a_sweep_of_the_exact_index_alone_is_a_picture_too(tmp_path):
+    trials = pd.DataFrame({"kind": ["exact"], "overlap": [1.0], "queries_per_second": [50.0], "chosen": [True]})
+    index_sweep(trials, 0.99, tmp_path / "index_sweep.png")
+    assert is_png(tmp_path / "index_sweep.png")

@@ -15,6 +15,7 @@ from funnel import store as store_module
 from funnel.store import (
     KEPT_VERSIONS,
     MANIFEST,
+    MEASURED,
     Recipe,
     Store,
     canonical_json,
@@ -55,6 +56,21 @@ def test_an_artefact_is_described_by_a_hash_and_size_and_shape_of_each_file(stor
     assert (manifest.config, manifest.code, manifest.parents) == ({"value": 1}, "c", {"parents": "p"})
     assert store.manifest("lists") == manifest
     assert (store.path("lists") / "deep" / "a.txt").read_text() == "hello"
+
+
+def test_what_was_measured_is_described_but_no_part_of_the_content(store: Store) -> None:
+    def timed(text: str, seconds: str) -> Callable[[Path], None]:
+        def write(folder: Path) -> None:
+            writer(text)(folder)
+            (folder / MEASURED).mkdir()
+            (folder / MEASURED / "speed.csv").write_text(seconds)
+
+        return write
+
+    slow, fast = (store.make(recipe(value), timed("hello", f"{value} s")) for value in (1, 2))
+    assert set(slow.files) == {"deep/a.txt", "b.parquet", "measured/speed.csv"}
+    assert slow.files != fast.files
+    assert slow.content == fast.content != store.make(recipe(3), timed("other", "2 s")).content
 
 
 def test_what_exists_is_not_made_again(store: Store) -> None:

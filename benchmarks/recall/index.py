@@ -1,0 +1,97 @@
+"""Sweep of the item index: overlap with exact, queries a second, memory, seconds to build, by catalogue size.
+
+Every kind's parameters are raised by the guard until it passes; `chosen` is what `auto` would publish. The queries
+come 1,000 at a time, the exact index answers the same ones in the same run, speeds are medians of three. Vectors are
+a mixture of Gaussians around 1,000 centres, as far apart within a group as given by `spread`: 0.5 is like the groups
+that a tower makes, 1.0 has half of its variance inside them. Run: `funnel bench recall index`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from recall.config import RecallConfig
+from recall.guard import AUTO, FEWEST, Guard
+
+DIM, CENTRES, QUERIES, REPEATS = 64, 1000, 2000, 3
+SIZES = (10_000, 200_000, 1_000_000)
+# Insertion into HNSW's graph takes minutes beyond this size.
+HNSW_UP_TO = 200_000
+SHOWN_FROM = 0.97
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Print the table and return its rows."""
+    options = _options(argv)
+    found = rows(options.items, options.spread, options.k)
+    Console(width=130).print(table_of(found, options.k))
+    return found
+
+
+def rows(sizes: Sequence[int], spreads: Sequence[float], k: int) -> list[dict[str, Any]]:
+    """A row for every trial: of each size and spread first exact, then each kind; `auto` marks what it chooses."""
+    found = []
+    for spread in spreads:
+        for size in sizes:
+            items, queries = world(size, spread)
+            found += [{"items": size, "spread": spread, **row} for row in sweep(items, queries, k)]
+    return found
+
+
+def sweep(items: np.ndarray, queries: np.ndarray, k: int) -> list[dict[str, Any]]:
+    """The trials of every kind on one catalogue, [n, dim] vectors and [q, dim] queries."""
+    config = RecallConfig(k=k)
+    guard = Guard(items, None, queries, config, REPEATS)
+    kinds = (*AUTO, "hnsw") if len(guard.exact) <= HNSW_UP_TO else AUTO
+    tried = [guard.raised(kind)[1] for kind in (kinds if len(guard.exact) >= FEWEST else ())]
+    passing = [trials[-1].kind for trials in tried if trials[-1].chosen and trials[-1].kind in AUTO]
+    published = passing[0] if passing and len(guard.exact) > config.exact_up_to else "exact"
+    trials = [replace(guard.exact_trial, chosen=True), *(trial for trials in tried for trial in trials)]
+    return [asdict(trial) | {"auto": trial.chosen and trial.kind == published} for trial in trials]
+
+
+def world(size: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Item vectors [size + 1, dim], row 0 nobody, of norms that vary by a quarter; users' vectors [q, dim]."""
+    rng = np.random.default_rng(seed)
+    centres, share = rng.standard_normal((CENTRES, DIM), np.float32), rng.dirichlet(np.full(CENTRES, 0.5))
+
+    def around(rows: int) -> np.ndarray:
+        noise = rng.standard_normal((rows, DIM), np.float32)
+        return centres[rng.choice(CENTRES, rows, p=share)] + np.float32(spread) * noise
+
+    lengths = np.exp(0.25 * rng.standard_normal((size + 1, 1), np.float32))
+    return around(size + 1) * lengths, around(QUERIES)
+
+
+def table_of(found: Sequence[dict[str, Any]], k: int) -> Table:
+    """The trials that came near or passed, and what is published; the rows below are left to the log."""
+    asked = ("items", "spread", "kind", "parameters")
+    answered = (f"overlap@{k}", "held out", "queries/s", "x exact", "MB", "build s", "auto")
+    table = Table(*asked, *answered, title=f"{DIM} dimensions, {QUERIES // 2:,} queries at a time")
+    for row in (row for row in found if row["overlap"] >= SHOWN_FROM):
+        style = "bold" if row["auto"] else "" if row["chosen"] else "dim"
+        table.add_row(
+            *(f"{row['items']:,}", f"{row['spread']:g}", row["kind"], row["parameters"]),
+            *(f"{row['overlap']:.4f}", f"{row['overlap_held_out']:.4f}", f"{row['queries_per_second']:,.0f}"),
+            *(f"{row['ratio_to_exact']:.1f}", f"{row['megabytes']:.0f}", f"{row['build_seconds']:.1f}"),
+            "published" if row["auto"] else "passes" if row["chosen"] else "",
+            style=style,
+        )
+    return table
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, nargs="+", default=SIZES, help="sizes of the catalogue")
+    parser.add_argument("--spread", type=float, nargs="+", default=(0.5, 1.0), help="spread within a group")
+    parser.add_argument("--k", type=int, default=200, help="neighbours asked for")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
