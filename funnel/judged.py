@@ -1,6 +1,5 @@
 """What a run is judged by: its lists, the baselines' lists for the same users, and what they went on to watch."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,12 +53,8 @@ class Judged:
 
     @cached_property
     def channel_ranks(self) -> Mapping[str, UInt16]:
-        """At which rank each channel named each candidate, 0 = not, [users, k]; none where they are not kept."""
-        folder = self.work.inputs["candidates"]
-        if not (folder / "channels.json").exists():
-            return {}
-        channels = json.loads((folder / "channels.json").read_text())
-        return {channel: np.load(folder / f"rank_{channel}.npy", mmap_mode="r") for channel in channels}
+        """At which rank each channel named each candidate, 0 = not, [users, k]."""
+        return saved_candidates(self.work.inputs["candidates"]).ranks
 
     @property
     def timed(self) -> bool:

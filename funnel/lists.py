@@ -1,6 +1,6 @@
 """Lists as files: candidates and recommendations with raw ids, one row an item, written user shard by user shard."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from features.tables import ITEM, RANK, SCORE, USER
 from features.vocabulary import Vocabulary
 
 Int32 = npt.NDArray[np.int32]
+UInt16 = npt.NDArray[np.uint16]
 
 USERS_A_SHARD = 10_000
+CHANNELS = "channels"
 
 
 @dataclass(frozen=True)
@@ -28,32 +30,89 @@ class RawIds:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Lists of users [n]: items [n, k] best first, 0 past a list's end, and their scores [n, k]."""
+    """Lists of users [n]: items [n, k] best first, 0 past a list's end, their scores [n, k], and each channel's rank of
+    them [n, k] (1 = its best, 0 = it did not name the item), in the channels' order."""
 
     users: Int32
     items: Int32
     scores: npt.NDArray[Any]
+    ranks: Mapping[str, UInt16]
+
+    def take(self, rows: slice) -> "Ranked":
+        ranks = {name: values[rows] for name, values in self.ranks.items()}
+        return Ranked(self.users[rows], self.items[rows], self.scores[rows], ranks)
 
 
-def write_lists(path: Path, ids: RawIds, lists: Ranked, constants: dict[str, str]) -> None:
-    """Write user_id, item_id, rank (1..k), score and constant columns, in the order of the users, then of rank."""
+def write_lists(
+    path: Path, ids: RawIds, shards: Iterable[Ranked], constants: Mapping[str, str], ranks: bool = False
+) -> None:
+    """Write user_id, item_id, rank (1..k), score and channels, in the order of the users, then of rank.
+
+    The lists come in shards of users, at least one. `channels` are the names of the channels that named the item,
+    joined by commas in their order; with `ranks` follow columns `<channel>_rank` (null = it did not name the item),
+    and then constant columns.
+    """
     writer: pq.ParquetWriter | None = None
-    for table in _tables(ids, lists, constants):
+    for shard in shards:
+        table = _table(ids, shard, constants, ranks)
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=1)
         writer.write_table(table)
     if writer:
         writer.close()
 
 
-def _tables(ids: RawIds, lists: Ranked, constants: dict[str, str]) -> Iterator[pa.Table]:
-    for at in range(0, max(len(lists.users), 1), USERS_A_SHARD):
-        shard = slice(at, at + USERS_A_SHARD)
-        row, column = np.nonzero(lists.items[shard])
-        columns = {
-            USER: ids.users.id_of(lists.users[shard][row]),
-            ITEM: ids.items.id_of(lists.items[shard][row, column]),
-            RANK: pa.array((column + 1).astype(np.int32)),
-            SCORE: pa.array(lists.scores[shard][row, column].astype(np.float32)),
-        }
-        codes = np.zeros(len(row), np.int8)
-        yield pa.table(columns | {n: pa.DictionaryArray.from_arrays(codes, [v]) for n, v in constants.items()})
+def _table(ids: RawIds, lists: Ranked, constants: Mapping[str, str], ranks: bool) -> pa.Table:
+    row, column = np.nonzero(lists.items)
+    of_channels = {name: values[row, column] for name, values in lists.ranks.items()}
+    columns = {
+        USER: ids.users.id_of(lists.users[row]),
+        ITEM: ids.items.id_of(lists.items[row, column]),
+        RANK: pa.array((column + 1).astype(np.int32)),
+        SCORE: pa.array(lists.scores[row, column].astype(np.float32)),
+        CHANNELS: _names(of_channels, len(row)),
+    }
+    columns |= {f"{n}_rank": pa.array(values, mask=values == 0) for n, values in of_channels.items() if ranks}
+    codes = np.zeros(len(row), np.int8)
+    return pa.table(columns | {n: pa.DictionaryArray.from_arrays(codes, [v]) for n, v in constants.items()})
+
+
+def _names(ranks: Mapping[str, UInt16], rows: int) -> pa.DictionaryArray:
+    """The names of the channels that named each row, joined by commas."""
+    codes = np.zeros(rows, np.int16)
+    for bit, values in enumerate(ranks.values()):
+        codes |= (values > 0).astype(np.int16) << bit
+    return pa.DictionaryArray.from_arrays(codes, _subsets(list(ranks)))
+
+
+def _subsets(names: Sequence[str]) -> list[str]:
+    """Every subset of some names, as text; the names' bits make its place."""
+    return [",".join(n for bit, n in enumerate(names) if code >> bit & 1) for code in range(1 << len(names))]
+
+
+def ranks_of(chosen: Int32, items: Int32, ranks: Mapping[str, UInt16]) -> dict[str, UInt16]:
+    """The channels' ranks [n, m] of items chosen [n, m] out of lists of items [n, k] with ranks [n, k]; 0 for none."""
+    order = np.argsort(items, axis=1, kind="stable")
+    sorted_items = np.take_along_axis(items, order, axis=1)
+    codes = (np.arange(len(items), dtype=np.int64)[:, None] << 32) | sorted_items
+    wanted = (np.arange(len(chosen), dtype=np.int64)[:, None] << 32) | chosen
+    flat = np.minimum(np.searchsorted(codes.ravel(), wanted.ravel()), max(codes.size - 1, 0)).reshape(chosen.shape)
+    found = codes.ravel()[flat] == wanted if codes.size else np.zeros(chosen.shape, bool)
+    place = order.ravel()[flat] if codes.size else flat
+    kept = found & (chosen > 0)
+    return {n: np.where(kept, np.take_along_axis(values, place, axis=1), 0) for n, values in ranks.items()}
+
+
+class ArrayFile:
+    """An .npy file of rows that are appended: [n, ...], as numpy writes and maps it."""
+
+    def __init__(self, path: Path, rows: int, width: int, dtype: npt.DTypeLike) -> None:
+        self.file = path.open("wb")
+        self.dtype = np.dtype(dtype)
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (rows, width)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def append(self, rows: npt.NDArray[Any]) -> None:
+        self.file.write(np.ascontiguousarray(rows, self.dtype).data)
+
+    def close(self) -> None:
+        self.file.close()

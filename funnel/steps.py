@@ -1,7 +1,7 @@
 """What each step of the line reads, calls and writes: files in, one call into a package, files out."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,17 +16,20 @@ import pyarrow.parquet as pq
 from features import ingest as ingestion
 from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
-from features.profiles import Events, profiles, side_of, tally_of
+from features.profiles import Events, Side, profiles, side_of, tally_of
 from features.tables import EXPECTED_SECONDS, ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
 from features.tokens import token_histories
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
 from features.windows import instant_column, instants, windows_of
-from funnel.lists import Ranked, write_lists
+from funnel.lists import USERS_A_SHARD, ArrayFile, Ranked, ranks_of, write_lists
 from funnel.plots import data_profile, index_sweep, loss_curves
 from funnel.store import MEASURED
 from funnel.work import Impressions, Work, held_out, listed_users, logs_impressions, saved_candidates, watched
 from ranking.rows import Exposures, RankingRows, blocks_of, thinned
-from recall.candidates import Candidates, retrieve
+from recall.candidates import Candidates
+from recall.channels import Channels, Log, channels_as_of, switched_off
+from recall.config import RecallConfig
+from recall.learning import Learned, Merge, learn, merged_shards
 from recall.scores import Opinion, rolled_columns
 from recall.vectors import Tower
 
@@ -37,7 +40,6 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Labelled = tuple[Exposures, npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
-CHANNEL = "tower"
 # Users whose vectors the index is tried with: half choose its parameters, half must agree.
 INDEX_QUERIES = 2000
 
@@ -130,6 +132,7 @@ def course_of(work: Work) -> "Course":
 def write_towers(work: Work) -> None:
     from recall.training import roll
 
+    _refuse_long_lists(work)
     towers, epochs = roll(course_of(work))
     for number, tower in enumerate(towers):
         tower.save(work.out, f"tower_{number:02d}")
@@ -148,7 +151,7 @@ def write_index(work: Work) -> None:
     users, tower = _sample(listed_users(work), INDEX_QUERIES, work.config.seed), work.towers[-1]
     queries = tower.user_vectors(work.readings.inputs_at(tower.shape, users, work.windows.labels_end))
     item_vectors = np.load(work.inputs["item_vectors"] / "item_vectors.npy")
-    index, trials = guarded_index(item_vectors, work.towers[-1].catalogue, queries, work.config.recall)
+    index, trials = guarded_index(item_vectors, tower.catalogue, queries, work.config.recall)
     index.save(work.out / "items.faiss")
     (chosen,) = [trial for trial in trials if trial.chosen]
     names = ("kind", "parameters", "overlap", "overlap_held_out")
@@ -163,24 +166,28 @@ def write_candidates(work: Work) -> None:
     """Candidates as of labels_end for the users who get lists, and as of history_end for a sample with labels."""
     from recall.index import ItemIndex, index_of
 
-    windows, config = work.windows, work.config.recall
-    lists = _retrieve(
-        work,
-        work.towers[-1],
-        ItemIndex.load(work.inputs["index"] / "items.faiss"),
-        listed_users(work),
-        windows.labels_end,
+    windows, config, log = work.windows, work.config.recall, _channel_log(work)
+    for name, reason in switched_off(config, log).items():
+        work.tell(f"channel {name} is off: {reason}")
+    learned = learn(config, log, work.towers, work.config.seed)
+    work.write_json("merge.json", learned.described())
+    work.tell(_merge_text(learned))
+    index, users = ItemIndex.load(work.inputs["index"] / "items.faiss"), listed_users(work)
+    channels = channels_as_of(config, log, work.towers[-1], index, windows.labels_end, users, learned.merge.popularity)
+    _write_merged(work, users, channels, learned.merge)
+    tower, labelled = newest(work.towers, windows.history_end), _users_with_labels(work, config.label_users)
+    channels = channels_as_of(
+        config,
+        log,
+        tower,
+        index_of(tower.item_vectors, tower.catalogue),
+        windows.history_end,
+        labelled,
+        learned.merge.popularity,
     )
-    np.save(work.out / "users.npy", lists.users)
-    np.save(work.out / "items.npy", lists.items)
-    np.save(work.out / "scores.npy", lists.scores)
-    ranked = Ranked(lists.users, lists.items, lists.scores)
-    write_lists(work.out / "candidates.parquet", work.ids, ranked, {"channels": CHANNEL})
-    users = _users_with_labels(work, config.label_users)
-    tower = newest(work.towers, windows.history_end)
-    labelled = _retrieve(work, tower, index_of(tower.item_vectors, tower.catalogue), users, windows.history_end)
-    np.save(work.out / "label_users.npy", labelled.users)
-    np.save(work.out / "label_items.npy", labelled.items)
+    shards = [part.items for part in merged_shards(channels, learned.merge, labelled, config.k)]
+    np.save(work.out / "label_users.npy", labelled)
+    np.save(work.out / "label_items.npy", np.concatenate(shards))
 
 
 def write_ranking_rows(work: Work) -> None:
@@ -222,9 +229,9 @@ def write_recommendations(work: Work) -> None:
     lists = Lists(candidates.users, candidates.items, _recall_columns(work, candidates))
     items, seconds = recommender.recommend(lists, work.config.ranking.top_k)
     np.save(work.out / "items.npy", items)
-    ranked = Ranked(candidates.users, items, seconds)
-    constants = {"channels": CHANNEL, "unit": work.unit}
-    write_lists(work.out / "recommendations.parquet", work.ids, ranked, constants)
+    write_lists(
+        work.out / "recommendations.parquet", work.ids, _ranked(candidates, items, seconds), {"unit": work.unit}
+    )
     _write_scored(work, ranker)
 
 
@@ -242,6 +249,15 @@ def _refuse_to_rank(work: Work, rows: int, clicked: int) -> None:
         f"The ranker has {rows} rows from {origin}, {clicked} of them watched; it needs at least two watched and one "
         f"not. The windows are {work.windows.described()}: choose others, or give it more of the log."
     )
+
+
+def _refuse_long_lists(work: Work) -> None:
+    """A k of one's own beyond the catalogue is a mistake; the default one gives short lists, which are reported."""
+    k, items = work.config.recall.k, work.ids.items.size_as_of(work.windows.labels_end) - 1
+    if k > items and k != RecallConfig.model_fields["k"].default:
+        raise Refused(
+            f"recall.k = {k} but the catalogue has {items:,} items before labels_end; choose at most as many as items."
+        )
 
 
 def earlier_towers(folder: Path) -> list[Tower]:
@@ -298,10 +314,48 @@ def _log_with_instants(work: Work) -> Table:
     return log.filter(log.instant < work.windows.holdout_end)
 
 
-def _retrieve(work: Work, tower: Tower, index: Any, users: Int32, as_of: int) -> Candidates:
-    vectors = tower.user_vectors(work.readings.inputs_at(tower.shape, users, as_of))
-    seen = Histories.load(work.inputs["histories"] / "clicks")
-    return retrieve(users, vectors, index, seen, as_of, work.config.recall.k)
+def _channel_log(work: Work) -> Log:
+    """What channels are made of."""
+    clicks = Histories.load(work.inputs["histories"] / "clicks")
+    items = Side.load(work.inputs["profiles"] / "items.parquet")
+    return Log(work.readings, clicks, work.ids.items, items, work.windows)
+
+
+def _merge_text(learned: Learned) -> str:
+    rates = [f"{name} {', '.join(f'{rate:.3f}' for rate in by_k.values())}" for name, by_k in learned.rates.items()]
+    lengths = next(iter(learned.rates.values()), {})
+    return f"merge: {learned.merge.order}; {', '.join(lengths)} of checking users: {'; '.join(rates)}"
+
+
+def _write_merged(work: Work, users: Int32, channels: Channels, merge: Merge) -> None:
+    """Merged lists of users as arrays and as candidates.parquet, in one pass over shards of users."""
+    k, names = work.config.recall.k, list(channels.by_name)
+    np.save(work.out / "users.npy", users)
+    work.write_json("channels.json", names)
+    kinds = {"items": "<i4", "scores": "<f4", "tower_scores": "<f4"}
+    kinds |= {f"rank_{name}": "<u2" for name in names} | {f"score_{name}": "<f4" for name in names}
+    files = {name: ArrayFile(work.out / f"{name}.npy", len(users), k, kind) for name, kind in kinds.items()}
+
+    def written() -> Iterator[Ranked]:
+        for part in merged_shards(channels, merge, users, k):
+            arrays: dict[str, Any] = {"items": part.items, "scores": part.scores, "tower_scores": part.tower_scores}
+            arrays |= {f"rank_{name}": part.ranks[name] for name in names}
+            arrays |= {f"score_{name}": part.channel_scores[name] for name in names}
+            for name, values in arrays.items():
+                files[name].append(values)
+            yield Ranked(part.users, part.items, part.scores, part.ranks)
+
+    write_lists(work.out / "candidates.parquet", work.ids, written(), {}, ranks=True)
+    for file in files.values():
+        file.close()
+
+
+def _ranked(candidates: Candidates, items: Int32, seconds: npt.NDArray[np.float64]) -> Iterator[Ranked]:
+    """Recommended items [n, top_k] in shards, with what the channels had said of them."""
+    for at in range(0, max(len(items), 1), USERS_A_SHARD):
+        rows = slice(at, at + USERS_A_SHARD)
+        part = candidates.take(rows)
+        yield Ranked(part.users, items[rows], seconds[rows], ranks_of(items[rows], part.items, part.ranks))
 
 
 def _users_with_labels(work: Work, most: int) -> Int32:
@@ -366,7 +420,8 @@ def _recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.f
     vectors = tower.user_vectors(work.readings.inputs_at(tower.shape, lists.users, work.windows.labels_end))
     shape = lists.items.shape
     of_row = np.repeat(np.arange(shape[0]), shape[1])
-    columns = Opinion(tower).columns(vectors, lists.scores.reshape(-1).astype(np.float64), of_row)
+    scores = np.asarray(lists.tower_scores).reshape(-1).astype(np.float64)
+    columns = Opinion(tower).columns(vectors, scores, of_row)
     return {name: values.reshape(shape) for name, values in columns.items()}
 
 

@@ -154,4 +154,14 @@ def watched(work: Work, rows: Impressions) -> npt.NDArray[np.float64]:
 
 
 def saved_candidates(folder: Path) -> Candidates:
-    return Candidates(*(np.load(folder / f"{name}.npy") for name in ("users", "items", "scores")))
+    """The merged lists of a candidates artefact; all but its users are read from the files as they are needed."""
+
+    def array(name: str) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return values
+
+    channels = json.loads((folder / "channels.json").read_text())
+    ranks = {name: array(f"rank_{name}") for name in channels}
+    scores = {name: array(f"score_{name}") for name in channels}
+    users = np.load(folder / "users.npy", allow_pickle=False)
+    return Candidates(users, array("items"), array("scores"), array("tower_scores"), ranks, scores)

@@ -1,7 +1,7 @@
-"""A few hundred unseen items a user, as of an instant."""
+"""A few hundred unseen items a user, as of an instant: what each channel names and what becomes of it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,36 +12,85 @@ from recall.index import ItemIndex
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+UInt16 = npt.NDArray[np.uint16]
+Flags = npt.NDArray[np.bool_]
 
 SHARD = 4096
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Lists of users [n]: `items` int32 [n, k] and `scores` float32 [n, k], best first; 0 and -inf past its end."""
+    """Lists of users [n]: `items` int32 [n, k] and `scores` float32 [n, k], best first; 0 and -inf past its end.
+
+    Merged lists also hold `tower_scores` float32 [n, k], the tower's score of every item whoever named it (NaN where
+    the tower does not know it), and by channel, in the channels' order, `ranks` uint16 [n, k] (1 = the channel's best,
+    0 = it did not name the item) and `channel_scores` float32 [n, k] (NaN = it did not name it).
+    """
 
     users: Int32
     items: Int32
     scores: Float32
+    tower_scores: Float32 | None = None
+    ranks: Mapping[str, UInt16] = field(default_factory=dict)
+    channel_scores: Mapping[str, Float32] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.users)
 
     def take(self, rows: npt.NDArray[np.intp] | slice) -> "Candidates":
-        return Candidates(self.users[rows], self.items[rows], self.scores[rows])
+        tower_scores = None if self.tower_scores is None else self.tower_scores[rows]
+        ranks = {name: values[rows] for name, values in self.ranks.items()}
+        scores = {name: values[rows] for name, values in self.channel_scores.items()}
+        return Candidates(self.users[rows], self.items[rows], self.scores[rows], tower_scores, ranks, scores)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a user's row and an item: sorted `codes`, and how many `counts` each row has, [n]."""
+
+    codes: Int64
+    counts: Int64
+
+    def holds(self, rows: npt.NDArray[np.integer], items: npt.NDArray[np.integer]) -> Flags:
+        """Whether each item is paired with its row; rows and items broadcast against each other."""
+        codes = _codes(rows, items)
+        at = np.searchsorted(self.codes, codes)
+        held: Flags = np.append(self.codes, -1)[at] == codes
+        return held
+
+
+def pairs_before(users: Int32, histories: Histories, instant: int) -> Pairs:
+    """The events of users [n] strictly before an instant."""
+    return _pairs(histories, histories.offsets[users], histories.ends(users, instant))
+
+
+def pairs_between(users: Int32, histories: Histories, since: int, until: int) -> Pairs:
+    """The events of users [n] from one instant to strictly before another."""
+    return _pairs(histories, histories.ends(users, since), histories.ends(users, until))
+
+
+def _pairs(histories: Histories, starts: Int64, ends: Int64) -> Pairs:
+    """The events at the flat positions starts[i]:ends[i] of each row i."""
+    lengths = ends - starts
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    items = histories.items[np.repeat(starts, lengths) + within]
+    return Pairs(np.sort(_codes(np.repeat(np.arange(len(starts)), lengths), items)), lengths)
 
 
 def retrieve(users: Int32, vectors: Float32, index: ItemIndex, seen: Histories, as_of: int, k: int) -> Candidates:
     """The k best items of each user (vectors [n, dim]) that the user had not seen before an instant."""
-    lists = Candidates(users, np.zeros((len(users), k), np.int32), np.full((len(users), k), -np.inf, np.float32))
-    ends = seen.ends(users, as_of)
-    counts = ends - seen.offsets[users]
-    for rows in _shards(counts):
-        wanted = min(k + int(counts[rows].max()), len(index))
-        items, scores = index.search(vectors[rows], wanted)
-        fresh = ~were_seen(rows, items, seen_pairs(rows, seen, seen.offsets[users[rows]], ends[rows]))
-        lists.items[rows], lists.scores[rows] = _first(fresh & (items > 0), items, scores, k)
-    return lists
+    return Candidates(users, *nearest(vectors, index, pairs_before(users, seen, as_of), k))
+
+
+def nearest(vectors: Float32, index: ItemIndex, seen: Pairs, k: int) -> tuple[Int32, Float32]:
+    """Items and scores [n, k] of the k best unseen items of each vector, best first; 0 and -inf past a list's end."""
+    items, scores = np.zeros((len(vectors), k), np.int32), np.full((len(vectors), k), -np.inf, np.float32)
+    for rows in _shards(seen.counts):
+        wanted = min(k + int(seen.counts[rows].max()), len(index))
+        found, values = index.search(vectors[rows], wanted)
+        fresh = (found > 0) & ~seen.holds(rows[:, None], found)
+        items[rows], scores[rows] = first(fresh, found, values, k)
+    return items, scores
 
 
 def _shards(counts: Int64) -> Iterator[npt.NDArray[np.intp]]:
@@ -51,33 +100,15 @@ def _shards(counts: Int64) -> Iterator[npt.NDArray[np.intp]]:
         yield order[at : at + SHARD]
 
 
-def seen_pairs(rows: npt.NDArray[np.intp], seen: Histories, starts: Int64, ends: Int64) -> Int64:
-    """Sorted codes of the (row, item) pairs that were seen: flat positions starts[i]:ends[i] of each row i."""
-    lengths = ends - starts
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    items = seen.items[np.repeat(starts, lengths) + within]
-    return np.sort(_pair_codes(np.repeat(np.arange(len(rows)), lengths), items))
-
-
-def were_seen(rows: npt.NDArray[np.intp], items: Int32, pairs: Int64) -> npt.NDArray[np.bool_]:
-    """Whether each item of each row's list [n, m] is among the row's seen pairs."""
-    codes = _pair_codes(np.arange(len(rows))[:, None], items)
-    at = np.searchsorted(pairs, codes)
-    seen: npt.NDArray[np.bool_] = np.append(pairs, -1)[at] == codes
-    return seen
-
-
-def _pair_codes(rows: npt.NDArray[np.intp], items: Int32) -> Int64:
+def _codes(rows: npt.NDArray[np.integer], items: npt.NDArray[np.integer]) -> Int64:
     return (rows.astype(np.int64) << 32) | items
 
 
-def _first(kept: npt.NDArray[np.bool_], items: Int32, scores: Float32, k: int) -> tuple[Int32, Float32]:
-    """The first k kept entries of each row, moved to the front: [n, m] -> [n, k]."""
-    order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
-    chosen = np.take_along_axis(kept, order, axis=1)
-    items, scores = np.take_along_axis(items, order, axis=1), np.take_along_axis(scores, order, axis=1)
+def first(kept: Flags, items: Int32, scores: Float32, k: int) -> tuple[Int32, Float32]:
+    """The first k kept entries of each row, moved to the front: [n, m] -> [n, k]; 0 and -inf past the end."""
+    place = np.cumsum(kept, axis=1, dtype=np.int32) - 1
+    row, column = np.nonzero(kept & (place < k))
     out_items, out_scores = np.zeros((len(items), k), np.int32), np.full((len(items), k), -np.inf, np.float32)
-    width = order.shape[1]
-    out_items[:, :width] = np.where(chosen, items, 0)
-    out_scores[:, :width] = np.where(chosen, scores, -np.inf)
+    out_items[row, place[row, column]] = items[row, column]
+    out_scores[row, place[row, column]] = scores[row, column]
     return out_items, out_scores

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 SamplerName = Literal["full", "uniform", "unigram", "in_batch", "mixed"]
 AgeName = Literal["none", "hours", "days", "normalised"]
+ChannelName = Literal["tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "rewatch"]
+CHANNELS: tuple[ChannelName, ...] = ("tower", "item_to_item", "co_watched", "popular", "followed", "new_items")
 IndexName = Literal["auto", "exact", "ivf", "hnsw", "pq"]
 
 
@@ -53,6 +55,10 @@ class RecallConfig(BaseModel):
     index: IndexName = "auto"
     index_overlap: float = Field(0.99, gt=0, le=1)
     exact_up_to: int = Field(20_000, ge=0)
+    channels: tuple[ChannelName, ...] = Field(CHANNELS, min_length=1)
+    channel_items: int = Field(100, ge=1, le=10_000)
+    merge: Literal["learned", "round_robin"] = "learned"
+    merge_users: int = Field(10_000, ge=1)
 
     @property
     def hidden(self) -> tuple[int, ...]:

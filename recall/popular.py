@@ -1,16 +1,28 @@
-"""The baseline every recall metric stands beside: what most people completed lately."""
+"""What most people completed lately, as a baseline beside every metric and as a channel."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from recall.candidates import SHARD, Candidates, seen_pairs
+from recall.candidates import Candidates, Flags, Pairs, first, pairs_before
+from recall.requests import Columns, Named, Requests, seen_only
 
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Intp = npt.NDArray[np.intp]
 
 HOUR = 3_600 * 1_000_000
+# Hours after which a watch counts half; None: it always counts 1.
+HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
+# A segment's own counts weigh as much as the whole's once it has so many (decayed) watches.
+SHRINKAGE = 500.0
+SHARD = 1024
 
 
 def popularity(watches: Histories, items: int, as_of: int, hours: float | None = None) -> Float64:
@@ -22,38 +34,112 @@ def popularity(watches: Histories, items: int, as_of: int, hours: float | None =
 
 
 def popular_lists(counts: Float64, users: Int32, seen: Histories, as_of: int, k: int) -> Candidates:
-    """The k most watched items that each user had not seen before an instant; of equals the newest (last index) first.
+    """The k most watched items that each user had not seen before an instant; of equals the newest first."""
+    catalogue, everybody = np.arange(len(counts)) > 0, np.zeros(int(users.max(initial=0)) + 1, np.int32)
+    channel = Popular(counts[None, :], catalogue, everybody, {})
+    named = PopularAnswer(channel, seen_only(users, pairs_before(users, seen, as_of))).named(k)
+    return Candidates(users, named.items, np.where(named.items > 0, named.scores, -np.inf).astype(np.float32))
 
-    Everybody's items stand in one order, so no index is searched: each list is that order without what was seen.
+
+def decay(ages: Int64, half_life: float | None) -> Float64:
+    """What watches of ages [n], in microseconds, count: 1, halved every `half_life` hours; None: always 1."""
+    return np.ones(len(ages)) if half_life is None else np.exp2(-ages / (half_life * HOUR))
+
+
+def decayed(
+    watches: Histories, items: int, as_of: int, half_life: float | None, segments: Int32 | None = None
+) -> Float64:
+    """Watches strictly before an instant, decayed, by segment of their user and item: [segments, items].
+
+    `segments` int32 [users] are codes from 0; without them there is one segment, everybody.
     """
-    order = np.append(np.argsort(-counts[:0:-1], kind="stable"), len(counts) - 1)
-    items = np.where(order < len(counts) - 1, len(counts) - 1 - order, 0).astype(np.int32)
-    scores = np.where(items > 0, counts[items], -np.inf).astype(np.float32)
-    places = np.empty((len(users), k), np.int32)
-    for at in range(0, len(users), SHARD):
-        rows = slice(at, at + SHARD)
-        places[rows] = _unseen_places(_seen_places(items, users[rows], seen, as_of), len(users[rows]), k)
-    return Candidates(users, items[np.minimum(places, len(items) - 1)], scores[np.minimum(places, len(items) - 1)])
+    kept = np.flatnonzero((watches.instants < as_of) & (watches.items < items))
+    weights = decay(as_of - watches.instants[kept], half_life)
+    if segments is None:
+        return np.bincount(watches.items[kept], weights, minlength=items)[None, :].astype(np.float64)
+    size = int(segments.max(initial=0)) + 1
+    cells = segments[watches.users[kept]].astype(np.int64) * items + watches.items[kept]
+    return np.bincount(cells, weights, minlength=size * items).reshape(size, items).astype(np.float64)
 
 
-def _seen_places(items: Int32, users: Int32, seen: Histories, as_of: int) -> Int64:
-    """Sorted distinct codes, row << 32 | place, of where each user's seen items stand in the common order."""
-    place_of = np.empty(len(items), np.int64)
-    place_of[items] = np.arange(len(items))
-    rows = np.arange(len(users))
-    pairs = seen_pairs(rows, seen, seen.offsets[users], seen.ends(users, as_of))
-    row, item = pairs >> 32, pairs & 0xFFFFFFFF
-    known = item < len(items)
-    return np.unique((row[known] << 32) | place_of[item[known]])
+def shares(counts: Float64) -> Float64:
+    """Each segment's share of watches by item [segments, items], shrunk towards the share among everybody.
 
-
-def _unseen_places(seen: Int64, users: int, k: int) -> Int64:
-    """The first k places of each row that are not among the seen codes, [users, k].
-
-    A row's seen places p0 < p1 < .. push the j-th unseen one back by as many as have p_i - i <= j.
+    (c_si + m p_i) / (n_s + m), m = SHRINKAGE; an item nobody watched has a share of one watch in a hundred.
     """
-    rows = np.arange(users) << 32
-    starts = np.searchsorted(seen, rows)
-    pushing = seen - (np.arange(len(seen)) - starts[seen >> 32])
-    wanted = rows[:, None] | np.arange(k)
-    return np.arange(k) + np.searchsorted(pushing, wanted, side="right") - starts[:, None]
+    whole = counts.sum(axis=0) + 0.01
+    whole /= whole.sum()
+    shrunk: Float64 = (counts + SHRINKAGE * whole) / (counts.sum(axis=1, keepdims=True) + SHRINKAGE)
+    return shrunk
+
+
+@dataclass(frozen=True)
+class Popular:
+    """`shares` [segments, items] of watches, `catalogue` [items] which of them may be named, the `segments` int32
+    [users] of people, and everybody's shares by half life."""
+
+    shares: Float64
+    catalogue: Flags
+    segments: Int32
+    by_half_life: Mapping[str, Float64]
+
+    def answer(self, requests: Requests) -> "PopularAnswer":
+        return PopularAnswer(self, requests)
+
+    @cached_property
+    def order(self) -> Int32:
+        """The catalogue's items by segment, the most watched first, of equals the newest: [segments, listed]."""
+        newest_first = np.flatnonzero(self.catalogue)[::-1].astype(np.int32)
+        return newest_first[np.argsort(-self.shares[:, newest_first], axis=1, kind="stable")]
+
+    @cached_property
+    def logs(self) -> dict[str, Float32]:
+        """log10 shares by half life, [items] each."""
+        return {name: np.log10(values).astype(np.float32) for name, values in self.by_half_life.items()}
+
+    @cached_property
+    def lift(self) -> Float32:
+        """log10 of the segment's share over the mean segment's, [segments, items]."""
+        lift: Float32 = np.log10(self.shares / self.shares.mean(axis=0)).astype(np.float32)
+        return lift
+
+
+@dataclass(frozen=True)
+class PopularAnswer:
+    channel: Popular
+    requests: Requests
+
+    def named(self, k: int) -> Named:
+        """The most watched of the user's segment; items nobody watched follow, so that a list is full."""
+        items = np.zeros((len(self.requests), k), np.int32)
+        scores = np.full(items.shape, -np.inf, np.float32)
+        order = np.argsort(self.requests.seen.counts, kind="stable")
+        for at in range(0, len(order), SHARD):
+            rows = order[at : at + SHARD]
+            items[rows], scores[rows] = self._named(rows, k)
+        return Named(items, np.where(items > 0, scores, 0).astype(np.float32))
+
+    def columns(self, rows: Intp, items: Int32) -> Columns:
+        """log10 of the item's share of all watches at each half life, and of its lift in the user's segment."""
+        columns = {name: values[items] for name, values in self.channel.logs.items()}
+        if len(self.channel.shares) > 1:
+            columns["segment"] = self.channel.lift[self._segments[rows], items]
+        return columns
+
+    @cached_property
+    def _segments(self) -> Int32:
+        return self.channel.segments[self.requests.users]
+
+    def _named(self, rows: Intp, k: int) -> tuple[Int32, Float32]:
+        depth = min(k + int(self.requests.seen.counts[rows].max()), self.channel.order.shape[1])
+        segments = self._segments[rows]
+        offered = self.channel.order[segments, :depth]
+        fresh = ~self.requests.seen.holds(rows[:, None], offered)
+        return first(fresh, offered, self.channel.shares[segments[:, None], offered].astype(np.float32), k)
+
+
+def hit_share(answer: PopularAnswer, watched: Pairs, k: int) -> float:
+    """Share of the requests' users whose first k popular items hold one that they went on to watch."""
+    items = answer.named(k).items
+    hits: Flags = watched.holds(np.arange(len(items))[:, None], items) & (items > 0)
+    return float(hits.any(axis=1).mean()) if len(items) else 0.0

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from features.histories import histories_of
 from recall import candidates
-from recall.candidates import retrieve, seen_pairs, were_seen
+from recall.candidates import pairs_before, pairs_between, retrieve
 from recall.index import index_of
 
 ITEMS, AS_OF = 12, 10
@@ -51,10 +51,12 @@ def test_lists_are_the_best_unseen_items_of_the_whole_catalogue(item_vectors, ev
 @given(events=st.lists(CLICK, max_size=40), asked=st.lists(st.integers(0, ITEMS), min_size=3, max_size=3))
 def test_what_was_seen_is_what_python_sets_say(events, asked):
     clicks, users = histories(events), np.array([2, 5, 1])
-    pairs = seen_pairs(np.arange(3), clicks, clicks.offsets[users], clicks.ends(users, AS_OF))
-    found = were_seen(np.arange(3), np.tile(np.array(asked, np.int32), (3, 1)), pairs)
-    seen = {(who, item) for who, instant, item in events if instant < AS_OF}
-    assert found.tolist() == [[(user, item) in seen for item in asked] for user in users]
+    rows, items = np.arange(3)[:, None], np.tile(np.array(asked, np.int32), (3, 1))
+    before, since = pairs_before(users, clicks, AS_OF), pairs_between(users, clicks, AS_OF, 15)
+    for pairs, first, last in ((before, 0, AS_OF), (since, AS_OF, 15)):
+        meant = [(who, item) for who, instant, item in events if first <= instant < last]
+        assert pairs.holds(rows, items).tolist() == [[(user, item) in meant for item in asked] for user in users]
+        assert pairs.counts.tolist() == [sum(who == user for who, _ in meant) for user in users]
 
 
 def test_a_click_at_the_instant_itself_is_not_yet_seen(item_vectors):

@@ -193,10 +193,26 @@ def test_lists_are_short_only_where_the_catalogue_of_unseen_items_runs_out(run: 
         assert lengths.tolist() == expected.tolist()
 
 
+def test_every_candidate_says_which_channels_named_it_and_at_which_rank(run: Run) -> None:
+    lists = run.table("candidates")
+    named = [column.removesuffix("_rank") for column in lists.columns if column.endswith("_rank")]
+    expected = {"tower", "item_to_item", "co_watched", "popular"} | (
+        {"new_items", "followed"} if run.mode != "last" else {"followed"}
+    )
+    assert set(named) == expected
+    ranks = lists[[f"{name}_rank" for name in named]]
+    assert (ranks.min() == 1).all()
+    assert ranks.notna().any(axis=1).all()
+    texts = [",".join(name for name in named if row[f"{name}_rank"] > 0) for _, row in ranks.iterrows()]
+    assert lists["channels"].astype(str).tolist() == texts
+
+
 def test_recommendations_are_candidates_in_the_rankers_order(run: Run) -> None:
     candidates, chosen = run.table("candidates"), run.table("recommendations")
-    assert len(chosen.merge(candidates, on=PAIR)) == len(chosen)
-    assert set(candidates.columns) <= set(chosen.columns)
+    both = chosen.merge(candidates, on=PAIR)
+    assert len(both) == len(chosen)
+    assert list(chosen.columns) == [*PAIR, "rank", "score", "channels", "unit"]
+    assert (both["channels_x"].astype(str) == both["channels_y"].astype(str)).all()
     assert (chosen["score"] >= 0).all()
     assert set(chosen["unit"]) == {"seconds"}
 

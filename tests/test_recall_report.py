@@ -45,9 +45,18 @@ def judged(data: Path, home: Path, mode: str) -> Judged:
     items = np.array([rng.permutation(np.arange(1, catalogue))[:K] for _ in users], dtype=np.int32)
     items[0, 10:] = 0
     (home / "candidates").mkdir()
-    for name, array in (("users", users), ("items", items), ("scores", np.zeros(items.shape, np.float32))):
-        np.save(home / "candidates" / f"{name}.npy", array)
+    write_candidates(home / "candidates", users, items, [])
     return Judged(work)
+
+
+def write_candidates(folder: Path, users: np.ndarray, items: np.ndarray, channels: Iterable[str]) -> None:
+    """Lists without scores; each channel's ranks are written beside them."""
+    nothing = np.zeros(items.shape, np.float32)
+    arrays = {"users": users, "items": items, "scores": nothing, "tower_scores": nothing}
+    arrays |= {f"score_{name}": nothing for name in channels}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "channels.json").write_text(json.dumps(list(channels)))
 
 
 @pytest.fixture(scope="module")
@@ -248,9 +257,7 @@ def with_channels(judged: Judged, folder: Path, named: Iterable[str]) -> Judged:
     for place, name in enumerate(names):
         rank = np.where((turn == place) | (turn == len(names)), np.arange(1, shape[1] + 1), 0)
         np.save(folder / f"rank_{name}.npy", (rank * (judged.candidates > 0)).astype(np.uint16))
-    (folder / "channels.json").write_text(json.dumps(names))
-    for name, array in (("users", judged.users), ("items", judged.candidates), ("scores", np.zeros(1))):
-        np.save(folder / f"{name}.npy", array)
+    write_candidates(folder, judged.users, judged.candidates, names)
     return Judged(replace(judged.work, inputs={**judged.work.inputs, "candidates": folder}))
 
 
