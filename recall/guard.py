@@ -16,8 +16,8 @@ Settings = dict[str, int]
 
 # Fewer items than these cannot fill the cells and codebooks of an approximate index.
 FEWEST = 1000
-# In this order: codes are scanned several times faster than vectors and the refinement gives the overlap back.
-# HNSW only where asked for: it pays for the first ten neighbours, not for the first few hundred.
+# `auto` tries these in this order: codes are scanned several times faster than vectors, and the refinement gives the
+# overlap back. HNSW only where asked for: it pays for the first ten neighbours, not for the first few hundred.
 AUTO = ("pq", "ivf")
 
 

@@ -198,4 +198,4 @@ def test_megabytes_are_those_of_the_saved_file(many: Float32, tmp_path: Path) ->
 
 
 def test_cells_grow_with_the_root_of_the_catalogue_and_hold_enough_to_be_trained() -> None:
-    assert [cells_of(n) for n in (1, 78, 2000, 10_000, 1_000_000)] == [1, 2, 51, 256, 4000]
+    assert [cells_of(n) for n in (1, 78, 2000, 10_000, 1_000_000)] == [1, 2, 51, 200, 2000]
