@@ -110,14 +110,18 @@ def line_chart(table: pd.DataFrame, title: str, across: str, up: str, path: Path
 
 
 def index_sweep(trials: pd.DataFrame, target: float, path: Path) -> None:
-    """Overlap with the exact index against queries a second (log axis), a line a kind; the chosen trial is ringed.
+    """Overlap with the exact index against queries a second (log axis); the chosen trial is ringed.
+
+    A kind's line joins its best trials, those that no faster one equals; the others are faint points.
 
     Columns `kind`, `overlap`, `queries_per_second` and `chosen`, a row a trial; `target` is the overlap that passes.
     """
     figure, (panel,) = _canvas(1, "The index: overlap with exact against speed")
     panel.axhline(target, color=_GREY, linestyle="--", label=f"passes from {target:g}")
-    for kind, rows in trials.sort_values("queries_per_second").groupby("kind", sort=False):
-        panel.plot(rows["queries_per_second"], rows["overlap"], marker="o", markersize=4, label=str(kind))
+    for kind, rows in trials.sort_values("queries_per_second", ascending=False).groupby("kind"):
+        front = rows[rows["overlap"] == rows["overlap"].cummax()]
+        (drawn,) = panel.plot(front["queries_per_second"], front["overlap"], marker="o", markersize=4, label=str(kind))
+        panel.plot(rows["queries_per_second"], rows["overlap"], ".", color=drawn.get_color(), alpha=0.4)
     chosen = trials[trials["chosen"]]
     ring: dict[str, Any] = {
         "linestyle": "",
@@ -128,7 +132,6 @@ def index_sweep(trials: pd.DataFrame, target: float, path: Path) -> None:
     }
     panel.plot(chosen["queries_per_second"], chosen["overlap"], label="published", **ring)
     panel.set(xscale="log")
-    panel.xaxis.set_major_formatter("{x:,g}")
     _label(panel, "", "queries a second", "share of the exact best that were found")
     panel.legend(frameon=False, loc="lower left")
     figure.savefig(path)
