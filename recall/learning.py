@@ -1,7 +1,7 @@
 """How the merge of a run is chosen: by what users watched after each instant at which a tower was finished."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -149,8 +149,8 @@ class Learned:
 def learn(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: int) -> Learned:
     """The merge of a run: popularity by what served the cohorts, an order fitted on most of them and checked on others.
 
-    The order is the conditional logit, or the sum of the logarithms of the ranks, or the tower's own: whichever gives
-    the checking users the highest hit rates. Too few teachers leave the first out.
+    The order is the conditional logit, unless the checking users show that the sum of the logarithms of the ranks or
+    the tower's own order serves them better. Too few teachers leave the logit out.
     """
     rng = np.random.default_rng([seed, 11])
     drawn = cohorts(log.readings.histories, towers, config.merge_users, rng)
@@ -160,7 +160,7 @@ def learn(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: int) ->
     studies = [study for cohort in drawn for study in _studies(config, log, cohort, popularity, rng)]
     orders = {name: Merge(popularity, name, blend) for name, blend in _blends(studies, in_force(config, log)).items()}
     rates = {name: _order_rates(studies, merge, config.k) for name, merge in orders.items()}
-    chosen = max(orders, key=lambda name: sum(rates[name].values()))
+    chosen = _chosen(rates, list(orders), sum(int(study.checks.sum()) for study in studies))
     alone = {f"{name} alone": _channel_rates(studies, name, config.k) for name in in_force(config, log)}
     return Learned(orders[chosen], rates | alone, [_summary(cohort) for cohort in drawn])
 
@@ -180,8 +180,16 @@ def _blends(studies: Sequence[Study], names: Sequence[ChannelName]) -> dict[str,
     """The orders to choose from, the preferred first."""
     blends = {"ranks": flat_blend({f"{name}_rank": 1.0 for name in names})}
     blends |= {"tower": flat_blend({"tower": 1.0})} if "tower" in names else {}
-    lesson = joined_lessons([study.lesson for study in studies])
-    return blends if len(lesson.counts) < FEWEST else {"learned": fit(lesson)} | blends
+    lessons = [study.lesson for study in studies]
+    enough = sum(len(lesson.counts) for lesson in lessons) >= FEWEST
+    return {"learned": fit(joined_lessons(lessons))} | blends if enough else blends
+
+
+def _chosen(rates: Mapping[str, Mapping[str, float]], orders: Sequence[str], users: int) -> str:
+    """The first order, or the best one where its mean hit rate is higher by more than chance among so many users."""
+    means = {name: float(np.mean(list(rates[name].values()))) for name in orders}
+    best_one = max(means, key=lambda name: means[name])
+    return best_one if means[best_one] > means[orders[0]] + 1 / np.sqrt(max(users, 1)) else orders[0]
 
 
 def _order_rates(studies: Sequence[Study], merge: Merge, k: int) -> dict[str, float]:

@@ -1,16 +1,26 @@
-"""What several test files share: the composed stack as Compose reads it, requests to channels."""
+"""What several test files share: the composed stack as Compose reads it, requests to channels,
+and a log whose next watch is known."""
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
+from features.histories import histories_of
+from features.profiles import Side
+from features.vocabulary import Vocabulary
+from features.windows import Windows
 from recall.candidates import Pairs
+from recall.channels import Log
+from recall.inputs import Readings
 from recall.requests import Requests
+from recall.vectors import ItemFacts, Tower, TowerShape
 
 COMPOSE_FILE = Path(__file__).parent.parent / "docker-compose.yml"
 
@@ -49,3 +59,50 @@ def asked() -> Callable[..., Requests]:
         return Requests(users, np.ascontiguousarray(units), last, pairs, np.count_nonzero(last, axis=1))
 
     return requests
+
+
+CHAIN, CHAIN_USERS, HOUR = 120, 400, 3_600 * 1_000_000
+
+
+@dataclass(frozen=True)
+class ChainWorld:
+    """Whoever watched item i watches i + 1 next, an hour later; items are of 3 channels, users of 2 countries.
+
+    Towers of random weights were finished at hours 20, 30 and 40; the holdout starts at hour 40. User 400 has no watch,
+    items 118 to 120 are new from hour 35.
+    """
+
+    log: Log
+    towers: list[Tower]
+
+    @property
+    def users(self) -> Any:
+        return np.arange(1, CHAIN_USERS + 1, dtype=np.int32)
+
+
+@pytest.fixture(scope="session")
+def chain_world() -> ChainWorld:
+    rng = np.random.default_rng(4)
+    events = []
+    for user in range(1, CHAIN_USERS):
+        first, start = int(rng.integers(0, CHAIN)), int(rng.integers(0, 34))
+        events += [(user, start + step, (first + step) % CHAIN + 1) for step in range(16)]
+    users, hours, items = np.array(events, np.int64).T
+    watches = histories_of(users, items, hours * HOUR, CHAIN_USERS + 1)
+    people = Side({"country": (np.arange(CHAIN_USERS + 1) % 2 + 1).astype(np.int32)}, {"country": 3}, {})
+    films = Side({"channel_id": (np.arange(CHAIN + 1) % 3 + 1).astype(np.int32)}, {"channel_id": 4}, {})
+    vocabulary = Vocabulary(
+        pa.array(range(CHAIN)), np.sort(np.append(rng.integers(-5, 18, CHAIN - 3), [35, 36, 37])) * HOUR
+    )
+    marks = {"start": 0, "history_end": 30 * HOUR, "labels_end": 40 * HOUR, "holdout_end": 50 * HOUR}
+    windows = Windows(mode="time", clock="time", **marks)
+    towers = [random_tower(hour * HOUR, vocabulary.size_as_of(hour * HOUR), hour) for hour in (20, 30, 40)]
+    return ChainWorld(Log(Readings(watches, None, people), watches, vocabulary, films, windows), towers)
+
+
+def random_tower(as_of: int, items: int, seed: int, dim: int = 4) -> Tower:
+    rng = np.random.default_rng(seed)
+    shape = TowerShape(as_of=as_of, items=items, dim=dim, hidden=(), recency_windows=(3,))
+    sizes = {"item_in": (items, dim), "item_out": (items, dim), "kernel0": (dim, dim), "bias0": (dim,)}
+    weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    return Tower(shape, weights, ItemFacts.plain(items))

@@ -207,6 +207,19 @@ def test_every_candidate_says_which_channels_named_it_and_at_which_rank(run: Run
     assert lists["channels"].astype(str).tolist() == texts
 
 
+def test_with_the_rewatch_channel_a_list_may_hold_what_was_seen(data: Path, tmp_path: Path) -> None:
+    channels = 'recall.channels=["tower","popular","rewatch"]'
+    run = Run(data, tmp_path / "run", "time", started(data, tmp_path / "run", "time", channels))
+    again = run.table("candidates").merge(run.seen, on=PAIR)
+    assert len(again)
+    assert (again["channels"].astype(str) == "rewatch").all()
+
+
+def test_a_k_of_ones_own_beyond_the_catalogue_is_refused_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"recall.k = 5000 but the catalogue has \d+ items before labels_end"):
+        started(data, tmp_path / "run", "time", "recall.k=5000")
+
+
 def test_recommendations_are_candidates_in_the_rankers_order(run: Run) -> None:
     candidates, chosen = run.table("candidates"), run.table("recommendations")
     both = chosen.merge(candidates, on=PAIR)

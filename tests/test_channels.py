@@ -1,0 +1,143 @@
+"""All channels over a log whose next watch is known: who is in force, what is named, what never is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from features.histories import histories_of
+from features.profiles import Side
+from recall.channels import Popularity, catalogue_of, channels_as_of, chosen_popularity, in_force, switched_off
+from recall.config import CHANNELS, RecallConfig
+from recall.index import index_of
+from recall.popular import HOUR
+
+CONFIG = RecallConfig(k=15, channel_items=8)
+
+
+def channels(world, config=CONFIG, log=None):
+    tower = world.towers[-1]
+    index = index_of(tower.item_vectors, tower.catalogue)
+    log = log or world.log
+    return channels_as_of(config, log, tower, index, log.windows.labels_end, world.users, Popularity(1.0, "country"))
+
+
+@pytest.fixture(scope="module")
+def found(chain_world):
+    return channels(chain_world).find(chain_world.users)
+
+
+def test_every_channel_names_and_none_names_what_was_seen_or_nobody(chain_world, found):
+    clicks, end = chain_world.log.clicks, chain_world.log.windows.labels_end
+    before = clicks.instants < end
+    seen = set(zip(clicks.users[before].tolist(), clicks.items[before].tolist(), strict=True))
+    assert list(found.union.named) == list(CHANNELS)
+    for named in found.union.named.values():
+        row, column = np.nonzero(named.items)
+        assert len(row)
+        pairs = set(zip(chain_world.users[row].tolist(), named.items[row, column].tolist(), strict=True))
+        assert not pairs & seen
+    assert found.union.items.min() > 0
+
+
+def test_columns_are_finite_and_as_many_as_the_unions_pairs(found):
+    assert {"tower", "popular_1h", "popular_ever", "segment", "co_watched", "age", "followed_rank"} <= set(
+        found.columns
+    )
+    for name, values in found.columns.items():
+        assert values.shape == found.union.items.shape, name
+        assert np.isfinite(values).all(), name
+
+
+def test_the_towers_scores_are_inner_products_and_its_column_is_standard_within_a_union(chain_world, found):
+    tower, log = chain_world.towers[-1], chain_world.log
+    inputs = log.readings.inputs_at(tower.shape, chain_world.users, log.windows.labels_end)
+    expected = tower.user_vectors(inputs)[found.union.rows] * tower.item_vectors[found.union.items]
+    np.testing.assert_allclose(found.tower_scores, expected.sum(axis=1), rtol=1e-4, atol=1e-5)
+    mine = found.columns["tower"][found.union.rows == 5]
+    assert mine.mean() == pytest.approx(0, abs=1e-5)
+    assert mine.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_what_comes_after_the_instant_changes_nothing(chain_world, found):
+    log, end = chain_world.log, chain_world.log.windows.labels_end
+    watches = log.clicks
+    moved = histories_of(
+        watches.users, np.where(watches.instants < end, watches.items, 1), watches.instants, len(watches.offsets) - 1
+    )
+    later = replace(log, clicks=moved, readings=replace(log.readings, histories=moved))
+    again = channels(chain_world, log=later).find(chain_world.users)
+    np.testing.assert_array_equal(again.union.items, found.union.items)
+    for name, values in found.columns.items():
+        np.testing.assert_array_equal(again.columns[name], values)
+
+
+def test_the_rewatch_channel_names_what_was_seen_where_it_is_switched_on(chain_world):
+    config = RecallConfig(k=15, channel_items=10, channels=("tower", "rewatch"))
+    named = channels(chain_world, config).find(chain_world.users).union.named["rewatch"]
+    watches, end = chain_world.log.clicks, chain_world.log.windows.labels_end
+    for user in (1, 7, 400):
+        mine = watches.items[(watches.users == user) & (watches.instants < end)]
+        assert named.items[user - 1][:10].tolist() == mine[::-1][:10].tolist() + [0] * (10 - len(mine))
+
+
+def test_channels_that_the_log_cannot_give_are_switched_off_and_say_why(chain_world):
+    log, config = chain_world.log, RecallConfig()
+    assert switched_off(config, log) == {}
+    bare = replace(log, items=Side({}, {}, {}), windows=log.windows.model_copy(update={"clock": "order"}))
+    assert set(switched_off(config, bare)) == {"followed", "new_items"}
+    assert "channel_id" in switched_off(config, bare)["followed"]
+    assert in_force(config, bare) == ("tower", "item_to_item", "co_watched", "popular")
+    assert switched_off(RecallConfig(channels=("tower",)), bare) == {}
+
+
+def test_on_the_order_clock_all_that_is_left_still_works(chain_world):
+    log = chain_world.log
+    ordered = replace(log, windows=log.windows.model_copy(update={"clock": "order"}))
+    found = channels(chain_world, log=ordered).find(chain_world.users)
+    assert "age" not in found.columns
+    assert "popular_ever" in found.columns
+
+
+def test_items_not_yet_shown_may_be_named_only_where_the_tower_lists_them(chain_world):
+    log, tower = chain_world.log, chain_world.towers[-1]
+    vocabulary = replace(log.vocabulary, first_shown=np.where(np.arange(120) < 100, log.vocabulary.first_seen, 1 << 62))
+    hidden = replace(log, vocabulary=vocabulary)
+    facts = replace(tower.facts, listed=~np.isin(np.arange(121), (0, 3)))
+    catalogue = catalogue_of(hidden, replace(tower, facts=facts), log.windows.labels_end)
+    assert np.flatnonzero(~catalogue).tolist() == [0, 3]
+    shape = tower.shape.model_copy(update={"items": 80})
+    young = replace(tower, shape=shape, facts=replace(facts, listed=facts.listed[:80]))
+    assert np.flatnonzero(~catalogue_of(hidden, young, log.windows.labels_end)).tolist() == [0, 3, *range(101, 121)]
+
+
+def test_popularity_goes_by_the_half_life_and_the_segment_that_serve_best():
+    """Item 1 was watched by all long ago; lately country 1 watches 2 to 51 and country 2 watches 52 to 101."""
+    rng = np.random.default_rng(0)
+    events = []
+    for user in range(1, 401):
+        lately = rng.choice(50, 6, replace=False) + (2 if user % 2 else 52)
+        events += [(user, hour, 102 + int(rng.integers(0, 99))) for hour in range(20)]
+        events += [(user, 90 + hour, int(item)) for hour, item in enumerate(lately)]
+    users, hours, items = np.array(events, np.int64).T
+    log = _log(histories_of(users, items, hours * HOUR, 401), 201)
+    chosen = chosen_popularity(log, [(np.arange(1, 401, dtype=np.int32), 93 * HOUR, 100 * HOUR)])
+    assert chosen.segment == "country"
+    assert chosen.half_life is not None
+    assert chosen.half_life < 72
+
+
+def _log(watches, items):
+    import pyarrow as pa
+
+    from features.vocabulary import Vocabulary
+    from features.windows import Windows
+    from recall.channels import Log
+    from recall.inputs import Readings
+
+    country = (np.arange(len(watches.offsets) - 1) % 2).astype(np.int32)
+    noise = np.random.default_rng(1).integers(0, 40, len(country)).astype(np.int32)
+    people = Side({"noise": noise, "country": country}, {"noise": 40, "country": 2}, {})
+    windows = Windows(mode="time", clock="time", start=0, history_end=1, labels_end=2, holdout_end=3)
+    vocabulary = Vocabulary(pa.array(range(items - 1)), np.zeros(items - 1, np.int64))
+    return Log(Readings(watches, None, people), watches, vocabulary, Side({}, {}, {}), windows)
