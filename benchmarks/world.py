@@ -2,25 +2,39 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.shared.options import Options, start
+from benchmarks.shared.tables import publish
 from features.simulated import simulate, write
 from features.world import WorldConfig
 
 RUNS = 3
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> list[dict[str, Any]]:
     """Print the median of three runs of the default world, and of one of about a million impressions."""
-    table = Table("world", "impressions", "seconds to simulate", "seconds to write")
-    for name, config in {"default": WorldConfig(), "larger": WorldConfig(impressions_a_day=72_000)}.items():
-        runs = [timed(config) for _ in range(RUNS)]
-        table.add_row(name, f"{runs[0][0]:,}", *(f"{median(run[i] for run in runs):.1f}" for i in (1, 2)))
-    Console().print(table)
+    options = _parsed(arguments)
+    worlds = {"default": WorldConfig(), "larger": WorldConfig(impressions_a_day=options.impressions_a_day)}
+    rows = [{"world": name} | measured(config) for name, config in worlds.items()]
+    publish("world", rows, options.tracking)
+    return rows
+
+
+def _parsed(arguments: Sequence[str]) -> Any:
+    parser = Options(__doc__)
+    parser.add_argument("--impressions-a-day", type=int, default=72_000, help="of the larger world")
+    return parser.parse_args(arguments)
+
+
+def measured(config: WorldConfig) -> dict[str, float]:
+    """Impressions, and medians of the seconds to simulate and to write them."""
+    runs = [timed(config) for _ in range(RUNS)]
+    columns = ("impressions", "seconds to simulate", "seconds to write")
+    return {column: round(median(run[i] for run in runs), 2) for i, column in enumerate(columns)}
 
 
 def timed(config: WorldConfig) -> tuple[int, float, float]:
@@ -34,4 +48,4 @@ def timed(config: WorldConfig) -> tuple[int, float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

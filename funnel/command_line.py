@@ -1,6 +1,5 @@
 """The command `funnel`. Exit codes: 0 done, 2 bad input or configuration, 3 a gate said no, 1 anything else."""
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -86,19 +85,18 @@ def report(out: Annotated[Path, typer.Option(help="The --out of a run.")]) -> No
     show(out, Console())
 
 
-@app.command()
+# What follows the names belongs to the benchmark, `--help` included.
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def bench(
-    name: Annotated[str, typer.Argument(help="A file of benchmarks/, e.g. samples; empty: all of them.")] = "",
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folder and file of benchmarks/, e.g. `recall cost`, then its options; empty: all."),
+    ] = None,
 ) -> None:
-    """Run benchmarks of a checkout, each printing one table."""
-    folder = Path(__file__).parent.parent / "benchmarks"
-    known = {path.stem: path for path in sorted(folder.glob("*.py"))}
-    if name and name not in known:
-        raise Refused(
-            f"There is no benchmark `{name}`; there are: {', '.join(known) or f'none, as {folder} is missing'}."
-        )
-    for path in [known[name]] if name else known.values():
-        subprocess.run([sys.executable, path], check=True)
+    """Run benchmarks of a checkout, each printing one table; of several, those that lack an option are left out."""
+    from funnel.benchmarks import chosen, run_benchmarks
+
+    raise typer.Exit(run_benchmarks(*chosen(names or [])))
 
 
 def main() -> None:

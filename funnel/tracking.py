@@ -1,8 +1,9 @@
 """Everything that talks to MLflow: one summary run a pipeline run, and one run for each stage it went through.
 
 Experiments are flat, so that the UI compares runs of one stage at once: `funnel` holds the summary runs, `features`,
-`recall` and `ranking` their children. A run is found again by its tag `watchfunnel.run`, the key of the pipeline
-run: retries and separate processes go on with the run that is there, and nothing rests on MLflow's active run.
+`recall` and `ranking` their children; runs of `benchmarks` have no parent. A run is found again by its tag
+`watchfunnel.run`, the key of the pipeline run: retries and separate processes go on with the run that is there, and
+nothing rests on MLflow's active run.
 """
 
 import json
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 SUMMARY = "funnel"
+BENCHMARKS = "benchmarks"
 RUN_TAG = "watchfunnel.run"
 DATA_TAG = "watchfunnel.data"
 
@@ -178,7 +180,7 @@ class MlflowTracker(Tracker):
         return runs[0].info.run_id if runs else None
 
     def _create(self, experiment: str, stage: str) -> str:
-        parent = {} if stage == SUMMARY else {"mlflow.parentRunId": self._run_id(SUMMARY)}
+        parent = {} if stage in (SUMMARY, BENCHMARKS) else {"mlflow.parentRunId": self._run_id(SUMMARY)}
         tags = {RUN_TAG: self.run, **parent, **environment()}
         run_id: str = self._client.create_run(experiment, tags=tags, run_name=self.run).info.run_id
         return run_id

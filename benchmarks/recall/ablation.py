@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from benchmarks.shared.tables import publish
 
+from benchmarks.shared.options import Options, start
+from benchmarks.shared.tables import publish
 from benchmarks.shared.towers import course_at, judge_at, trained
 from recall.judging import Judge
 from recall.training import Course
@@ -67,14 +68,13 @@ def main(arguments: Sequence[str]) -> list[Row]:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Options(__doc__)
     parser.add_argument("--source", default="canonical")
     parser.add_argument("--data", required=True, help="folder of the log")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=1_500_000, help="examples each tower is trained on")
     parser.add_argument("--only", nargs="*", help="names of lines; default: all")
-    parser.add_argument("--tracking", default=None, help="MLflow address")
     return parser.parse_args(arguments)
 
 
@@ -117,4 +117,4 @@ def _summary(towers: Sequence[Int64]) -> Row:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    start(main)

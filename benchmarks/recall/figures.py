@@ -9,7 +9,6 @@ before the label window; figure 6 judges them on it. Run:
 """
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from benchmarks.shared.tables import publish
 
+from benchmarks.shared.options import Options, start
+from benchmarks.shared.tables import publish
 from benchmarks.shared.towers import course_at, judge_at, trained
 from features.tables import PUBLISHED_AT
 from funnel.plots import line_chart
@@ -59,12 +59,11 @@ def main(arguments: Sequence[str]) -> list[Row]:
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Options(__doc__)
     parser.add_argument("--source", default="simulated")
     parser.add_argument("--data", required=True, help="folder of the log; its items need published_at")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
     parser.add_argument("--examples", type=int, default=1_000_000, help="examples each tower is trained on")
-    parser.add_argument("--tracking", default=None, help="MLflow address")
     return parser.parse_args(arguments)
 
 
@@ -132,4 +131,4 @@ def figure_6(course: Course, examples: int) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    start(main)
