@@ -14,7 +14,8 @@ from recall.candidates import Candidates, Pairs, pairs_between
 from recall.channels import Channels, Found, Log, Popularity, channels_as_of, chosen_popularity, in_force
 from recall.config import ChannelName, RecallConfig
 from recall.index import index_of
-from recall.merge import Blend, Lesson, best, fit, flat_blend, group_of, joined_lessons, round_robin
+from recall.logit import Lesson, joined_lessons
+from recall.merge import Blend, best, blend_of, flat_blend, group_of, round_robin
 from recall.vectors import Tower
 
 Float32 = npt.NDArray[np.float32]
@@ -42,7 +43,7 @@ class Merge:
         """The score of every pair of a union, [p]; larger is better."""
         if self.blend is None:
             return round_robin(found.union)
-        return self.blend.scores(found.columns, group_of(found.lengths)[found.union.rows])
+        return self.blend.scores(found.columns, group_of(found.lengths), found.union)
 
 
 def merged_shards(channels: Channels, merge: Merge, users: Int32, k: int) -> Iterator[Candidates]:
@@ -101,8 +102,9 @@ def cohorts(watches: Histories, towers: Sequence[Tower], most: int, rng: np.rand
 
 @dataclass(frozen=True)
 class Study:
-    """What was found for some of a cohort's users, which of it they `watched` [p], and who `checks` [n]."""
+    """What was found for some users as of `since`, what they `watched` next, and which of them `checks`, [n]."""
 
+    since: int
     found: Found
     watched: Pairs
     checks: Flags
@@ -142,15 +144,15 @@ class Learned:
             "popularity": {"half_life_hours": popularity.half_life, "segment": popularity.segment},
             "hit_rates": self.rates,
             "taught": self.taught,
-            "weights": blend.described() if blend else {},
+            "weights": blend.described() if blend else [],
         }
 
 
 def learn(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: int) -> Learned:
     """The merge of a run: popularity by what served the cohorts, an order fitted on most of them and checked on others.
 
-    The order is the conditional logit, unless the checking users show that the sum of the logarithms of the ranks or
-    the tower's own order serves them better. Too few teachers leave the logit out.
+    The order is that of the logits, one of each instant, unless the checking users show that the sum of the logarithms
+    of the ranks or the tower's own order serves them better. Too few teachers leave the logits out.
     """
     rng = np.random.default_rng([seed, 11])
     drawn = cohorts(log.readings.histories, towers, config.merge_users, rng)
@@ -173,16 +175,26 @@ def _studies(
     for at in range(0, len(cohort.users), USERS_A_SHARD):
         users = cohort.users[at : at + USERS_A_SHARD]
         watched = pairs_between(users, watches, cohort.since, cohort.until)
-        yield Study(channels.find(users), watched, rng.random(len(users)) < CHECKED)
+        yield Study(cohort.since, channels.find(users), watched, rng.random(len(users)) < CHECKED)
 
 
 def _blends(studies: Sequence[Study], names: Sequence[ChannelName]) -> dict[str, Blend]:
     """The orders to choose from, the preferred first."""
     blends = {"ranks": flat_blend({f"{name}_rank": 1.0 for name in names})}
     blends |= {"tower": flat_blend({"tower": 1.0})} if "tower" in names else {}
-    lessons = [study.lesson for study in studies]
-    enough = sum(len(lesson.counts) for lesson in lessons) >= FEWEST
-    return {"learned": fit(joined_lessons(lessons))} | blends if enough else blends
+    lessons = _lessons(studies)
+    return {"learned": blend_of(lessons)} | blends if lessons else blends
+
+
+def _lessons(studies: Sequence[Study]) -> list[Lesson]:
+    """One lesson for each instant that has teachers enough, or one of all instants, or none."""
+    by_instant = [
+        joined_lessons([study.lesson for study in studies if study.since == since])
+        for since in sorted({study.since for study in studies})
+    ]
+    taught = [lesson for lesson in by_instant if len(lesson.counts) >= FEWEST]
+    enough = sum(len(lesson.counts) for lesson in by_instant) >= FEWEST
+    return taught or ([joined_lessons(by_instant)] if enough else [])
 
 
 def _chosen(rates: Mapping[str, Mapping[str, float]], orders: Sequence[str], users: int) -> str:

@@ -1,18 +1,17 @@
 """One list out of many: the union of what channels name, ordered by a linear model of what they all say of it.
 
-The model is a conditional logit (McFadden 1974): the chance that a user watches candidate i of the union is
-softmax over the union of x_i w. It is fitted on the label window, where what was watched next is known.
+Each model is a conditional logit (McFadden 1974): the chance that a user watches candidate i of the union is
+softmax over the union of x_i w. They are fitted where what was watched next is known, one for each instant.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
+from recall.logit import Lesson, fit, log_sums
 from recall.requests import Columns, Named
 
 Float32 = npt.NDArray[np.float32]
@@ -21,14 +20,9 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Intp = npt.NDArray[np.intp]
 UInt16 = npt.NDArray[np.uint16]
-Flags = npt.NDArray[np.bool_]
 
 # Users are weighed by how much is known of them: at least so many watches.
 GROUPS = (0, 1, 10)
-# Strength of the L2 penalty, in users of the fit, on weights of standardised columns: news taught at four instants must
-# hold at a fifth, where a weaker one follows the few articles of those hours.
-PENALTY = 300.0
-ITERATIONS = 200
 _RANK_BITS, _ITEM_BITS = 16, 32
 
 
@@ -88,93 +82,46 @@ def _channel(keys: Int64) -> Int64:
 
 @dataclass(frozen=True)
 class Blend:
-    """Weights of the named columns for each group of users, [groups, columns]."""
+    """Weights of the named columns, [experts, groups, columns]: each expert learnt from one instant, for each group."""
 
     columns: tuple[str, ...]
     weights: Float64
 
-    def scores(self, columns: Columns, groups: Intp) -> Float32:
-        """The logit of every pair [p] from its columns and its user's group."""
-        matrix = np.stack([columns[name] for name in self.columns], axis=1)
-        scores = matrix @ self.weights.T.astype(np.float32)
-        picked: Float32 = np.take_along_axis(scores, groups[:, None], axis=1)[:, 0]
-        return picked
+    def scores(self, columns: Columns, groups: Intp, union: Union) -> Float32:
+        """The logarithm of the experts' mean chance of every pair [p], from its columns and its user's group [users].
 
-    def described(self) -> dict[str, dict[str, float]]:
-        """Weights by column and group, for people."""
-        groups = [f"{least}+ watches" for least in GROUPS]
-        return {
-            n: dict(zip(groups, w.round(4).tolist(), strict=True))
-            for n, w in zip(self.columns, self.weights.T, strict=True)
-        }
+        No hour is like another, and a mean of chances is a bet on each: what one of them is sure of comes early.
+        """
+        matrix = np.stack([columns[name] for name in self.columns], axis=1)
+        chances = [self._chances(matrix, weights, groups, union) for weights in self.weights]
+        mean: Float32 = (np.logaddexp.reduce(chances, axis=0) - np.log(len(chances))).astype(np.float32)
+        return mean
+
+    def _chances(self, matrix: Float32, weights: Float64, groups: Intp, union: Union) -> Float64:
+        """One expert's log softmax over each user's union, [p]."""
+        logits = (matrix @ weights.T.astype(np.float32))[np.arange(len(matrix)), groups[union.rows]].astype(np.float64)
+        return logits - log_sums(logits, union.counts)
+
+    def described(self) -> list[dict[str, dict[str, float]]]:
+        """Weights by column and group of each expert, for people."""
+        names = [f"{least}+ watches" for least in GROUPS]
+        rows = [dict(zip(self.columns, each.T.round(4).tolist(), strict=True)) for each in self.weights]
+        return [{column: dict(zip(names, w, strict=True)) for column, w in row.items()} for row in rows]
 
 
 def flat_blend(weights: Mapping[str, float]) -> Blend:
-    """The same weights for every group."""
-    return Blend(tuple(weights), np.tile(np.array(list(weights.values()), float), (len(GROUPS), 1)))
+    """One expert with the same weights for every group."""
+    return Blend(tuple(weights), np.tile(np.array(list(weights.values()), float), (1, len(GROUPS), 1)))
+
+
+def blend_of(lessons: Sequence[Lesson]) -> Blend:
+    """One expert for each lesson; lessons have the same columns."""
+    return Blend(lessons[0].columns, np.stack([fit(lesson, len(GROUPS)) for lesson in lessons]))
 
 
 def group_of(lengths: npt.NDArray[np.integer]) -> Intp:
     """The group of users by their number of watches, [n] -> [n]."""
     return np.searchsorted(GROUPS, lengths, side="right") - 1
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a blend is fitted on: unions of users [n], `counts` [n] pairs each, their columns as `matrix` [p, columns].
-
-    `watched` [p] says which the user went on to watch (every user at least one), `groups` [n] whose weights learn it.
-    """
-
-    columns: tuple[str, ...]
-    matrix: Float32
-    counts: Int64
-    watched: Flags
-    groups: Intp
-
-    def of_users(self, users: Flags) -> "Lesson":
-        """The part of some users, [n] flags."""
-        pairs = np.repeat(users, self.counts)
-        return Lesson(self.columns, self.matrix[pairs], self.counts[users], self.watched[pairs], self.groups[users])
-
-
-def joined_lessons(lessons: Sequence[Lesson]) -> Lesson:
-    """Lessons of the same columns as one."""
-    parts = (
-        np.concatenate([getattr(each, name) for each in lessons]) for name in ("matrix", "counts", "watched", "groups")
-    )
-    return Lesson(lessons[0].columns, *parts)
-
-
-def fit(lesson: Lesson, penalty: float = PENALTY) -> Blend:
-    """The conditional logit of each group of users, drawn towards that of all of them."""
-    scale = np.maximum(lesson.matrix.std(axis=0, dtype=np.float64), 1e-6)
-    everybody = _fitted(lesson, scale, np.zeros(len(scale)), penalty)
-    weights = np.tile(everybody, (len(GROUPS), 1))
-    for group in np.unique(lesson.groups):
-        weights[group] = _fitted(lesson.of_users(lesson.groups == group), scale, everybody, penalty)
-    return Blend(lesson.columns, weights / scale)
-
-
-def _fitted(lesson: Lesson, scale: Float64, prior: Float64, penalty: float) -> Float64:
-    """Weights of the columns over their scale: least mean -log p of what each user watched, plus the penalty."""
-    starts = np.cumsum(lesson.counts) - lesson.counts
-    share = lesson.watched / np.repeat(np.add.reduceat(lesson.watched, starts, dtype=np.float64), lesson.counts)
-
-    def loss(weights: Float64) -> tuple[float, Float64]:
-        logits = (lesson.matrix @ (weights / scale).astype(np.float32)).astype(np.float64)
-        logits -= np.repeat(np.maximum.reduceat(logits, starts), lesson.counts)
-        powers = np.exp(logits)
-        sums = np.add.reduceat(powers, starts)
-        away = weights - prior
-        value = np.log(sums).sum() - share @ logits + penalty / 2 * away @ away
-        surplus = (powers / np.repeat(sums, lesson.counts) - share).astype(np.float32)
-        gradient = (surplus @ lesson.matrix).astype(np.float64) / scale + penalty * away
-        return value / len(starts), gradient / len(starts)
-
-    found: Any = minimize(loss, prior, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
-    weights: Float64 = found.x
-    return weights
 
 
 def round_robin(union: Union) -> Float32:

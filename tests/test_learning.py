@@ -109,7 +109,7 @@ def test_round_robin_learns_no_weights(chain_world):
     config = CONFIG.model_copy(update={"merge": "round_robin"})
     learned = learn(config, chain_world.log, chain_world.towers, seed=0)
     assert learned.merge.blend is None
-    assert learned.described()["weights"] == {}
+    assert learned.described()["weights"] == []
     lists = merged(channels(chain_world, config, Popularity()), learned.merge, chain_world.users, config.k)
     assert (lists.ranks["tower"][:, 0] == 1).all()
 

@@ -1,11 +1,13 @@
 """The union of channels' lists, and a linear order of it, against sets and sums in Python."""
 
+from dataclasses import replace
+
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recall.merge import Lesson, best, fit, flat_blend, group_of, joined_lessons, round_robin, union_of
+from recall.logit import Lesson
+from recall.merge import best, blend_of, flat_blend, group_of, round_robin, union_of
 from recall.requests import Named
 
 LIST = st.lists(st.integers(1, 9), max_size=4, unique=True).map(lambda items: items + [0] * (4 - len(items)))
@@ -63,63 +65,37 @@ def test_rank_columns_fall_with_the_rank_and_end_just_past_the_list():
 
 
 def test_a_blend_weighs_columns_by_the_users_group():
+    union = union_of(named([([1, 2, 0, 0], [0] * 4, [0] * 4), ([3, 4, 0, 0], [0] * 4, [0] * 4)]))
     blend = flat_blend({"x": 2.0, "y": -1.0})
-    blend.weights[2] = [0, 5]
-    columns = {"y": np.array([1, 1], np.float32), "x": np.array([3, 3], np.float32), "z": np.full(2, 9, np.float32)}
-    assert blend.scores(columns, np.array([0, 2])).tolist() == [5, 5]
-    assert blend.described()["y"] == {"0+ watches": -1, "1+ watches": -1, "10+ watches": 5}
+    blend.weights[0, 2] = [0, 5]
+    columns = {"y": np.array([1, 0, 0, 1], np.float32), "x": np.array([3, 0, 1, 0], np.float32), "z": np.ones(4)}
+    scores = blend.scores(columns, np.array([0, 2]), union)
+    np.testing.assert_allclose([scores[0] - scores[1], scores[3] - scores[2]], [5, 5], rtol=1e-6)
+    np.testing.assert_allclose(np.exp(scores).reshape(2, 2).sum(axis=1), 1, rtol=1e-6)
+    assert blend.described()[0]["y"] == {"0+ watches": -1, "1+ watches": -1, "10+ watches": 5}
+
+
+def test_experts_bet_by_the_mean_of_their_chances():
+    union = union_of(named([([1, 2, 3, 0], [0] * 4, [0] * 4), ([0] * 4, [0] * 4, [0] * 4)]))
+    blend = replace(flat_blend({"x": 1.0, "y": 0.0}), weights=np.repeat([[[4.0, 0.0]], [[0.0, 4.0]]], 3, axis=1))
+    x, y = np.array([1, 0, 0.6], np.float32), np.array([0, 1, 0.1], np.float32)
+    chances = [np.exp(4 * each) / np.exp(4 * each).sum() for each in (x, y)]
+    scores = blend.scores({"x": x, "y": y}, np.zeros(2, int), union)
+    np.testing.assert_allclose(np.exp(scores), np.mean(chances, axis=0), rtol=1e-5)
 
 
 def test_groups_go_by_the_number_of_watches():
     assert group_of(np.array([0, 1, 9, 10, 400])).tolist() == [0, 1, 1, 2, 2]
 
 
-def lesson(weights, users, rng, groups=None):
-    """Users with 8 candidates each who watch one of them by the softmax of its two columns times weights."""
-    matrix = rng.normal(size=(users, 8, 2)).astype(np.float32)
-    groups = np.full(users, 2) if groups is None else groups
-    logits = np.einsum("ncf,nf->nc", matrix, np.asarray(weights)[groups]) + rng.gumbel(size=(users, 8))
-    watched = logits == logits.max(axis=1, keepdims=True)
-    return Lesson(("x", "y"), matrix.reshape(-1, 2), np.full(users, 8), watched.ravel(), groups)
-
-
-def test_the_fit_finds_the_weights_that_the_choices_were_made_by():
-    taught = lesson([[0, 0], [0, 0], [1.5, -0.5]], 4000, np.random.default_rng(1))
-    np.testing.assert_allclose(fit(taught, 10).weights[2], [1.5, -0.5], atol=0.1)
-
-
-def test_each_group_learns_its_own_weights_and_one_without_teachers_takes_those_of_all():
-    rng = np.random.default_rng(2)
-    taught = lesson([[9, 9], [2, 0], [0, 2]], 4000, rng, np.repeat([1, 2], 2000))
-    weights = fit(taught, 10).weights
-    np.testing.assert_allclose(weights[1], [2, 0], atol=0.2)
-    np.testing.assert_allclose(weights[2], [0, 2], atol=0.2)
-    assert (weights[0] > 0.5).all()
-
-
-def test_the_scale_of_a_column_does_not_matter():
-    taught = lesson([[0, 0], [0, 0], [1, 1]], 500, np.random.default_rng(3))
-    scaled = Lesson(taught.columns, taught.matrix * np.float32([1000, 1]), taught.counts, taught.watched, taught.groups)
-    np.testing.assert_allclose(fit(scaled, 10).weights * [1000, 1], fit(taught, 10).weights, rtol=1e-2)
-
-
-def test_a_part_of_a_lesson_keeps_users_and_their_pairs_together():
-    rng = np.random.default_rng(4)
-    parts = [lesson([[0, 0]] * 3, users, rng) for users in (3, 2)]
-    whole = joined_lessons(parts)
-    again = whole.of_users(np.array([False] * 3 + [True] * 2))
-    np.testing.assert_array_equal(again.matrix, parts[1].matrix)
-    np.testing.assert_array_equal(again.watched, parts[1].watched)
-    assert len(whole.counts) == 5
-
-
-def test_more_than_one_watched_candidate_counts_as_one_user():
-    taught = lesson([[0, 0], [0, 0], [1, 0]], 200, np.random.default_rng(5))
-    doubled = joined_lessons([taught, taught])
-    assert fit(doubled, 10).weights[2] == pytest.approx(fit(taught, 10).weights[2], abs=0.1)
-
-
-def test_a_stronger_penalty_leaves_smaller_weights():
-    taught = lesson([[0, 0], [0, 0], [1.5, -0.5]], 300, np.random.default_rng(6))
-    norms = [float(np.abs(fit(taught, penalty).weights).sum()) for penalty in (1, 100, 10_000)]
-    assert norms[0] > norms[1] > norms[2]
+def test_each_lesson_makes_an_expert():
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(size=(400, 2)).astype(np.float32)
+    watched = [
+        matrix.reshape(100, 4, 2)[..., n] == matrix.reshape(100, 4, 2)[..., n].max(1, keepdims=True) for n in (0, 1)
+    ]
+    lessons = [Lesson(("x", "y"), matrix, np.full(100, 4), which.ravel(), np.ones(100, int)) for which in watched]
+    weights = blend_of(lessons).weights
+    assert weights.shape == (2, 3, 2)
+    assert (weights[0, :, 0] > 1).all()
+    assert (weights[1, :, 1] > 1).all()

@@ -1,0 +1,87 @@
+"""The conditional logit: which of a user's candidates is watched, by a softmax over all of them (McFadden 1974)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Intp = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
+
+# Strength of the L2 penalty, in watches of the fit, on weights of standardised columns.
+PENALTY = 10.0
+ITERATIONS = 200
+
+
+def log_sums(logits: Float64, counts: Int64) -> Float64:
+    """Logarithm of each user's sum of exponents, at each of their pairs [p]; `counts` [n] pairs a user, may be 0."""
+    if not len(logits):
+        return logits
+    some = counts[counts > 0]
+    starts = np.cumsum(some) - some
+    highest = np.maximum.reduceat(logits, starts)
+    sums = np.add.reduceat(np.exp(logits - np.repeat(highest, some)), starts)
+    return np.repeat(np.log(sums) + highest, some)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a blend is fitted on: unions of users [n], `counts` [n] pairs each, their columns as `matrix` [p, columns].
+
+    `watched` [p] says which the user went on to watch (every user at least one), `groups` [n] whose weights learn it.
+    """
+
+    columns: tuple[str, ...]
+    matrix: Float32
+    counts: Int64
+    watched: Flags
+    groups: Intp
+
+    def of_users(self, users: Flags) -> "Lesson":
+        """The part of some users, [n] flags."""
+        pairs = np.repeat(users, self.counts)
+        return Lesson(self.columns, self.matrix[pairs], self.counts[users], self.watched[pairs], self.groups[users])
+
+
+def joined_lessons(lessons: Sequence[Lesson]) -> Lesson:
+    """Lessons of the same columns as one."""
+    parts = (
+        np.concatenate([getattr(each, name) for each in lessons]) for name in ("matrix", "counts", "watched", "groups")
+    )
+    return Lesson(lessons[0].columns, *parts)
+
+
+def fit(lesson: Lesson, groups: int) -> Float64:
+    """The conditional logit of each group of users, drawn towards that of all of them: weights [groups, columns]."""
+    scale = np.maximum(lesson.matrix.std(axis=0, dtype=np.float64), 1e-6)
+    everybody = _fitted(lesson, scale, np.zeros(len(scale)))
+    weights = np.tile(everybody, (groups, 1))
+    for group in np.unique(lesson.groups):
+        weights[group] = _fitted(lesson.of_users(lesson.groups == group), scale, everybody)
+    unscaled: Float64 = weights / scale
+    return unscaled
+
+
+def _fitted(lesson: Lesson, scale: Float64, prior: Float64) -> Float64:
+    """Weights of the columns over their scale: least mean -log p of what each user watched, plus the penalty."""
+    starts, users = np.cumsum(lesson.counts) - lesson.counts, len(lesson.counts)
+    share = lesson.watched / np.repeat(np.add.reduceat(lesson.watched, starts, dtype=np.float64), lesson.counts)
+
+    def loss(weights: Float64) -> tuple[float, Float64]:
+        logits = (lesson.matrix @ (weights / scale).astype(np.float32)).astype(np.float64)
+        chances = logits - log_sums(logits, lesson.counts)
+        away = weights - prior
+        value = PENALTY / 2 * away @ away - share @ chances
+        surplus = (np.exp(chances) - share).astype(np.float32)
+        gradient = (surplus @ lesson.matrix).astype(np.float64) / scale + PENALTY * away
+        return value / users, gradient / users
+
+    found: Any = minimize(loss, prior, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
+    weights: Float64 = found.x
+    return weights
