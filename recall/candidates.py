@@ -15,7 +15,7 @@ Int64 = npt.NDArray[np.int64]
 UInt16 = npt.NDArray[np.uint16]
 Flags = npt.NDArray[np.bool_]
 
-SHARD = 4096
+SHARD = 512
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ HOUR = 3_600 * 1_000_000
 HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
 # A segment's own counts weigh as much as the whole's once it has so many (decayed) watches.
 SHRINKAGE = 500.0
-SHARD = 1024
+SHARD = 512
 
 
 def popularity(watches: Histories, items: int, as_of: int, hours: float | None = None) -> Float64:

@@ -98,10 +98,16 @@ def values_at(scores: Sparse, rows: Intp, items: Int32) -> Float32:
 
 
 def strongest(scores: Sparse, most: int) -> Sparse:
-    """The `most` largest entries of each row, the others dropped."""
-    row = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
-    order = np.lexsort((-scores.data, row))
-    place = np.arange(len(row)) - np.repeat(scores.indptr[:-1].astype(np.int64), np.diff(scores.indptr))
-    kept = np.sort(order[place < most])
+    """The `most` largest entries of each row of a matrix of positive scores, the others dropped."""
+    counts = np.diff(scores.indptr)
+    row = np.repeat(np.arange(scores.shape[0]), counts)
+    # Only rows with too many entries are sorted; the bits of positive floats order as the floats do.
+    long = np.flatnonzero(np.repeat(counts > most, counts))
+    bits = scores.data[long].astype(np.float32).view(np.int32).astype(np.int64)
+    order = long[np.argsort((row[long] << 32) - bits, kind="stable")]
+    of_row = row[order]
+    place = np.arange(len(order)) - np.searchsorted(of_row, of_row, side="left")
+    kept = np.ones(len(row), bool)
+    kept[order[place >= most]] = False
     pairs = (row[kept], scores.indices[kept])
     return sparse.coo_array((scores.data[kept], pairs), shape=scores.shape).tocsr()
