@@ -200,6 +200,21 @@ def test_what_was_never_run_has_no_lists_and_no_report(funnel: Shell, tmp_path: 
     assert refused(funnel("report", "--out", tmp_path), "there is no artefact")
 
 
+@pytest.mark.parametrize("names", [("nothing",), ("recall", "nothing"), ("shared",), ("recall", "cost", "further")])
+def test_an_unknown_benchmark_is_refused_with_those_there_are(funnel: Shell, names: tuple[str, ...]) -> None:
+    said = funnel("bench", *names)
+    assert refused(said, f"There is no benchmark `{' '.join(names)}`; there are: ")
+    assert "recall ablation, recall cost" in said.err
+    assert "shared tables" not in said.err
+
+
+def test_a_benchmark_answers_for_its_own_options(funnel: Shell, capfd: pytest.CaptureFixture[str]) -> None:
+    assert funnel("bench", "recall", "cost", "--wings", "2").code == 2
+    assert "cost is left out: unrecognized arguments: --wings 2.\n" in capfd.readouterr().err
+    assert funnel("bench", "recall", "cost", "--help").code == 0
+    assert "--warm-up" in capfd.readouterr().out
+
+
 def test_any_other_fault_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ZeroDivisionError

@@ -74,7 +74,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--examples", type=int, default=1_500_000, help="examples each tower is trained on")
-    parser.add_argument("--only", nargs="*", help="names of lines; default: all")
+    parser.add_argument("--only", nargs="*", choices=SWITCHES, metavar="LINE", help="default: all")
     return parser.parse_args(arguments)
 
 

@@ -87,7 +87,7 @@ def _turn(items: int, users: int, config: RecallConfig) -> Turn:
         temperature=config.temperature,
         example_age=True,
     )
-    readings = Readings(log, None, Side({}, {}))
+    readings = Readings(log, None, Side({}, {}, {}))
     examples = Examples(readings, samples_of(log), None, shape, config, since=0, start=0)
     tower = new_tower(shape, ItemFacts.plain(items + 1), np.random.default_rng(0))
     return TowerTrainer(tower, config, 0), _endless(examples, np.random.default_rng(0))

@@ -8,6 +8,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 from rich.console import Console
@@ -82,4 +83,4 @@ def _shown(value: Any) -> str:
         return ""
     if not _is_figure(value):
         return str(value)
-    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if value == np.floor(value) or abs(value) >= 1000 else f"{value:.4g}"
