@@ -74,13 +74,11 @@ class Examples:
         positions = self.positions(first, last)
         histories, config = self.readings.histories, self.config
         if config.damping:
-            kept = keep_probability(self._counts, config.damping)[histories.items[positions]]
-            positions = positions[rng.random(len(positions)) < kept]
+            positions = positions[rng.random(len(positions)) < self._kept(histories.items[positions])]
         return capped(positions, histories.users[positions], config.examples_per_user, rng)
 
     def _batches(self, positions: Int64, rng: np.random.Generator) -> Iterator[Batch]:
-        # A small log takes smaller steps, so that an epoch is still many of them.
-        size = min(self.config.batch, max(len(positions) // STEPS_AN_EPOCH, SMALLEST_BATCH), max(len(positions), 1))
+        size = min(self._batch, max(len(positions), 1))
         draw = self._drawer(size)
         # A last batch of another size would compile the step again; the shuffle leaves other examples out each epoch.
         for at in range(0, len(positions) - size + 1, size):
@@ -92,13 +90,36 @@ class Examples:
         histories = self.readings.histories
         before = histories.items[histories.instants < self.shape.as_of]
         watches = np.bincount(before, minlength=self.shape.items).astype(np.float64)
-        return drawer(self.config.sampler, Counts(watches, self._counts), self.config.negatives, batch)
+        return drawer(self.config.sampler, Counts(watches, self._expected), self.config.negatives, batch)
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.float64]:
         """Watches of the stretch by item, [items]."""
         items = self.readings.histories.items[self.positions(0, len(self.readings.histories.items))]
         return np.bincount(items, minlength=self.shape.items).astype(np.float64)
+
+    @cached_property
+    def _expected(self) -> npt.NDArray[np.float64]:
+        """How often an epoch over all of the stretch is expected to have each item as a positive, [items]."""
+        expected = np.zeros(self.shape.items)
+        for first, last in self._shards:
+            positions = self.positions(first, last)
+            items, users = self.readings.histories.items[positions], self.readings.histories.users[positions]
+            kept = self._kept(items)
+            kept *= np.minimum(1, self.config.examples_per_user / np.bincount(users, kept)[users])
+            expected += np.bincount(items, kept, minlength=self.shape.items)
+        return expected
+
+    def _kept(self, items: Int32) -> npt.NDArray[np.float64]:
+        """The probability that damping keeps each positive, [n] -> [n]."""
+        threshold = self.config.damping
+        return keep_probability(self._counts, threshold)[items] if threshold else np.ones(len(items))
+
+    @property
+    def _batch(self) -> int:
+        """Positives a step. A small log takes smaller steps, so that an epoch is still many of them."""
+        epoch = min(int(self._expected.sum().round()), self.config.epoch_examples)
+        return min(self.config.batch, max(epoch // STEPS_AN_EPOCH, SMALLEST_BATCH))
 
     def _shown(self, positions: Int64) -> Int32 | None:
         """The newest items each watch's user had been shown by then and not clicked, [n, shown_negatives]."""
