@@ -83,15 +83,11 @@ def vocabulary_of(interactions: ibis.Table, side: str) -> Vocabulary:
 def catalogue_of(interactions: ibis.Table, published: ibis.Table, since: int, until: int) -> Vocabulary:
     """The items of a log with instants, and those `published` (item_id, instant) during it that nobody was shown.
 
-    During it: since <= instant < until; what is older and was never shown is not on offer. An item is known from its
-    publication, or from its first appearance where that came before.
+    During it: since <= instant < until. Such an item is known from its publication, or from its first appearance where
+    that came before; any other from its first appearance: of what is older only the showing says that it is on offer.
     """
     instants = published.group_by(ITEM).aggregate(published=published.instant.min())
-    shown = interactions.select(ITEM).distinct()
-    items = ibis.union(
-        instants.filter(instants.published >= since, instants.published < until),
-        instants.filter(instants.published < since).semi_join(shown, ITEM),
-    )
+    items = instants.filter(instants.published >= since, instants.published < until)
     both = _first_shown(interactions, ITEM).outer_join(items, ITEM)
     known = both.select(
         ibis.coalesce(both[ITEM], both[f"{ITEM}_right"]).name(ITEM),
