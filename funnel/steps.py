@@ -108,7 +108,6 @@ def course_of(work: Work) -> "Course":
     from recall.training import Course
 
     ignored, warm_start = work.inputs["histories"] / "ignored", work.config.recall.warm_start
-    work.scratch.mkdir(parents=True, exist_ok=True)
     return Course(
         knowledge=work.knowledge,
         ends=np.load(work.inputs["samples"] / "ends.npy"),

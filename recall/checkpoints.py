@@ -43,7 +43,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Checkpoints under a folder, or none kept (None)."""
+    """Checkpoints under a folder, which is made with the first of them, or none kept (None)."""
 
     folder: Path | None = None
 
@@ -58,6 +58,7 @@ class Checkpoints:
         """Keep a finished tower; the state of its training is no longer needed."""
         if self.folder is None:
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
         fitted.tower.save(self.folder, f"tower_{number:02d}")
         self._write(f"tower_{number:02d}.done", {"epochs": fitted.epochs, "best": fitted.best})
         (self.folder / "progress.json").unlink(missing_ok=True)
@@ -77,6 +78,7 @@ class Checkpoints:
         """Keep where the training of a stretch stands, in place of what was kept before."""
         if self.folder is None:
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
         before = self._read("progress")
         # Two slots in turn: the one that progress.json names is never written to.
         slot = "slot_b" if before and before["slot"] == "slot_a" else "slot_a"
