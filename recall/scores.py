@@ -20,7 +20,7 @@ SHARD = 100_000
 
 @dataclass(frozen=True)
 class Opinion:
-    """A tower's scores, and how they stand among the user's scores of the whole catalogue."""
+    """A tower's scores, and how they stand among the user's scores of all that may be recommended."""
 
     tower: Tower
 
@@ -37,7 +37,7 @@ class Opinion:
 
     @cached_property
     def _item_moments(self) -> tuple[Float64, Float64]:
-        vectors = self.tower.item_vectors[1:].astype(np.float64)
+        vectors = self.tower.item_vectors[self.tower.catalogue].astype(np.float64)
         return vectors.mean(axis=0), np.cov(vectors.T, bias=True).reshape(vectors.shape[1], -1)
 
 
