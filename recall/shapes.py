@@ -75,6 +75,22 @@ def grown_shape(old: TowerShape, knowledge: Knowledge, config: RecallConfig, as_
     )
 
 
+def side_differences(knowledge: Knowledge, old: TowerShape, fresh: TowerShape) -> list[str]:
+    """Which switches of side features an older shape had otherwise, or read columns of that are gone."""
+    users, side = knowledge.readings.users, knowledge.side
+    there = {"user_features": {*users.codes, *users.numbers}}
+    there |= {"item_features": {*side.codes, *_item_numbers(knowledge, fresh.as_of)}}
+    had, has = _columns_read(old), _columns_read(fresh)
+    return [name for name in there if bool(had[name]) != bool(has[name]) or had[name] - there[name]]
+
+
+def _columns_read(shape: TowerShape) -> dict[str, set[str]]:
+    return {
+        "user_features": {*shape.categories, *shape.numbers},
+        "item_features": {*shape.item_categories, *shape.item_numbers},
+    }
+
+
 def facts_of(knowledge: Knowledge, shape: TowerShape) -> ItemFacts:
     """The facts of the items a tower knows: side codes, values in [0, 1] with their powers, which may be listed.
 

@@ -65,13 +65,19 @@ class TowerTrainer:
         self.start(tower)
 
     def start(self, tower: Tower) -> None:
-        """Train this tower from here on, optimisers and randomness as new. Its layers are those the trainer has."""
+        """Train this tower, which the trainer suits, from here on, optimisers and randomness as new."""
         # The compiled step is kept: to compile it again costs as much as thousands of steps.
         self.shape, self._facts = tower.shape, tower.facts
         self._graph.assign(tower.weights)
         self._assign_hidden(self._untouched)
         self._tables = Tables(tower.shape, tower.weights, tower.facts, self._config.learning_rate)
         self._rng = np.random.default_rng([self._seed, 2])
+
+    def suits(self, tower: Tower) -> bool:
+        """Whether a tower has the layers and the category sizes that this trainer was built for."""
+        tables = table_names(tower.shape)
+        sizes = {name: weights.shape for name, weights in tower.weights.items() if name not in tables}
+        return sizes == {name: weights.shape for name, weights in self._graph.weights().items()}
 
     def fit(self, batches: Iterator[Batch], rate: float = 1.0) -> tuple[float, int]:
         """One pass over batches at a share of the learning rate: mean loss of a positive (nats), and how many."""

@@ -17,7 +17,7 @@ from recall.examples import Examples
 from recall.fitting import Keeping, Stretch, fitted, kept_rates
 from recall.judging import judge_of
 from recall.pretraining import pretrained
-from recall.shapes import Knowledge, facts_of, grown_shape, ids_digest, shape_of
+from recall.shapes import Knowledge, facts_of, grown_shape, ids_digest, shape_of, side_differences
 from recall.tower import TowerTrainer, grown_tower, new_tower
 from recall.vectors import Tower, TowerShape
 
@@ -71,6 +71,8 @@ def roll(course: Course) -> tuple[list[Tower], Epochs]:
     finished = [fitted(trainer, stretch, keeping)]
     for since, as_of in itertools.pairwise(edges):
         stretch = _next_stretch(course, finished, since, as_of)
+        if not trainer.suits(stretch.start):
+            trainer = TowerTrainer(stretch.start, course.config, course.seed)
         finished.append(fitted(trainer, stretch, keeping))
     return [one.tower for one in finished], [row for one in finished for row in one.epochs]
 
@@ -94,6 +96,7 @@ def _started(course: Course, as_of: int) -> tuple[Tower, int]:
             "run on a clock of time; run without it once, or keep the earlier run's windows."
         )
     if usable:
+        _check_ancestor(course, usable[-1].shape, as_of)
         return _grown(course, usable[-1], as_of, rng), usable[-1].shape.as_of
     return _untrained(course, as_of, rng), course.windows.start
 
@@ -108,16 +111,16 @@ def _untrained(course: Course, as_of: int, rng: np.random.Generator) -> Tower:
 
 
 def _grown(course: Course, tower: Tower, as_of: int, rng: np.random.Generator) -> Tower:
-    _check_ancestor(course, tower.shape, as_of)
     shape = grown_shape(tower.shape, course.knowledge, course.config, as_of)
     return grown_tower(tower, shape, facts_of(course.knowledge, shape), rng)
 
 
 def _check_ancestor(course: Course, old: TowerShape, as_of: int) -> None:
-    """Refused where a tower's items or layers are not this run's."""
+    """Refused where a tower's items, layers or side features are not this run's."""
     fresh = shape_of(course.knowledge, course.config, as_of)
     layers = ("dim", "hidden", "recency_windows", "metric", "shared", "powers", "token_bag", "example_age")
     other = [name for name in layers if getattr(old, name) != getattr(fresh, name)]
+    other += side_differences(course.knowledge, old, fresh)
     if old.ids != ids_digest(course.knowledge.items, old.items):
         other.append("items")
     if other:
