@@ -60,8 +60,11 @@ class Pooling:
 
 def distinct(indexes: Int32) -> tuple[Int32, Int32]:
     """The distinct indexes, ascending, and the place of each index among them: [n] -> [r], [n]."""
-    # Flags instead of a sort: linear in the indexes, and a byte for each index below the largest.
+    # Flags instead of a sort: of what grows with the largest index only a byte each is written and read, and the
+    # places are left as they come where no index stands.
     flags = np.zeros(int(indexes.max(initial=0)) + 1, bool)
     flags[indexes] = True
-    places = np.cumsum(flags, dtype=np.int32) - 1
-    return np.flatnonzero(flags).astype(np.int32), places[indexes]
+    rows = np.flatnonzero(flags).astype(np.int32)
+    places = np.empty(len(flags), np.int32)
+    places[rows] = np.arange(len(rows), dtype=np.int32)
+    return rows, places[indexes]

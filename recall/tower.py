@@ -110,7 +110,7 @@ class TowerTrainer:
     def _train_on(self, batch: Batch, rate: float) -> float:
         bags = poolings(self.shape, batch.inputs)
         tables = self._tables.weights
-        pooled = {name: bag.means(tables[name][bag.rows]) for name, bag in bags.items()}
+        pooled = {name: bag.means(np.take(tables[name], bag.rows, axis=0)) for name, bag in bags.items()}
         n, s = len(batch.items), len(batch.negatives.items)
         own = np.zeros((n, 0), np.int32) if batch.shown is None else batch.shown
         scored, places = distinct(np.concatenate([batch.items, batch.negatives.items, own.reshape(-1)]))

@@ -18,6 +18,7 @@ from benchmarks.shared.options import start
 from benchmarks.shared.tables import publish
 from features.errors import Refused
 from features.histories import histories_of, samples_of
+from funnel import command_line
 from funnel.benchmarks import ROOT, chosen, known, run_benchmarks
 from funnel.run import write_world
 
@@ -180,6 +181,17 @@ def test_of_several_one_that_lacks_an_option_is_left_out_in_a_line(capfd: pytest
         f"{name} is left out: the following arguments are required: --data.\n" for _, name in lacking
     )
     assert run_benchmarks(lacking[:1], []) == 2
+
+
+@pytest.mark.parametrize(("option", "code", "words"), [("--wings", 2, "--wings"), ("--help", 0, "--warm-up")])
+def test_a_benchmark_answers_for_its_own_options(
+    option: str, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["funnel", "bench", "recall", "cost", option])
+    assert _exit_code_of(command_line.main) == code
+    said = capfd.readouterr()
+    assert words in said.out + said.err
+    assert said.err in ("", "cost is left out: unrecognized arguments: --wings.\n")
 
 
 def test_a_refusal_in_a_benchmark_is_one_sentence(

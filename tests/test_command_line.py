@@ -208,13 +208,6 @@ def test_an_unknown_benchmark_is_refused_with_those_there_are(funnel: Shell, nam
     assert "shared tables" not in said.err
 
 
-def test_a_benchmark_answers_for_its_own_options(funnel: Shell, capfd: pytest.CaptureFixture[str]) -> None:
-    assert funnel("bench", "recall", "cost", "--wings", "2").code == 2
-    assert "cost is left out: unrecognized arguments: --wings 2.\n" in capfd.readouterr().err
-    assert funnel("bench", "recall", "cost", "--help").code == 0
-    assert "--warm-up" in capfd.readouterr().out
-
-
 def test_any_other_fault_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ZeroDivisionError
