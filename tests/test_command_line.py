@@ -100,6 +100,9 @@ def test_an_unknown_command_or_option_is_bad_input(funnel: Shell) -> None:
         ("recall.k", "is not an override"),
         ("windows.mode=random", "windows.mode"),
         ("windows.labels_end=soon", "windows.labels_end"),
+        ("recall.depth=7", "recall.depth = '7' is refused"),
+        ("recall.sampler=nonsense", "recall.sampler = 'nonsense' is refused"),
+        ("recall.temperature=0", "recall.temperature = '0' is refused"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_is_written(
