@@ -145,6 +145,16 @@ def test_a_setting_that_the_log_does_not_bear_is_refused(
     assert not list(out.glob("artefacts/windows/*"))
 
 
+def test_a_warm_start_from_where_no_towers_are_is_refused_and_leaves_no_towers(
+    funnel: Shell, data: Path, tmp_path: Path, tracking: str
+) -> None:
+    out, nowhere = tmp_path / "out", tmp_path / "nowhere"
+    target: list[str | Path] = ["--data", data, "--out", out, "--tracking", tracking]
+    said = funnel("run", "--source", "canonical", *target, "--set", f"recall.warm_start={nowhere}")
+    assert refused(said, f"recall.warm_start = {nowhere}: there is no tower here")
+    assert not list(out.glob("artefacts/towers/*"))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
