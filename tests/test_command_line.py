@@ -100,6 +100,9 @@ def test_an_unknown_command_or_option_is_bad_input(funnel: Shell) -> None:
         ("recall.k", "is not an override"),
         ("windows.mode=random", "windows.mode"),
         ("windows.labels_end=soon", "windows.labels_end"),
+        ("recall.depth=7", "recall.depth = '7' is refused"),
+        ("recall.sampler=nonsense", "recall.sampler = 'nonsense' is refused"),
+        ("recall.temperature=0", "recall.temperature = '0' is refused"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_is_written(
@@ -140,6 +143,16 @@ def test_a_setting_that_the_log_does_not_bear_is_refused(
     assert refused(funnel("run", "--source", "canonical", *target, "--set", setting), words)
     assert not list(out.glob("*.*"))
     assert not list(out.glob("artefacts/windows/*"))
+
+
+def test_a_warm_start_from_where_no_towers_are_is_refused_and_leaves_no_towers(
+    funnel: Shell, data: Path, tmp_path: Path, tracking: str
+) -> None:
+    out, nowhere = tmp_path / "out", tmp_path / "nowhere"
+    target: list[str | Path] = ["--data", data, "--out", out, "--tracking", tracking]
+    said = funnel("run", "--source", "canonical", *target, "--set", f"recall.warm_start={nowhere}")
+    assert refused(said, f"recall.warm_start = {nowhere}: there is no tower here")
+    assert not list(out.glob("artefacts/towers/*"))
 
 
 @pytest.mark.parametrize(

@@ -84,3 +84,14 @@ def test_a_catalogue_whose_scores_are_all_equal_has_finite_z():
     vectors = np.ones((1, DIM), np.float32)
     columns = Opinion(tower).columns(vectors, np.array([3.0]), np.array([0]))
     assert np.isfinite(columns["recall_z"]).all()
+
+
+def test_a_score_stands_among_those_of_what_may_be_recommended():
+    """Items that were never shown and are not listed have rows of noise."""
+    tower = random_tower(0, 8, 1)
+    listed = np.isin(np.arange(8), (0, 5, 6), invert=True)
+    vectors = np.random.default_rng(3).normal(size=(2, DIM)).astype(np.float32)
+    some = Tower(tower.shape, tower.weights, ItemFacts({}, tower.facts.values, listed))
+    of_listed = vectors @ tower.item_vectors[listed].T
+    found = Opinion(some).columns(vectors, np.array([1.0, 2.0]), np.array([0, 1]))["recall_z"]
+    np.testing.assert_allclose(found, (np.array([1, 2]) - of_listed.mean(axis=1)) / of_listed.std(axis=1), rtol=1e-4)

@@ -109,6 +109,24 @@ def test_a_refused_step_leaves_nothing_behind(store: Store) -> None:
     assert list((store.root / "lists").iterdir()) == []
 
 
+def test_what_an_attempt_left_for_the_next_one_outlives_a_refusal_and_goes_with_the_artefact(store: Store) -> None:
+    scratch = store.scratch(recipe())
+    assert not scratch.exists()
+    scratch.mkdir(parents=True)
+    (scratch / "progress").write_text("half way")
+    with pytest.raises(Refused):
+        store.make(recipe(), refusing)
+    assert (store.scratch(recipe()) / "progress").read_text() == "half way"
+    store.make(recipe(), writer("whole"))
+    assert {path.name for path in (store.root / "lists").iterdir()} == {recipe().version, "current"}
+
+
+def test_another_artefact_never_finds_what_an_attempt_left(store: Store) -> None:
+    places = {store.scratch(other) for other in (recipe(1), recipe(2), recipe(1, code="d"), recipe(1, name="rows"))}
+    assert len(places) == 4
+    assert store.scratch(recipe(1)) == store.scratch(recipe(1))
+
+
 def test_what_was_never_made_is_refused_with_what_to_do(store: Store) -> None:
     with pytest.raises(Refused, match="no artefact `lists`; run the steps before it first"):
         store.path("lists")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recall.config import RecallConfig
+from recall.index import index_of
 from recall.negatives import Negatives
 from recall.tower import Batch, TowerTrainer, grown_tower, new_tower
 from recall.vectors import ItemFacts, Tower, TowerInputs, TowerShape
@@ -89,6 +90,78 @@ def test_numpy_computes_the_vectors_of_the_keras_graph(fields):
     expected = by_keras(tower, inputs)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(tower.user_vectors(inputs), expected, rtol=1e-5, atol=1e-5)
+
+
+def side_facts(shape, seed=4):
+    """Facts of which some are unknown, for a shape with item side features."""
+    rng = np.random.default_rng(seed)
+    codes = {name: rng.integers(0, size, shape.items).astype(np.int32) for name, size in shape.item_categories.items()}
+    values = rng.random((shape.items, shape.powers * len(shape.item_numbers))).astype(np.float32)
+    return ItemFacts(codes, values, np.arange(shape.items) > 0)
+
+
+SIDES = {"item_categories": {"channel": 5, "topics": 4}, "item_numbers": {"duration_seconds": (0.0, 1.0)}}
+KINDS = {
+    "depth 0": {},
+    "depth 1, shared": {"hidden": (6,), "shared": True},
+    "depth 2, side features": {"hidden": (12, 6)} | SIDES,
+    "depth 3, shared, side features": {"hidden": (24, 12, 6), "shared": True} | SIDES,
+    "depth 4": {"hidden": (48, 24, 12, 6)},
+}
+
+
+def logits_in_training(tower, request):
+    """What the training loss makes of each item for one request, less its logit for item 1: [items 1..].
+
+    With item 1 watched and item q as the only negative the loss is log(1 + exp(s_q - s_1)).
+    """
+    trainer = TowerTrainer(tower, STANDSTILL.model_copy(update={"id_dropout": 0.0}), 0)
+
+    def difference(item):
+        negative = Negatives(np.array([item], np.int32), np.zeros(1, np.float32))
+        loss, _ = trainer.fit(iter([Batch(request, np.array([1], np.int32), negative)]))
+        return np.log(np.expm1(np.float64(loss)))
+
+    return np.array([0.0, *(difference(item) for item in range(2, tower.shape.items))])
+
+
+@pytest.mark.parametrize("metric", ["dot", "cosine"])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_index_and_training_use_the_same_metric(metric, kind):
+    """The softmax sees what the served vectors' products are, and faiss orders by exactly that."""
+    shape = TowerShape(**PLAIN | kind | {"metric": metric, "temperature": 0.4 if metric == "cosine" else 1.0})
+    facts = side_facts(shape)
+    rng, fresh = np.random.default_rng(8), new_tower(shape, facts, np.random.default_rng(1))
+    tower = Tower(shape, {n: rng.normal(0, 0.5, w.shape).astype(np.float32) for n, w in fresh.weights.items()}, facts)
+    request = random_inputs(shape, 4).take(slice(3, 4))
+    trained = logits_in_training(tower, request)
+    served = (tower.user_vectors(request) @ tower.item_vectors.T)[0, 1:].astype(np.float64)
+    assert np.ptp(trained) > 0.5
+    np.testing.assert_allclose(trained, served - served[0], rtol=1e-3, atol=1e-3)
+    found, scores = index_of(tower.item_vectors).search(tower.user_vectors(request), ITEMS - 1)
+    np.testing.assert_array_equal(found[0], np.argsort(-trained) + 1)
+    np.testing.assert_allclose(scores[0], np.sort(served)[::-1], rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_shown_and_not_clicked_counts_against_its_own_row_unless_it_is_nobody_or_the_positive():
+    """Rows of shown items 4 and 7 (7 is row 1's positive), and padding: the loss by hand, beside negative 9."""
+    shape = TowerShape(**PLAIN)
+    tower, inputs = random_weights(shape), random_inputs(shape, 3)
+    items, shown = np.array([5, 7, 6], np.int32), np.array([[4, 7], [7, 0], [0, 0]], np.int32)
+    negative = Negatives(np.array([9], np.int32), np.zeros(1, np.float32))
+    s = tower.user_vectors(inputs).astype(np.float64) @ tower.item_vectors.T
+    logits = [s[0, [5, 9, 4, 7]], s[1, [7, 9]], s[2, [6, 9]]]
+    expected = np.mean([np.log(np.exp(row).sum()) - row[0] for row in logits])
+    loss, _ = TowerTrainer(tower, STANDSTILL, 0).fit(iter([Batch(inputs, items, negative, shown)]))
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_trainer_suits_towers_of_its_own_layers_and_category_sizes_and_any_number_of_items():
+    shape = TowerShape(**EVERYTHING)
+    trainer = TowerTrainer(random_weights(shape), CONFIG, 0)
+    others = {"items": 50, "tokens": 20, "hidden": (7, 5), "categories": {"region": 10, "country": 4}, "numbers": {}}
+    suited = [trainer.suits(random_weights(TowerShape(**EVERYTHING | {k: v}))) for k, v in others.items()]
+    assert suited == [True, True, False, False, False]
 
 
 def batches(shape, steps=6, n=16, seed=3):

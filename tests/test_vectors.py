@@ -112,6 +112,65 @@ def test_a_shape_with_an_unknown_field_is_refused():
         TowerShape.model_validate(SHAPE.model_dump() | {"layers": 3})
 
 
+FULL = SHAPE.model_copy(
+    update={"item_categories": {"channel": 3}, "item_numbers": {"age_hours": (0.0, 1.0)}, "powers": 1}
+)
+FACTS = ItemFacts(
+    {"channel": np.array([0, 1, 2, 0, 1, 2, 2, 0, 1], np.int32)},
+    np.linspace(0, 1, 9, dtype=np.float32)[:, None],
+    np.arange(9) % 4 > 0,
+)
+
+
+def with_sides(**fields):
+    weights, rng = dict(random_tower().weights), np.random.default_rng(5)
+    weights |= {name: rng.normal(size=(n, 3)) for name, n in (("item_category_channel", 3), ("item_values", 1))}
+    weights = {name: values.astype(np.float32) for name, values in weights.items()}
+    return Tower(FULL.model_copy(update=fields), weights, FACTS)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_item_s_vector_is_its_own_row_and_those_of_its_side_features(shared):
+    tower = with_sides(shared=shared)
+    w = tower.weights
+    for item in range(9):
+        own = w["item_in" if shared else "item_out"][item]
+        expected = (
+            own + w["item_category_channel"][FACTS.codes["channel"][item]] + FACTS.values[item] * w["item_values"][0]
+        )
+        np.testing.assert_allclose(tower.item_vectors[item], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_under_cosine_items_have_length_one_and_users_one_over_the_temperature():
+    plain, cosine, inputs = with_sides(), with_sides(metric="cosine", temperature=0.2), random_inputs(12)
+    for found, raw, length in (
+        (cosine.item_vectors, plain.item_vectors, 1),
+        (cosine.user_vectors(inputs), plain.user_vectors(inputs), 5),
+    ):
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), length, rtol=1e-5)
+        lengths = np.linalg.norm(raw, axis=1, keepdims=True)
+        np.testing.assert_allclose(found, raw / lengths * length, rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_of_zeros_stays_zero_under_cosine():
+    assert not vectors.unit_rows(np.zeros((2, 3), np.float32)).any()
+
+
+def test_the_catalogue_is_what_is_listed_and_never_nobody():
+    assert with_sides().catalogue.tolist() == [1, 2, 3, 5, 6, 7]
+    assert random_tower().catalogue.tolist() == list(range(1, 9))
+
+
+def test_a_saved_tower_keeps_what_it_knows_of_its_items(tmp_path):
+    tower = with_sides(metric="cosine", temperature=0.2, shared=True)
+    tower.save(tmp_path, "tower")
+    loaded = Tower.load(tmp_path, "tower")
+    assert loaded.shape == tower.shape
+    assert loaded.weights.keys() == tower.weights.keys()
+    np.testing.assert_array_equal(loaded.item_vectors, tower.item_vectors)
+    np.testing.assert_array_equal(loaded.catalogue, tower.catalogue)
+
+
 def test_taking_requests_keeps_all_their_inputs_together():
     inputs = random_inputs(6)
     taken = inputs.take(np.array([4, 1]))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.vocabulary import Vocabulary, impressions_of, vocabulary_of
+from features.vocabulary import NEVER_SHOWN, Vocabulary, catalogue_of, impressions_of, vocabulary_of
 
 Row = tuple[int, str, int]
 ROWS = st.lists(st.tuples(st.integers(1, 5), st.sampled_from("abcdef"), st.integers(0, 20)), min_size=1, max_size=30)
@@ -113,3 +113,58 @@ def test_impressions_are_in_indexes_by_user_and_time_and_keep_their_context(tmp_
         (2, 1, 9, False, False),
         (2, 2, 9, False, False),
     ]
+
+
+def published(**instants: int) -> ibis.Table:
+    columns = {"item_id": pa.array(list(instants), pa.string()), "instant": pa.array(instants.values(), pa.int64())}
+    return ibis.memtable(pa.table(columns))
+
+
+def test_an_item_is_known_from_its_publication_during_the_log_and_others_from_their_first_appearance() -> None:
+    """Log from 3 to 20. a, b: published before; c, d: during; e: after its showing; f: of unknown publication."""
+    log = log_of([(1, "a", 5), (1, "c", 9), (2, "e", 6), (2, "f", 4), (2, "c", 12)])
+    catalogue = catalogue_of(log, published(a=1, b=2, c=7, d=8, e=11, late=20), 3, 20)
+    shown = [NEVER_SHOWN if i is None else i for i in (4, 5, 6, 9, None)]
+    assert catalogue.ids.to_pylist() == ["f", "a", "e", "c", "d"]
+    assert catalogue.first_seen.tolist() == [4, 5, 6, 7, 8]
+    assert catalogue.first_shown is not None
+    assert catalogue.first_shown.tolist() == shown
+    assert [catalogue.size_as_of(instant) for instant in (4, 8, 9)] == [1, 5, 6]
+    assert catalogue.shown_as_of(9).tolist() == [False, True, True, True, False, False]
+    assert catalogue.shown_as_of(10).tolist() == [False, True, True, True, True, False]
+
+
+PUBLICATIONS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 20))
+
+
+@given(ROWS, ROWS, PUBLICATIONS, st.integers(1, 20), st.integers(0, 20))
+@settings(deadline=None, max_examples=20)
+def test_what_is_shown_or_published_later_changes_no_catalogue_of_before(
+    earlier: list[Row], later: list[Row], instants: dict[str, int], cut: int, since: int
+) -> None:
+    kept = [row for row in earlier if row[2] < cut] or [(1, "a", cut - 1)]
+    grown = kept + [row for row in later if row[2] >= cut]
+    then = catalogue_of(log_of(kept), published(**{k: v for k, v in instants.items() if v < cut}), since, cut)
+    now = catalogue_of(log_of(grown), published(**instants), since, 21)
+    assert now.size_as_of(cut) == len(then)
+    assert now.ids.to_pylist()[: len(then.ids)] == then.ids.to_pylist()
+    assert now.first_seen.tolist()[: len(then.ids)] == then.first_seen.tolist()
+    assert now.shown_as_of(cut)[: len(then)].tolist() == then.shown_as_of(cut).tolist()
+
+
+@given(ROWS)
+@settings(deadline=None, max_examples=10)
+def test_without_publications_the_catalogue_is_the_vocabulary(rows: list[Row]) -> None:
+    plain, catalogue = vocabulary_of(log_of(rows), "item_id"), catalogue_of(log_of(rows), published(), 0, 21)
+    assert catalogue.ids.to_pylist() == plain.ids.to_pylist()
+    assert catalogue.first_seen.tolist() == plain.first_seen.tolist()
+    for instant in range(22):
+        np.testing.assert_array_equal(catalogue.shown_as_of(instant), plain.shown_as_of(instant))
+
+
+def test_a_catalogue_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    catalogue = catalogue_of(log_of([(1, "a", 5)]), published(b=7), 0, 20)
+    catalogue.save(tmp_path / "items.parquet")
+    loaded = Vocabulary.load(tmp_path / "items.parquet")
+    assert loaded.ids.equals(catalogue.ids)
+    assert loaded.shown_as_of(9).tolist() == [False, True, False]
