@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 SamplerName = Literal["full", "uniform", "unigram", "in_batch", "mixed"]
 AgeName = Literal["none", "hours", "days", "normalised"]
@@ -59,6 +59,13 @@ class RecallConfig(BaseModel):
     channel_items: int = Field(100, ge=1, le=10_000)
     merge: Literal["learned", "round_robin"] = "learned"
     merge_users: int = Field(10_000, ge=1)
+
+    @field_validator("channels")
+    @classmethod
+    def _fills_lists(cls, channels: tuple[ChannelName, ...]) -> tuple[ChannelName, ...]:
+        if len(set(channels)) < len(channels) or not {"tower", "popular"} & set(channels):
+            raise ValueError("channels are different and tower or popular is among them: the others cannot fill a list")
+        return channels
 
     @property
     def hidden(self) -> tuple[int, ...]:

@@ -91,6 +91,12 @@ def test_channels_that_the_log_cannot_give_are_switched_off_and_say_why(chain_wo
     assert switched_off(RecallConfig(channels=("tower",)), bare) == {}
 
 
+@pytest.mark.parametrize("named", [("co_watched", "new_items"), ("tower", "tower"), ()])
+def test_channels_that_cannot_fill_a_list_or_stand_twice_are_refused(named):
+    with pytest.raises(ValueError, match=r"channels"):
+        RecallConfig(channels=named)
+
+
 def test_on_the_order_clock_all_that_is_left_still_works(chain_world):
     log = chain_world.log
     ordered = replace(log, windows=log.windows.model_copy(update={"clock": "order"}))
