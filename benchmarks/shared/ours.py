@@ -1,0 +1,72 @@
+"""Our tower under training on a `Log`, for benchmarks that drive it step by step."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from benchmarks.shared.logs import LAST, Log
+from benchmarks.shared.pace import Pace
+from features.histories import histories_of, samples_of
+from features.profiles import Side
+from features.vocabulary import Vocabulary
+from features.windows import Windows
+from recall.config import RecallConfig
+from recall.examples import Examples
+from recall.inputs import Readings
+from recall.shapes import Knowledge
+from recall.tower import Batch, TowerTrainer
+from recall.training import Course, first_stretch
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Ours:
+    """A tower that trains on all but everybody's last watch, fed from flat histories, and the vectors it has come to.
+
+    Bags, negatives and shuffling are made as it trains.
+    """
+
+    def __init__(self, log: Log, config: RecallConfig, seed: int) -> None:
+        self._course = _course(log, config, seed)
+        windows = self._course.windows
+        stretch = first_stretch(self._course, [windows.labels_end, windows.holdout_end])
+        self._lasts, self._trainer = log.lasts, TowerTrainer(stretch.start, config, seed)
+        self._batches = _endless(stretch.examples, np.random.default_rng(seed))
+
+    def fit(self, pace: Pace) -> None:
+        """Train until the pace says that it is enough."""
+        self._trainer.fit(_told(self._batches, pace))
+
+    def vectors(self) -> tuple[Float32, Float32]:
+        """Vectors of users before their last watch [users, dim] and of items [items, dim]."""
+        readings, tower = self._course.knowledge.readings, self._trainer.tower
+        histories = readings.histories
+        users, instants = histories.users[self._lasts], histories.instants[self._lasts]
+        inputs = readings.inputs(tower.shape, users, self._course.ends[self._lasts], instants)
+        return tower.user_vectors(inputs), tower.item_vectors
+
+
+def _endless(examples: Examples, rng: np.random.Generator) -> Iterator[Batch]:
+    while True:
+        yield from examples.batches(rng)
+
+
+def _told(batches: Iterator[Batch], pace: Pace) -> Iterator[Batch]:
+    """Batches until the pace says enough: a batch is asked for when the one before it has been trained on."""
+    batch = next(batches)
+    yield batch
+    while not pace.step(len(batch.items)):
+        batch = next(batches)
+        yield batch
+
+
+def _course(log: Log, config: RecallConfig, seed: int) -> Course:
+    histories = histories_of(log.users, log.items, log.instants, log.user_count)
+    people = Side(log.sides, {name: int(codes.max(initial=0)) + 1 for name, codes in log.sides.items()}, {})
+    ids = pa.array(np.arange(1, log.item_count))
+    items = Vocabulary(ids, np.zeros(len(ids), np.int64))
+    knowledge = Knowledge(Readings(histories, None, people), items, None, Side({}, {}, {}), timed=False)
+    windows = Windows(mode="last", clock="order", start=0, history_end=LAST, labels_end=LAST, holdout_end=LAST + 1)
+    return Course(knowledge, samples_of(histories), windows, config, seed)
