@@ -31,7 +31,8 @@ class Examples:
     """The watches of a stretch of the log, `since` <= instant < `shape.as_of`, as examples for a tower.
 
     `ends` [watches]: end of the history that predicts each watch; `shown`: what users were shown and did not click,
-    None where the log does not say; `start`: the log's first instant.
+    None where the log does not say; `start`: the log's first instant; `offered` bool [items]: what anybody had been
+    shown before the shape's instant, None for everything.
     """
 
     readings: Readings
@@ -41,6 +42,7 @@ class Examples:
     config: RecallConfig
     since: int
     start: int
+    offered: npt.NDArray[np.bool_] | None = None
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """One epoch: at most `epoch_examples` of the stretch's watches, in random order."""
@@ -90,7 +92,7 @@ class Examples:
         histories = self.readings.histories
         before = histories.items[histories.instants < self.shape.as_of]
         watches = np.bincount(before, minlength=self.shape.items).astype(np.float64)
-        return drawer(self.config.sampler, Counts(watches, self._expected), self.config.negatives, batch)
+        return drawer(self.config.sampler, Counts(watches, self._expected, self.offered), self.config.negatives, batch)
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.float64]:

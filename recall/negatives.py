@@ -32,32 +32,38 @@ Draw = Callable[[np.random.Generator, Int32], Negatives]
 
 @dataclass(frozen=True)
 class Counts:
-    """What samplers know, [items] each: completed watches before the instant, and positives of the pass."""
+    """What samplers know, [items] each: completed watches before the instant, and positives of the pass.
+
+    `offered`: what anybody had been shown by then (None: everything). The rest is no negative: nobody passed it over.
+    """
 
     watches: Float64
     positives: Float64
+    offered: npt.NDArray[np.bool_] | None = None
 
 
-def background(sampler: SamplerName, watches: Float64) -> Float64:
-    """Q, the distribution of what is drawn beside the batch: [items] -> [items]; Q(0) = 0.
+def background(sampler: SamplerName, counts: Counts) -> Float64:
+    """Q, the distribution of what is drawn beside the batch: [items]; Q(0) = 0.
 
-    `unigram` is watches^0.75 (word2vec), `uniform` and `mixed` are uniform.
+    `unigram` is watches^0.75 (word2vec), `uniform` and `mixed` are uniform over what was shown.
     """
-    return _normalised(watches**UNIGRAM_POWER if sampler == "unigram" else np.ones(len(watches)))
+    if sampler == "unigram":
+        return _normalised(counts.watches**UNIGRAM_POWER)
+    return _normalised(np.ones(len(counts.watches)) if counts.offered is None else counts.offered.astype(np.float64))
 
 
 def drawer(sampler: SamplerName, counts: Counts, size: int, batch: int) -> Draw:
     """A function that gives the shared negatives of a batch of `batch` positives.
 
     `uniform`, `unigram`: `size` draws; `in_batch`: the batch's own positives; `mixed`: these and `size` uniform draws,
-    so that every item is met at times. `full`, or as many negatives as there are items, gives every item.
+    so that every item is met at times. `full`, or as many negatives as there are items, gives all that was shown.
     """
-    items = len(counts.watches)
-    if sampler == "full" or (sampler != "in_batch" and size >= items - 1):
-        everything = Negatives(np.arange(1, items, dtype=np.int32), np.zeros(items - 1, np.float32))
+    offered = np.flatnonzero(background("uniform", counts)).astype(np.int32)
+    if sampler == "full" or (sampler != "in_batch" and size >= len(offered)):
+        everything = Negatives(offered, np.zeros(len(offered), np.float32))
         return lambda *_: everything
     drawn = 0 if sampler == "in_batch" else size
-    q = background(sampler, counts.watches)
+    q = background(sampler, counts)
     expected = drawn * q + (batch * _normalised(counts.positives) if sampler in ("in_batch", "mixed") else 0)
     corrections = np.log(np.maximum(expected, 1e-30)).astype(np.float32)
     cumulative = np.cumsum(q)

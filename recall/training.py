@@ -143,4 +143,5 @@ def _next_stretch(course: Course, before: list[Fitted], since: int, as_of: int) 
 
 def _examples(course: Course, shape: TowerShape, since: int) -> Examples:
     knowledge, start = course.knowledge, course.windows.start
-    return Examples(knowledge.readings, course.ends, course.shown, shape, course.config, since, start)
+    offered = knowledge.items.shown_as_of(shape.as_of)[: shape.items]
+    return Examples(knowledge.readings, course.ends, course.shown, shape, course.config, since, start, offered)

@@ -16,8 +16,10 @@ import pytest
 from features.simulated import simulate, write
 from features.tables import content_digest
 from features.world import WorldConfig
-from funnel.line import PUBLISHED, STEPS
+from funnel.line import PUBLISHED, STEPS, request_for
+from funnel.line import make as make_step
 from funnel.store import KEPT_VERSIONS, MANIFEST, Manifest, Recipe, Store, publish
+from recall.checkpoints import Checkpoints
 
 FUNNEL = Path(sys.executable).parent / "funnel"
 # What touches the file system and passes an audit hook before it does.
@@ -153,3 +155,34 @@ def test_a_run_killed_twice_and_started_again_ends_where_an_undisturbed_one_does
     assert undisturbed.wait() == 0
     assert contents(killed) == contents(calm)
     assert not list(killed.glob("artefacts/*/.partial-*"))
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_towers_go_on_from_what_a_killed_run_left_and_nothing_of_it_is_left_behind(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first epoch's loss is altered where the killed run kept it: the finished artefact has it so."""
+    out = tmp_path / "out"
+    request = request_for("canonical", str(data), str(out), "killed", f"sqlite:///{tmp_path / 'mlflow.db'}", SMALL)
+    for name in list(STEPS)[: list(STEPS).index("towers")]:
+        make_step(name, request)
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "finish", killed)
+        with pytest.raises(Killed):
+            make_step("towers", request)
+    (left,) = out.glob("artefacts/towers/.scratch-*/progress.json")
+    progress = json.loads(left.read_text())
+    progress["epochs"][0]["loss"] = 123.0
+    left.write_text(json.dumps(progress))
+    outcome = make_step("towers", request)
+    epochs = json.loads((out / "artefacts" / "towers" / outcome.version / "epochs.json").read_text())
+    assert [row["loss"] == 123 for row in epochs] == [True] + [False] * (len(epochs) - 1)
+    assert len(epochs) > 1
+    assert not list(out.glob("artefacts/towers/.*"))

@@ -97,7 +97,7 @@ def test_the_bias_stays_where_the_logq_correction_is_wrong(drawn, sampler, fault
 
 
 def test_the_bias_stays_where_the_counts_are_those_of_another_table(drawn):
-    other = background("unigram", np.concatenate([[0], WATCHES[:0:-1]]))
+    other = background("unigram", Counts(np.concatenate([[0], WATCHES[:0:-1]]), WATCHES))
     corrected = [(items, np.log(items.shape[1] * other[items]).astype(np.float32)) for items, _ in drawn["unigram"]]
     assert not vanishes(*(biases(*of_size) for of_size in corrected))
 
@@ -157,7 +157,7 @@ def test_shown_negatives_count_against_their_own_row_alone_and_only_where_they_c
 
 @pytest.mark.parametrize("sampler", ["uniform", "unigram", "mixed"])
 def test_negatives_are_drawn_as_often_as_the_background_says(sampler):
-    q, draw, rng = background(sampler, WATCHES), drawer(sampler, COUNTS, 200, 0), np.random.default_rng(2)
+    q, draw, rng = background(sampler, COUNTS), drawer(sampler, COUNTS, 200, 0), np.random.default_rng(2)
     drawn = np.concatenate([draw(rng, POSITIVES[:0]).items for _ in range(500)])
     shares = np.bincount(drawn, minlength=ITEMS) / len(drawn)
     np.testing.assert_allclose(shares, q, atol=5 * np.sqrt(q.max() / len(drawn)))
@@ -165,14 +165,26 @@ def test_negatives_are_drawn_as_often_as_the_background_says(sampler):
 
 
 def test_backgrounds_follow_their_definitions():
-    watches = np.array([50.0, 16, 1, 0])
-    np.testing.assert_allclose(background("uniform", watches), [0, 1 / 3, 1 / 3, 1 / 3])
-    np.testing.assert_allclose(background("unigram", watches), [0, 8 / 9, 1 / 9, 0])
-    np.testing.assert_allclose(background("mixed", watches), [0, 1 / 3, 1 / 3, 1 / 3])
+    counts = Counts(np.array([50.0, 16, 1, 0]), np.zeros(4))
+    np.testing.assert_allclose(background("uniform", counts), [0, 1 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(background("unigram", counts), [0, 8 / 9, 1 / 9, 0])
+    np.testing.assert_allclose(background("mixed", counts), [0, 1 / 3, 1 / 3, 1 / 3])
 
 
 def test_a_log_without_watches_falls_back_to_uniform():
-    np.testing.assert_allclose(background("unigram", np.zeros(5)), [0, 0.25, 0.25, 0.25, 0.25])
+    nothing = Counts(np.zeros(5), np.zeros(5))
+    np.testing.assert_allclose(background("unigram", nothing), [0, 0.25, 0.25, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "mixed", "full"])
+def test_what_nobody_was_shown_is_no_negative(sampler):
+    """Nobody passed it over; pushed away from everybody it would never be found when it comes."""
+    offered = np.array([False, True, False, True, True])
+    counts, rng = Counts(np.ones(5), np.ones(5), offered), np.random.default_rng(0)
+    np.testing.assert_allclose(background(sampler, counts), [0, 1 / 3, 0, 1 / 3, 1 / 3])
+    for size in (2, 3, 10):
+        draw = drawer(sampler, counts, size, 0)
+        assert set(np.concatenate([draw(rng, POSITIVES[:0]).items for _ in range(50)])) == {1, 3, 4}
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "unigram", "mixed"])
@@ -185,7 +197,7 @@ def test_what_has_no_weight_is_never_drawn(sampler):
 
 
 def test_the_correction_is_the_log_of_the_expected_number_of_times_among_the_negatives():
-    uniform, share = background("uniform", WATCHES), COUNTS.positives / COUNTS.positives.sum()
+    uniform, share = background("uniform", COUNTS), COUNTS.positives / COUNTS.positives.sum()
     for sampler, expected in (("in_batch", 6 * share), ("mixed", 50 * uniform + 6 * share)):
         drawn = drawer(sampler, COUNTS, 50, 6)(np.random.default_rng(1), POSITIVES)
         np.testing.assert_allclose(drawn.corrections, np.log(expected[drawn.items]), rtol=1e-5)

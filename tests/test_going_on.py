@@ -1,0 +1,236 @@
+"""Training that goes on: after a kill where it was, and from an earlier run's towers; items nobody was shown."""
+
+import contextlib
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from features.errors import Refused
+from features.histories import histories_of, samples_of
+from features.profiles import Side
+from features.vocabulary import NEVER_SHOWN, Vocabulary
+from features.windows import Windows
+from recall import examples, judging
+from recall.checkpoints import Checkpoints
+from recall.config import RecallConfig
+from recall.inputs import Readings
+from recall.shapes import Knowledge
+from recall.training import Course, roll
+
+USERS, ITEMS, CHANNELS = 80, 60, 5
+# Items 1..44 are shown from the start on, two more every 40 from 120 on; the last six are published at 600 and never
+# shown, three of them of channel 1 and three of channel 2. Even users watch channels 1 and 3, odd ones 2 and 4.
+SHOWN = np.concatenate([np.arange(1, 45) // 44, 120 + 40 * (np.arange(9) // 2), np.full(6, NEVER_SHOWN)])
+KNOWN = np.where(SHOWN == NEVER_SHOWN, 600, SHOWN)
+CHANNEL = np.concatenate([[0], np.arange(53) % 4 + 1, [1, 1, 1, 2, 2, 2]]).astype(np.int32)
+WINDOWS = Windows(mode="time", clock="time", start=0, history_end=800, labels_end=900, holdout_end=1000)
+CONFIG = RecallConfig(
+    dim=8, depth=1, width=16, history=5, negatives=16, learning_rate=0.02, epochs=2, refresh_epochs=2, blocks=1
+)
+
+
+def world(seed=0, watches=24):
+    """Knowledge of a log in which everybody watches two channels; a region of users that comes late."""
+    rng, n = np.random.default_rng(seed), (USERS - 1) * watches
+    users, instants = np.repeat(np.arange(1, USERS), watches), rng.integers(0, 1000, (USERS - 1, watches))
+    instants = np.sort(instants, axis=1).ravel()
+    own = CHANNEL[None, 1:] % 2 == users[:, None] % 2
+    open_ = own & (SHOWN[None, :] <= instants[:, None])
+    items = np.argmax(np.where(open_, rng.random((n, ITEMS - 1)), -1), axis=1) + 1
+    items = np.where(CHANNEL[items] % 2 == users % 2, items, 0)
+    log = histories_of(users, items, instants, USERS)
+    region = np.where(np.arange(USERS) < 60, np.arange(USERS) % 2 + 1, 3).astype(np.int32)
+    ages = np.arange(USERS, dtype=np.float64)
+    vocabulary = Vocabulary(pa.array(np.arange(1, ITEMS) * 10), KNOWN, SHOWN)
+    readings = Readings(log, None, Side({"region": region}, {}, {"age": ages}))
+    return Knowledge(readings, vocabulary, None, Side({"channel_id": CHANNEL}, {}, {}), timed=True)
+
+
+def course_of(config=CONFIG, knowledge=None, **fields):
+    knowledge = knowledge or world()
+    ends = samples_of(knowledge.readings.histories)
+    return Course(knowledge, ends, **{"windows": WINDOWS, "config": config, "seed": 5} | fields)
+
+
+def same(first, second):
+    return all(np.array_equal(first.weights[name], second.weights[name]) for name in first.weights)
+
+
+@pytest.fixture(scope="module")
+def calm():
+    """Towers and epochs of training that nobody disturbed."""
+    return roll(course_of())
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_training_killed_in_the_warm_up_and_in_the_refresh_ends_in_the_same_towers(calm, tmp_path):
+    """Each attempt gets one epoch further and dies in the next: dropout, hidden ids and both optimisers go on."""
+    told, killed = [], 0
+    while killed < 10:
+        begun = len(told)
+
+        def tell(row, begun=begun):
+            if len(told) > begun:
+                raise Killed
+            told.append(row)
+
+        with contextlib.suppress(Killed):
+            towers, epochs = roll(course_of(checkpoints=Checkpoints(tmp_path), on_epoch=tell))
+            break
+        killed += 1
+    assert killed == len(epochs) - 1 == 3
+    assert {row["tower"] for row in epochs} == {0, 1}
+    assert told == epochs == calm[1]
+    assert all(same(*pair) for pair in zip(towers, calm[0], strict=True))
+
+
+def test_finished_towers_are_taken_as_they_are(calm, tmp_path):
+    first = roll(course_of(checkpoints=Checkpoints(tmp_path)))
+    told = []
+    again = roll(course_of(checkpoints=Checkpoints(tmp_path), on_epoch=told.append))
+    assert told == []
+    assert again[1] == first[1] == calm[1]
+    assert all(same(*pair) for pair in zip(again[0], calm[0], strict=True))
+
+
+def test_a_category_that_grows_between_towers_is_learnt_by_the_later_one():
+    """The region of the late users: their first watch lies after the first edge."""
+    knowledge = world()
+    log = knowledge.readings.histories
+    kept = (log.users < 60) | (log.instants >= 810)
+    late = histories_of(log.users[kept], log.items[kept], log.instants[kept], USERS)
+    grown = replace(knowledge, readings=replace(knowledge.readings, histories=late))
+    config = CONFIG.model_copy(update={"epochs": 1, "refresh_epochs": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recall.shapes.USERS_A_CATEGORY", 10)
+        towers, _ = roll(course_of(config, grown))
+    assert [tower.shape.categories for tower in towers] == [{"region": 3}, {"region": 4}]
+    assert [len(tower.weights["category_region"]) for tower in towers] == [3, 4]
+    assert towers[1].weights["kernel0"].shape == towers[0].weights["kernel0"].shape
+
+
+LATER = WINDOWS.model_copy(update={"history_end": 950, "labels_end": 980})
+# Training that moves nothing shows what it started from.
+STILL = CONFIG.model_copy(update={"learning_rate": 1e-30, "epochs": 1, "refresh_epochs": 1, "warm_start": "OLD"})
+
+
+def test_a_warm_start_keeps_the_earlier_rows_and_layers_and_adds_new_items(calm):
+    """The run's first edge is 950: it goes on from the tower of 900 and trains on what came since."""
+    old = calm[0][-1]
+    knowledge = world()
+    vocabulary = Vocabulary(
+        pa.array(np.arange(1, ITEMS + 2) * 10), np.append(KNOWN, [905, 910]), np.append(SHOWN, [905, 910])
+    )
+    sides = Side({"channel_id": np.append(CHANNEL, [1, 5]).astype(np.int32)}, {}, {})
+    grown = replace(knowledge, items=vocabulary, side=sides)
+    towers, epochs = roll(course_of(STILL, grown, windows=LATER, previous=calm[0]))
+    assert [tower.shape.as_of for tower in towers] == [950, 980]
+    assert (old.shape.items, towers[0].shape.items) == (ITEMS, ITEMS + 2)
+    for name, weights in old.weights.items():
+        np.testing.assert_array_equal(towers[0].weights[name][: len(weights)], weights, err_msg=name)
+    assert towers[0].weights["item_in"][ITEMS:].all()
+    assert len(towers[0].weights["item_category_channel_id"]) == CHANNELS + 1
+    instants = grown.readings.histories.instants
+    since = int(((instants >= 900) & (instants < 950)).sum())
+    assert epochs[0]["examples"] == since // examples.SMALLEST_BATCH * examples.SMALLEST_BATCH > 0
+
+
+def test_the_newest_tower_that_knew_no_label_is_gone_on_from(calm):
+    """First edge 850: the tower of 900 has seen its judges, that of 800 has not."""
+    windows = WINDOWS.model_copy(update={"history_end": 850, "labels_end": 900})
+    towers, _ = roll(course_of(STILL, windows=windows, previous=calm[0]))
+    assert towers[0].shape.as_of == 850
+    old, other = calm[0]
+    np.testing.assert_array_equal(towers[0].weights["kernel0"], old.weights["kernel0"])
+    assert not np.array_equal(towers[0].weights["kernel0"], other.weights["kernel0"])
+
+
+def other_beginning():
+    knowledge = world()
+    ids = np.arange(1, ITEMS) * 10
+    ids[[3, 4]] = ids[[4, 3]]
+    return replace(knowledge, items=replace(knowledge.items, ids=pa.array(ids)))
+
+
+REFUSALS = {
+    "the tower's layers": ({"config": STILL.model_copy(update={"width": 32})}, "differ from this run's in hidden;"),
+    "the metric": ({"config": STILL.model_copy(update={"metric": "dot"})}, "differ from this run's in metric;"),
+    "a switch": (
+        {"config": STILL.model_copy(update={"item_features": False})},
+        "differ from this run's in item_features;",
+    ),
+    "another log": ({"knowledge": other_beginning()}, "differ from this run's in items;"),
+    "no side table": (
+        {"knowledge": replace(world(), side=Side({}, {}, {}))},
+        "differ from this run's in item_features;",
+    ),
+    "an order clock": (
+        {"windows": LATER.model_copy(update={"clock": "order", "mode": "last"})},
+        "no tower there was finished by the first edge of this run on a clock of time",
+    ),
+    "towers of later": (
+        {"windows": WINDOWS.model_copy(update={"history_end": 700, "labels_end": 750})},
+        "no tower there was finished by the first edge",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "words"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_a_warm_start_that_does_not_fit_is_refused_in_one_sentence(calm, tmp_path, fields, words):
+    course = course_of(**{"config": STILL, "windows": LATER} | fields)
+    scratch = tmp_path / "scratch"
+    with pytest.raises(Refused) as refusal:
+        roll(replace(course, previous=calm[0], checkpoints=Checkpoints(scratch)))
+    assert words in str(refusal.value)
+    assert str(refusal.value).startswith("recall.warm_start = OLD: ")
+    assert "\n" not in str(refusal.value)
+    assert not scratch.exists()
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    """Towers that had a few seconds with the world, with item features and without."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judging, "JUDGED_AT", 5)
+        for switch in (True, False):
+            config = CONFIG.model_copy(update={"item_features": switch, "epochs": 8, "patience": 8, "id_dropout": 0.3})
+            course = course_of(config)
+            found[switch] = roll(course)[0][-1], course.knowledge.readings
+    return found
+
+
+NEW = np.arange(54, 60)
+
+
+def test_items_nobody_was_shown_are_listed_above_others_for_the_users_of_their_channel(learnt):
+    """Their own rows are as they were drawn: only the channel speaks for them."""
+    tower, readings = learnt[True]
+    users = np.arange(1, USERS, dtype=np.int32)
+    scores = tower.user_vectors(readings.inputs_at(tower.shape, users, 900)) @ tower.item_vectors[NEW].T
+    mine = CHANNEL[NEW][None, :] % 2 == users[:, None] % 2
+    best_first = np.take_along_axis(mine, np.argsort(-scores, axis=1), axis=1)
+    assert best_first[:, :3].mean() > 0.9
+    assert set(NEW) <= set(tower.catalogue)
+
+
+def test_an_item_nobody_was_shown_lies_near_its_channel(learnt):
+    tower, _ = learnt[True]
+    likeness = tower.item_vectors[NEW] @ tower.item_vectors[1:54].T
+    of_channel = CHANNEL[1:54]
+    for row, channel in zip(likeness, CHANNEL[NEW], strict=True):
+        nearest = of_channel[np.argsort(-row)[:8]]
+        assert (nearest % 2 == channel % 2).all()
+        assert row[of_channel == channel].mean() > row[of_channel % 2 != channel % 2].mean() + 0.3
+
+
+def test_without_item_features_what_nobody_was_shown_is_never_listed(learnt):
+    tower, _ = learnt[False]
+    assert tower.shape.items == ITEMS
+    assert not set(NEW) & set(tower.catalogue)
+    assert set(tower.catalogue) == set(range(1, 54))
