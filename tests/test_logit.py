@@ -24,13 +24,13 @@ def lesson(weights, users, rng, groups=None):
 
 def test_the_fit_finds_the_weights_that_the_choices_were_made_by():
     taught = lesson([[0, 0], [0, 0], [1.5, -0.5]], 4000, np.random.default_rng(1))
-    np.testing.assert_allclose(fit(taught, 3)[2], [1.5, -0.5], atol=0.1)
+    np.testing.assert_allclose(fit(taught, 3, 10)[2], [1.5, -0.5], atol=0.1)
 
 
 def test_each_group_learns_its_own_weights_and_one_without_teachers_takes_those_of_all():
     rng = np.random.default_rng(2)
     taught = lesson([[9, 9], [2, 0], [0, 2]], 4000, rng, np.repeat([1, 2], 2000))
-    weights = fit(taught, 3)
+    weights = fit(taught, 3, 10)
     np.testing.assert_allclose(weights[1], [2, 0], atol=0.2)
     np.testing.assert_allclose(weights[2], [0, 2], atol=0.2)
     assert (weights[0] > 0.5).all()
@@ -39,7 +39,7 @@ def test_each_group_learns_its_own_weights_and_one_without_teachers_takes_those_
 def test_the_scale_of_a_column_does_not_matter():
     taught = lesson([[0, 0], [0, 0], [1, 1]], 500, np.random.default_rng(3))
     scaled = Lesson(taught.columns, taught.matrix * np.float32([1000, 1]), taught.counts, taught.watched, taught.groups)
-    np.testing.assert_allclose(fit(scaled, 3) * [1000, 1], fit(taught, 3), rtol=1e-2)
+    np.testing.assert_allclose(fit(scaled, 3, 10) * [1000, 1], fit(taught, 3, 10), rtol=1e-2)
 
 
 def test_a_part_of_a_lesson_keeps_users_and_their_pairs_together():
@@ -55,4 +55,10 @@ def test_a_part_of_a_lesson_keeps_users_and_their_pairs_together():
 def test_more_than_one_watched_candidate_counts_as_one_user():
     taught = lesson([[0, 0], [0, 0], [1, 0]], 200, np.random.default_rng(5))
     doubled = joined_lessons([taught, taught])
-    assert fit(doubled, 3)[2] == pytest.approx(fit(taught, 3)[2], abs=0.1)
+    assert fit(doubled, 3, 10)[2] == pytest.approx(fit(taught, 3, 10)[2], abs=0.1)
+
+
+def test_a_stronger_penalty_leaves_smaller_weights_up_to_a_share_of_the_users():
+    taught = lesson([[0, 0], [0, 0], [1.5, -0.5]], 400, np.random.default_rng(6))
+    sizes = [float(np.abs(fit(taught, 3, penalty)).sum()) for penalty in (1, 50, 100, 10_000)]
+    assert sizes[0] > sizes[1] > sizes[2] == sizes[3] > 0
