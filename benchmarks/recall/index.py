@@ -16,9 +16,9 @@ from typing import Any
 
 import faiss
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.shared.options import Options, start
+from benchmarks.shared.tables import publish
 from recall.config import RecallConfig
 from recall.guard import AUTO, FEWEST, Guard
 from recall.index import ItemIndex
@@ -32,11 +32,11 @@ SHOWN_FROM = 0.97
 FAISS_THRESHOLD = 128_000
 
 
-def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Print the table and return its rows."""
-    options = _options(argv)
+def main(arguments: Sequence[str]) -> list[dict[str, Any]]:
+    """Sweep every size, print the trials that came near or passed and log them; returns all of them."""
+    options = _parsed(arguments)
     found = rows(options.items, options.spread, options.k)
-    Console(width=150).print(table_of(found, options.k))
+    publish(f"index sweep, {DIM} dimensions", [shown(row, options.k) for row in found if near(row)], options.tracking)
     return found
 
 
@@ -92,32 +92,34 @@ def world(size: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return around(size + 1) * lengths, around(QUERIES)
 
 
-def table_of(found: Sequence[dict[str, Any]], k: int) -> Table:
-    """The trials that came near or passed, and what is published; the rows below are left to the log."""
-    asked = ("items", "spread", "kind", "parameters")
-    answered = (f"overlap@{k}", "held out", "queries/s", "x exact", "x plain faiss", "MB", "build s", "auto")
-    table = Table(*asked, *answered, title=f"{DIM} dimensions, {QUERIES // 2:,} queries at a time")
-    for row in (row for row in found if row["overlap"] >= SHOWN_FROM):
-        style = "bold" if row["auto"] else "" if row["chosen"] else "dim"
-        table.add_row(
-            *(f"{row['items']:,}", f"{row['spread']:g}", row["kind"], row["parameters"]),
-            *(f"{row[name]:.4f}" for name in ("overlap", "overlap_held_out")),
-            f"{row['queries_per_second']:,.0f}",
-            *(f"{row[name]:.1f}" for name in ("ratio_to_exact", "ratio_to_plain_faiss")),
-            *(f"{row['megabytes']:.0f}", f"{row['build_seconds']:.1f}"),
-            "published" if row["auto"] else "passes" if row["chosen"] else "",
-            style=style,
-        )
-    return table
+def near(row: dict[str, Any]) -> bool:
+    """Whether a trial is worth a line: it came near or passed."""
+    return bool(row["overlap"] >= SHOWN_FROM)
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def shown(row: dict[str, Any], k: int) -> dict[str, Any]:
+    """A trial for people: what it is, what it came to, and whether it passes and is what `auto` would publish."""
+    asked = f"{row['items']:,} items, spread {row['spread']:g}, {row['kind']} {row['parameters']}".strip()
+    return {
+        "index": asked,
+        f"overlap@{k}": row["overlap"],
+        "held out": row["overlap_held_out"],
+        "queries/s": row["queries_per_second"],
+        "x exact": row["ratio_to_exact"],
+        "x plain faiss": row["ratio_to_plain_faiss"],
+        "MB": row["megabytes"],
+        "build s": row["build_seconds"],
+        "": "published" if row["auto"] else "passes" if row["chosen"] else "",
+    }
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Options(__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=SIZES, help="sizes of the catalogue")
     parser.add_argument("--spread", type=float, nargs="+", default=(0.5, 1.0), help="spread within a group")
     parser.add_argument("--k", type=int, default=200, help="neighbours asked for")
-    return parser.parse_args(argv)
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)
