@@ -181,8 +181,13 @@ def test_nothing_seen_and_nothing_unknown_is_in_a_list(run: Run) -> None:
 
 
 def _catalogue(run: Run) -> set[int]:
-    """Items shown before the holdout; on the order clock, before anybody's holdout position."""
-    return set(run.before["item_id"])
+    """Items shown before the holdout, and on a clock of time what was published by then since the log began."""
+    shown, published = set(run.before["item_id"]), pd.read_parquet(run.data / "items.parquet").set_index("item_id")
+    if run.mode == "last":
+        return shown
+    ends = pd.Timestamp(run.report["run"]["windows"]["labels_end"])
+    since = published["published_at"].between(run.raw["timestamp"].min(), ends, inclusive="left")
+    return shown | set(published.index[since])
 
 
 def test_lists_are_short_only_where_the_catalogue_of_unseen_items_runs_out(run: Run) -> None:
