@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.tables import PUBLISHED_AT
 from funnel.work import Impressions, Work, held_out, saved_candidates, watched
 from recall.metrics import Holdout
 from recall.popular import popular_lists, popularity
@@ -86,11 +87,15 @@ class Judged:
     def days(self) -> Float64:
         """Each item's age in days at labels_end, by index; 0 or less = not there yet, -inf for nobody.
 
-        An item is there from when it was published, or first shown where that is earlier or all that is known. On the
-        order clock the figure tells only whether it was there.
+        An item is there when the vocabulary knows it by then; its age counts from its publication, or from its first
+        showing where that is earlier or all that is known. On the order clock it tells only whether an item was there.
         """
+        labels_end = self.work.windows.labels_end
         born = np.append(np.inf, self.work.ids.items.first_seen)
-        return (self.work.windows.labels_end - born) / DAY
+        published = self.work.knowledge.side.numbers.get(PUBLISHED_AT) if self.timed else None
+        if published is not None:
+            born = np.where(born < labels_end, np.fmin(born, published), born)
+        return (labels_end - born) / DAY
 
     @cached_property
     def impressions(self) -> Impressions:

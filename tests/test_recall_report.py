@@ -98,11 +98,17 @@ class Raw:
 
     @cached_property
     def went_on_to_watch(self) -> pd.DataFrame:
-        """Distinct pairs of the holdout, with the item's age in days and watches before the cut."""
+        """Distinct pairs of the holdout, with the item's age in days and watches before the cut.
+
+        `there`: shown before the cut, or published by then since the log began.
+        """
         pairs = self.log[self.log["completed"] & (self.log["timestamp"] >= CUT)][PAIR].drop_duplicates()
         days = (CUT - pairs["item_id"].map(self.items["published_at"])) / pd.Timedelta(days=1)
         watches = pairs["item_id"].map(self.done["item_id"].value_counts()).fillna(0)
-        return pairs.assign(days=days, watches=watches)
+        shown = pairs["item_id"].isin(self.log.loc[self.log["timestamp"] < CUT, "item_id"])
+        published = pairs["item_id"].map(self.items["published_at"])
+        there = shown | published.between(self.log["timestamp"].min(), CUT, inclusive="left")
+        return pairs.assign(days=days, watches=watches, there=there)
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +166,13 @@ def test_watches_are_judged_by_slice_of_the_items_age_and_popularity(
     timed: Judged, raw: Raw, metrics: dict[str, float]
 ) -> None:
     pairs = raw.went_on_to_watch
-    there, counts = pairs["days"] > 0, raw.done["item_id"].value_counts()
+    there, counts = pairs["there"], raw.done["item_id"].value_counts()
     more = pairs["watches"].map(lambda count: counts[counts > count].sum())
     third = 3 * more // counts.sum()
     slices = {
         "items_younger_than_1_day": there & (pairs["days"] < 1),
-        "items_of_1_to_7_days": (pairs["days"] >= 1) & (pairs["days"] < 7),
-        "items_of_7_days_or_more": pairs["days"] >= 7,
+        "items_of_1_to_7_days": there & (pairs["days"] >= 1) & (pairs["days"] < 7),
+        "items_of_7_days_or_more": there & (pairs["days"] >= 7),
         "items_with_0_watches": there & (pairs["watches"] == 0),
         "items_of_the_tail": (pairs["watches"] > 0) & (third == 2),
         "items_of_the_middle": (pairs["watches"] > 0) & (third == 1),
