@@ -227,7 +227,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(services: s.Services, inte
         assert running.stdout.readline() == "ready\n"
         left = s.state(services.home)
         running.send_signal(interruption)
-        assert running.wait(timeout=20) != 0
+        assert running.wait(timeout=90) != 0
     assert left is not None
     assert not left.processes[0].alive()
     assert s.state(services.home) is None
