@@ -72,10 +72,9 @@ class Peer:
         keras.utils.set_random_seed(seed)
         length = train["hist_movie_id"].shape[1]
         self._train = train
-        with warnings.catch_warnings():
-            # deepmatch's layers take masks without saying so; its example prints the same.
-            warnings.filterwarnings("ignore", message=".*does not support masking")
-            self._model, self._user_model, self._items = _graph(log, train["movie_id"], (dim, length, negatives), seed)
+        # deepmatch's layers take masks without saying so, and are told each time they are built or traced.
+        warnings.filterwarnings("ignore", message=".*does not support masking")
+        self._model, self._user_model, self._items = _graph(log, train["movie_id"], (dim, length, negatives), seed)
 
     def fit(self, pace: Pace, batch: int) -> None:
         """`model.fit` over its arrays, until the pace says that it is enough."""

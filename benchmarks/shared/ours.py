@@ -1,5 +1,6 @@
 """Our tower under training on a `Log`, for benchmarks that drive it step by step."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,16 +29,25 @@ class Ours:
     Bags, negatives and shuffling are made as it trains.
     """
 
-    def __init__(self, log: Log, config: RecallConfig, seed: int) -> None:
-        self._course = _course(log, config, seed)
+    def __init__(self, log: Log, config: RecallConfig, seed: int, item_side: Side | None = None) -> None:
+        self._course = _course(log, config, seed, item_side or Side({}, {}, {}))
         windows = self._course.windows
         stretch = first_stretch(self._course, [windows.labels_end, windows.holdout_end])
         self._lasts, self._trainer = log.lasts, TowerTrainer(stretch.start, config, seed)
         self._batches = _endless(stretch.examples, np.random.default_rng(seed))
 
+    def train(self, steps: int) -> int:
+        """So many steps more; how many examples they had."""
+        return self._trainer.fit(itertools.islice(self._batches, steps))[1]
+
     def fit(self, pace: Pace) -> None:
         """Train until the pace says that it is enough."""
         self._trainer.fit(_told(self._batches, pace))
+
+    def items_a_step(self) -> int:
+        """How many different items a step names: in its bags, as its positives, as its negatives."""
+        batch = next(self._batches)
+        return np.count_nonzero(np.union1d(batch.inputs.watches, np.append(batch.items, batch.negatives.items)))
 
     def vectors(self) -> tuple[Float32, Float32]:
         """Vectors of users before their last watch [users, dim] and of items [items, dim]."""
@@ -62,11 +72,11 @@ def _told(batches: Iterator[Batch], pace: Pace) -> Iterator[Batch]:
         yield batch
 
 
-def _course(log: Log, config: RecallConfig, seed: int) -> Course:
+def _course(log: Log, config: RecallConfig, seed: int, item_side: Side) -> Course:
     histories = histories_of(log.users, log.items, log.instants, log.user_count)
     people = Side(log.sides, {name: int(codes.max(initial=0)) + 1 for name, codes in log.sides.items()}, {})
     ids = pa.array(np.arange(1, log.item_count))
     items = Vocabulary(ids, np.zeros(len(ids), np.int64))
-    knowledge = Knowledge(Readings(histories, None, people), items, None, Side({}, {}, {}), timed=False)
+    knowledge = Knowledge(Readings(histories, None, people), items, None, item_side, timed=False)
     windows = Windows(mode="last", clock="order", start=0, history_end=LAST, labels_end=LAST, holdout_end=LAST + 1)
     return Course(knowledge, samples_of(histories), windows, config, seed)
