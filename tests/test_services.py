@@ -213,8 +213,10 @@ def test_a_demo_without_its_data_is_refused_before_anything_starts(
 @pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_no_process_behind(services: s.Services, interruption: signal.Signals) -> None:
     script = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from funnel import demo, services as s\n"
+        # What a shell starts in the background is born deaf to Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "services = s.Services.model_validate_json(sys.argv[1])\n"
         "with demo._nothing_left_behind(services.home):\n"
         "    s.spawn(services, 'sleeper', ['sleep', '300'])\n"
@@ -227,7 +229,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(services: s.Services, inte
         assert running.stdout.readline() == "ready\n"
         left = s.state(services.home)
         running.send_signal(interruption)
-        assert running.wait(timeout=90) != 0
+        assert running.wait(timeout=50) != 0
     assert left is not None
     assert not left.processes[0].alive()
     assert s.state(services.home) is None
