@@ -1,33 +1,21 @@
-"""Measuring: in a process of its own, seconds, and memory at the peak."""
+"""Measuring in a process of its own, and its memory at the peak."""
 
 import multiprocessing
 import resource
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+STATUS = Path("/proc/self/status")
 
 
 def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
     """What a function of a module returns when a fresh process calls it: nothing else counts to its memory."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def cost_of(build: Callable[[], object]) -> tuple[float, float]:
-    """Seconds a call takes, and the gigabytes at its peak above what the process held before."""
-    # What was read before may have taken more at its own peak; Linux can forget that, elsewhere it stays counted.
-    with suppress(OSError):
-        RESET.write_text("5")
-    before, began = peak_gigabytes(), time.perf_counter()
-    build()
-    return time.perf_counter() - began, peak_gigabytes() - before
 
 
 def peak_gigabytes() -> float:
