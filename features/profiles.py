@@ -1,8 +1,10 @@
 """What is known of users and items: their side columns in indexes, and their tallies as of any instant."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ibis
@@ -22,6 +24,7 @@ Int64 = npt.NDArray[np.int64]
 NEVER = np.iinfo(np.int64).min
 MAX_CATEGORIES = 10_000
 NUMBERS = (AGE, DURATION_SECONDS)
+NO_VALUES: Mapping[str, pd.Index] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -29,41 +32,66 @@ class Side:
     """Side columns of one vocabulary, one row an index (row 0 is nobody).
 
     `codes[name]` int32 [n]: category codes by first appearance, 0 unknown, `sizes[name]` codes in all;
-    `numbers[name]` float64 [n], NaN unknown. Topics stand as their first one.
+    `numbers[name]` float64 [n], NaN unknown. Topics stand as their first one. `matches[name]` int32 [n] is an item's
+    value in the users' codes of the column of that name, 0 where no user has it: a viewer's language and a video's.
     """
 
     codes: dict[str, npt.NDArray[np.int32]]
     sizes: dict[str, int]
     numbers: dict[str, Float64]
+    matches: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row an index: columns `code:<name>` and `number:<name>`."""
-        codes = {f"code:{name}": values for name, values in self.codes.items()}
-        return pd.DataFrame(codes | {f"number:{name}": values for name, values in self.numbers.items()})
+        """One row an index: columns `code:<name>`, `number:<name>` and `match:<name>`."""
+        kinds = {"code": self.codes, "number": self.numbers, "match": self.matches}
+        return pd.DataFrame({f"{kind}:{n}": values for kind, columns in kinds.items() for n, values in columns.items()})
 
     @classmethod
     def load(cls, path: Path) -> "Side":
         table = pq.read_table(path)
-        codes = {c.removeprefix("code:"): table[c].to_numpy() for c in table.column_names if c.startswith("code:")}
-        numbers = {
-            c.removeprefix("number:"): table[c].to_numpy() for c in table.column_names if c.startswith("number:")
-        }
-        return cls(codes, {name: int(code.max(initial=0)) + 1 for name, code in codes.items()}, numbers)
+        codes, numbers, matches = (_of_kind(table, kind) for kind in ("code", "number", "match"))
+        return cls(codes, {name: int(code.max(initial=0)) + 1 for name, code in codes.items()}, numbers, matches)
 
 
-def side_of(table: ibis.Table | None, key: str, vocabulary: Vocabulary) -> Side:
-    """The side columns of a table (users or items) in a vocabulary's order; no table, no columns."""
-    if table is None:
-        return Side({}, {}, {})
-    rows = table.to_pyarrow()
-    aligned = rows.take(_row_of_each_id(rows[key], vocabulary))
-    columns = {name: aligned[name] for name in rows.column_names if name != key}
+def _of_kind(table: pa.Table, kind: str) -> dict[str, npt.NDArray[Any]]:
+    names = [name for name in table.column_names if name.startswith(f"{kind}:")]
+    return {name.removeprefix(f"{kind}:"): table[name].to_numpy() for name in names}
+
+
+def side_of(
+    table: ibis.Table | None, key: str, vocabulary: Vocabulary, values: Mapping[str, pd.Index] = NO_VALUES
+) -> Side:
+    """The side columns of a table (users or items) in a vocabulary's order; no table, no columns.
+
+    `values` are the other side's categories, in the order of their codes, by column: what `matches` is made with.
+    """
+    columns = _aligned(table, key, vocabulary)
     numbers = {name: _numbers(column) for name, column in columns.items() if _is_number(name, column)}
-    codes = {name: _codes(column) for name, column in columns.items() if _is_category(name, column)}
+    categories = {name: _categories(column) for name, column in columns.items() if _is_category(name, column)}
+    codes = {name: _codes(column) for name, column in categories.items()}
+    shared = {name: column for name, column in categories.items() if name in values}
+    matches = {name: (values[name].get_indexer(column) + 1).astype(np.int32) for name, column in shared.items()}
     sizes = {name: int(code.max(initial=0)) + 1 for name, code in codes.items()}
     kept = [name for name, size in sizes.items() if 2 <= size - 1 <= MAX_CATEGORIES or name == "channel_id"]
-    return Side({name: codes[name] for name in kept}, {name: sizes[name] for name in kept}, numbers)
+    return Side({name: codes[name] for name in kept}, {name: sizes[name] for name in kept}, numbers, matches)
+
+
+def category_values(table: ibis.Table | None, key: str, vocabulary: Vocabulary) -> dict[str, pd.Index]:
+    """The distinct values of each category column of a table, in the order of their codes."""
+    columns = _aligned(table, key, vocabulary)
+    return {
+        name: pd.factorize(_categories(column))[1] for name, column in columns.items() if _is_category(name, column)
+    }
+
+
+def _aligned(table: ibis.Table | None, key: str, vocabulary: Vocabulary) -> dict[str, pa.ChunkedArray]:
+    """A table's columns but its key, one row an index of the vocabulary."""
+    if table is None:
+        return {}
+    rows = table.to_pyarrow()
+    aligned = rows.take(_row_of_each_id(rows[key], vocabulary))
+    return {name: aligned[name] for name in rows.column_names if name != key}
 
 
 def _row_of_each_id(ids: pa.ChunkedArray, vocabulary: Vocabulary) -> pa.Array:
@@ -99,12 +127,16 @@ def _floats(column: pa.ChunkedArray) -> Float64:
     return values
 
 
-def _codes(column: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+def _categories(column: pa.ChunkedArray) -> pd.Series:
     values = column.combine_chunks()
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         values = _first_of_each(values)
+    return values.to_pandas()
+
+
+def _codes(column: pd.Series) -> npt.NDArray[np.int32]:
     # In the order of the vocabulary, so that a later id with a new category changes no older code.
-    codes, _ = pd.factorize(values.to_pandas())
+    codes, _ = pd.factorize(column)
     indexes: npt.NDArray[np.int32] = (codes + 1).astype(np.int32)
     return indexes
 
@@ -140,8 +172,8 @@ class Tally:
     def as_of(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
         """What was known of each key strictly before its instant, [m], [m] -> [m] each.
 
-        shown, clicks, seconds (of the clicks with known seconds), known (their number), and last_click (an instant,
-        NEVER where there was none).
+        shown, clicks, seconds (of the clicks with known seconds), known (their number), last_shown and last_click
+        (instants, NEVER where there was none).
         """
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         # Most pairs of a candidate list never met: only the keys that have events are looked up.
@@ -158,6 +190,7 @@ class Tally:
         counts = {name: sums[ends] - sums[starts] for name, sums in self._sums.items()}
         return counts | {
             "shown": (ends - starts).astype(np.float64),
+            "last_shown": self._instant_at(ends - 1, starts),
             "last_click": self._instant_at(self._last_click[ends], starts),
         }
 

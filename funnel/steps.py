@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from features import ingest as ingestion
 from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
-from features.profiles import Events, Side, profiles, side_of, tally_of
+from features.profiles import Events, Side, category_values, profiles, side_of, tally_of
 from features.tables import EXPECTED_SECONDS, ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
 from features.tokens import token_histories
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
@@ -98,15 +98,14 @@ def write_profiles(work: Work) -> None:
     log, ids = work.impressions, work.ids
     seconds = np.where(log.clicked, log.seconds, 0.0)
     events = Events(log.users, log.items, log.instants, log.clicked, seconds)
-    for side, key, vocabulary, keys in (
-        ("users", USER, ids.users, log.users),
-        ("items", ITEM, ids.items, log.items),
-    ):
-        table = _optional_table(work, side)
-        frame = profiles(
-            side_of(table, key, vocabulary), tally_of(keys, events), len(vocabulary), work.windows.labels_end
-        )
-        frame.to_parquet(work.out / f"{side}.parquet", index=False)
+    users, items = _optional_table(work, "users"), _optional_table(work, "items")
+    sides = {
+        "users": (side_of(users, USER, ids.users), log.users, ids.users),
+        "items": (side_of(items, ITEM, ids.items, category_values(users, USER, ids.users)), log.items, ids.items),
+    }
+    for name, (side, keys, vocabulary) in sides.items():
+        frame = profiles(side, tally_of(keys, events), len(vocabulary), work.windows.labels_end)
+        frame.to_parquet(work.out / f"{name}.parquet", index=False)
 
 
 def course_of(work: Work) -> "Course":

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from features.profiles import NEVER, Events, Side, Tally, pair_keys, tally_of
 from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
+from features.timeline import Timeline, timeline_order
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -22,6 +23,10 @@ Int64 = npt.NDArray[np.int64]
 
 HOUR, DAY = 3_600 * 1_000_000, 86_400 * 1_000_000
 PRIOR_ROWS = 10.0
+SPANS = {"hour": HOUR, "day": DAY}
+# Lengths at which watching changes: what is watched of five seconds and of five minutes is not one habit.
+DURATION_EDGES = np.array([5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 2400, 4800], np.float64)
+LAST_ITEM = "user_last_item"
 
 
 @dataclass(frozen=True)
@@ -59,36 +64,57 @@ class Ledger:
         counts = self._tally("user").as_of(users, moments)
         # Side columns first: one that is called like a tally does not take its place.
         numbers = {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
-        numbers |= self._rates("user", counts, moments) | self._since("user", counts, moments) | self._hours(moments)
-        return Block(len(users), numbers, {f"user_{name}": codes[users] for name, codes in self.users.codes.items()})
+        numbers |= self._rates("user", counts, moments) | self._since("user", counts, moments)
+        numbers |= self._lately("user", users, counts, moments) | self._clock(moments)
+        codes = {f"user_{name}": codes[users] for name, codes in self.users.codes.items()}
+        return Block(len(users), numbers, codes | {LAST_ITEM: self.last_clicked(users, moments, 1)[:, 0]})
 
     def item_block(self, items: Int32, instants: Int64 | int) -> Block:
         """Columns of items [n] at instants [n]."""
         moments = _moments(instants, items)
         counts = self._tally("item").as_of(items, moments)
         numbers = self._static_item_numbers(items, moments)
-        numbers |= self._rates("item", counts, moments) | self._recent(items, counts, moments)
-        if CHANNEL in self.items.codes:
-            channels = self._shared_sides["channel"][items]
-            numbers |= self._rates("channel", self._tally("channel").as_of(channels, moments), moments)
+        numbers |= self._rates("item", counts, moments) | self._since("item", counts, moments)
+        numbers |= self._lately("item", items, counts, moments)
+        for name, side in self._shared_sides.items():
+            numbers |= self._rates(name, self._tally(name).as_of(side[items], moments), moments)
         codes = {f"item_{name}": codes[items] for name, codes in self.items.codes.items()}
         return Block(len(items), numbers, {"item": items.astype(np.int32)} | codes)
 
     def pair_block(self, users: Int32, items: Int32, instants: Int64 | int) -> Block:
-        """Columns of user x item pairs [n] at instants [n]: past exposures, and watches of the channel and topic."""
+        """Columns of user x item pairs [n] at instants [n]: past exposures, watches of the like, what they share."""
         moments = _moments(instants, users)
         counts = self._tally("pair").as_of(pair_keys(users, items), moments)
         numbers = {"pair_ignored": counts["shown"] - counts["clicks"], "pair_clicks": counts["clicks"]}
+        numbers |= self._since("pair", counts, moments) | self._matches(users, items)
         for name, side in self._shared_sides.items():
             counts = self._tally(f"user_{name}").as_of(pair_keys(users, side[items]), moments)
             numbers |= self._rates(f"user_{name}", counts, moments) | self._since(f"user_{name}", counts, moments)
         return Block(len(users), numbers, {})
 
-    @property
+    def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
+        """Items that users [n] last clicked strictly before instants [n], newest first: [n, length], 0 for none."""
+        timeline, items = self._clicks
+        ends, starts = timeline.before(users, _moments(instants, users)), timeline.starts(users)
+        positions = ends[:, None] - 1 - np.arange(length)
+        present = positions >= starts[:, None]
+        padded = items if len(items) else np.zeros(1, np.int32)
+        return np.where(present, padded[np.where(present, positions, 0)], 0).astype(np.int32)
+
+    @cached_property
+    def _clicks(self) -> tuple[Timeline, Int32]:
+        """Each user's clicks in time order, and their items."""
+        rows = np.flatnonzero(self.events.clicked)
+        rows = rows[timeline_order(self.events.users[rows], self.events.instants[rows])]
+        return Timeline(self.events.users[rows].astype(np.int64), self.events.instants[rows]), self.events.items[rows]
+
+    @cached_property
     def _shared_sides(self) -> dict[str, Int32]:
-        """The item columns whose watches by the same user tell of this item."""
+        """The item columns whose watches by the same user, and by all, tell of this item."""
         sides = {"channel": CHANNEL, "topic": TOPICS}
         known = {name: self.items.codes[column] for name, column in sides.items() if column in self.items.codes}
+        if DURATION_SECONDS in self.items.numbers:
+            known["duration"] = duration_groups(self.items.numbers[DURATION_SECONDS])
         # Items without a channel do not share one: a negative key has no events.
         return {name: np.where(codes > 0, codes, -1) for name, codes in known.items()}
 
@@ -129,27 +155,39 @@ class Ledger:
         return click_rate[place], seconds[place]
 
     def _since(self, name: str, counts: dict[str, npt.NDArray[Any]], moments: Int64) -> dict[str, Float64]:
-        """Hours since the last click, NaN where there was none."""
+        """Hours since the last impression and since the last click, NaN where there was none."""
         if not self.timed:
             return {}
-        last = counts["last_click"]
-        hours = np.where(last == NEVER, np.nan, (moments - np.where(last == NEVER, moments, last)) / HOUR)
-        return {f"{name}_hours_since_click": hours}
+        return {f"{name}_hours_since_{what}": _hours_since(counts[f"last_{what}"], moments) for what in ("shown", "click")}
 
-    def _recent(self, items: Int32, counts: dict[str, npt.NDArray[Any]], moments: Int64) -> dict[str, Float64]:
-        """Clicks of the last hour and of the last day."""
+    def _lately(
+        self, name: str, keys: Int32, counts: dict[str, npt.NDArray[Any]], moments: Int64
+    ) -> dict[str, Float64]:
+        """Impressions and clicks of the last hour and of the last day, as logarithms."""
         if not self.timed:
             return {}
-        tally = self._tally("item")
-        spans = {"hour": HOUR, "day": DAY}
-        before = {name: tally.as_of(items, moments - span)["clicks"] for name, span in spans.items()}
-        return {f"item_clicks_last_{name}": np.log1p(counts["clicks"] - earlier) for name, earlier in before.items()}
+        before = {span: self._tally(name).as_of(keys, moments - length) for span, length in SPANS.items()}
+        return {
+            f"{name}_{what}_last_{span}": np.log1p(counts[what] - earlier[what])
+            for span, earlier in before.items()
+            for what in ("shown", "clicks")
+        }
 
-    def _hours(self, moments: Int64) -> dict[str, Float64]:
-        """Hour of the day, UTC."""
+    def _clock(self, moments: Int64) -> dict[str, Float64]:
+        """Hour of the day and day of the week (0 = Monday), UTC."""
         if not self.timed:
             return {}
-        return {"hour": (moments % DAY) / HOUR}
+        # 1 January 1970 was a Thursday.
+        return {"hour": (moments % DAY) / HOUR, "weekday": ((moments // DAY + 3) % 7).astype(np.float64)}
+
+    def _matches(self, users: Int32, items: Int32) -> dict[str, Float64]:
+        """Whether user and item agree in a column that both have, as the language; NaN where either is unknown."""
+        shared = {name: codes for name, codes in self.items.matches.items() if name in self.users.codes}
+        pairs = {name: (self.users.codes[name][users], codes[items]) for name, codes in shared.items()}
+        return {
+            f"same_{name}": np.where((user == 0) | (item == 0), np.nan, user == item)
+            for name, (user, item) in pairs.items()
+        }
 
     def _static_item_numbers(self, items: Int32, moments: Int64) -> dict[str, Float64]:
         numbers = {f"item_{name}": x[items] for name, x in self.items.numbers.items() if name != PUBLISHED_AT}
@@ -159,6 +197,16 @@ class Ledger:
         if DURATION_SECONDS in self.items.numbers:
             numbers["item_duration_unknown"] = np.isnan(numbers[f"item_{DURATION_SECONDS}"]).astype(np.float64)
         return numbers
+
+
+def duration_groups(seconds: Float64) -> Int32:
+    """Which stretch of lengths each duration falls in: 1 unknown, 2 under 5 s, and so on, [n]."""
+    groups = np.searchsorted(DURATION_EDGES, seconds, side="right") + 2
+    return np.where(np.isnan(seconds), 1, groups).astype(np.int32)
+
+
+def _hours_since(last: Int64, moments: Int64) -> Float64:
+    return np.where(last == NEVER, np.nan, (moments - np.where(last == NEVER, moments, last)) / HOUR)
 
 
 def _moments(instants: Int64 | int, like: npt.NDArray[Any]) -> Int64:

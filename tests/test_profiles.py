@@ -43,6 +43,7 @@ def counted(events: list[Event], key: int, instant: int) -> dict[str, float]:
         "clicks": len(clicks),
         "known": len(seconds),
         "seconds": sum(seconds),
+        "last_shown": max((event[1] for event in own), default=NEVER),
         "last_click": max((event[1] for event in clicks), default=NEVER),
     }
 

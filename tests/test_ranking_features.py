@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 
 from features.profiles import Events, Side
-from ranking.features import DAY, HOUR, PRIOR_ROWS, Block, Ledger
+from ranking.features import DAY, HOUR, LAST_ITEM, PRIOR_ROWS, SPANS, Block, Ledger, duration_groups
 
 USERS, ITEMS, ROWS = 5, 7, 150
-USER_SIDE = Side(
-    {"country": np.array([0, 1, 2, 1, 0], np.int32)}, {"country": 3}, {"age": np.array([np.nan, 20, 30, np.nan, 40])}
-)
+COUNTRIES, ITEM_COUNTRIES = np.array([0, 1, 2, 1, 0], np.int32), np.array([0, 1, 2, 0, 1, 1, 2], np.int32)
+USER_SIDE = Side({"country": COUNTRIES}, {"country": 3}, {"age": np.array([np.nan, 20, 30, np.nan, 40])})
 CHANNELS, TOPICS = np.array([0, 1, 1, 2, 2, 3, 0], np.int32), np.array([0, 1, 2, 1, 2, 1, 0], np.int32)
 PUBLISHED = np.array([np.nan, 0, 5 * HOUR, 10 * HOUR, np.nan, 2 * HOUR, 3 * DAY])
-DURATIONS = np.array([np.nan, 60, 90, np.nan, 30, 10, 5])
+DURATIONS = np.array([np.nan, 60, 70, np.nan, 30, 10, 5])
+GROUPS = np.array([1, 10, 10, 1, 8, 5, 3])
 ITEM_SIDE = Side(
     {"channel_id": CHANNELS, "topics": TOPICS},
     {"channel_id": 4, "topics": 3},
     {"published_at": PUBLISHED, "duration_seconds": DURATIONS},
+    {"country": ITEM_COUNTRIES},
 )
 
 
@@ -49,10 +50,11 @@ def columns(ledger, users, items, instants):
 
 
 def counts(events, rows):
-    """Shown, clicks, clicks with known seconds, their seconds, last click of the log's rows."""
+    """Shown, clicks, clicks with known seconds, their seconds, last impression and last click of the log's rows."""
     clicks = [r for r in rows if events.clicked[r]]
     known = [events.seconds[r] for r in clicks if not math.isnan(events.seconds[r])]
-    return len(rows), len(clicks), len(known), sum(known), max((events.instants[r] for r in clicks), default=None)
+    last = [max((events.instants[r] for r in some), default=None) for some in (rows, clicks)]
+    return len(rows), len(clicks), len(known), sum(known), *last
 
 
 def rates(name, own, whole):
@@ -65,7 +67,17 @@ def rates(name, own, whole):
 
 
 def since(name, own, instant):
-    return {f"{name}_hours_since_click": math.nan if own[4] is None else (instant - own[4]) / HOUR}
+    hours = [math.nan if last is None else (instant - last) / HOUR for last in own[4:6]]
+    return {f"{name}_hours_since_shown": hours[0], f"{name}_hours_since_click": hours[1]}
+
+
+def lately(events, name, rows, instant):
+    recent = {span: [r for r in rows if events.instants[r] >= instant - length] for span, length in SPANS.items()}
+    columns = {}
+    for span, some in recent.items():
+        columns[f"{name}_shown_last_{span}"] = math.log1p(len(some))
+        columns[f"{name}_clicks_last_{span}"] = math.log1p(sum(events.clicked[r] for r in some))
+    return columns
 
 
 def expected(events, user, item, instant):
@@ -76,20 +88,20 @@ def expected(events, user, item, instant):
     def of(matches):
         return [r for r in before if matches(events.users[r], events.items[r])]
 
-    by_user, by_item = counts(events, of(lambda u, _: u == user)), counts(events, of(lambda _, i: i == item))
+    row = {"hour": instant % DAY / HOUR, "weekday": (instant // DAY + 3) % 7, "user_age": USER_SIDE.numbers["age"][user]}
+    for name, rows in (("user", of(lambda u, _: u == user)), ("item", of(lambda _, i: i == item))):
+        own = counts(events, rows)
+        row |= rates(name, own, whole) | since(name, own, instant) | lately(events, name, rows, instant)
     pair = counts(events, of(lambda u, i: u == user and i == item))
-    row = rates("user", by_user, whole) | since("user", by_user, instant) | rates("item", by_item, whole)
-    row |= {"hour": instant % DAY / HOUR, "user_age": USER_SIDE.numbers["age"][user]}
-    for name, span in (("hour", HOUR), ("day", DAY)):
-        recent = [r for r in of(lambda _, i: i == item) if events.instants[r] >= instant - span and events.clicked[r]]
-        row[f"item_clicks_last_{name}"] = math.log1p(len(recent))
+    row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]} | since("pair", pair, instant)
     row["item_age_hours"] = np.maximum((instant - PUBLISHED[item]) / HOUR, 0)
     row["item_duration_seconds"], row["item_duration_unknown"] = DURATIONS[item], float(np.isnan(DURATIONS[item]))
-    row |= rates("channel", counts(events, of(lambda _, i: CHANNELS[i] == CHANNELS[item] > 0)), whole)
-    row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]}
-    for name, side in (("user_channel", CHANNELS), ("user_topic", TOPICS)):
+    known = COUNTRIES[user] > 0 and ITEM_COUNTRIES[item] > 0
+    row["same_country"] = float(COUNTRIES[user] == ITEM_COUNTRIES[item]) if known else math.nan
+    for name, side in (("channel", CHANNELS), ("topic", TOPICS), ("duration", GROUPS)):
+        row |= rates(name, counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0)), whole)
         own = counts(events, of(lambda u, i, side=side: u == user and side[i] == side[item] > 0))
-        row |= rates(name, own, whole) | since(name, own, instant)
+        row |= rates(f"user_{name}", own, whole) | since(f"user_{name}", own, instant)
     return row
 
 
@@ -166,8 +178,11 @@ def test_the_order_clock_has_no_feature_of_time_and_no_other_differs(events):
     asked = exposures(events)
     timed, ordered = (columns(ledger_of(events, timed), *asked) for timed in (True, False))
     gone = set(timed) - set(ordered)
-    since_click = {f"{name}_hours_since_click" for name in ("user", "user_channel", "user_topic")}
-    assert gone == since_click | {"hour", "item_clicks_last_hour", "item_clicks_last_day", "item_age_hours"}
+    assert gone == {name for name in timed if "_since_" in name or "_last_" in name} | {
+        "hour",
+        "weekday",
+        "item_age_hours",
+    }
     assert set(ordered) < set(timed)
     for name, values in ordered.items():
         np.testing.assert_array_equal(values, timed[name], err_msg=name)
@@ -185,6 +200,21 @@ def test_an_empty_log_gives_priors_and_no_recency():
     found = columns(ledger_of(empty), np.array([1], np.int32), np.array([1], np.int32), 5 * HOUR)
     assert found["item_click_rate"][0] == pytest.approx(0.5)
     assert np.isnan(found["user_hours_since_click"][0])
+
+
+def test_the_last_clicked_items_are_the_newest_of_a_loop_and_never_of_the_instant_itself(events):
+    users, _, instants = exposures(events)
+    found = ledger_of(events).last_clicked(users, instants, 4)
+    order = np.argsort(events.instants, kind="stable")
+    for row, (user, instant) in enumerate(zip(users, instants, strict=True)):
+        own = [r for r in order if events.users[r] == user and events.clicked[r] and events.instants[r] < instant]
+        newest = [int(events.items[r]) for r in own[::-1][:4]]
+        assert found[row].tolist() == newest + [0] * (4 - len(newest))
+    np.testing.assert_array_equal(ledger_of(events).user_block(users, instants).codes[LAST_ITEM], found[:, 0])
+
+
+def test_durations_fall_in_the_stretch_that_holds_them():
+    assert duration_groups(np.array([np.nan, 0, 4.9, 5, 59, 60, 1e6])).tolist() == [1, 2, 2, 3, 9, 10, 18]
 
 
 def test_blocks_keep_their_columns_together():
