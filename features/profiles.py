@@ -44,6 +44,7 @@ class Side:
     @property
     def frame(self) -> pd.DataFrame:
         """One row an index: columns `code:<name>`, `number:<name>` and `match:<name>`."""
+        kinds: dict[str, Mapping[str, npt.NDArray[Any]]]
         kinds = {"code": self.codes, "number": self.numbers, "match": self.matches}
         return pd.DataFrame({f"{kind}:{n}": values for kind, columns in kinds.items() for n, values in columns.items()})
 
@@ -71,7 +72,9 @@ def side_of(
     categories = {name: _categories(column) for name, column in columns.items() if _is_category(name, column)}
     codes = {name: _codes(column) for name, column in categories.items()}
     shared = {name: column for name, column in categories.items() if name in values}
-    matches = {name: (values[name].get_indexer(column) + 1).astype(np.int32) for name, column in shared.items()}
+    matches = {
+        name: (values[name].get_indexer(pd.Index(column)) + 1).astype(np.int32) for name, column in shared.items()
+    }
     sizes = {name: int(code.max(initial=0)) + 1 for name, code in codes.items()}
     kept = [name for name, size in sizes.items() if 2 <= size - 1 <= MAX_CATEGORIES or name == "channel_id"]
     return Side({name: codes[name] for name in kept}, {name: sizes[name] for name in kept}, numbers, matches)
@@ -131,7 +134,8 @@ def _categories(column: pa.ChunkedArray) -> pd.Series:
     values = column.combine_chunks()
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         values = _first_of_each(values)
-    return values.to_pandas()
+    categories: pd.Series = values.to_pandas()
+    return categories
 
 
 def _codes(column: pd.Series) -> npt.NDArray[np.int32]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +194,8 @@ def write_ranking_rows(work: Work) -> None:
     )
     if clicked.sum() < 2 or clicked.all():
         _refuse_to_rank(work, len(clicked), int(clicked.sum()))
-    rows = RankingRows(blocks_of(work.ledger, exposures), exposures.instants, clicked, seconds, weight)
+    positions = exposures.positions if exposures.positions is not None else np.zeros(len(exposures), np.int32)
+    rows = RankingRows(blocks_of(work.ledger, exposures), exposures.instants, clicked, seconds, weight, positions)
     rows.save(work.out / "ranking_rows.parquet")
     origin = "impressions" if logs_impressions(work) else "candidates"
     work.write_json(
@@ -376,7 +377,7 @@ def _labelled_impressions(work: Work) -> Labelled:
     log = work.impressions
     rows = log.take(np.flatnonzero(log.instants < work.windows.labels_end))
     return (
-        _exposures(work, rows.users, rows.items, rows.instants),
+        _shown(work, rows),
         rows.clicked,
         watched(work, rows),
         np.ones(len(rows.users)),
@@ -412,6 +413,13 @@ def _exposures(work: Work, users: Int32, items: Int32, instants: Int64) -> Expos
     return Exposures(users, items, instants, recall)
 
 
+def _shown(work: Work, rows: Impressions) -> Exposures:
+    """Impressions as exposures, in their own contexts and positions."""
+    unplaced = _exposures(work, rows.users, rows.items, rows.instants)
+    contexts = {name: getattr(rows, name) for name in work.ledger.contexts}
+    return replace(unplaced, contexts=contexts, positions=rows.positions)
+
+
 def _recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.float64]]:
     """Recall's columns of lists as of labels_end, [n, k]."""
     tower = work.towers[-1]
@@ -427,7 +435,7 @@ def _write_scored(work: Work, ranker: Any) -> None:
     """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant."""
     log = work.impressions
     rows = log.take(np.flatnonzero(held_out(log, work.windows)))
-    blocks = blocks_of(work.ledger, _exposures(work, rows.users, rows.items, rows.instants))
+    blocks = blocks_of(work.ledger, _shown(work, rows))
     seconds = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
     table = _timestamps(work, held_out(log, work.windows))
     table = table.add_column(0, USER, work.ids.users.id_of(rows.users))

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.histories import Histories
 from features.profiles import Events, Side
-from features.tables import WATCH_SECONDS
+from features.tables import DEVICE, POSITION, SURFACE, WATCH_SECONDS
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from funnel.config import FunnelConfig
@@ -93,7 +95,9 @@ class Work:
         seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
         events = Events(log.users, log.items, log.instants, log.clicked, seconds)
         users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
-        return Ledger(events, users, items, timed=self.windows.clock == "time")
+        ranking = self.config.ranking
+        history = ranking.history_length if ranking.history != "none" else 0
+        return Ledger(events, users, items, self.windows.clock == "time", log.contexts, history)
 
     def write_json(self, name: str, value: Any) -> None:
         (self.out / name).write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
@@ -101,7 +105,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Impressions:
-    """The log in indexes, [n] each, by user and time; `seconds` is NaN where the log does not know."""
+    """The log in indexes, [n] each, by user and time; `seconds` is NaN where the log does not know.
+
+    `positions` on the page count from 1, 0 unknown; `device` and `surface` are codes, 0 unknown.
+    """
 
     users: Int32
     items: Int32
@@ -109,20 +116,46 @@ class Impressions:
     clicked: npt.NDArray[np.bool_]
     completed: npt.NDArray[np.bool_]
     seconds: npt.NDArray[np.float64]
+    positions: Int32
+    device: Int32
+    surface: Int32
 
     @classmethod
     def load(cls, folder: Path) -> "Impressions":
-        names = ["user", "item", "instant", "clicked", "completed"]
         path = folder / "impressions.parquet"
-        has_seconds = WATCH_SECONDS in pq.read_schema(path).names
-        table = pq.read_table(path, columns=[*names, WATCH_SECONDS] if has_seconds else names)
+        names = ["user", "item", "instant", "clicked", "completed"]
+        optional = [n for n in (WATCH_SECONDS, POSITION, DEVICE, SURFACE) if n in pq.read_schema(path).names]
+        table = pq.read_table(path, columns=[*names, *optional])
         columns = {f"{name}s": table[name].to_numpy() for name in names[:3]}
         flags = {name: table[name].to_numpy() for name in names[3:]}
-        seconds = table[WATCH_SECONDS].to_numpy() if has_seconds else np.full(len(table), np.nan)
-        return cls(**columns, **flags, seconds=seconds.astype(np.float64))
+        seconds, positions = (_numbers(table, name) for name in (WATCH_SECONDS, POSITION))
+        places = np.where(np.isnan(positions), 0, np.maximum(positions, 0)).astype(np.int32)
+        device, surface = (_category_codes(table, name) for name in (DEVICE, SURFACE))
+        return cls(**columns, **flags, seconds=seconds, positions=places, device=device, surface=surface)
+
+    @property
+    def contexts(self) -> dict[str, Int32]:
+        """The contexts that the log knows, by column."""
+        return {name: codes for name in (DEVICE, SURFACE) if (codes := getattr(self, name)).any()}
 
     def take(self, rows: npt.NDArray[Any]) -> "Impressions":
         return Impressions(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
+    """A column, NaN where unknown, or all NaN where there is no such column."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    values: npt.NDArray[np.float64] = table[name].to_numpy().astype(np.float64)
+    return values
+
+
+def _category_codes(table: pa.Table, name: str) -> Int32:
+    """A column as codes 1, 2, ... of its sorted values, 0 where unknown."""
+    if name not in table.column_names:
+        return np.zeros(len(table), np.int32)
+    codes: Int32 = (pd.factorize(table[name].to_pandas(), sort=True)[0] + 1).astype(np.int32)
+    return codes
 
 
 def listed_users(work: Work) -> Int32:

@@ -1,26 +1,48 @@
 """What can be chosen about ranking."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+Objective = Literal["exact", "paper", "click", "value", "d2q", "multi_task"]
 
 
 class RankingConfig(BaseModel):
-    """The ranking stage: how long the lists are, what the net looks like, how it is trained."""
+    """The ranking stage: how long the lists are, what the net looks like, how it is trained.
+
+    `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces; `cross` is
+    the number of cross layers beside the deep ones, `history` how the last `history_length` clicked items are pooled.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_k: int = Field(50, ge=1, le=10_000)
-    objective: Literal["exact", "paper"] = "exact"
+    objective: Objective = "exact"
     hidden: tuple[PositiveInt, ...] = Field((128, 64), max_length=4)
     dropout: float = Field(0.1, ge=0, lt=1)
+    powers: bool = True
+    bins: int = Field(0, ge=0, le=64)
+    cross: int = Field(0, ge=0, le=4)
+    history: Literal["none", "mean", "attention"] = "none"
+    history_length: int = Field(10, ge=1, le=100)
     vocabulary: int = Field(50_000, ge=0)
     vocabulary_clicks: int = Field(100, ge=1)
     quantiles: int = Field(128, ge=2, le=10_000)
     batch: int = Field(512, ge=1)
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.5, ge=0)
     epochs: int = Field(12, ge=1)
-    patience: int = Field(2, ge=1)
+    patience: int = Field(4, ge=1)
     validation_share: float = Field(0.1, gt=0, lt=1)
+    refit: bool = True
+    hard_negatives: bool = True
     negatives_per_user: int = Field(40, ge=1)
     seconds_cap_quantile: float = Field(0.99, gt=0.5, le=1)
+    censored: bool = False
+    calibration: Literal["none", "scale", "platt", "isotonic", "best"] = "best"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.censored and self.objective not in ("exact", "multi_task"):
+            raise ValueError(f"censored needs odds of seconds: objective exact or multi_task, found {self.objective}")
+        return self

@@ -5,7 +5,7 @@ pair's is computed for each row. Every tally is of what came strictly before the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Contexts = Mapping[str, Int32]
 
 HOUR, DAY = 3_600 * 1_000_000, 86_400 * 1_000_000
 PRIOR_ROWS = 10.0
@@ -27,6 +28,7 @@ SPANS = {"hour": HOUR, "day": DAY}
 # Lengths at which watching changes: what is watched of five seconds and of five minutes is not one habit.
 DURATION_EDGES = np.array([5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 2400, 4800], np.float64)
 LAST_ITEM = "user_last_item"
+HISTORY = "user_history_"
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,20 @@ class Block:
 class Ledger:
     """The log as tallies that can be read as of any instant, with the side columns of users and items.
 
-    `timed` is False where the log's clock is order only: then nothing reads an hour, an age or a recency.
+    `timed` is False where the log's clock is order only: then nothing reads an hour, an age or a recency. `contexts`
+    are codes of each event, [n] by column, 0 unknown: on which device and surface it was shown. So many clicks of the
+    `history` are in the user's block.
     """
 
     events: Events
     users: Side
     items: Side
     timed: bool
+    contexts: Contexts = field(default_factory=dict)
+    history: int = 0
 
-    def user_block(self, users: Int32, instants: Int64 | int) -> Block:
-        """Columns of users [n] at instants [n]."""
+    def user_block(self, users: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Block:
+        """Columns of users [n] at instants [n], in the contexts of their requests, else in those they were last in."""
         moments = _moments(instants, users)
         counts = self._tally("user").as_of(users, moments)
         # Side columns first: one that is called like a tally does not take its place.
@@ -67,7 +73,8 @@ class Ledger:
         numbers |= self._rates("user", counts, moments) | self._since("user", counts, moments)
         numbers |= self._lately("user", users, counts, moments) | self._clock(moments)
         codes = {f"user_{name}": codes[users] for name, codes in self.users.codes.items()}
-        return Block(len(users), numbers, codes | {LAST_ITEM: self.last_clicked(users, moments, 1)[:, 0]})
+        codes |= self._past(users, moments) | dict(contexts or self._last_contexts(users, moments))
+        return Block(len(users), numbers, codes)
 
     def item_block(self, items: Int32, instants: Int64 | int) -> Block:
         """Columns of items [n] at instants [n]."""
@@ -100,6 +107,29 @@ class Ledger:
         present = positions >= starts[:, None]
         padded = items if len(items) else np.zeros(1, np.int32)
         return np.where(present, padded[np.where(present, positions, 0)], 0).astype(np.int32)
+
+    def _past(self, users: Int32, moments: Int64) -> dict[str, Int32]:
+        """The item last clicked with its side columns, and the history."""
+        clicked = self.last_clicked(users, moments, max(self.history, 1))
+        columns = {LAST_ITEM: clicked[:, 0]}
+        sides = [name for name in (CHANNEL, TOPICS) if name in self.items.codes]
+        columns |= {f"user_last_{name}": self.items.codes[name][clicked[:, 0]] for name in sides}
+        return columns | dict(zip(history_columns(self.history), clicked.T, strict=False))
+
+    def _last_contexts(self, users: Int32, moments: Int64) -> Contexts:
+        """Contexts of users' last impressions strictly before instants, 0 where there was none."""
+        timeline, rows = self._shown
+        ends = timeline.before(users, moments)
+        some = ends > timeline.starts(users)
+        # Without any event nobody has some, and the row is not looked at.
+        last = np.append(rows, 0)[np.where(some, ends - 1, 0)]
+        return {name: np.where(some, codes[last], 0).astype(np.int32) for name, codes in self.contexts.items()}
+
+    @cached_property
+    def _shown(self) -> tuple[Timeline, npt.NDArray[np.intp]]:
+        """Each user's impressions in time order, and their rows."""
+        rows = timeline_order(self.events.users, self.events.instants)
+        return Timeline(self.events.users[rows].astype(np.int64), self.events.instants[rows]), rows
 
     @cached_property
     def _clicks(self) -> tuple[Timeline, Int32]:
@@ -158,7 +188,8 @@ class Ledger:
         """Hours since the last impression and since the last click, NaN where there was none."""
         if not self.timed:
             return {}
-        return {f"{name}_hours_since_{what}": _hours_since(counts[f"last_{what}"], moments) for what in ("shown", "click")}
+        last = {what: counts[f"last_{what}"] for what in ("shown", "click")}
+        return {f"{name}_hours_since_{what}": _hours_since(instants, moments) for what, instants in last.items()}
 
     def _lately(
         self, name: str, keys: Int32, counts: dict[str, npt.NDArray[Any]], moments: Int64
@@ -197,6 +228,11 @@ class Ledger:
         if DURATION_SECONDS in self.items.numbers:
             numbers["item_duration_unknown"] = np.isnan(numbers[f"item_{DURATION_SECONDS}"]).astype(np.float64)
         return numbers
+
+
+def history_columns(length: int) -> list[str]:
+    """Names of the code columns that hold the items last clicked, newest first."""
+    return [f"{HISTORY}{place:02d}" for place in range(length)]
 
 
 def duration_groups(seconds: Float64) -> Int32:

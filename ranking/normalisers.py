@@ -1,5 +1,6 @@
 """Numbers to [0, 1] by their quantiles, codes to the ids worth an embedding: fitted before the cut, kept as tables."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,15 @@ from ranking.features import Block
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Points of a number's quantiles, ids of a vocabulary, and clicks an id must have to learn an embedding from."""
+
+    quantiles: int
+    vocabulary: int
+    clicks: int
 
 
 @dataclass(frozen=True)
@@ -44,65 +54,85 @@ def quantiles_of(numbers: Float64, points: int) -> Quantiles:
 
 @dataclass(frozen=True)
 class Normalisers:
-    """How one block becomes the net's inputs: `quantiles` by number, `kept` codes (ascending, no 0) by column."""
+    """How columns become the net's inputs: `quantiles` by number, `kept` ids (ascending, no 0) by id space."""
 
     quantiles: dict[str, Quantiles]
     kept: dict[str, Int32]
 
-    def numbers(self, block: Block) -> Float32:
-        """[n, 4 a number]: x, x^2, sqrt(x) of the normalised number (0 where unknown) and whether it is unknown."""
-        columns = [_powers(quantiles.normalised(block.numbers[name])) for name, quantiles in self.quantiles.items()]
-        return np.concatenate(columns, axis=1) if columns else np.zeros((block.size, 0), np.float32)
+    def numbers(self, block: Block, names: Sequence[str]) -> Float32:
+        """The named numbers at their quantiles, [n, names] in [0, 1], NaN where unknown."""
+        columns = np.empty((block.size, len(names)), np.float32)
+        for place, name in enumerate(names):
+            columns[:, place] = self.quantiles[name].normalised(block.numbers[name])
+        return columns
 
-    def codes(self, block: Block) -> dict[str, Int32]:
-        """Rows of the embedding tables, [n] by code column; out of vocabulary = 0."""
-        return {name: _row_of(block.codes[name], kept) for name, kept in self.kept.items()}
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Rows of each embedding table, 0 included."""
-        return {name: len(kept) + 1 for name, kept in self.kept.items()}
+    def rows(self, codes: Int32, space: str) -> Int32:
+        """Rows of a space's embedding table for codes of any shape; out of vocabulary = 0."""
+        kept = self.kept[space]
+        if not len(kept):
+            return np.zeros(codes.shape, np.int32)
+        place = np.minimum(np.searchsorted(kept, codes), len(kept) - 1)
+        return np.where(kept[place] == codes, place + 1, 0).astype(np.int32)
 
     @property
     def tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Long tables: (name, value, share) of the quantiles, (name, code) of the vocabularies."""
-        quantiles = [pd.DataFrame({"name": n, "value": q.values, "share": q.shares}) for n, q in self.quantiles.items()]
         codes = [pd.DataFrame({"name": name, "code": kept}) for name, kept in self.kept.items()]
-        empty = pd.DataFrame({"name": [], "value": [], "share": [], "code": []})
-        return pd.concat(quantiles or [empty]), pd.concat(codes or [empty])
+        return quantiles_table(self.quantiles), pd.concat(codes or [pd.DataFrame({"name": [], "code": []})])
 
 
 def normalisers_of(
-    block: Block, clicked: npt.NDArray[np.bool_], points: int, vocabulary: int, clicks: int = 2
+    blocks: Mapping[str, Block], clicked: npt.NDArray[np.bool_], spaces: Mapping[str, str], limits: Limits
 ) -> Normalisers:
-    """Normalisers fitted on training rows; vocabularies are the codes most *clicked* (paper, section 4.1), each
-    at least `clicks` times: what was seen less has nothing to learn an embedding from.
+    """Normalisers fitted on training rows; vocabularies are the ids most *clicked* (paper, section 4.1).
+
+    `spaces` {column: id space}; a space is learnt from the column of its own name, and read by all of its columns.
     """
-    quantiles = {name: quantiles_of(numbers, points) for name, numbers in block.numbers.items()}
-    return Normalisers(
-        quantiles, {name: _top(codes[clicked], vocabulary, clicks) for name, codes in block.codes.items()}
-    )
+    quantiles = {n: quantiles_of(x, limits.quantiles) for block in blocks.values() for n, x in block.numbers.items()}
+    codes = {name: values for block in blocks.values() for name, values in block.codes.items()}
+    kept = {
+        space: _top(codes[space][clicked], limits.vocabulary, limits.clicks) for space in dict.fromkeys(spaces.values())
+    }
+    return Normalisers(quantiles, kept)
 
 
-def normalisers_from(tables: tuple[pd.DataFrame, pd.DataFrame], names: list[str], code_names: list[str]) -> Normalisers:
-    """The normalisers that `Normalisers.tables` wrote, columns in the named order."""
-    by_name = dict(tuple(tables[0].groupby("name")))
-    codes = dict(tuple(tables[1].groupby("name")))
-    quantiles = {n: _quantiles_from(by_name.get(n)) for n in names}
+def normalisers_from(quantiles: pd.DataFrame, codes: pd.DataFrame, names: list[str], spaces: list[str]) -> Normalisers:
+    """The normalisers that `Normalisers.tables` wrote, by the names of all numbers and id spaces."""
+    by_space = dict(tuple(codes.groupby("name")))
     none = pd.DataFrame({"code": np.zeros(0, np.int32)})
-    return Normalisers(quantiles, {n: codes.get(n, none)["code"].to_numpy(np.int32) for n in code_names})
+    kept = {space: by_space.get(space, none)["code"].to_numpy(np.int32) for space in spaces}
+    return Normalisers(quantiles_from(quantiles, names), kept)
 
 
-def _quantiles_from(table: pd.DataFrame | None) -> Quantiles:
-    if table is None:
-        return Quantiles(np.zeros(0), np.zeros(0))
-    return Quantiles(table["value"].to_numpy(np.float64), table["share"].to_numpy(np.float64))
+def quantiles_table(quantiles: Mapping[str, Quantiles]) -> pd.DataFrame:
+    """A long table (name, value, share)."""
+    tables = [pd.DataFrame({"name": n, "value": q.values, "share": q.shares}) for n, q in quantiles.items()]
+    return pd.concat(tables or [pd.DataFrame({"name": [], "value": [], "share": []})])
 
 
-def _powers(x: Float64) -> Float32:
+def quantiles_from(table: pd.DataFrame, names: Iterable[str]) -> dict[str, Quantiles]:
+    """The quantiles of the named numbers; one that the table does not hold was never known."""
+    by_name = dict(tuple(table.groupby("name")))
+    columns = {name: by_name.get(name, table.iloc[:0]) for name in names}
+    return {n: Quantiles(t["value"].to_numpy(np.float64), t["share"].to_numpy(np.float64)) for n, t in columns.items()}
+
+
+def widened(x: Float32, powers: bool, bins: int) -> Float32:
+    """What the net reads of numbers [n, m] in [0, 1]: [n, m x width_of(powers, bins)], 0 where unknown.
+
+    Column by column kind: x, then with `powers` x^2 and sqrt(x) (paper, section 4.1), then how much of each of `bins`
+    equal pieces of [0, 1] lies below x, then whether x is unknown.
+    """
     unknown = np.isnan(x)
-    known = np.where(unknown, 0.0, x)
-    return np.stack([known, known**2, np.sqrt(known), unknown], axis=1).astype(np.float32)
+    known = np.where(unknown, np.float32(0), x)
+    kinds = [known, known**2, np.sqrt(known)] if powers else [known]
+    kinds += [np.clip(known * bins - piece, 0, 1) for piece in range(bins)]
+    return np.concatenate([*kinds, unknown.astype(np.float32)], axis=1)
+
+
+def width_of(powers: bool, bins: int) -> int:
+    """Inputs of the net a number."""
+    return (3 if powers else 1) + bins + 1
 
 
 def _top(codes: Int32, size: int, clicks: int) -> Int32:
@@ -111,10 +141,3 @@ def _top(codes: Int32, size: int, clicks: int) -> Int32:
     counts[0] = 0
     best = np.argsort(-counts, kind="stable")[:size]
     return np.sort(best[counts[best] >= clicks]).astype(np.int32)
-
-
-def _row_of(codes: Int32, kept: Int32) -> Int32:
-    if not len(kept):
-        return np.zeros(len(codes), np.int32)
-    place = np.minimum(np.searchsorted(kept, codes), len(kept) - 1)
-    return np.where(kept[place] == codes, place + 1, 0).astype(np.int32)

@@ -1,10 +1,12 @@
-"""The ranking network from deepctr parts on Keras 3, trained as a weighted logistic regression.
+"""The ranking network from deepctr parts on Keras 3, and its training.
 
 The ranker's home of TensorFlow and deepctr: what leaves this file is numpy (`ranking.scoring.Ranker`).
 """
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -15,50 +17,68 @@ from features.quiet import quietly
 with quietly():
     import keras
     import tensorflow as tf
-    from deepctr.feature_column import DenseFeat, SparseFeat, build_input_features, input_from_feature_columns
     from deepctr.layers import DNN
-    from deepctr.layers.utils import combined_dnn_input
+    from deepctr.layers.interaction import CrossNet
+    from deepctr.layers.sequence import AttentionSequencePoolingLayer
 
+from ranking.calibration import AS_IT_IS, calibration_of
 from ranking.config import RankingConfig
-from ranking.normalisers import normalisers_of
+from ranking.features import HISTORY
+from ranking.normalisers import Limits, normalisers_of, widened, width_of
+from ranking.objectives import heads_of, targets, yardstick_of
 from ranking.rows import RankingRows
-from ranking.scoring import BLOCKS, POWERS, Ranker, RankerShape
+from ranking.scoring import BLOCKS, ITEM_SPACE, SHARD, Ranker, RankerShape, groups_of, space_of
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
 Epochs = list[dict[str, Any]]
+Tell = Callable[[dict[str, Any]], None]
 
 # A large log takes larger steps, so that an epoch is not many more of them.
 STEPS_AN_EPOCH = 500
+ATTENTION_UNITS = (32, 16)
+LAST_POSITION = 50
+# A play within so much of the end is complete: players round.
+COMPLETE = 0.98
 
 
-def targets(objective: str, clicked: npt.NDArray[np.bool_], seconds: Float64) -> tuple[Float64, Float64]:
-    """Label in [0, 1] and weight of each row [n] such that weighted cross-entropy is the objective.
-
-    `paper`: clicks weigh T, the rest 1; odds sum(T) / (N - k), which is E[T] / (1 - p) (section 4.2). `exact`: every
-    row is one unit of negative weight plus T of positive weight, so the odds are exactly E[T]; as one row with label
-    T / (1 + T) and weight 1 + T.
-    """
-    if objective == "paper":
-        return clicked.astype(np.float64), np.where(clicked, seconds, 1.0)
-    return seconds / (1 + seconds), 1 + seconds
-
-
-def train(
-    rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epoch: Callable[[dict[str, Any]], None]
-) -> tuple[Ranker, Epochs]:
+def train(rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epoch: Tell) -> tuple[Ranker, Epochs]:
     """The ranker of training rows, and a row of losses for each epoch.
 
-    Normalisers and the cap on seconds are fitted on the earlier rows; the last `validation_share` of the rows by
-    instant chooses the epoch and gives back the seconds that the cap took.
+    Normalisers, yardstick and the cap on seconds are fitted on the earlier rows; the last `validation_share` of the
+    rows by instant chooses the epoch, gives back the seconds that the cap took, and calibrates. With `refit` the net is
+    then trained anew for as many epochs on all rows, the newest among them, and keeps the scale and the calibration.
     """
-    earlier, later = _split(rows, config.validation_share)
-    cap = seconds_cap(rows.take(earlier), config.seconds_cap_quantile)
-    untrained = _untrained(rows.take(earlier), cap, unit, config)
+    early, late = _split(rows, config.validation_share)
+    cap = seconds_cap(rows.take(early), config.seconds_cap_quantile)
     capped = replace(rows, seconds=np.minimum(rows.seconds, cap))
-    weights, epochs = _fit(untrained, capped.take(earlier), capped.take(later), config, seed, on_epoch)
-    shape = untrained.shape.model_copy(update={"scale": _lost_mass(rows.take(later), capped.take(later))})
-    return Ranker(shape, untrained.normalisers, weights), epochs
+    earlier, later = capped.take(early), capped.take(late)
+    untrained = _untrained(earlier, cap, unit, config)
+    weights, epochs = _fit(untrained, earlier, later, config, seed, on_epoch)
+    scale = _lost_mass(rows.take(late), later)
+    shape = untrained.shape.model_copy(update={"scale": scale})
+    ranker = _calibrated(replace(untrained, shape=shape, weights=weights), rows.take(late), config)
+    return (_refitted(ranker, capped, later, config, best_epoch(epochs), seed) if config.refit else ranker), epochs
+
+
+def best_epoch(epochs: Epochs) -> int:
+    """The epoch of the lowest validation loss, the first being 1."""
+    return int(min(epochs, key=lambda row: row["val_loss"])["epoch"])
+
+
+def _refitted(
+    ranker: Ranker, rows: RankingRows, later: RankingRows, config: RankingConfig, epochs: int, seed: int
+) -> Ranker:
+    """The ranker with a net trained on all rows, at the level that the first net had on the later ones."""
+    again = replace(ranker, weights=_Training(ranker, rows, config, seed).run(epochs))
+    first, second = (_total(replace(each, calibration=AS_IT_IS), later) for each in (ranker, again))
+    scale = ranker.shape.scale * (first / second if second else 1.0)
+    return replace(again, shape=ranker.shape.model_copy(update={"scale": scale}))
+
+
+def _total(ranker: Ranker, rows: RankingRows) -> float:
+    return float((ranker.scores(*(rows.blocks[name] for name in BLOCKS)) * rows.weight).sum())
 
 
 def seconds_cap(rows: RankingRows, quantile: float) -> float:
@@ -80,110 +100,284 @@ def _lost_mass(raw: RankingRows, capped: RankingRows) -> float:
     return float((raw.seconds * raw.weight).sum()) / left if left else 1.0
 
 
+def _calibrated(ranker: Ranker, rows: RankingRows, config: RankingConfig) -> Ranker:
+    """The ranker with its last step fitted on validation rows, in their order of time."""
+    rows = rows.take(np.argsort(rows.instants, kind="stable"))
+    predicted = ranker.scores(*(rows.blocks[name] for name in BLOCKS))
+    name, curve = calibration_of(config.calibration, predicted, rows.seconds, rows.weight)
+    return replace(ranker, shape=ranker.shape.model_copy(update={"calibration": name}), calibration=curve)
+
+
 def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
     blocks = rows.blocks
-    normalisers = {
-        name: normalisers_of(block, rows.clicked, config.quantiles, config.vocabulary, config.vocabulary_clicks)
-        for name, block in blocks.items()
-    }
+    codes = {name: tuple(c for c in blocks[name].codes if not c.startswith(HISTORY)) for name in BLOCKS}
+    spaces = {code: space_of(code) for name in BLOCKS for code in codes[name]}
+    limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
+    normalisers = normalisers_of(blocks, rows.clicked, spaces, limits)
+    yardstick = yardstick_of(config.objective, rows.clicked, rows.seconds, groups_of(blocks["item"]))
     shape = RankerShape(
         numbers={name: tuple(blocks[name].numbers) for name in BLOCKS},
-        codes={name: normalisers[name].sizes for name in BLOCKS},
-        hidden=config.hidden,
-        objective=config.objective,
+        codes=codes,
+        sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
+        **config.model_dump(include={"hidden", "powers", "bins", "cross", "history", "history_length", "objective"}),
         unit=unit,
         seconds_cap=cap,
+        yardstick=yardstick.unit,
+        groups=tuple(yardstick.groups),
     )
-    return Ranker(shape, normalisers, {})
+    return Ranker(shape, normalisers, {}, yardstick)
 
 
 def _fit(
-    ranker: Ranker,
-    earlier: RankingRows,
-    later: RankingRows,
-    config: RankingConfig,
-    seed: int,
-    on_epoch: Callable[[dict[str, Any]], None],
+    ranker: Ranker, earlier: RankingRows, later: RankingRows, config: RankingConfig, seed: int, on_epoch: Tell
 ) -> tuple[dict[str, Float32], Epochs]:
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
-    graph = _Graph(ranker.shape, config.dropout, seed)
-    graph.model.compile(keras.optimizers.Adam(config.learning_rate), keras.losses.BinaryCrossentropy(from_logits=True))
+    """The weights of the epoch with the lowest loss on the later rows; `patience` epochs without a lower one end it."""
+    training = _Training(ranker, earlier, config, seed)
+    held = _examples(ranker, later, config.censored)
     epochs: Epochs = []
-
-    def note(epoch: int, logs: dict[str, float]) -> None:
-        epochs.append({"epoch": epoch + 1, "loss": float(logs["loss"]), "val_loss": float(logs["val_loss"])})
+    best: dict[str, Float32] = {}
+    for epoch in range(1, config.epochs + 1):
+        epochs.append({"epoch": epoch, "loss": training.epoch(), "val_loss": training.loss(held)})
         on_epoch(epochs[-1])
+        if best_epoch(epochs) == epoch:
+            best = training.weights
+        if epoch - best_epoch(epochs) >= config.patience:
+            break
+    return best, epochs
 
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=config.patience, restore_best_weights=True)
-    inputs, labels, weights = _arrays(ranker, earlier, config.objective)
+
+class _Training:
+    """A net and how it is stepped: Adam with decoupled weight decay, its rate falling to zero on a cosine."""
+
+    def __init__(self, ranker: Ranker, rows: RankingRows, config: RankingConfig, seed: int) -> None:
+        keras.utils.set_random_seed(seed)
+        tf.config.experimental.enable_op_determinism()
+        self._rng, self._positions = np.random.default_rng(seed), places_of(rows)
+        self._examples = _examples(ranker, rows, config.censored)
+        self._batch = max(config.batch, len(rows) // STEPS_AN_EPOCH)
+        self._graph = _Graph(ranker.shape, config.dropout, seed)
+        steps = -(-len(rows) // self._batch) * config.epochs
+        self._adam = self._graph.optimizer(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps), config)
+        loss, model = _loss(config.objective), self._graph.model
+        signature = (self._graph.specs, tf.TensorSpec((None, 3 * heads_of(config.objective))))
+
+        @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+        def losses(inputs: Any, target: Any) -> Any:
+            return loss(target, model(inputs, training=False))
+
+        @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+        def step(inputs: Any, target: Any) -> Any:
+            with tf.GradientTape() as tape:
+                mean = tf.reduce_mean(loss(target, model(inputs, training=True)))
+            variables = model.trainable_variables
+            self._adam.apply(tape.gradient(mean, variables), variables)
+            return mean
+
+        self._step, self._losses = step, losses
+
+    def run(self, epochs: int) -> dict[str, Float32]:
+        for _ in range(epochs):
+            self.epoch()
+        return self.weights
+
+    def epoch(self) -> float:
+        """One pass over shuffled rows; its mean loss."""
+        order = self._rng.permutation(len(self._examples.targets))
+        batches = (order[at : at + self._batch] for at in range(0, len(order), self._batch))
+        means = [(len(rows), self._step(*self._examples.take(rows))) for rows in batches]
+        return float(np.average([float(mean) for _, mean in means], weights=[rows for rows, _ in means]))
+
+    def loss(self, examples: "_Examples") -> float:
+        """Mean loss of rows that are not trained on."""
+        size = len(examples.targets)
+        shards = (np.arange(at, min(at + SHARD, size)) for at in range(0, size, SHARD))
+        return float(np.mean(np.concatenate([self._losses(*examples.take(rows)).numpy() for rows in shards])))
+
+    @property
+    def weights(self) -> dict[str, Float32]:
+        return self._graph.weights(self._positions)
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Rows [n] as the net is fed them: numbers are widened batch by batch, so that memory grows with the log alone.
+
+    `targets` [n, 3 x heads]: labels, weights, and what a censored play is known to exceed (-inf where it is not).
+    """
+
+    ranker: Ranker
+    numbers: dict[str, Float32]
+    codes: dict[str, Int32]
+    targets: Float32
+
+    def take(self, rows: npt.NDArray[np.intp]) -> tuple[dict[str, Any], Float32]:
+        shape = self.ranker.shape
+        inputs: dict[str, Any] = {name: codes[rows] for name, codes in self.codes.items()}
+        inputs |= {n: widened(x[rows], shape.powers, shape.bins) for n, x in self.numbers.items()}
+        return inputs, self.targets[rows]
+
+
+def _examples(ranker: Ranker, rows: RankingRows, censored: bool) -> _Examples:
+    shape, blocks = ranker.shape, rows.blocks
+    codes = {f"codes_{name}": ranker.rows(name, blocks[name]) for name in BLOCKS if shape.codes[name]}
+    codes |= {"position": places_of(rows)[:, None]}
+    codes |= {"history": ranker.history(blocks["user"])} if shape.history != "none" else {}
+    numbers = {n: ranker.normalisers.numbers(blocks[n], shape.numbers[n]) for n in BLOCKS if shape.numbers[n]}
+    groups = groups_of(blocks["item"])
+    labels, weights = targets(shape.objective, rows.clicked, rows.seconds, groups, ranker.yardstick)
+    weights = weights * rows.weight[:, None]
     # A mean weight of one keeps the size of a step apart from the length of a watch.
-    mean = weights.mean()
-    held = _arrays(ranker, later, config.objective)
-    graph.model.fit(
-        inputs,
-        labels,
-        sample_weight=weights / mean,
-        validation_data=(held[0], held[1], held[2] / mean),
-        batch_size=max(config.batch, len(earlier) // STEPS_AN_EPOCH),
-        epochs=config.epochs,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=note), stop],
-        verbose=0,
-    )
-    return graph.weights(), epochs
+    weights = weights / np.maximum(weights.mean(axis=0), 1e-12)
+    complete = complete_plays(rows)[:, None] & censored & np.ones_like(labels, bool)
+    return _Examples(ranker, numbers, codes, np.concatenate([labels, weights, complete], axis=1).astype(np.float32))
 
 
-def _arrays(ranker: Ranker, rows: RankingRows, objective: str) -> tuple[dict[str, Any], Float64, Float64]:
-    """The net's inputs by name, labels and weights, [n] each."""
-    inputs: dict[str, Any] = {}
-    for block in BLOCKS:
-        codes = ranker.normalisers[block].codes(rows.blocks[block])
-        inputs |= {f"code_{name}": values[:, None] for name, values in codes.items()}
-    inputs["numbers"] = np.concatenate([ranker.normalisers[b].numbers(rows.blocks[b]) for b in BLOCKS], axis=1)
-    labels, weights = targets(objective, rows.clicked, rows.seconds)
-    return inputs, labels, weights * rows.weight
+def places_of(rows: RankingRows) -> Int32:
+    """Positions on the page as rows of their table, [n]: 0 unknown, the last one for all beyond."""
+    return np.clip(rows.positions, 0, LAST_POSITION).astype(np.int32)
+
+
+def complete_plays(rows: RankingRows) -> npt.NDArray[np.bool_]:
+    """Whether a click was watched to its end, so that the viewer might have watched longer, [n]."""
+    durations = rows.blocks["item"].numbers.get("item_duration_seconds", np.full(len(rows), np.nan))
+    return rows.clicked & (rows.seconds >= COMPLETE * durations)
+
+
+def _loss(objective: str) -> Callable[[Any, Any], Any]:
+    """Weighted loss of logits [n, heads] by row; the target's columns are labels, weights, censored flags."""
+
+    def loss(target: Any, logits: Any) -> Any:
+        labels, weights, censored = tf.split(target, 3, axis=1)
+        if objective == "value":
+            return tf.reduce_sum(weights * tf.square(logits - labels), axis=1)
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+        # A censored play says that the seconds are at least so many: beyond its label nothing pulls back.
+        beyond = tf.cast(tf.sigmoid(logits) > labels, tf.float32)
+        return tf.reduce_sum(weights * losses * (1 - censored * beyond), axis=1)
+
+    return loss
+
+
+class _Tables(keras.layers.Layer):  # type: ignore[misc]
+    """The embedding tables, one an id space, whoever reads it; out of vocabulary (row 0) is the zero vector."""
+
+    def __init__(self, shape: RankerShape) -> None:
+        super().__init__()
+        start = keras.initializers.RandomNormal(stddev=0.01)
+        self._by_space = {
+            space: self.add_weight(shape=(size, shape.dims[space]), initializer=start, name=f"table_{space}")
+            for space, size in shape.sizes.items()
+        }
+
+    def call(self, rows: Any, space: str) -> Any:
+        return tf.gather(self._by_space[space], rows) * tf.cast(rows > 0, tf.float32)[..., None]
+
+    @property
+    def weights_by_name(self) -> dict[str, Any]:
+        return {f"table_{space}": table for space, table in self._by_space.items()}
 
 
 class _Graph:
-    """The Keras model: deepctr inputs and embeddings, deepctr's DNN, one logit."""
+    """The Keras model: tables, deepctr's DNN, and as switches its cross network and its attention."""
 
     def __init__(self, shape: RankerShape, dropout: float, seed: int) -> None:
-        columns = _feature_columns(shape)
-        features = build_input_features(columns)
-        sparse, dense = input_from_feature_columns(features, columns, 0, seed)
-        wide = combined_dnn_input(sparse, dense)
+        self._shape, heads = shape, heads_of(shape.objective)
+        self._tables = _Tables(shape)
         self._deep = DNN(shape.hidden, "relu", dropout_rate=dropout, seed=seed) if shape.hidden else None
-        self._head = keras.layers.Dense(1)
-        self.model = keras.Model(dict(features), self._head(self._deep(wide) if self._deep else wide))
-        for table in self._tables.values():
-            _hold_first_row_at_zero(table)
+        self._cross = _quiet_cross(shape.cross, seed) if shape.cross else None
+        self._attention = _attention(shape) if shape.history == "attention" else None
+        self._head, self._cross_head = keras.layers.Dense(heads), keras.layers.Dense(heads, use_bias=False)
+        self._position = keras.layers.Embedding(LAST_POSITION + 1, 1, embeddings_initializer="zeros")
+        inputs = {name: keras.Input((width,), dtype=kind, name=name) for name, (width, kind) in self._inputs().items()}
+        self.model = keras.Model(inputs, self._logits(inputs))
 
-    def weights(self) -> dict[str, Float32]:
-        tables = {name: table.numpy() for name, table in self._tables.items()}
+    def _inputs(self) -> dict[str, tuple[int, str]]:
+        shape = self._shape
+        per_number = width_of(shape.powers, shape.bins)
+        numbers = {b: (per_number * len(shape.numbers[b]), "float32") for b in BLOCKS if shape.numbers[b]}
+        codes = {f"codes_{b}": (len(shape.codes[b]), "int32") for b in BLOCKS if shape.codes[b]}
+        history = {"history": (shape.history_length, "int32")} if shape.history != "none" else {}
+        return numbers | codes | {"position": (1, "int32")} | history
+
+    def _logits(self, inputs: Mapping[str, Any]) -> Any:
+        read = [part for block in BLOCKS for part in self._read(block, inputs)]
+        read += [self._pooled(inputs)] if "history" in inputs else []
+        wide = keras.layers.Concatenate()(read) if len(read) > 1 else read[0]
+        logits = self._head(self._deep(wide) if self._deep else wide)
+        if self._cross:
+            logits = logits + self._cross_head(self._cross(wide))
+        # Where it stood on the page is told apart from what it is, and left out when serving.
+        return logits + keras.layers.Flatten()(self._position(inputs["position"]))
+
+    def _read(self, block: str, inputs: Mapping[str, Any]) -> list[Any]:
+        names = self._shape.codes[block]
+        embedded = [
+            self._tables(inputs[f"codes_{block}"][:, place], space=space_of(name)) for place, name in enumerate(names)
+        ]
+        return [*embedded, inputs[block]] if block in inputs else embedded
+
+    def _pooled(self, inputs: Mapping[str, Any]) -> Any:
+        rows = inputs["history"]
+        keys = self._tables(rows, space=ITEM_SPACE)
+        length = keras.ops.sum(keras.ops.cast(rows > 0, "float32"), axis=1, keepdims=True)
+        if self._attention is None:
+            return keras.ops.sum(keys, axis=1) / keras.ops.maximum(length, 1.0)
+        item = inputs["codes_item"][:, self._shape.codes["item"].index(ITEM_SPACE)]
+        query = self._tables(item[:, None], space=ITEM_SPACE)
+        return keras.layers.Flatten()(self._attention([query, keys, keras.ops.cast(length, "int32")]))
+
+    def weights(self, positions: Int32) -> dict[str, Float32]:
+        """The weights by their names in `ranking.scoring`, the last bias with the mean of the positions' [n]."""
         kernels = [*(self._deep.kernels if self._deep else []), self._head.kernel]
         biases = [*(self._deep.bias if self._deep else []), self._head.bias]
-        named = {f"kernel{i}": kernel.numpy() for i, kernel in enumerate(kernels)}
-        return tables | named | {f"bias{i}": bias.numpy() for i, bias in enumerate(biases)}
+        named = self._tables.weights_by_name | _numbered("kernel", kernels) | _numbered("bias", biases)
+        if self._cross:
+            named |= _numbered("cross_kernel", self._cross.kernels) | _numbered("cross_bias", self._cross.bias)
+            named |= {"cross_head": self._cross_head.kernel}
+        if self._attention:
+            unit = self._attention.local_att
+            layers = unit.dnn
+            named |= _numbered("attention_kernel", [*layers.kernels, unit.kernel])
+            named |= _numbered("attention_bias", [*layers.bias, unit.bias])
+        weights = {name: weight.numpy() for name, weight in named.items()}
+        last = f"bias{len(biases) - 1}"
+        by_position = self._position.embeddings.numpy()[:, 0]
+        return weights | {last: weights[last] + by_position[positions].mean().astype(np.float32)}
 
     @property
-    def _tables(self) -> dict[str, Any]:
-        embeddings = [layer for layer in self.model.layers if isinstance(layer, keras.layers.Embedding)]
-        return {layer.name.removeprefix("sparse_emb_"): layer.embeddings for layer in embeddings}
+    def specs(self) -> dict[str, Any]:
+        """Shapes and kinds of the inputs by name."""
+        return {name: tf.TensorSpec((None, width), kind) for name, (width, kind) in self._inputs().items()}
+
+    def optimizer(self, rate: Any, config: RankingConfig) -> Any:
+        """Adam whose weight decay leaves tables and biases alone."""
+        adam = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+        tables = {id(table) for table in self._tables.weights_by_name.values()} | {id(self._position.embeddings)}
+        kept = [v for v in self.model.trainable_variables if len(v.shape) < 2 or id(v) in tables]
+        adam.exclude_from_weight_decay(var_list=kept)
+        adam.build(self.model.trainable_variables)
+        return adam
 
 
-def _hold_first_row_at_zero(table: Any) -> None:
-    """Out of vocabulary is the zero vector, in training too (paper, section 4.1)."""
-    rows = table.shape[0]
-    mask = tf.concat([tf.zeros((1, 1)), tf.ones((rows - 1, 1))], axis=0)
-    table.constraint = lambda values: values * mask
-    table.assign(table * mask)
+def _attention(shape: RankerShape) -> Any:
+    """deepctr's attention with its inner layers built: Keras builds only what it calls, and calls none of them here.
+
+    Built at the first step they would never be found among the model's weights.
+    """
+    dim = shape.dims[ITEM_SPACE]
+    query, keys = (None, 1, dim), (None, shape.history_length, dim)
+    attention = AttentionSequencePoolingLayer(ATTENTION_UNITS, "sigmoid")
+    attention.build([query, keys, (None, 1)])
+    attention.local_att.build([query, keys])
+    attention.local_att.dnn.build((None, shape.history_length, 4 * dim))
+    return attention
 
 
-def _feature_columns(shape: RankerShape) -> list[Any]:
-    sizes = {name: size for block in BLOCKS for name, size in shape.codes[block].items()}
-    start = keras.initializers.RandomNormal(stddev=0.01)
-    codes = [
-        SparseFeat(f"code_{name}", size, shape.code_dim(size), embeddings_initializer=start)
-        for name, size in sizes.items()
-    ]
-    return [*codes, DenseFeat("numbers", POWERS * sum(len(names) for names in shape.numbers.values()))]
+def _quiet_cross(layers: int, seed: int) -> Any:
+    """deepctr's cross network, which prints what it is."""
+    with redirect_stdout(StringIO()):
+        return CrossNet(layers, "vector", seed=seed)
+
+
+def _numbered(name: str, variables: Sequence[Any]) -> dict[str, Any]:
+    return {f"{name}{place}": variable for place, variable in enumerate(variables)}

@@ -6,13 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.features import Ledger
-from ranking.scoring import Ranker
+from ranking.scoring import Part, Ranker
 
-Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
-USERS_A_SHARD = 1_000
+USERS_A_SHARD = 250
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Recommender:
     ranker: Ranker
     ledger: Ledger
     as_of: int
-    item_parts: Float32
+    item_parts: Part
 
     def recommend(self, lists: Lists, top_k: int) -> tuple[Int32, Float64]:
         """The top_k items of each list by expected seconds, and those seconds: [n, top_k]; 0 past a list's end."""
@@ -54,7 +53,7 @@ class Recommender:
         users = self.ranker.part("user", self.ledger.user_block(lists.users, self.as_of))
         scores = np.full(lists.items.shape, -np.inf)
         scores[row, column] = self.ranker.expected_seconds(
-            users[row] + self.item_parts[items] + self.ranker.part("pair", pairs)
+            users.take(row), self.item_parts.take(items), self.ranker.part("pair", pairs)
         )
         return scores
 

@@ -10,25 +10,32 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.features import Block, Ledger
+from ranking.features import Block, Contexts, Ledger
 from ranking.scoring import BLOCKS
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
+LABELS = ("instants", "clicked", "seconds", "weight", "positions")
 SHRINKAGE = 10.0
 MOSTLY_UNKNOWN = 0.5
 
 
 @dataclass(frozen=True)
 class Exposures:
-    """What was shown, or could have been: users, items, instants [n] and recall's columns {name: float64 [n]}."""
+    """What was shown, or could have been: users, items, instants [n] and recall's columns {name: float64 [n]}.
+
+    `contexts` {name: int32 [n]} and `positions` [n] (from 1, 0 unknown) are those of the impressions; a request that
+    has not been answered yet has none.
+    """
 
     users: Int32
     items: Int32
     instants: Int64
     recall: dict[str, Float64]
+    contexts: Contexts | None = None
+    positions: Int32 | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -39,7 +46,7 @@ class RankingRows:
     """Rows [n] in the order of their exposures: three blocks of features and the label.
 
     `seconds` is T: the watch seconds of a click, 0 otherwise. `weight` is 1, or 1 / r for the rows that stand for
-    themselves and the unclicked ones left out when thinned at rate r.
+    themselves and the unclicked ones left out when thinned at rate r. `positions` on the page count from 1, 0 unknown.
     """
 
     blocks: dict[str, Block]
@@ -47,16 +54,17 @@ class RankingRows:
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
     weight: Float64
+    positions: Int32
 
     def __len__(self) -> int:
         return len(self.clicked)
 
     def take(self, rows: npt.NDArray[np.intp]) -> "RankingRows":
         blocks = {name: block.take(rows) for name, block in self.blocks.items()}
-        return RankingRows(blocks, self.instants[rows], self.clicked[rows], self.seconds[rows], self.weight[rows])
+        return RankingRows(blocks, **{name: getattr(self, name)[rows] for name in LABELS})
 
     def save(self, path: Path) -> None:
-        columns = {"instant": self.instants, "clicked": self.clicked, "seconds": self.seconds, "weight": self.weight}
+        columns = {name: getattr(self, name) for name in LABELS}
         pq.write_table(pa.table(columns | dict(_flat(self.blocks))), path)
 
     @classmethod
@@ -64,15 +72,14 @@ class RankingRows:
         table = pq.read_table(path)
         columns = {name: table[name].to_numpy() for name in table.column_names}
         blocks = {block: _block(columns, block, len(table)) for block in BLOCKS}
-        labels = (columns[name] for name in ("instant", "clicked", "seconds", "weight"))
-        return cls(blocks, *labels)
+        return cls(blocks, **{name: columns[name] for name in LABELS})
 
 
 def blocks_of(ledger: Ledger, exposures: Exposures) -> dict[str, Block]:
     """The three feature blocks of exposures, each as of its own instant."""
     users, items, instants = exposures.users, exposures.items, exposures.instants
     return {
-        "user": ledger.user_block(users, instants),
+        "user": ledger.user_block(users, instants, exposures.contexts),
         "item": ledger.item_block(items, instants),
         "pair": ledger.pair_block(users, items, instants).with_numbers(exposures.recall),
     }

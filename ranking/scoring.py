@@ -1,9 +1,11 @@
 """A trained ranker as a few matrix products: expected watch seconds without TensorFlow."""
 
-import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,17 +13,21 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from ranking.features import Block
-from ranking.normalisers import Normalisers, normalisers_from
+from ranking.calibration import AS_IT_IS, Calibration
+from ranking.features import Block, duration_groups, history_columns
+from ranking.normalisers import Normalisers, normalisers_from, quantiles_from, quantiles_table, widened, width_of
+from ranking.objectives import Yardstick, expected
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
 BLOCKS = ("user", "item", "pair")
-POWERS = 4
-LARGEST_LOGIT = 20.0
-SHARD = 65_536
+ITEM_SPACE, DURATION = "item", "item_duration_seconds"
+NO_YARDSTICK = Yardstick(1.0, {})
+SHARD = 16_384
+# Columns of the user's block that hold ids of an item's space, fed apart from the item's own (paper, section 4.1).
+LAST = "user_last_"
 
 
 class RankerShape(BaseModel):
@@ -30,49 +36,110 @@ class RankerShape(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     numbers: dict[str, tuple[str, ...]]
-    codes: dict[str, dict[str, int]]
+    codes: dict[str, tuple[str, ...]]
+    sizes: dict[str, int]
     hidden: tuple[int, ...]
+    powers: bool = True
+    bins: int = 0
+    cross: int = 0
+    history: str = "none"
+    history_length: int = 0
     objective: str
     unit: str
     seconds_cap: float
     scale: float = 1.0
+    yardstick: float = 1.0
+    groups: tuple[int, ...] = ()
+    calibration: str = "none"
 
-    def code_dim(self, size: int) -> int:
-        """Width of an embedding, proportional to the logarithm of its vocabulary (paper, section 4.1)."""
-        return math.ceil(math.log2(size)) + 1
+    @property
+    def dims(self) -> dict[str, int]:
+        """Width of each id space's embedding, proportional to the logarithm of its size (paper, section 4.1)."""
+        return {space: math.ceil(math.log2(max(size, 2))) + 1 for space, size in self.sizes.items()}
+
+    def width(self, block: str) -> int:
+        """Inputs that a block gives the net: its embeddings, then its numbers."""
+        embedded = sum(self.dims[space_of(name)] for name in self.codes[block])
+        return embedded + width_of(self.powers, self.bins) * len(self.numbers[block])
+
+    @property
+    def pooled(self) -> int:
+        """Inputs that the pooled history gives, after those of all blocks."""
+        return 0 if self.history == "none" else self.dims[ITEM_SPACE]
+
+
+def space_of(column: str) -> str:
+    """The id space of a code column: the last item clicked is an item, its channel an item's channel."""
+    if not column.startswith(LAST):
+        return column
+    name = column.removeprefix(LAST)
+    return ITEM_SPACE if name == "item" else f"item_{name}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the rows [n] of a block add to the first layers, and what only the whole row can use.
+
+    `sums` [n, width]; `vectors` are the item's embedding [n, dim], or those of the user's history [n, length, dim];
+    `known` says which of the history there are [n, length]; `groups` are the item's duration groups [n].
+    """
+
+    sums: Float32
+    vectors: Float32 | None = None
+    known: npt.NDArray[np.bool_] | None = None
+    groups: Int32 | None = None
+
+    def take(self, rows: npt.NDArray[Any]) -> "Part":
+        kept = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return replace(self, **{name: values[rows] for name, values in kept if values is not None})
 
 
 @dataclass(frozen=True)
 class Ranker:
-    """A trained ranker: shape, normalisers of each block, weights.
+    """A trained ranker: shape, normalisers, weights, and how its seconds are read.
 
-    `weights`: `code_<name>` tables (row 0, out of vocabulary, is zero), `kernel<i>` and `bias<i>` of the layers, the
-    last one the single logit. The first kernel reads embeddings block by block, then numbers block by block.
+    `weights`: `table_<space>` (row 0, out of vocabulary, reads as zero), `kernel<i>` and `bias<i>` of the layers, the
+    last one the logits; `cross_kernel<i>`, `cross_bias<i>` and `cross_head` of the cross part; `attention_kernel<i>`
+    and `attention_bias<i>` of the history's. First layers read block by block, and then the pooled history.
     """
 
     shape: RankerShape
-    normalisers: dict[str, Normalisers]
-    weights: dict[str, Float32]
+    normalisers: Normalisers
+    weights: Mapping[str, Float32]
+    yardstick: Yardstick = NO_YARDSTICK
+    calibration: Calibration = AS_IT_IS
 
-    def part(self, name: str, block: Block) -> Float32:
-        """A block's share of the first layer: [n] rows -> [n, width]; the bias goes with the user's."""
-        normalisers, rows = self.normalisers[name], self._kernel_rows[name]
-        embedded = [self.weights[f"code_{code}"][r] for code, r in normalisers.codes(block).items()]
-        inputs = np.concatenate([*embedded, normalisers.numbers(block)], axis=1)
-        part: Float32 = inputs @ self.weights["kernel0"][rows]
-        return part + self.weights["bias0"] if name == "user" else part
+    def part(self, name: str, block: Block) -> Part:
+        """What a block's rows [n] add: the user's is the same for a whole request, the item's for all requests."""
+        embedded = [self._embedding(space_of(code), self._rows(block, code)) for code in self.shape.codes[name]]
+        inputs = np.concatenate([*embedded, self.inputs(name, block)], axis=1)
+        sums: Float32 = inputs @ self._first[self._places[name]]
+        if name == "item":
+            return Part(sums, self._item_vectors(block), groups=groups_of(block))
+        return self._with_history(sums, block) if name == "user" and self.shape.history != "none" else Part(sums)
 
-    def expected_seconds(self, parts: Float32) -> Float64:
-        """Odds of the weighted classifier from the summed parts [n, width]: expected seconds [n] (section 4.2).
+    def inputs(self, name: str, block: Block) -> Float32:
+        """The numbers of a block as the net reads them, [n, width]."""
+        numbers = self.normalisers.numbers(block, self.shape.numbers[name])
+        return widened(numbers, self.shape.powers, self.shape.bins)
 
-        Under `exact` every impression is also one unit of negative weight, so the odds are E[T]; under `paper` they
-        are E[T] / (1 - p).
-        """
-        values = parts
-        for layer in range(1, len(self.shape.hidden) + 1):
-            values = np.maximum(values, 0) @ self.weights[f"kernel{layer}"] + self.weights[f"bias{layer}"]
-        logits = np.minimum(values[:, 0].astype(np.float64), LARGEST_LOGIT)
-        return np.exp(logits) * self.shape.scale
+    def rows(self, name: str, block: Block) -> Int32:
+        """Rows of the embedding tables of a block's codes, [n, codes]."""
+        columns = [self._rows(block, code) for code in self.shape.codes[name]]
+        return np.stack(columns, axis=1) if columns else np.zeros((block.size, 0), np.int32)
+
+    def history(self, block: Block) -> Int32:
+        """Rows of the item table of the user's history, newest first, [n, length]; 0 past its end."""
+        rows = self.normalisers.rows(history_of(block, self.shape.history_length), ITEM_SPACE)
+        # Those out of vocabulary go to the end: deepctr's attention reads the first so many.
+        return np.take_along_axis(rows, np.argsort(rows == 0, axis=1, kind="stable"), axis=1)
+
+    def expected_seconds(self, user: Part, item: Part, pair: Part) -> Float64:
+        """Expected seconds [n] of rows whose parts are given row by row (section 4.2)."""
+        logits = self._logits(user, item, pair).astype(np.float64)
+        groups = np.zeros(len(logits), np.int32) if item.groups is None else item.groups
+        seconds = expected(self.shape.objective, logits, groups, self.yardstick)
+        return self.calibration.applied(seconds * self.shape.scale)
 
     def scores(self, user: Block, item: Block, pair: Block) -> Float64:
         """Expected seconds of rows whose three blocks are given row by row, [n]."""
@@ -81,24 +148,94 @@ class Ranker:
         return np.concatenate(scored) if scored else np.zeros(0)
 
     def _scores(self, user: Block, item: Block, pair: Block) -> Float64:
-        blocks = {"user": user, "item": item, "pair": pair}
-        return self.expected_seconds(sum((self.part(n, b) for n, b in blocks.items()), np.zeros(1, np.float32)))
+        return self.expected_seconds(self.part("user", user), self.part("item", item), self.part("pair", pair))
+
+    def _logits(self, user: Part, item: Part, pair: Part) -> Float32:
+        sums = user.sums + item.sums + pair.sums
+        if self.shape.history == "attention":
+            sums = sums + self._attended(user, item) @ self._first[self._places["history"]]
+        logits = self._deep(sums[:, : self._width])
+        return logits + self._crossed(sums[:, self._width :]) if self.shape.cross else logits
+
+    def _deep(self, values: Float32) -> Float32:
+        values = values + self.weights["bias0"]
+        for layer in range(1, len(self.shape.hidden) + 1):
+            values = np.maximum(values, 0) @ self.weights[f"kernel{layer}"] + self.weights[f"bias{layer}"]
+        return values
+
+    def _crossed(self, products: Float32) -> Float32:
+        """The cross part's logits from x0 w_0, ..., x0 K: each layer is x_l = a_l x0 + b_l, a number and a constant.
+
+        x_(l+1) = x0 (x_l w_l) + c_l + x_l (Wang et al. 2017), hence a_(l+1) = a_l + x_l w_l and b_(l+1) = b_l + c_l.
+        """
+        factor, constant = np.ones((len(products), 1), np.float32), np.zeros(len(self._first), np.float32)
+        for layer in range(self.shape.cross):
+            kernel, bias = self.weights[f"cross_kernel{layer}"][:, 0], self.weights[f"cross_bias{layer}"][:, 0]
+            factor = factor + factor * products[:, layer : layer + 1] + constant @ kernel
+            constant = constant + bias
+        crossed: Float32 = factor * products[:, self.shape.cross :] + constant @ self.weights["cross_head"]
+        return crossed
+
+    def _attended(self, user: Part, item: Part) -> Float32:
+        """The history's embeddings summed by how they bear on the item (Zhou et al. 2018), [n, dim]."""
+        if user.vectors is None or user.known is None or item.vectors is None:
+            raise ValueError("a ranker with attention needs the user's history and the item's embedding")
+        keys = user.vectors
+        query = np.broadcast_to(item.vectors[:, None], keys.shape)
+        values = np.concatenate([query, keys, query - keys, query * keys], axis=2)
+        layers = range(sum(name.startswith("attention_kernel") for name in self.weights))
+        for layer in layers:
+            values = values @ self.weights[f"attention_kernel{layer}"] + self.weights[f"attention_bias{layer}"]
+            # The logistic function, by tanh: it does not overflow.
+            values = values if layer == layers[-1] else 0.5 * (1 + np.tanh(values / 2))
+        attended: Float32 = np.einsum("nl,nld->nd", values[:, :, 0] * user.known, keys)
+        return attended
+
+    def _with_history(self, sums: Float32, block: Block) -> Part:
+        rows = self.history(block)
+        vectors = self._embedding(ITEM_SPACE, rows)
+        if self.shape.history == "attention":
+            return Part(sums, vectors, known=rows > 0)
+        mean = vectors.sum(axis=1) / np.maximum((rows > 0).sum(axis=1, keepdims=True), 1)
+        return Part(sums + mean.astype(np.float32) @ self._first[self._places["history"]])
+
+    def _item_vectors(self, block: Block) -> Float32 | None:
+        if self.shape.history != "attention":
+            return None
+        return self._embedding(ITEM_SPACE, self._rows(block, ITEM_SPACE))
+
+    def _rows(self, block: Block, code: str) -> Int32:
+        return self.normalisers.rows(block.codes[code], space_of(code))
+
+    def _embedding(self, space: str, rows: Int32) -> Float32:
+        """Embeddings of rows of any shape, the zero vector out of vocabulary (paper, section 4.1)."""
+        found: Float32 = self.weights[f"table_{space}"][rows] * (rows > 0)[..., None]
+        return found
 
     @property
-    def _kernel_rows(self) -> dict[str, npt.NDArray[np.intp]]:
-        """Which rows of the first kernel read which block: its embeddings, then its numbers."""
-        widths = [sum(self.shape.code_dim(size) for size in self.shape.codes[b].values()) for b in BLOCKS]
-        widths += [POWERS * len(self.shape.numbers[b]) for b in BLOCKS]
-        edges = np.cumsum([0, *widths])
-        spans = [np.arange(low, high) for low, high in itertools.pairwise(edges)]
-        return {b: np.concatenate([spans[i], spans[i + len(BLOCKS)]]) for i, b in enumerate(BLOCKS)}
+    def _width(self) -> int:
+        return int(self.weights["kernel0"].shape[1])
+
+    @cached_property
+    def _first(self) -> Float32:
+        """All kernels that read the inputs, side by side: the deep part's, then the cross part's."""
+        cross = [self.weights[f"cross_kernel{layer}"] for layer in range(self.shape.cross)]
+        head = [self.weights["cross_head"]] if cross else []
+        return np.concatenate([self.weights["kernel0"], *cross, *head], axis=1)
+
+    @cached_property
+    def _places(self) -> dict[str, slice]:
+        """Which rows of the first kernels read which block, and the history."""
+        edges = np.cumsum([0, *(self.shape.width(block) for block in BLOCKS), self.shape.pooled]).tolist()
+        return {name: slice(edges[i], edges[i + 1]) for i, name in enumerate((*BLOCKS, "history"))}
 
     def save(self, folder: Path) -> None:
         (folder / "ranker.json").write_text(self.shape.model_dump_json(indent=1))
-        for name, normalisers in self.normalisers.items():
-            quantiles, codes = normalisers.tables
-            quantiles.to_parquet(folder / f"quantiles_{name}.parquet", index=False)
-            codes.to_parquet(folder / f"codes_{name}.parquet", index=False)
+        quantiles, codes = self.normalisers.tables
+        groups = quantiles_table({str(group): of for group, of in self.yardstick.groups.items()})
+        tables = {"quantiles": quantiles, "codes": codes, "groups": groups, "calibration": self.calibration.table}
+        for name, table in tables.items():
+            table.to_parquet(folder / f"{name}.parquet", index=False)
         with h5py.File(folder / "ranker.weights.h5", "w") as file:
             for key in sorted(self.weights):
                 file.create_dataset(key, data=self.weights[key])
@@ -108,9 +245,26 @@ class Ranker:
         shape = RankerShape.model_validate_json((folder / "ranker.json").read_text())
         with h5py.File(folder / "ranker.weights.h5", "r") as file:
             weights = {key: file[key][:] for key in file}
-        return cls(shape, {block: _load_normalisers(folder, shape, block) for block in BLOCKS}, weights)
+        names = ("quantiles", "codes", "groups", "calibration")
+        quantiles, codes, groups, calibration = (pd.read_parquet(folder / f"{name}.parquet") for name in names)
+        numbers = [name for block in BLOCKS for name in shape.numbers[block]]
+        by_group = quantiles_from(groups, [str(group) for group in shape.groups])
+        return cls(
+            shape,
+            normalisers_from(quantiles, codes, numbers, list(shape.sizes)),
+            weights,
+            Yardstick(shape.yardstick, {int(group): of for group, of in by_group.items()}),
+            Calibration.of_table(calibration),
+        )
 
 
-def _load_normalisers(folder: Path, shape: RankerShape, block: str) -> Normalisers:
-    tables = tuple(pd.read_parquet(folder / f"{kind}_{block}.parquet") for kind in ("quantiles", "codes"))
-    return normalisers_from((tables[0], tables[1]), list(shape.numbers[block]), list(shape.codes[block]))
+def history_of(block: Block, length: int) -> Int32:
+    """The items last clicked, as the user's block holds them, newest first: [n, length]."""
+    return np.stack([block.codes[name] for name in history_columns(length)], axis=1)
+
+
+def groups_of(item: Block) -> Int32:
+    """Duration groups of the rows of an item's block, [n]; 0 where the log has no durations."""
+    if DURATION not in item.numbers:
+        return np.zeros(item.size, np.int32)
+    return duration_groups(item.numbers[DURATION])

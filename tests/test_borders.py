@@ -28,6 +28,7 @@ HOMES = {
     "deepctr": ("recall/tower.py", "ranking/ranker.py"),
     "faiss": ("recall/index.py",),
     "gensim": ("recall/pretraining.py",),
+    "sklearn": ("ranking/calibration.py",),
     "ibis": ("features/",),
     "duckdb": ("features/",),
     "matplotlib": ("funnel/plots.py",),

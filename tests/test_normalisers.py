@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ranking.features import Block
-from ranking.normalisers import normalisers_from, normalisers_of, quantiles_of
+from ranking.normalisers import Limits, normalisers_from, normalisers_of, quantiles_of, widened, width_of
 
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
 
@@ -52,59 +52,83 @@ def test_a_number_never_known_in_training_is_unknown_ever_after():
     assert np.isnan(out).all()
 
 
-def block():
-    numbers = {"age": np.array([1.0, 2, 3, np.nan, 5, 6]), "flat": np.full(6, 2.0), "never": np.full(6, np.nan)}
-    return Block(6, numbers, {"item": np.array([7, 7, 2, 2, 9, 0], np.int32), "kind": np.zeros(6, np.int32)})
-
-
+NAMES = ("age", "flat", "never")
+SPACES = {"item": "item", "kind": "kind", "user_last_item": "item"}
 CLICKED = np.array([True, True, True, True, True, False])
 
 
-def test_each_number_comes_with_its_powers_and_whether_it_is_unknown():
-    inputs = normalisers_of(block(), CLICKED, 8, 5).numbers(block()).reshape(6, 3, 4)
-    x = quantiles_of(block().numbers["age"], 8).normalised(np.array([1.0, 2, 3, 5, 6]))
-    np.testing.assert_allclose(inputs[[0, 1, 2, 4, 5], 0], np.stack([x, x**2, np.sqrt(x), 0 * x], axis=1), rtol=1e-6)
-    assert inputs[3, 0].tolist() == [0, 0, 0, 1]
-    assert inputs[:, 2].tolist() == [[0, 0, 0, 1]] * 6
-    assert np.isfinite(inputs).all()
+def block():
+    numbers = {"age": np.array([1.0, 2, 3, np.nan, 5, 6]), "flat": np.full(6, 2.0), "never": np.full(6, np.nan)}
+    last = np.array([9, 9, 9, 9, 9, 9], np.int32)
+    codes = {"item": np.array([7, 7, 2, 2, 9, 0], np.int32), "kind": np.zeros(6, np.int32), "user_last_item": last}
+    return Block(6, numbers, codes)
+
+
+def fitted(vocabulary=5, clicks=2):
+    return normalisers_of({"item": block()}, CLICKED, SPACES, Limits(8, vocabulary, clicks))
+
+
+def test_each_number_stands_at_its_quantile_and_the_unknown_stay_unknown():
+    x = fitted().numbers(block(), NAMES)
+    assert x.shape == (6, 3)
+    np.testing.assert_allclose(x[:, 0], quantiles_of(block().numbers["age"], 8).normalised(block().numbers["age"]))
+    assert np.isnan(x[3, 0])
+    assert np.isnan(x[:, 2]).all()
+    assert fitted().numbers(block(), ("flat",)).tolist() == [[0.5]] * 6
+
+
+@pytest.mark.parametrize(("powers", "bins"), [(True, 0), (False, 0), (True, 4), (False, 3)])
+def test_the_net_reads_powers_pieces_and_whether_a_number_is_unknown(powers, bins):
+    x = np.array([[0.0, 1.0], [0.6, np.nan]], np.float32)
+    inputs = widened(x, powers, bins).reshape(2, width_of(powers, bins), 2)
+    by_number = {
+        0.0: [0.0] * (2 if powers else 0),
+        1.0: [1.0] * (2 if powers else 0),
+        0.6: [0.36, np.sqrt(0.6)] if powers else [],
+    }
+    pieces = {value: [min(max(value * bins - piece, 0), 1) for piece in range(bins)] for value in by_number}
+    for (row, column), value in (((0, 0), 0.0), ((0, 1), 1.0), ((1, 0), 0.6)):
+        np.testing.assert_allclose(inputs[row, :, column], [value, *by_number[value], *pieces[value], 0], rtol=1e-5)
+    assert inputs[1, :, 1].tolist() == [0] * (width_of(powers, bins) - 1) + [1]
 
 
 @pytest.mark.parametrize(("size", "kept"), [(5, [2, 7]), (1, [2]), (0, [])])
 def test_the_vocabulary_is_the_most_frequent_codes_of_clicked_rows_seen_at_least_twice(size, kept):
-    normalisers = normalisers_of(block(), CLICKED, 8, size)
-    assert normalisers.kept["item"].tolist() == kept
-    assert normalisers.sizes == {"item": len(kept) + 1, "kind": 1}
+    assert fitted(size).kept["item"].tolist() == kept
+    assert fitted(size).kept["kind"].tolist() == []
+
+
+def test_an_id_space_is_learnt_from_its_own_column_and_read_by_all():
+    normalisers = fitted()
+    assert set(normalisers.kept) == {"item", "kind"}
+    assert 9 not in normalisers.kept["item"]
+    assert normalisers.rows(np.array([[7, 9], [2, 0]], np.int32), "item").tolist() == [[2, 0], [1, 0]]
 
 
 def test_unclicked_rows_earn_no_embedding():
     codes = Block(8, {}, {"item": np.array([3, 3, 3, 3, 3, 4, 4, 0], np.int32)})
     clicked = np.array([False] * 5 + [True] * 3)
-    assert normalisers_of(codes, clicked, 8, 9).kept["item"].tolist() == [4]
+    assert normalisers_of({"item": codes}, clicked, {"item": "item"}, Limits(8, 9, 2)).kept["item"].tolist() == [4]
 
 
 def test_codes_out_of_vocabulary_are_row_0():
-    asked = Block(
-        5, block().numbers, {"item": np.array([7, 1, 2, 0, 99], np.int32), "kind": np.arange(5, dtype=np.int32)}
-    )
-    rows = normalisers_of(block(), CLICKED, 8, 5).codes(asked)
-    assert rows["item"].tolist() == [2, 0, 1, 0, 0]
-    assert rows["kind"].tolist() == [0] * 5
+    assert fitted().rows(np.array([7, 1, 2, 0, 99], np.int32), "item").tolist() == [2, 0, 1, 0, 0]
+    assert fitted().rows(np.arange(5, dtype=np.int32), "kind").tolist() == [0] * 5
 
 
 def test_the_tables_bring_the_normalisers_back(tmp_path):
-    normalisers = normalisers_of(block(), CLICKED, 8, 5)
+    normalisers = fitted()
     for name, table in zip(("quantiles", "codes"), normalisers.tables, strict=True):
         table.to_parquet(tmp_path / f"{name}.parquet", index=False)
     tables = pd.read_parquet(tmp_path / "quantiles.parquet"), pd.read_parquet(tmp_path / "codes.parquet")
-    back = normalisers_from(tables, ["age", "flat", "never"], ["item", "kind"])
-    np.testing.assert_array_equal(back.numbers(block()), normalisers.numbers(block()))
-    for name, rows in normalisers.codes(block()).items():
-        np.testing.assert_array_equal(back.codes(block())[name], rows)
-    assert back.sizes == normalisers.sizes
+    back = normalisers_from(*tables, list(NAMES), ["item", "kind"])
+    np.testing.assert_array_equal(back.numbers(block(), NAMES), normalisers.numbers(block(), NAMES))
+    for space, kept in normalisers.kept.items():
+        np.testing.assert_array_equal(back.kept[space], kept)
 
 
-def test_a_block_without_columns_survives_its_tables():
-    empty = normalisers_of(Block(2, {}, {}), np.array([True, False]), 8, 5)
-    back = normalisers_from(empty.tables, [], [])
-    assert back.numbers(Block(2, {}, {})).shape == (2, 0)
-    assert back.codes(Block(2, {}, {})) == {}
+def test_no_columns_survive_their_tables():
+    empty = normalisers_of({"item": Block(2, {}, {})}, np.array([True, False]), {}, Limits(8, 5, 2))
+    back = normalisers_from(*empty.tables, [], [])
+    assert back.numbers(Block(2, {}, {}), ()).shape == (2, 0)
+    assert back.kept == {}

@@ -6,23 +6,28 @@ import numpy as np
 import pytest
 
 from ranking.config import RankingConfig
-from ranking.features import Block
-from ranking.ranker import _arrays, _Graph, seconds_cap, targets, train
+from ranking.features import LAST_ITEM, Block, history_columns
+from ranking.objectives import heads_of, targets, yardstick_of
+from ranking.ranker import LAST_POSITION, _examples, _Graph, _untrained, complete_plays, seconds_cap, train
 from ranking.rows import RankingRows, thinned
-from ranking.scoring import Ranker
+from ranking.scoring import BLOCKS, Ranker
 
 ROWS = 6_000
 RATES, MEANS = np.array([0.02, 0.3, 0.9]), np.array([200.0, 60.0, 20.0])
+NONE, ONE = np.zeros(0, np.int32), yardstick_of("exact", np.zeros(0, bool), np.zeros(0), np.zeros(0, np.int32))
 CONFIG = RankingConfig(
     hidden=(),
     dropout=0.0,
     batch=1000,
-    learning_rate=0.05,
-    epochs=40,
-    patience=40,
+    learning_rate=0.08,
+    epochs=90,
+    patience=90,
     seconds_cap_quantile=1.0,
     vocabulary=3,
     vocabulary_clicks=2,
+    weight_decay=0.0,
+    calibration="none",
+    refit=False,
 )
 
 
@@ -40,7 +45,7 @@ def simulated(n=ROWS, seed=0):
         "item": Block(n, {}, {"item": (kind + 1).astype(np.int32)}),
         "pair": Block(n, {}, {}),
     }
-    return RankingRows(blocks, np.arange(n), clicked, seconds, np.ones(n)), kind
+    return RankingRows(blocks, np.arange(n), clicked, seconds, np.ones(n), np.zeros(n, np.int32)), kind
 
 
 def fit(rows, **choices):
@@ -60,28 +65,6 @@ def mean_by_kind(values, kind):
 def exact():
     rows, kind = simulated()
     return (*fit(rows), rows, kind)
-
-
-def odds(labels, weights):
-    """Where weighted cross-entropy of one intercept has its minimum."""
-    return (weights * labels).sum() / (weights * (1 - labels)).sum()
-
-
-@pytest.mark.parametrize("kind", [0, 1, 2])
-def test_the_objectives_have_their_optimum_at_the_promised_odds(kind):
-    rows, kinds = simulated(60_000)
-    clicked, seconds = rows.clicked[kinds == kind], rows.seconds[kinds == kind]
-    expected = RATES[kind] * MEANS[kind]
-    assert odds(*targets("exact", clicked, seconds)) == pytest.approx(expected, rel=0.05)
-    assert odds(*targets("paper", clicked, seconds)) == pytest.approx(expected / (1 - RATES[kind]), rel=0.05)
-
-
-def test_targets_of_single_rows_are_the_documented_ones():
-    clicked, seconds = np.array([True, False]), np.array([9.0, 0.0])
-    for objective, labels, weights in (("paper", [1, 0], [9, 1]), ("exact", [0.9, 0], [10, 1])):
-        found = targets(objective, clicked, seconds)
-        np.testing.assert_allclose(found[0], labels)
-        np.testing.assert_allclose(found[1], weights)
 
 
 def test_the_exact_objective_learns_expected_seconds(exact):
@@ -132,16 +115,28 @@ def mixed(n=300):
     numbers = {name: np.where(rng.random(n) < 0.2, np.nan, rng.normal(size=n)) for name in ("z", "b", "a")}
     codes = {name: rng.integers(0, 12, n).astype(np.int32) for name in ("zone", "item", "kind")}
     clicked = rng.random(n) < 0.5
+    past = {name: rng.integers(0, 12, n).astype(np.int32) for name in (LAST_ITEM, *history_columns(3))}
     blocks = {
-        "user": Block(n, {"z": numbers["z"], "b": numbers["b"]}, {"zone": codes["zone"]}),
+        "user": Block(n, {"z": numbers["z"], "b": numbers["b"]}, {"zone": codes["zone"]} | past),
         "item": Block(n, {"a": numbers["a"]}, {"item": codes["item"], "a_kind": codes["kind"]}),
         "pair": Block(n, {"flat": np.ones(n), "never": np.full(n, np.nan)}, {}),
     }
-    return RankingRows(blocks, rng.permutation(n), clicked, np.where(clicked, rng.exponential(5, n), 0), np.ones(n))
+    seconds, places = np.where(clicked, rng.exponential(5, n), 0), rng.integers(0, 70, n).astype(np.int32)
+    return RankingRows(blocks, rng.permutation(n), clicked, seconds, np.ones(n), places)
 
 
 SMALL = RankingConfig(
-    hidden=(8, 5), dropout=0.2, batch=64, epochs=3, vocabulary=6, vocabulary_clicks=2, learning_rate=0.01, patience=3
+    hidden=(8, 5),
+    dropout=0.2,
+    batch=64,
+    epochs=3,
+    vocabulary=6,
+    vocabulary_clicks=2,
+    learning_rate=0.01,
+    patience=3,
+    history_length=3,
+    calibration="none",
+    refit=False,
 )
 
 
@@ -150,42 +145,103 @@ def small():
     return train(mixed(), "seconds", SMALL, 1, lambda _: None)
 
 
-def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reported(small):
-    """The graph's own verdict on the later rows, to 1e-5, can only be met by computing its logits."""
-    ranker, epochs = small
+SWITCHES = [
+    {},
+    {"hidden": ()},
+    {"powers": False, "bins": 5},
+    {"cross": 2},
+    {"hidden": (), "cross": 3},
+    {"history": "mean"},
+    {"history": "attention"},
+    {"history": "attention", "cross": 2, "objective": "multi_task"},
+    {"objective": "value"},
+    {"objective": "d2q"},
+]
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_numpy_logits_are_those_of_the_keras_graph(switches):
+    """With random weights everywhere; the graph's positions at their mean, as serving has them."""
+    rows, rng = replace(mixed(), positions=np.full(300, 4, np.int32)), np.random.default_rng(5)
+    config = SMALL.model_copy(update=switches)
+    ranker = _untrained(rows, 9.0, "seconds", config)
+    graph = _Graph(ranker.shape, 0.2, 0)
+    for variable in graph.model.trainable_variables:
+        variable.assign(rng.normal(size=variable.shape) / 3)
+    ranker = replace(ranker, weights=graph.weights(rows.positions))
+    inputs, _ = _examples(ranker, rows, censored=False).take(np.arange(300))
+    parts = (ranker.part(name, rows.blocks[name]) for name in BLOCKS)
+    logits = graph.model(inputs, training=False).numpy()
+    assert logits.shape == (300, heads_of(config.objective))
+    assert logits.std() > 0.01
+    np.testing.assert_allclose(ranker._logits(*parts), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_every_switch_trains_saves_and_serves(switches, tmp_path):
+    ranker, epochs = train(mixed(), "seconds", SMALL.model_copy(update=switches), 1, lambda _: None)
+    assert np.isfinite([row["val_loss"] for row in epochs]).all()
+    ranker.save(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".parquet", ".h5"}
+    served = scores(Ranker.load(tmp_path), mixed().blocks)
+    np.testing.assert_array_equal(served, scores(ranker, mixed().blocks))
+    assert ((served >= 0) & np.isfinite(served)).all()
+    assert served.std() > 0
+
+
+def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reported():
+    """The graph's own verdict on the later rows can only be met by computing its logits."""
+    unplaced = replace(mixed(), positions=np.zeros(300, np.int32))
+    ranker, epochs = train(unplaced, "seconds", SMALL, 1, lambda _: None)
     rows = mixed()
     rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.shape.seconds_cap))
-    earlier, later = rows.take(np.flatnonzero(rows.instants < 270)), rows.take(np.flatnonzero(rows.instants >= 270))
+    later = rows.take(np.flatnonzero(rows.instants >= 270))
     logits = np.log(scores(ranker, later.blocks) / ranker.shape.scale)
-    labels, weights = targets("exact", later.clicked, later.seconds)
+    labels, weights = (column[:, 0] for column in targets("exact", later.clicked, later.seconds, NONE, ONE))
     losses = np.maximum(logits, 0) - logits * labels + np.log1p(np.exp(-np.abs(logits)))
-    mean = targets("exact", earlier.clicked, earlier.seconds)[1].mean()
-    assert (weights * losses).mean() / mean == pytest.approx(min(e["val_loss"] for e in epochs), rel=1e-4)
+    assert (weights * losses).mean() / weights.mean() == pytest.approx(min(e["val_loss"] for e in epochs), rel=1e-4)
 
 
-def test_numpy_scores_are_those_of_the_keras_graph(small):
+def test_what_is_out_of_vocabulary_adds_nothing(small):
     ranker, _ = small
-    rows = mixed()
-    graph = _Graph(ranker.shape, 0.2, 0)
-    named = {f"sparse_emb_{n}": [w] for n, w in ranker.weights.items() if n.startswith("code_")}
-    layers = len(ranker.shape.hidden)
-    for layer in graph.model.layers:
-        if layer.name in named:
-            layer.set_weights(named[layer.name])
-    kernels = [ranker.weights[f"kernel{i}"] for i in range(layers)]
-    graph._deep.set_weights([*kernels, *(ranker.weights[f"bias{i}"] for i in range(layers))])
-    graph._head.set_weights([ranker.weights[f"kernel{layers}"], ranker.weights[f"bias{layers}"]])
-    logits = graph.model(_arrays(ranker, rows, "exact")[0], training=False).numpy()[:, 0]
-    np.testing.assert_allclose(np.log(scores(ranker, rows.blocks) / ranker.shape.scale), logits, rtol=1e-5, atol=1e-5)
+    tables = {name: w for name, w in ranker.weights.items() if name.startswith("table_")}
+    assert set(tables) == {"table_zone", "table_item", "table_a_kind"}
+    other = {name: np.concatenate([w[:1] + 9, w[1:]]) if name in tables else w for name, w in ranker.weights.items()}
+    blocks = mixed().blocks
+    np.testing.assert_array_equal(scores(replace(ranker, weights=other), blocks), scores(ranker, blocks))
 
 
-def test_what_is_out_of_vocabulary_is_the_zero_vector_also_after_training(small):
-    ranker, _ = small
-    tables = {name: w for name, w in ranker.weights.items() if name.startswith("code_")}
-    assert set(tables) == {"code_zone", "code_item", "code_a_kind"}
-    for name, table in tables.items():
-        assert not table[0].any(), name
-        assert table[1:].any(axis=1).all(), name
+def test_the_position_is_a_bias_that_serving_holds_at_its_mean():
+    """Clicks halve at the second position; the items are alike, and what is served is the mean of both."""
+    n, rng = 8_000, np.random.default_rng(0)
+    places = (1 + np.arange(n) % 2).astype(np.int32)
+    clicked = rng.random(n) < np.where(places == 1, 0.6, 0.3)
+    blocks = {name: Block(n, {}, {}) for name in BLOCKS} | {"user": Block(n, {"flat": np.ones(n)}, {})}
+    rows = RankingRows(blocks, np.arange(n), clicked, np.where(clicked, 10.0, 0), np.ones(n), places)
+    config = CONFIG.model_copy(update={"calibration": "scale"})
+    ranker, _ = train(rows, "seconds", config, 0, lambda _: None)
+    served = scores(ranker, rows.blocks)
+    assert np.ptp(served) == 0
+    assert served[0] == pytest.approx(4.5, rel=0.1)
+    assert train(replace(rows, positions=places + LAST_POSITION), "seconds", config, 0, lambda _: None)
+
+
+def test_censored_plays_are_a_floor_and_not_a_label():
+    """Half of the clicks end with the video: with the switch the others, which are longer, say how long."""
+    n = 6_000
+    whole = np.arange(n) % 2 == 0
+    seconds, durations = np.where(whole, 10.0, 40.0), np.where(whole, 10.0, 300.0)
+    blocks = {name: Block(n, {}, {}) for name in BLOCKS}
+    blocks["item"] = Block(n, {"item_duration_seconds": durations}, {})
+    blocks["user"] = Block(n, {"flat": np.ones(n)}, {})
+    rows = RankingRows(blocks, np.arange(n), np.ones(n, bool), seconds, np.ones(n), np.zeros(n, np.int32))
+    hidden = replace(rows, blocks=blocks | {"item": Block(n, {"item_duration_seconds": durations * 0 + 10}, {})})
+    assert complete_plays(rows).tolist() == whole.tolist()
+    assert complete_plays(replace(rows, clicked=~whole)).sum() == 0
+    plain, _ = fit(rows, powers=False)
+    censored, _ = fit(rows, powers=False, censored=True)
+    assert scores(plain, rows.blocks).mean() == pytest.approx(25, rel=0.1)
+    assert scores(censored, hidden.blocks).mean() > 30
 
 
 def test_two_seeded_trainings_give_equal_weights(small):
@@ -195,18 +251,12 @@ def test_two_seeded_trainings_give_equal_weights(small):
         np.testing.assert_array_equal(weights, again.weights[name])
 
 
-def test_a_saved_ranker_gives_equal_scores(small, tmp_path):
-    ranker, _ = small
-    ranker.save(tmp_path)
-    np.testing.assert_array_equal(scores(Ranker.load(tmp_path), mixed().blocks), scores(ranker, mixed().blocks))
-
-
 def test_normalisers_and_cap_are_fitted_on_the_earlier_rows_alone(small):
     """Whatever the last tenth of the rows by instant holds, quantiles, vocabularies and cap stay."""
     rows = mixed()
     later = rows.instants >= 270
     numbers = {"z": np.where(later, 1e6, rows.blocks["user"].numbers["z"]), "b": rows.blocks["user"].numbers["b"]}
-    codes = {"zone": np.where(later, 99, rows.blocks["user"].codes["zone"]).astype(np.int32)}
+    codes = {name: np.where(later, 99, code).astype(np.int32) for name, code in rows.blocks["user"].codes.items()}
     changed = replace(
         rows,
         blocks=rows.blocks | {"user": Block(300, numbers, codes)},
@@ -215,15 +265,30 @@ def test_normalisers_and_cap_are_fitted_on_the_earlier_rows_alone(small):
     )
     ranker, _ = train(changed, "seconds", SMALL.model_copy(update={"epochs": 1}), 1, lambda _: None)
     assert ranker.shape.seconds_cap == small[0].shape.seconds_cap
-    assert ranker.shape.codes == small[0].shape.codes
-    for block, normalisers in small[0].normalisers.items():
-        for ours, theirs in zip(normalisers.tables, ranker.normalisers[block].tables, strict=True):
-            assert ours.equals(theirs)
+    assert ranker.shape.sizes == small[0].shape.sizes
+    for ours, theirs in zip(small[0].normalisers.tables, ranker.normalisers.tables, strict=True):
+        assert ours.equals(theirs)
+
+
+def test_refitted_on_all_rows_the_net_knows_the_newest_and_the_level_stays():
+    """A mark that meant nothing before trebles the seconds of the last tenth."""
+    rows, _ = simulated()
+    newest, marked = np.arange(ROWS) >= 0.9 * ROWS, np.random.default_rng(1).random(ROWS) < 0.5
+    blocks = rows.blocks | {"pair": Block(ROWS, {"mark": marked.astype(float)}, {})}
+    turned = replace(rows, blocks=blocks, seconds=np.where(newest & marked, 3 * rows.seconds, rows.seconds))
+    (first, told), (again, told_again) = fit(turned), fit(turned, refit=True)
+    assert told == told_again
+    seconds = [scores(ranker, turned.blocks) for ranker in (first, again)]
+    assert seconds[1][newest].sum() == pytest.approx(seconds[0][newest].sum(), rel=1e-3)
+    worth = [each[marked].mean() / each[~marked].mean() for each in seconds]
+    assert worth[1] > 1.05 * worth[0]
 
 
 def test_each_epoch_is_told_and_training_lowers_the_loss():
     told = []
-    _, epochs = train(simulated(1_500)[0], "seconds", CONFIG.model_copy(update={"epochs": 5}), 3, told.append)
+    _, epochs = train(
+        simulated(1_500)[0], "seconds", CONFIG.model_copy(update={"epochs": 5, "learning_rate": 0.03}), 3, told.append
+    )
     assert told == epochs
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 4, 5]
     assert epochs[-1]["val_loss"] < epochs[0]["val_loss"]

@@ -88,7 +88,11 @@ def expected(events, user, item, instant):
     def of(matches):
         return [r for r in before if matches(events.users[r], events.items[r])]
 
-    row = {"hour": instant % DAY / HOUR, "weekday": (instant // DAY + 3) % 7, "user_age": USER_SIDE.numbers["age"][user]}
+    row = {
+        "hour": instant % DAY / HOUR,
+        "weekday": (instant // DAY + 3) % 7,
+        "user_age": USER_SIDE.numbers["age"][user],
+    }
     for name, rows in (("user", of(lambda u, _: u == user)), ("item", of(lambda _, i: i == item))):
         own = counts(events, rows)
         row |= rates(name, own, whole) | since(name, own, instant) | lately(events, name, rows, instant)

@@ -6,10 +6,10 @@ import pytest
 from features.profiles import Events, Side
 from ranking import recommend
 from ranking.features import Ledger
-from ranking.normalisers import normalisers_of
+from ranking.normalisers import Limits, normalisers_of
 from ranking.recommend import Lists, recommender_of
 from ranking.rows import Exposures, blocks_of
-from ranking.scoring import BLOCKS, POWERS, Ranker, RankerShape
+from ranking.scoring import BLOCKS, Ranker, RankerShape, space_of
 
 USERS, ITEMS, AS_OF, K = 9, 30, 80, 8
 
@@ -44,13 +44,22 @@ def exposures_of(lists):
 def ranker(ledger, lists):
     """Random weights over the ledger's own columns."""
     rng, blocks = np.random.default_rng(2), blocks_of(ledger, exposures_of(lists)[0])
-    normalisers = {name: normalisers_of(block, np.ones(block.size, bool), 16, 20) for name, block in blocks.items()}
-    numbers, codes = {b: tuple(blocks[b].numbers) for b in BLOCKS}, {b: normalisers[b].sizes for b in BLOCKS}
-    shape = RankerShape(numbers=numbers, codes=codes, hidden=(7,), objective="exact", unit="seconds", seconds_cap=9)
-    weights = {f"code_{n}": rng.normal(size=(s, shape.code_dim(s))) for b in BLOCKS for n, s in codes[b].items()}
-    wide = sum(w.shape[1] for w in weights.values()) + POWERS * sum(map(len, numbers.values()))
-    weights |= {"kernel0": rng.normal(size=(wide, 7)), "bias0": rng.normal(size=7)}
-    weights |= {"kernel1": rng.normal(size=(7, 1)), "bias1": rng.normal(size=1)}
+    codes = {name: tuple(block.codes) for name, block in blocks.items()}
+    spaces = {code: space_of(code) for names in codes.values() for code in names}
+    everything = np.ones(blocks["item"].size, bool)
+    normalisers = normalisers_of(blocks, everything, spaces, Limits(16, 20, 1))
+    shape = RankerShape(
+        numbers={name: tuple(block.numbers) for name, block in blocks.items()},
+        codes=codes,
+        sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
+        hidden=(7,),
+        objective="exact",
+        unit="seconds",
+        seconds_cap=9,
+    )
+    weights = {f"table_{space}": rng.normal(size=(size, shape.dims[space])) for space, size in shape.sizes.items()}
+    weights |= {"kernel0": rng.normal(size=(sum(map(shape.width, BLOCKS)), 7)) / 3, "bias0": rng.normal(size=7)}
+    weights |= {"kernel1": rng.normal(size=(7, 1)) / 3, "bias1": rng.normal(size=1)}
     return Ranker(shape, normalisers, {name: w.astype(np.float32) for name, w in weights.items()})
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from features.profiles import Events, Side
 from ranking.features import Block, Ledger
-from ranking.rows import SHRINKAGE, Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
+from ranking.rows import LABELS, SHRINKAGE, Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
 
 
 def watches(items, clicked, seconds):
@@ -111,11 +111,12 @@ def random_rows(n=20):
         "pair": Block(n, {"recall_z": rng.normal(size=n)}, {}),
     }
     clicked = rng.random(n) < 0.5
-    return RankingRows(blocks, rng.permutation(n).astype(np.int64), clicked, np.where(clicked, 3.3, 0), np.full(n, 2.5))
+    instants, places = rng.permutation(n).astype(np.int64), rng.integers(0, 9, n).astype(np.int32)
+    return RankingRows(blocks, instants, clicked, np.where(clicked, 3.3, 0), np.full(n, 2.5), places)
 
 
 def assert_same(first, second):
-    for name in ("instants", "clicked", "seconds", "weight"):
+    for name in LABELS:
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     for name, block in first.blocks.items():
         assert list(block.numbers) == list(second.blocks[name].numbers)
@@ -162,3 +163,13 @@ def test_the_label_of_an_impression_is_in_none_of_its_own_features():
             np.testing.assert_array_equal(values, features[1][name].numbers[column], err_msg=column)
     np.testing.assert_array_equal(features[0]["pair"].numbers["recall_z"], exposures.recall["recall_z"])
     assert len(exposures) == 3
+
+
+def test_an_impression_is_read_in_its_own_context_and_a_request_in_the_last_one():
+    users, items, instants = np.array([1, 1, 2], np.int32), np.array([1, 2, 1], np.int32), np.array([5, 8, 6])
+    events, none = Events(users, items, instants, np.zeros(3, bool), np.zeros(3)), Side({}, {}, {})
+    ledger = Ledger(events, none, none, True, {"device": np.array([1, 2, 3], np.int32)})
+    shown = Exposures(users, items, instants, {}, contexts=ledger.contexts)
+    assert blocks_of(ledger, shown)["user"].codes["device"].tolist() == [1, 2, 3]
+    asked = Exposures(np.array([1, 1, 1, 2, 3], np.int32), np.ones(5, np.int32), np.array([9, 8, 5, 7, 9]), {})
+    assert blocks_of(ledger, asked)["user"].codes["device"].tolist() == [2, 1, 0, 3, 0]

@@ -1,22 +1,29 @@
 """The ranker without TensorFlow: blocks, shards, caps and what is kept on disk, on a ranker of random weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ranking import scoring
-from ranking.features import Block
-from ranking.normalisers import normalisers_of
-from ranking.scoring import BLOCKS, LARGEST_LOGIT, POWERS, Ranker, RankerShape
+from ranking.calibration import Calibration
+from ranking.features import HISTORY, LAST_ITEM, Block, duration_groups, history_columns
+from ranking.normalisers import Limits, Quantiles, normalisers_of
+from ranking.objectives import LARGEST_LOGIT, Yardstick
+from ranking.scoring import BLOCKS, Part, Ranker, RankerShape, space_of
 
-ROWS = 25
+ROWS, LENGTH = 25, 3
 
 
 def random_blocks(seed=0, n=ROWS):
     """Blocks of all kinds of columns; half of one number is unknown, one is never known, codes go beyond 0..3."""
     rng = np.random.default_rng(seed)
     some = np.where(rng.random(n) < 0.5, np.nan, rng.normal(size=n))
+    past = {name: rng.integers(0, 9, n).astype(np.int32) for name in (LAST_ITEM, *history_columns(LENGTH))}
     return {
-        "user": Block(n, {"z": rng.normal(size=n), "a": some}, {"country": rng.integers(0, 4, n).astype(np.int32)}),
+        "user": Block(
+            n, {"z": rng.normal(size=n), "a": some}, {"country": rng.integers(0, 4, n).astype(np.int32)} | past
+        ),
         "item": Block(
             n,
             {"never": np.full(n, np.nan)},
@@ -26,49 +33,94 @@ def random_blocks(seed=0, n=ROWS):
     }
 
 
-def random_ranker(hidden=(6, 5), seed=1):
+def random_ranker(seed=1, **switches):
     rng, blocks = np.random.default_rng(seed), random_blocks()
-    normalisers = {name: normalisers_of(block, np.ones(ROWS, bool), 8, 5) for name, block in blocks.items()}
-    numbers = {name: tuple(blocks[name].numbers) for name in BLOCKS}
-    codes = {name: normalisers[name].sizes for name in BLOCKS}
+    codes = {name: tuple(c for c in block.codes if not c.startswith(HISTORY)) for name, block in blocks.items()}
+    spaces = {code: space_of(code) for names in codes.values() for code in names}
+    normalisers = normalisers_of(blocks, np.ones(ROWS, bool), spaces, Limits(8, 5, 1))
     shape = RankerShape(
-        numbers=numbers, codes=codes, hidden=hidden, objective="exact", unit="seconds", seconds_cap=90, scale=1.3
+        numbers={name: tuple(block.numbers) for name, block in blocks.items()},
+        codes=codes,
+        sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
+        unit="seconds",
+        seconds_cap=90,
+        **{"hidden": (6, 5), "history_length": LENGTH, "objective": "exact", "scale": 1.3} | switches,
     )
-    sizes = [size for block in BLOCKS for size in codes[block].values()]
-    wide = sum(map(shape.code_dim, sizes)) + POWERS * sum(map(len, numbers.values()))
-    names = [f"code_{name}" for block in BLOCKS for name in codes[block]]
-    weights = {name: rng.normal(size=(size, shape.code_dim(size))) for name, size in zip(names, sizes, strict=True)}
-    for name in names:
-        weights[name][0] = 0
-    widths = [wide, *hidden, 1]
-    weights |= {f"kernel{i}": rng.normal(size=widths[i : i + 2]) / 3 for i in range(len(hidden) + 1)}
-    weights |= {f"bias{i}": rng.normal(size=widths[i + 1]) for i in range(len(hidden) + 1)}
-    return Ranker(shape, normalisers, {name: w.astype(np.float32) for name, w in weights.items()})
+    sizes = {f"table_{space}": (size, shape.dims[space]) for space, size in shape.sizes.items()}
+    wide = sum(map(shape.width, BLOCKS)) + shape.pooled
+    widths = [wide, *shape.hidden, 1]
+    for layer in range(len(shape.hidden) + 1):
+        sizes |= {f"kernel{layer}": (widths[layer], widths[layer + 1]), f"bias{layer}": (widths[layer + 1],)}
+    for layer in range(shape.cross):
+        sizes |= {f"cross_kernel{layer}": (wide, 1), f"cross_bias{layer}": (wide, 1), "cross_head": (wide, 1)}
+    inner = [4 * shape.pooled, 4, 1] if shape.history == "attention" else []
+    for layer in range(len(inner) - 1):
+        sizes |= {
+            f"attention_kernel{layer}": tuple(inner[layer : layer + 2]),
+            f"attention_bias{layer}": (inner[layer + 1],),
+        }
+    weights = {name: (rng.normal(size=size) / 3).astype(np.float32) for name, size in sizes.items()}
+    return Ranker(shape, normalisers, weights)
 
 
 def scores(ranker, blocks):
     return ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
 
 
+def embedded(ranker, space, row):
+    return ranker.weights[f"table_{space}"][row] if row else np.zeros(ranker.shape.dims[space])
+
+
+def pooled_by_loop(ranker, block):
+    """The history's mean, or its sum weighed by the attention net, in plain Python."""
+    rows, weights = ranker.history(block["user"])[0], ranker.weights
+    keys = [embedded(ranker, "item", row) for row in rows if row]
+    if ranker.shape.history == "mean":
+        return [sum(keys, np.zeros(ranker.shape.pooled)) / max(len(keys), 1)]
+    query = embedded(ranker, "item", ranker.normalisers.rows(block["item"].codes["item"], "item")[0])
+    total = np.zeros(ranker.shape.pooled)
+    for key in keys:
+        inner = np.concatenate([query, key, query - key, query * key]) @ weights["attention_kernel0"]
+        inner = 1 / (1 + np.exp(-inner - weights["attention_bias0"]))
+        total += (inner @ weights["attention_kernel1"] + weights["attention_bias1"]) * key
+    return [total]
+
+
 def score_by_loop(ranker, blocks, row):
-    """One row in plain Python: embeddings block by block, then numbers block by block, through the layers."""
-    one = {name: block.take(np.array([row])) for name, block in blocks.items()}
-    parts = [
-        ranker.weights[f"code_{name}"][code[0]]
-        for b in BLOCKS
-        for name, code in ranker.normalisers[b].codes(one[b]).items()
-    ]
-    values = np.concatenate([*parts, *(ranker.normalisers[b].numbers(one[b])[0] for b in BLOCKS)])
-    layers = len(ranker.shape.hidden)
+    """One row in plain Python: each block's embeddings and numbers, the history, then layer by layer."""
+    one, weights = {name: block.take(np.array([row])) for name, block in blocks.items()}, ranker.weights
+    parts = []
+    for block in BLOCKS:
+        for code in ranker.shape.codes[block]:
+            at = ranker.normalisers.rows(one[block].codes[code], space_of(code))[0]
+            parts.append(embedded(ranker, space_of(code), at))
+        parts.append(ranker.inputs(block, one[block])[0])
+    x = np.concatenate([*parts, *(pooled_by_loop(ranker, one) if ranker.shape.history != "none" else [])])
+    values, layers = x, len(ranker.shape.hidden)
     for layer in range(layers):
-        values = np.maximum(values @ ranker.weights[f"kernel{layer}"] + ranker.weights[f"bias{layer}"], 0)
-    logit = values @ ranker.weights[f"kernel{layers}"] + ranker.weights[f"bias{layers}"]
+        values = np.maximum(values @ weights[f"kernel{layer}"] + weights[f"bias{layer}"], 0)
+    logit = values @ weights[f"kernel{layers}"] + weights[f"bias{layers}"]
+    crossed = x
+    for layer in range(ranker.shape.cross):
+        crossed = x * (crossed @ weights[f"cross_kernel{layer}"]) + weights[f"cross_bias{layer}"][:, 0] + crossed
+    logit = logit + (crossed @ weights["cross_head"] if ranker.shape.cross else 0)
     return np.exp(logit[0]) * ranker.shape.scale
 
 
-@pytest.mark.parametrize("hidden", [(), (6,), (6, 5)])
-def test_scores_are_what_a_loop_over_rows_computes(hidden):
-    ranker, blocks = random_ranker(hidden), random_blocks(5)
+SWITCHES = [
+    {},
+    {"hidden": ()},
+    {"hidden": (6,), "powers": False, "bins": 3},
+    {"cross": 1},
+    {"cross": 3, "hidden": ()},
+    {"history": "mean"},
+    {"history": "attention", "cross": 2},
+]
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_scores_are_what_a_loop_over_rows_computes(switches):
+    ranker, blocks = random_ranker(**switches), random_blocks(5)
     expected = [score_by_loop(ranker, blocks, row) for row in range(ROWS)]
     np.testing.assert_allclose(scores(ranker, blocks), expected, rtol=1e-4)
 
@@ -84,9 +136,11 @@ def test_no_rows_have_no_scores():
     assert scores(random_ranker(), random_blocks(n=0)).shape == (0,)
 
 
-@pytest.mark.parametrize("hidden", [(), (6, 5)])
-def test_a_saved_ranker_gives_equal_scores_and_keeps_its_columns_order(tmp_path, hidden):
-    ranker, blocks = random_ranker(hidden), random_blocks(5)
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_a_saved_ranker_gives_equal_scores_and_keeps_its_columns_order(tmp_path, switches):
+    ranker, blocks = random_ranker(**switches), random_blocks(5)
+    bent = Calibration(np.array([0.5, 2.0]), np.array([0.4, 3.0]))
+    ranker = replace(ranker, calibration=bent, yardstick=Yardstick(1.0, {}))
     ranker.save(tmp_path)
     reloaded = Ranker.load(tmp_path)
     assert reloaded.shape == ranker.shape
@@ -101,9 +155,26 @@ def test_nothing_saved_is_a_pickle(tmp_path):
 
 
 def test_an_enormous_logit_is_capped_before_it_overflows():
-    ranker = random_ranker(())
-    huge = np.full((1, 1), 1e4, np.float32)
-    assert ranker.expected_seconds(huge)[0] == pytest.approx(np.exp(LARGEST_LOGIT) * 1.3)
+    ranker = random_ranker(hidden=())
+    huge, nothing = Part(np.full((1, 1), 1e4, np.float32)), Part(np.zeros((1, 1), np.float32))
+    assert ranker.expected_seconds(huge, nothing, nothing)[0] == pytest.approx(np.exp(LARGEST_LOGIT) * 1.3)
+
+
+def test_the_calibration_is_the_last_step():
+    ranker, blocks = random_ranker(), random_blocks(5)
+    twice = replace(ranker, calibration=Calibration(np.array([1.0]), np.array([2.0])))
+    np.testing.assert_allclose(scores(twice, blocks), 2 * scores(ranker, blocks))
+
+
+def test_seconds_by_quantile_are_read_in_the_items_own_duration_group():
+    ranker, blocks = random_ranker(objective="d2q", scale=1.0), random_blocks(5)
+    durations = np.where(np.arange(ROWS) % 2, 3.0, 200.0)
+    blocks["item"] = blocks["item"].with_numbers({"item_duration_seconds": durations})
+    short, long = duration_groups(np.array([3.0, 200.0]))
+    line = np.array([0.0, 1.0])
+    yardstick = Yardstick(1.0, {int(short): Quantiles(line, line), int(long): Quantiles(100 + line, line)})
+    found = scores(replace(ranker, yardstick=yardstick), blocks)
+    assert ((found >= 100) == (durations == 200)).all()
 
 
 def test_columns_the_ranker_was_not_trained_on_change_nothing():

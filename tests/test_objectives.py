@@ -1,0 +1,115 @@
+"""What the net is asked for has its optimum where it should, at click rates and thinnings far apart."""
+
+import numpy as np
+import pytest
+
+from ranking.objectives import Yardstick, expected, heads_of, targets, yardstick_of
+from ranking.rows import thinned
+
+ROWS = 40_000
+OBJECTIVES = ("exact", "paper", "click", "value", "d2q", "multi_task")
+GROUPS = np.ones(ROWS, np.int32)
+
+
+def world(rate, mean=40.0, n=ROWS, seed=0):
+    """Rows of one kind whose clicks are `rate` of them, and whose clicked seconds have a mean."""
+    rng = np.random.default_rng(seed)
+    clicked = rng.permutation(n) < rate * n
+    return clicked, np.where(clicked, mean * rng.gamma(2, 0.5, n), 0.0)
+
+
+def optimum(labels, weights):
+    """The logit at which weighted cross-entropy of one intercept has its minimum."""
+    return np.log((weights * labels).sum(axis=0) / (weights * (1 - labels)).sum(axis=0))
+
+
+def served(objective, clicked, seconds, weight):
+    groups = np.ones(len(seconds), np.int32)
+    yardstick = yardstick_of(objective, clicked, seconds, groups)
+    labels, weights = targets(objective, clicked, seconds, groups, yardstick)
+    logits = optimum(labels, weights * weight[:, None])
+    return expected(objective, logits[None], np.ones(1, np.int32), yardstick)[0]
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("kept", [0.1, 0.3, 1.0])
+def test_exact_odds_are_expected_seconds_and_the_papers_leave_the_clicked_rows_out(rate, kept):
+    clicked, seconds = world(rate)
+    unclicked = int((~clicked).sum())
+    rows, weight = thinned(clicked, np.zeros(ROWS, np.int32), round(kept * unclicked), np.random.default_rng(1))
+    assert (len(rows) < ROWS) == (kept < 1)
+    found = {name: served(name, clicked[rows], seconds[rows], weight) for name in ("exact", "paper", "multi_task")}
+    mean = seconds.mean()
+    assert found["exact"] == pytest.approx(mean, rel=0.05)
+    assert found["multi_task"] == pytest.approx(mean, rel=0.05)
+    assert found["paper"] == pytest.approx(mean / (1 - rate), rel=0.05)
+
+
+def test_without_their_weights_thinned_rows_promise_too_much():
+    """The fault that the weights 1 / r are there for: odds of p + r (1 - p) instead of one."""
+    clicked, seconds = world(0.3)
+    rows, _ = thinned(clicked, np.zeros(ROWS, np.int32), 2_800, np.random.default_rng(1))
+    assert served("exact", clicked[rows], seconds[rows], np.ones(len(rows))) > 2 * seconds.mean()
+
+
+def test_targets_of_single_rows_are_the_documented_ones():
+    clicked, seconds, groups = np.array([True, False]), np.array([9.0, 0.0]), np.ones(2, np.int32)
+    wanted = {
+        "paper": ([[1], [0]], [[9], [1]]),
+        "exact": ([[0.9], [0]], [[10], [1]]),
+        "click": ([[1], [0]], [[1], [1]]),
+        "value": ([[1], [0]], [[1], [1]]),
+        "multi_task": ([[1, 0.9], [0, 0]], [[1, 10], [1, 0]]),
+    }
+    for objective, (labels, weights) in wanted.items():
+        found = targets(objective, clicked, seconds, groups, yardstick_of(objective, clicked, seconds, groups))
+        np.testing.assert_allclose(found[0], labels, err_msg=objective)
+        np.testing.assert_allclose(found[1], weights, err_msg=objective)
+
+
+def test_click_seconds_are_the_chance_times_the_mean_of_a_click():
+    clicked, seconds = world(0.25)
+    assert served("click", clicked, seconds, np.ones(ROWS)) == pytest.approx(seconds.mean(), rel=1e-6)
+
+
+def test_d2q_asks_for_the_quantile_among_rows_of_like_duration_and_reads_it_back():
+    rng = np.random.default_rng(2)
+    groups = rng.integers(1, 4, ROWS).astype(np.int32)
+    seconds = rng.exponential(10.0**groups)
+    yardstick = yardstick_of("d2q", seconds > 0, seconds, groups)
+    labels, _ = targets("d2q", seconds > 0, seconds, groups, yardstick)
+    for group in (1, 2, 3):
+        assert labels[groups == group].mean() == pytest.approx(0.5, abs=0.01)
+    logits = np.log(labels / (1 - labels))
+    np.testing.assert_allclose(
+        np.median(expected("d2q", logits, groups, yardstick) / np.maximum(seconds, 1e-9)), 1, rtol=0.02
+    )
+    unseen = expected("d2q", np.zeros((1, 1)), np.array([77], np.int32), yardstick)
+    assert unseen[0] == pytest.approx(np.median(seconds), rel=0.05)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_more_of_every_logit_is_never_fewer_seconds(objective):
+    clicked, seconds = world(0.3, n=500)
+    yardstick = yardstick_of(objective, clicked, seconds, np.ones(500, np.int32))
+    logits = np.repeat(np.linspace(-4, 40, 60)[:, None], heads_of(objective), axis=1)
+    read = expected(objective, logits, np.ones(60, np.int32), yardstick)
+    assert (np.diff(read) >= 0).all()
+    assert np.isfinite(read).all()
+    assert read.min() >= 0
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("clicks", [0, 4])
+def test_days_on_which_all_or_nothing_is_clicked_have_finite_targets(objective, clicks):
+    clicked = np.arange(4) < clicks
+    seconds, groups = np.where(clicked, 3.0, 0.0), np.ones(4, np.int32)
+    yardstick = yardstick_of(objective, clicked, seconds, groups)
+    labels, weights = targets(objective, clicked, seconds, groups, yardstick)
+    assert np.isfinite(labels).all()
+    assert ((labels >= 0) & (labels <= 1)).all()
+    assert (weights >= 0).all()
+
+
+def test_an_exact_yardstick_measures_in_seconds():
+    assert yardstick_of("exact", *world(0.3), GROUPS) == Yardstick(1.0, {})
