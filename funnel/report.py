@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from funnel.judged import Judged, cutoffs, mean
 from funnel.metrics import watch_seconds_share_at
-from funnel.plots import candidate_popularity, seconds_by_bucket
+from funnel.plots import candidate_popularity
+from funnel.ranking_report import draw_ranking, ranking_metrics
 from funnel.recall_report import draw_recall, oracle_metrics, recall_metrics
-from funnel.work import Impressions, Work, logs_impressions, saved_candidates, watched
-from ranking import metrics as ranking
+from funnel.waterfall import draw_waterfall, waterfall_metrics
+from funnel.work import Work, saved_candidates
 from recall import metrics as recall
 from recall.metrics import Holdout
 
@@ -32,7 +33,9 @@ def report_of(work: Work) -> dict[str, Any]:
     judged = Judged(work)
     metrics = _list_metrics(judged)
     if work.windows.mode != "none":
-        metrics |= recall_metrics(judged) | _funnel_metrics(judged) | _ranking_metrics(judged)
+        metrics |= (
+            recall_metrics(judged) | _funnel_metrics(judged) | ranking_metrics(judged) | waterfall_metrics(judged)
+        )
     metrics |= _simulated_metrics(judged) if (work.data / "truth").exists() else {}
     return {"run": _description(judged)} | {name: _number(value) for name, value in sorted(metrics.items())}
 
@@ -53,39 +56,6 @@ def _funnel_metrics(judged: Judged) -> Metrics:
 
 def _share(k: int, lists: Int32, clicks: Holdout, seconds: Float64) -> float:
     return float(watch_seconds_share_at(k, lists, clicks, seconds))
-
-
-def _ranking_metrics(judged: Judged) -> Metrics:
-    """Every logged impression of the holdout, scored as of its instant; baselines are the item's clicks and mean."""
-    work, rows = judged.work, judged.impressions
-    seconds = watched(work, rows)
-    block = work.ledger.item_block(rows.items, rows.instants)
-    predictions = {
-        "": _expected_seconds(work),
-        ".popularity": block.numbers["item_shown"] + np.log(block.numbers["item_click_rate"]),
-        ".item_mean": block.numbers["item_yield"],
-    }
-    metrics: Metrics = {"ranking.impressions": len(seconds)}
-    for suffix, predicted in predictions.items():
-        metrics |= {f"ranking.{n}{suffix}": v for n, v in _order_metrics(rows, seconds, predicted).items()}
-        if suffix != ".popularity" and logs_impressions(work):
-            metrics[f"ranking.mae{suffix}"] = ranking.mae(seconds, predicted)
-            metrics[f"ranking.calibration{suffix}"] = ranking.calibration_ratio(seconds, predicted)
-    return metrics
-
-
-def _order_metrics(rows: Impressions, seconds: Float64, predicted: Float64) -> Metrics:
-    pairs = ranking.xauc(seconds, predicted)
-    return {
-        "auc": ranking.auc(rows.clicked, predicted),
-        "gauc_by_rows": ranking.gauc_by_rows(rows.users, rows.clicked, predicted),
-        "gauc_by_clicks": ranking.gauc_by_clicks(rows.users, rows.clicked, predicted),
-        "weighted_user_loss": ranking.weighted_user_loss(rows.users, rows.clicked, seconds, predicted),
-        "xauc": pairs.half_credit,
-        "xauc_strict": pairs.strict,
-        "xauc_ties": pairs.tie_fraction,
-        "ndcg_of_seconds@10": mean(ranking.ndcg_of_seconds(10, rows.users, seconds, predicted)),
-    }
 
 
 def _list_metrics(judged: Judged) -> Metrics:
@@ -134,16 +104,8 @@ def draw(work: Work, report: Mapping[str, Any]) -> None:
     judged, candidates = Judged(work), saved_candidates(work.inputs["candidates"]).items
     candidate_popularity(judged.counts[candidates[candidates > 0]], judged.counts[1:], work.out / "popularity.png")
     draw_recall(report, work.out)
-    if work.windows.mode != "none" and logs_impressions(work):
-        seconds_by_bucket(_expected_seconds(work), watched(work, judged.impressions), work.out / "seconds.png")
-
-
-def _expected_seconds(work: Work) -> Float64:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(work.inputs["recommendations"] / "scored.parquet", columns=["expected_seconds"])
-    seconds: Float64 = table["expected_seconds"].to_numpy().astype(np.float64)
-    return seconds
+    draw_ranking(judged, report, work.out)
+    draw_waterfall(report, work.out)
 
 
 def _number(value: float) -> float | int | None:
