@@ -1,15 +1,17 @@
 """Benchmarks of ranking: their parts have known answers, and each runs end to end on tiny inputs."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.ranking import peer
+from benchmarks.ranking import peer, speed
 from benchmarks.shared import lightgbm_peer
 from benchmarks.shared.lightgbm_peer import Choice, chosen, fitted, matrix_of
+from benchmarks.shared.processes import one_core
 from benchmarks.shared.rankers import Contest, Truth, figures, summary
 from funnel.run import write_world
 from ranking.config import RankingConfig
@@ -17,6 +19,7 @@ from ranking.features import Block
 from ranking.rows import RankingRows
 from ranking.scoring import BLOCKS
 
+ROOT = Path(__file__).parents[1]
 NONE: dict[str, Any] = {}
 # What a small world needs to be walked in seconds.
 QUICK = ["--set", "recall.epochs=1", "--set", "recall.label_users=100", "--set", "ranking.epochs=1"]
@@ -132,3 +135,22 @@ def test_ours_and_the_peers_are_judged_on_the_same_rows(of_world: list[str], mon
     ]
     assert all(0.5 < row["XAUC"] < 0.95 and 0 < row["user loss"] < 0.5 for row in rows[2:5])
     assert all("spread XAUC" in row for row in rows[:5])
+
+
+def test_ranking_is_timed_on_one_core(of_world: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # The process that the benchmark starts must find this checkout too.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    rows = speed.main([*of_world, "--rows", "500", "--requests", "3"])
+    assert [row["what"].split(",")[0] for row in rows] == [
+        *("features", "features", "training", "items of the catalogue"),
+        "one user's 500 candidates ranked",
+    ]
+    assert all(row["rows/s"] > 0 for row in rows[:4])
+    assert 0 < rows[4]["ms p50"] <= rows[4]["ms p99"]
+
+
+def test_what_is_kept_to_one_core_is_let_go_again() -> None:
+    before = os.sched_getaffinity(0)
+    with one_core():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before

@@ -88,12 +88,16 @@ def contest_of(request: Request, work: Work) -> Contest:
     return Contest(request.config.ranking, work.unit, training_rows(request), blocks, truth)
 
 
-def ours(contest: Contest, seed: int, **switches: Any) -> Ranker:
+def switched(config: RankingConfig, **fields: Any) -> RankingConfig:
+    """The configuration with some fields of other values, checked."""
+    return RankingConfig.model_validate(config.model_dump() | fields)
+
+
+def ours(contest: Contest, seed: int, **fields: Any) -> Ranker:
     """Our ranker, trained as the line does, with some fields of its configuration switched."""
     from ranking.ranker import train
 
-    config = RankingConfig.model_validate(contest.config.model_dump() | switches)
-    return train(contest.rows, contest.unit, config, seed, lambda _: None)[0]
+    return train(contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None)[0]
 
 
 def scores(ranker: Ranker, blocks: Blocks) -> Float64:
