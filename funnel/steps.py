@@ -225,7 +225,7 @@ def write_recommendations(work: Work) -> None:
     windows, ranker = work.windows, Ranker.load(work.inputs["ranker"])
     candidates = saved_candidates(work.inputs["candidates"])
     recommender = recommender_of(ranker, work.ledger, windows.labels_end, len(work.ids.items))
-    lists = Lists(candidates.users, candidates.items, _recall_columns(work, candidates))
+    lists = Lists(candidates.users, candidates.items, recall_columns(work, candidates))
     items, seconds = recommender.recommend(lists, work.config.ranking.top_k)
     np.save(work.out / "items.npy", items)
     write_lists(
@@ -377,7 +377,7 @@ def _labelled_impressions(work: Work) -> Labelled:
     log = work.impressions
     rows = log.take(np.flatnonzero(log.instants < work.windows.labels_end))
     return (
-        _shown(work, rows),
+        exposures_of(work, rows),
         rows.clicked,
         watched(work, rows),
         np.ones(len(rows.users)),
@@ -413,14 +413,14 @@ def _exposures(work: Work, users: Int32, items: Int32, instants: Int64) -> Expos
     return Exposures(users, items, instants, recall)
 
 
-def _shown(work: Work, rows: Impressions) -> Exposures:
+def exposures_of(work: Work, rows: Impressions) -> Exposures:
     """Impressions as exposures, in their own contexts and positions."""
     unplaced = _exposures(work, rows.users, rows.items, rows.instants)
     contexts = {name: getattr(rows, name) for name in work.ledger.contexts}
     return replace(unplaced, contexts=contexts, positions=rows.positions)
 
 
-def _recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.float64]]:
+def recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.float64]]:
     """Recall's columns of lists as of labels_end, [n, k]."""
     tower = work.towers[-1]
     vectors = tower.user_vectors(work.readings.inputs_at(tower.shape, lists.users, work.windows.labels_end))
@@ -435,7 +435,7 @@ def _write_scored(work: Work, ranker: Any) -> None:
     """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant."""
     log = work.impressions
     rows = log.take(np.flatnonzero(held_out(log, work.windows)))
-    blocks = blocks_of(work.ledger, _shown(work, rows))
+    blocks = blocks_of(work.ledger, exposures_of(work, rows))
     seconds = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
     table = _timestamps(work, held_out(log, work.windows))
     table = table.add_column(0, USER, work.ids.users.id_of(rows.users))

@@ -1,0 +1,103 @@
+"""Our ranker beside LightGBM on the same rows and features, and what counts and means alone can do.
+
+The line is walked once up to its ranking rows. Every model is trained on them (theirs tuned on the last rows by
+instant, where ours chooses its epoch), and judged on all impressions of the holdout, features as of each one's instant.
+Figures are means over the seeds, with standard deviations. Run:
+
+    funnel bench ranking peer --source kuairand --data kuairand --set windows.labels_end=2022-04-16T16:00:00Z
+    funnel simulate --out world
+    funnel bench ranking peer --source simulated --data world --seeds 3
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.shared.lightgbm_peer import OBJECTIVES, chosen, fitted
+from benchmarks.shared.options import Options, start
+from benchmarks.shared.rankers import (
+    Contest,
+    Row,
+    add_log_options,
+    contest_of,
+    figures,
+    folder_of,
+    ours,
+    ranking_work,
+    scores,
+    summary,
+)
+from benchmarks.shared.tables import publish
+
+Float64 = npt.NDArray[np.float64]
+
+DURATION = "item_duration_seconds"
+DURATION_BUCKETS = 50
+
+
+def main(arguments: Sequence[str]) -> list[Row]:
+    """Train and judge every line, print the table and log it; returns its rows."""
+    options = _parsed(arguments)
+    rows = []
+    with folder_of(options) as home:
+        for row in lines(contest_of(*ranking_work(options, home)), options):
+            print(row, file=sys.stderr, flush=True)
+            rows.append(row)
+    publish(f"rankers on the same rows, {options.source}", rows, options.tracking)
+    return rows
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Options(__doc__)
+    add_log_options(parser)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--objectives", nargs="+", default=["exact"], help="of ours: exact, click, value, ...")
+    parser.add_argument("--leaves", type=int, nargs="+", default=(7, 15, 31, 63), help="sizes of a tree to try")
+    return parser.parse_args(arguments)
+
+
+def lines(contest: Contest, options: argparse.Namespace) -> Iterator[Row]:
+    """One line a model: ours, LightGBM's, then what needs no training."""
+    for objective in options.objectives:
+        rankers = (ours(contest, seed, objective=objective) for seed in range(options.seeds))
+        yield {"line": f"ours, {objective}"} | summary(
+            [figures(contest.truth, scores(ranker, contest.blocks)) for ranker in rankers]
+        )
+    for objective in OBJECTIVES:
+        choice = chosen(contest.rows, objective, contest.config.validation_share, options.leaves)
+        models = (fitted(contest.rows, choice, seed) for seed in range(options.seeds))
+        found = [figures(contest.truth, model.scores(contest.blocks)) for model in models]
+        size = {"leaves": choice.leaves, "rounds": choice.rounds, "codes": "yes" if choice.codes else "no"}
+        yield {"line": f"LightGBM, {objective}"} | summary(found) | size
+    yield from plain_lines(contest)
+
+
+def plain_lines(contest: Contest) -> Iterator[Row]:
+    """Baselines: how often the item was clicked, its mean seconds, and the mean seconds of its duration."""
+    item = contest.blocks["item"].numbers
+    clicks = item["item_shown"] + np.log(item["item_click_rate"])
+    yield {"line": "popularity"} | summary([figures(contest.truth, clicks, in_seconds=False)])
+    yield {"line": "item's mean"} | summary([figures(contest.truth, item["item_yield"])])
+    if DURATION in item:
+        yield {"line": "duration alone"} | summary([figures(contest.truth, by_duration(contest))])
+
+
+def by_duration(contest: Contest) -> Float64:
+    """The mean seconds of the training rows of like duration, [n]: fifty buckets, and one for the unknown."""
+    known = contest.rows.blocks["item"].numbers[DURATION]
+    edges = np.unique(np.nanquantile(known, np.linspace(0, 1, DURATION_BUCKETS + 1)[1:-1]))
+    bucket = _buckets(known, edges)
+    rows, seconds = np.bincount(bucket, minlength=len(edges) + 2), np.bincount(bucket, contest.rows.seconds)
+    means = np.append(seconds, np.zeros(len(rows) - len(seconds))) / np.maximum(rows, 1)
+    return means[_buckets(contest.blocks["item"].numbers[DURATION], edges)]
+
+
+def _buckets(durations: Float64, edges: Float64) -> npt.NDArray[np.intp]:
+    return np.where(np.isnan(durations), len(edges) + 1, np.searchsorted(edges, durations, side="right"))
+
+
+if __name__ == "__main__":
+    start(main)

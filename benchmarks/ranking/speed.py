@@ -1,0 +1,113 @@
+"""Rows and requests a second of ranking, on one core.
+
+Feature rows: all blocks of impressions of the log, each as of its instant, once with the tallies still to be built and
+once more. Training rows: of an epoch, its look at the validation rows included. Requests: 500 random candidates of one
+user ranked as of the cut, the user's and the pairs' features and the net included; what recall says of the candidates
+comes with them, and what depends on the item alone has been made once for the catalogue. Run:
+
+    funnel simulate --out world
+    funnel bench ranking speed --source simulated --data world
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import Any, TypeVar
+
+import numpy as np
+
+from benchmarks.shared.options import Options, start
+from benchmarks.shared.processes import in_own_process, one_core
+from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_work, switched, training_rows
+from benchmarks.shared.tables import publish
+from funnel.steps import exposures_of
+from funnel.work import Work, listed_users
+from ranking.config import RankingConfig
+from ranking.recommend import Lists, recommender_of
+from ranking.rows import Exposures, RankingRows, blocks_of
+from ranking.scoring import Ranker
+
+T = TypeVar("T")
+
+CANDIDATES, TOP_K, WARM_UP, EPOCHS = 500, 50, 20, 4
+MILLISECONDS = 1_000
+
+
+def main(arguments: Sequence[str]) -> list[Row]:
+    """Measure in a process of its own on one core, print the table and log it; returns its rows."""
+    options = _parsed(arguments)
+    with one_core():
+        rows = in_own_process(measured, options)
+    publish(f"speed of ranking on one core, {options.source}", rows, options.tracking)
+    return rows
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Options(__doc__)
+    add_log_options(parser)
+    parser.add_argument("--rows", type=int, default=500_000, help="impressions whose features are made, at most")
+    parser.add_argument("--requests", type=int, default=1_000)
+    return parser.parse_args(arguments)
+
+
+def measured(options: argparse.Namespace) -> list[Row]:
+    """Every line: what, how many, and rows a second or milliseconds."""
+    with folder_of(options) as home:
+        request, work = ranking_work(options, home)
+        log = work.impressions
+        some = np.sort(np.random.default_rng(0).permutation(len(log.users))[: options.rows])
+        exposures = exposures_of(work, log.take(some))
+        rows = list(feature_lines(work, exposures))
+        ranker, line = training_line(training_rows(request), work.unit, request.config.ranking)
+        return [*rows, line, *request_lines(work, ranker, exposures, options.requests)]
+
+
+def feature_lines(work: Work, exposures: Exposures) -> Iterator[Row]:
+    """All blocks of the exposures, twice."""
+    ledger = work.ledger
+    for tallies in ("tallies to be built", "tallies built"):
+        seconds = _timed(lambda: blocks_of(ledger, exposures))[0]
+        yield {"what": f"features, {tallies}", "rows": len(exposures), "rows/s": round(len(exposures) / seconds)}
+
+
+def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[Ranker, Row]:
+    """A ranker, and the median epoch but the first, in which things are compiled."""
+    from ranking.ranker import train
+
+    laps: list[float] = []
+    short = switched(config, epochs=EPOCHS, patience=EPOCHS, refit=False)
+    ranker, _ = train(rows, unit, short, 0, lambda _: laps.append(time.perf_counter()))
+    seconds = median(later - earlier for earlier, later in pairwise(laps))
+    trained = round(len(rows) * (1 - config.validation_share))
+    return ranker, {"what": "training, one epoch", "rows": trained, "rows/s": round(trained / seconds)}
+
+
+def request_lines(work: Work, ranker: Ranker, exposures: Exposures, requests: int) -> Iterator[Row]:
+    """The catalogue's part, made once, and single requests of random users: median and p99."""
+    catalogue = work.ids.items.size_as_of(work.windows.labels_end)
+    seconds, recommender = _timed(lambda: recommender_of(ranker, work.ledger, work.windows.labels_end, catalogue))
+    yield {"what": "items of the catalogue", "rows": catalogue, "rows/s": round(catalogue / seconds)}
+    rng, users = np.random.default_rng(0), listed_users(work)
+    lists = [asked(rng, rng.choice(users, 1), catalogue, exposures) for _ in range(WARM_UP + requests)]
+    times = [MILLISECONDS * _timed(lambda one=one: recommender.recommend(one, TOP_K))[0] for one in lists][WARM_UP:]
+    row: Row = {"what": f"one user's {lists[0].items.shape[1]} candidates ranked", "rows": requests}
+    yield row | {"ms p50": round(float(np.median(times)), 2), "ms p99": round(float(np.quantile(times, 0.99)), 2)}
+
+
+def asked(rng: np.random.Generator, user: Any, catalogue: int, exposures: Exposures) -> Lists:
+    """Random candidates of one user, with what recall has said of random exposures."""
+    items = rng.permutation(np.arange(1, catalogue, dtype=np.int32))[None, :CANDIDATES]
+    recall = {name: rng.choice(values, items.shape) for name, values in exposures.recall.items()}
+    return Lists(user, items, recall)
+
+
+def _timed(function: Callable[[], T]) -> tuple[float, T]:
+    began = time.perf_counter()
+    answer = function()
+    return time.perf_counter() - began, answer
+
+
+if __name__ == "__main__":
+    start(main)

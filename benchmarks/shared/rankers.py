@@ -1,0 +1,125 @@
+"""Rankers for benchmarks: trained on the rows that the line makes, judged on every impression of its holdout."""
+
+import tempfile
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.line import STEPS, Request, make, request_for, work_of
+from funnel.steps import exposures_of
+from funnel.work import Work, held_out, watched
+from ranking import metrics
+from ranking.config import RankingConfig
+from ranking.features import Block
+from ranking.rows import RankingRows, blocks_of
+from ranking.scoring import Ranker
+
+Float64 = npt.NDArray[np.float64]
+Row = dict[str, Any]
+Blocks = dict[str, Block]
+
+SPREAD = ("XAUC", "user loss", "MAE", "predicted/true")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What became of impressions [n]: T is 0 where not clicked."""
+
+    users: npt.NDArray[Any]
+    clicked: npt.NDArray[np.bool_]
+    seconds: Float64
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Training rows, and the holdout's impressions as blocks of features [n] with what became of them."""
+
+    config: RankingConfig
+    unit: str
+    rows: RankingRows
+    blocks: Blocks
+    truth: Truth
+
+
+def add_log_options(parser: ArgumentParser) -> None:
+    """The options that say which log the line is walked on, and where its artefacts are kept."""
+    parser.add_argument("--source", default="simulated")
+    parser.add_argument("--data", required=True, help="folder of the log")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
+    parser.add_argument("--out", type=Path, help="keep the artefacts here, and take those that are there already")
+
+
+@contextmanager
+def folder_of(options: Namespace) -> Iterator[Path]:
+    """Where artefacts go: the folder of `--out`, else a temporary one."""
+    if options.out:
+        yield options.out.resolve()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def ranking_work(options: Namespace, home: Path) -> tuple[Request, Work]:
+    """The line of `source`, `data` and `overrides`, walked up to the ranking rows, and a work that may read it."""
+    data = str(Path(options.data).resolve())
+    request = request_for(options.source, data, str(home), "benchmark", None, options.overrides)
+    for name in list(STEPS)[: list(STEPS).index("ranker")]:
+        make(name, request, lambda _: None)
+    return request, work_of("ranking_rows", request, home)
+
+
+def training_rows(request: Request) -> RankingRows:
+    """The rows that the line trains its ranker on."""
+    return RankingRows.load(request.store.path("ranking_rows") / "ranking_rows.parquet")
+
+
+def contest_of(request: Request, work: Work) -> Contest:
+    """The line's training rows and its holdout, features as of each impression's instant."""
+    log = work.impressions
+    shown = log.take(np.flatnonzero(held_out(log, work.windows)))
+    blocks = blocks_of(work.ledger, exposures_of(work, shown))
+    truth = Truth(shown.users, shown.clicked, watched(work, shown))
+    return Contest(request.config.ranking, work.unit, training_rows(request), blocks, truth)
+
+
+def switched(config: RankingConfig, **fields: Any) -> RankingConfig:
+    """The configuration with some fields of other values, checked."""
+    return RankingConfig.model_validate(config.model_dump() | fields)
+
+
+def ours(contest: Contest, seed: int, **fields: Any) -> Ranker:
+    """Our ranker, trained as the line does, with some fields of its configuration switched."""
+    from ranking.ranker import train
+
+    return train(contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None)[0]
+
+
+def scores(ranker: Ranker, blocks: Blocks) -> Float64:
+    """Expected seconds of impressions [n]."""
+    return ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
+
+
+def figures(truth: Truth, predicted: Float64, in_seconds: bool = True) -> Row:
+    """How well a prediction [n] orders and, where it is one of seconds, how true it is."""
+    pairs = metrics.xauc(truth.seconds, predicted)
+    loss = metrics.weighted_user_loss(truth.users, truth.clicked, truth.seconds, predicted)
+    row: Row = {"XAUC": pairs.half_credit, "XAUC strict": pairs.strict, "user loss": loss}
+    row["MAE"] = metrics.mae(truth.seconds, predicted) if in_seconds else None
+    row["predicted/true"] = metrics.calibration_ratio(truth.seconds, predicted) if in_seconds else None
+    row["AUC"] = metrics.auc(truth.clicked, predicted)
+    return row | {"GAUC": metrics.gauc_by_rows(truth.users, truth.clicked, predicted)}
+
+
+def summary(seeds: Sequence[Mapping[str, Any]], spread: Sequence[str] = SPREAD) -> Row:
+    """Means of rows over their seeds, four digits; of some columns the standard deviation too, of several seeds."""
+    known = [name for name in seeds[0] if seeds[0][name] is not None]
+    row: Row = {name: round(float(np.mean([each[name] for each in seeds])), 4) for name in known}
+    if len(seeds) > 1:
+        row |= {f"spread {n}": round(float(np.std([each[n] for each in seeds])), 4) for n in spread if n in known}
+    return row

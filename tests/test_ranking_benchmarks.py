@@ -1,0 +1,156 @@
+"""Benchmarks of ranking: their parts have known answers, and each runs end to end on tiny inputs."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.ranking import peer, speed
+from benchmarks.shared import lightgbm_peer
+from benchmarks.shared.lightgbm_peer import Choice, chosen, fitted, matrix_of
+from benchmarks.shared.processes import one_core
+from benchmarks.shared.rankers import Contest, Truth, figures, summary
+from funnel.run import write_world
+from ranking.config import RankingConfig
+from ranking.features import Block
+from ranking.rows import RankingRows
+from ranking.scoring import BLOCKS
+
+ROOT = Path(__file__).parents[1]
+NONE: dict[str, Any] = {}
+# What a small world needs to be walked in seconds.
+QUICK = ["--set", "recall.epochs=1", "--set", "recall.label_users=100", "--set", "ranking.epochs=1"]
+QUICK += ["--set", "ranking.hidden=[16]"]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('benchmarks') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder, 0, users=300, impressions=12_000, days=6)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the line's artefacts on the small world are kept for all benchmarks."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def of_world(world: Path, home: Path, address: str) -> list[str]:
+    return ["--data", str(world), "--out", str(home), "--tracking", address, *QUICK]
+
+
+def rows_of(clicked: Any, seconds: Any, item: dict[str, Any], codes: dict[str, Any] = NONE) -> RankingRows:
+    """Training rows a second apart whose items have these columns."""
+    size = len(clicked)
+    blocks = {name: Block(size, {}, {}) for name in BLOCKS}
+    blocks["item"] = Block(size, {n: np.array(v, float) for n, v in item.items()}, codes)
+    instants, weight = np.arange(size) * 1_000_000, np.ones(size)
+    return RankingRows(blocks, instants, np.array(clicked), np.array(seconds, float), weight, np.zeros(size, np.int32))
+
+
+@pytest.fixture(scope="module")
+def two_groups() -> RankingRows:
+    """Group 0 clicks half the time for 40 s, group 1 a tenth of the time for 100 s: 20 and 10 expected seconds."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 2, 20_000)
+    clicked = rng.random(20_000) < np.where(group, 0.1, 0.5)
+    return rows_of(clicked, np.where(clicked, np.where(group, 100, 40), 0), {"group": group})
+
+
+def test_a_matrix_holds_numbers_then_codes_with_zero_unknown() -> None:
+    rows = rows_of([True, False], [3, 0], {"length": [2, np.nan]}, {"item": np.array([0, 7], np.int32)})
+    matrix, categories = matrix_of(rows.blocks, codes=True)
+    np.testing.assert_array_equal(matrix, [[2, np.nan], [np.nan, 7]])
+    assert categories == [1]
+    np.testing.assert_array_equal(matrix_of(rows.blocks, codes=False)[0], [[2], [np.nan]])
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"), [("squared error", (20, 10)), ("exact", (20, 10)), ("click", (24.3, 4.9))]
+)
+def test_the_peers_objectives_find_their_expectations(
+    two_groups: RankingRows, objective: str, expected: tuple[float, float]
+) -> None:
+    # click: P(click) times the mean of all clicks, 50 s x (.5, .1), less sampling noise.
+    trees = fitted(two_groups, Choice(objective, 7, False, 200, 0.0), seed=1)
+    group = two_groups.blocks["item"].numbers["group"]
+    found = trees.scores(two_groups.blocks)
+    means = [found[group == g].mean() for g in (0, 1)]
+    assert means == pytest.approx(expected, rel=0.06)
+
+
+def test_the_peer_stops_early_at_the_entropy_and_takes_codes_that_say_something(two_groups: RankingRows) -> None:
+    codes = {"group": two_groups.blocks["item"].numbers["group"].astype(np.int32) + 1}
+    rows = rows_of(two_groups.clicked, two_groups.seconds, {"nothing": np.zeros(len(two_groups))}, codes)
+    choice = chosen(rows, "click", 0.2, (3,))
+    assert (choice.codes, choice.leaves) == (True, 3)
+    assert 1 <= choice.rounds < 1_000
+    entropy = np.mean([-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.5, 0.1)])
+    assert choice.loss == pytest.approx(entropy, rel=0.03)
+
+
+def test_duration_alone_is_the_mean_seconds_of_like_durations() -> None:
+    durations = [10.0] * 4 + [60.0] * 4 + [np.nan] * 2
+    seconds = [0, 2, 0, 2, 20, 0, 20, 0, 7, 9]
+    rows = rows_of(np.array(seconds) > 0, seconds, {peer.DURATION: durations})
+    held = {name: Block(3, {}, {}) for name in BLOCKS}
+    held["item"] = Block(3, {peer.DURATION: np.array([10.0, 60.0, np.nan])}, {})
+    truth = Truth(np.ones(3), np.ones(3, bool), np.ones(3))
+    contest = Contest(RankingConfig(), "seconds", rows, held, truth)
+    assert peer.by_duration(contest).tolist() == [1, 10, 8]
+
+
+def test_figures_are_those_of_the_metrics_and_what_is_not_seconds_has_no_error() -> None:
+    truth = Truth(np.array([1, 1, 1]), np.array([True, False, True]), np.array([9.0, 0.0, 3.0]))
+    row = figures(truth, np.array([6.0, 3.0, 3.0]))
+    assert (row["MAE"], row["predicted/true"], row["AUC"], row["GAUC"]) == (2, 1, 0.75, 0.75)
+    # Of three pairs two are in order and one is tied; a quarter of the seconds is half below an unclicked row.
+    assert (row["XAUC"], row["XAUC strict"], row["user loss"]) == pytest.approx((2.5 / 3, 2 / 3, 0.125))
+    assert figures(truth, np.array([6.0, 3.0, 3.0]), in_seconds=False)["MAE"] is None
+
+
+def test_a_line_is_the_mean_over_its_seeds_with_the_spread_of_some_columns() -> None:
+    seeds = [{"XAUC": 0.5, "MAE": None, "AUC": 0.1}, {"XAUC": 0.7, "MAE": None, "AUC": 0.3}]
+    assert summary(seeds) == {"XAUC": 0.6, "AUC": 0.2, "spread XAUC": 0.1}
+    assert summary(seeds[:1]) == {"XAUC": 0.5, "AUC": 0.1}
+
+
+def test_ours_and_the_peers_are_judged_on_the_same_rows(of_world: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lightgbm_peer, "PATIENCE", 5)
+    rows = peer.main([*of_world, "--seeds", "2", "--leaves", "7", "--objectives", "exact", "click"])
+    assert [row["line"] for row in rows] == [
+        *("ours, exact", "ours, click"),
+        *("LightGBM, squared error", "LightGBM, click", "LightGBM, exact"),
+        *("popularity", "item's mean", "duration alone"),
+    ]
+    assert all(0.5 < row["XAUC"] < 0.95 and 0 < row["user loss"] < 0.5 for row in rows[2:5])
+    assert all("spread XAUC" in row for row in rows[:5])
+
+
+def test_ranking_is_timed_on_one_core(of_world: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    # The process that the benchmark starts must find this checkout too.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    rows = speed.main([*of_world, "--rows", "500", "--requests", "3"])
+    assert [row["what"].split(",")[0] for row in rows] == [
+        *("features", "features", "training", "items of the catalogue"),
+        "one user's 500 candidates ranked",
+    ]
+    assert all(row["rows/s"] > 0 for row in rows[:4])
+    assert 0 < rows[4]["ms p50"] <= rows[4]["ms p99"]
+
+
+def test_what_is_kept_to_one_core_is_let_go_again() -> None:
+    before = os.sched_getaffinity(0)
+    with one_core():
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
