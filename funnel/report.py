@@ -2,7 +2,8 @@
 
 `recall.hr@50` is the candidates', `recall.hr@50.popularity` that of the most watched lately, `.popularity_hour` of the
 last hour's. `recall.hr@50/users_with_0_watches` is a slice, `recall.channel_hits@50/tower` a channel. `funnel.*` judges
-the final lists, `funnel.*.recall` the same lists in recall's own order. A metric that the log cannot give is null.
+the final lists, `funnel.*.recall` the same lists in recall's own order, `funnel.*.ranked` in the ranker's, before the
+re-rank. A metric that the log cannot give is null.
 """
 
 import json
@@ -31,7 +32,7 @@ Metrics = dict[str, float]
 def report_of(work: Work) -> dict[str, Any]:
     """Everything a run has to say: `run` describes it, the flat keys are its metrics."""
     judged = Judged(work)
-    metrics = _list_metrics(judged)
+    metrics = _list_metrics(judged) | _re_rank_metrics(judged)
     if work.windows.mode != "none":
         metrics |= (
             recall_metrics(judged) | _funnel_metrics(judged) | ranking_metrics(judged) | waterfall_metrics(judged)
@@ -54,6 +55,19 @@ def _funnel_metrics(judged: Judged) -> Metrics:
     }
 
 
+def _re_rank_metrics(judged: Judged) -> Metrics:
+    """What each switch of the re-rank costs in expected seconds, and what the ranker's own lists would have held."""
+    described = judged.work.inputs["recommendations"] / "re_rank.json"
+    if not described.exists():
+        return {}
+    costs = json.loads(described.read_text())
+    metrics = {f"funnel.re_rank_seconds_lost@{costs['k']}/{n}": lost for n, lost in costs["seconds_lost"].items()}
+    if judged.work.windows.mode != "none":
+        share = _share(costs["k"], judged.ranked, *judged.clicked)
+        metrics[f"funnel.watch_seconds_share@{costs['k']}.ranked"] = share
+    return metrics
+
+
 def _share(k: int, lists: Int32, clicks: Holdout, seconds: Float64) -> float:
     return float(watch_seconds_share_at(k, lists, clicks, seconds))
 
@@ -71,6 +85,7 @@ def _simulated_metrics(judged: Judged) -> Metrics:
 
     work = judged.work
     lists = {"final": judged.final, "recall": judged.candidates, "popularity": judged.popular}
+    lists |= {"ranked": judged.ranked} if judged.ranked is not judged.final else {}
     ids = {name: _raw(judged, items) for name, items in lists.items()}
     users = work.ids.users.id_of(judged.users).to_numpy()
     best = oracle_shares(work.data, users, ids, work.windows.labels_end, work.config.seed)

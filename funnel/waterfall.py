@@ -2,7 +2,8 @@
 
 Keys are `waterfall.<stage>`, shares of all watch seconds of the holdout; a channel alone is `waterfall.channel/<name>`,
 a slice of users `waterfall.<stage>/<slice>` with the slice's own seconds as the whole. `all`, what was `known` to the
-catalogue as of labels_end, what was `unseen` and so may be listed, then the `merged` candidates, the ranker's lists.
+catalogue as of labels_end, what was `unseen` and so may be listed, then the `merged` candidates, the ranker's lists,
+and the re-ranked ones.
 """
 
 from collections.abc import Mapping
@@ -69,9 +70,9 @@ def _survivors(judged: Judged) -> dict[str, Flags]:
         for name, ranks in judged.channel_ranks.items()
     }
     stages["merged"] = _listed(judged, judged.candidates)
-    for k in sorted({min(k, config.ranking.top_k) for k in (*config.report.at, config.ranking.top_k)}, reverse=True):
-        stages[f"ranked@{k}"] = _listed(judged, judged.final[:, :k])
-    return stages
+    lists = {"ranked": judged.ranked} | ({"re_ranked": judged.final} if judged.ranked is not judged.final else {})
+    ks = sorted({min(k, config.ranking.top_k) for k in (*config.report.at, config.ranking.top_k)}, reverse=True)
+    return stages | {f"{n}@{k}": _listed(judged, items[:, :k]) for n, items in lists.items() for k in ks}
 
 
 def _listed(judged: Judged, lists: Int32) -> Flags:
@@ -98,6 +99,7 @@ def _share(seconds: Float64, left: Flags) -> float:
 
 def _place(name: str) -> tuple[int, int]:
     """Where a stage stands: ceilings, channels, the merge, then ranked lists from long to short."""
-    if name.startswith("ranked@"):
-        return 5, -int(name.split("@")[1])
+    if "@" in name:
+        stage, k = name.split("@")
+        return 5 + (stage == "re_ranked"), -int(k)
     return ["all", "known", "unseen", "channel", "merged"].index(name.split("/")[0]), 0

@@ -220,6 +220,32 @@ def test_with_the_rewatch_channel_a_list_may_hold_what_was_seen(data: Path, tmp_
     assert (again["channels"].astype(str) == "rewatch").all()
 
 
+def test_re_ranked_lists_are_candidates_without_what_is_excluded_and_their_cost_is_told(
+    data: Path, tmp_path: Path
+) -> None:
+    popular = pd.read_parquet(data / "interactions.parquet")["item_id"].value_counts().index[:5]
+    table = tmp_path / "exclusions.csv"
+    pd.DataFrame({"item_id": popular}).to_csv(table, index=False)
+    asked = (f"re_rank.exclusions={table}", "re_rank.diversity=mmr", "re_rank.channel_cap=2", "re_rank.fresh_share=0.2")
+    started(data, tmp_path / "out", "time", *asked)
+    run = Run(data, tmp_path / "out", "time", [])
+    lists, found = run.table("recommendations"), run.table("candidates")
+    assert len(lists.merge(found[PAIR], on=PAIR)) == len(lists)
+    assert not lists["item_id"].isin(popular).any()
+    assert found["item_id"].isin(popular).any()
+    lost = {name: value for name, value in run.report.items() if name.startswith("funnel.re_rank_seconds_lost@10/")}
+    assert {name.split("/")[1] for name in lost} == {"mmr", "channel_cap", "fresh_share", "exclusions", "all"}
+    assert all(-1e-9 <= value < 1 for value in lost.values())
+    assert lost["funnel.re_rank_seconds_lost@10/all"] > 0
+    assert {"waterfall.ranked@10", "waterfall.re_ranked@10", "funnel.watch_seconds_share@10.ranked"} <= set(run.report)
+    pd.DataFrame({"item_id": popular, "why": "no"}).to_csv(table, index=False)
+    with pytest.raises(Refused, match="columns are item_id, why"):
+        started(data, tmp_path / "out", "time", *asked)
+    assert run.table("recommendations").equals(lists)
+    with pytest.raises(Refused, match=r"nowhere\.csv"):
+        started(data, tmp_path / "out", "time", "re_rank.exclusions=nowhere.csv")
+
+
 def test_a_k_of_ones_own_beyond_the_catalogue_is_refused_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"recall.k = 5000 but the catalogue has \d+ items before labels_end"):
         started(data, tmp_path / "run", "time", "recall.k=5000")
