@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.ranking import peer, speed
+from benchmarks.ranking import clickbait, depth, peer, speed
 from benchmarks.shared import lightgbm_peer
 from benchmarks.shared.lightgbm_peer import Choice, chosen, fitted, matrix_of
 from benchmarks.shared.processes import one_core
@@ -154,3 +154,23 @@ def test_what_is_kept_to_one_core_is_let_go_again() -> None:
     with one_core():
         assert len(os.sched_getaffinity(0)) == 1
     assert os.sched_getaffinity(0) == before
+
+
+def test_lists_by_seconds_and_by_clicks_are_worth_what_the_world_says(address: str, tmp_path: Path) -> None:
+    small = ["--users", "300", "--impressions-a-day", "2000", "--days", "6", "--seeds", "1", "--shares", "0.4"]
+    rows = clickbait.main([*small, *QUICK, "--out", str(tmp_path), "--tracking", address])
+    assert [row["ranked by"] for row in rows] == [f"{name}, clickbait 40%" for name in ("click", "exact", "oracle")]
+    assert rows[0]["against clicks"] == 0
+    assert all(0 < row["seconds@10"] < rows[2]["seconds@10"] for row in rows[:2])
+    # The best lists hold little of what is clicked and left.
+    assert rows[2]["clickbait"] < 0.1 < rows[0]["clickbait"]
+    assert (tmp_path / "clickbait_0.4" / "world" / "interactions.parquet").exists()
+
+
+def test_the_papers_layers_are_compared(of_world: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth, "LAYERS", {(): 0.416, (32, 16): 0.352})
+    rows = depth.main([*of_world, "--seeds", "1"])
+    assert [row["line"] for row in rows] == ["none", "32 -> 16", "default, 16", "no powers, 16", "unweighted, 16"]
+    assert all(0 < row["user loss"] < 0.7 for row in rows)
+    assert len({row["user loss"] for row in rows}) == 5
+    assert [row.get("paper's loss") for row in rows] == [0.416, 0.352, None, None, None]
