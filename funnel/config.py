@@ -1,5 +1,6 @@
 """The configuration of a run: one small frozen section a stage, from TOML and from `stage.field=value`."""
 
+import hashlib
 import json
 import tomllib
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from features.cleaning import CleaningConfig
 from features.errors import Refused
 from features.windows import Clock, WindowsConfig
 from ranking.config import RankingConfig
+from ranking.re_rank import ReRankConfig
 from recall.config import RecallConfig
 
 
@@ -43,11 +45,15 @@ class FunnelConfig(BaseModel):
     features: FeaturesConfig = FeaturesConfig()
     recall: RecallConfig = RecallConfig()
     ranking: RankingConfig = RankingConfig()
+    re_rank: ReRankConfig = ReRankConfig()
     report: ReportConfig = ReportConfig()
 
     def sections(self, names: Sequence[str]) -> dict[str, Any]:
-        """The named sections as plain values, for an artefact's recipe."""
-        return self.model_dump(mode="json", include=set(names))
+        """The named sections as plain values, for an artefact's recipe; a table they name is there by its content."""
+        values = self.model_dump(mode="json", include=set(names))
+        if "re_rank" in values and self.re_rank.exclusions:
+            values["re_rank"]["exclusions_content"] = digest_of(Path(self.re_rank.exclusions))
+        return values
 
 
 def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> FunnelConfig:
@@ -59,6 +65,16 @@ def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> Funnel
         return FunnelConfig.model_validate(values)
     except ValidationError as error:
         raise refusal_of(error) from None
+
+
+def digest_of(path: Path) -> str:
+    """The content of a file as a text; Refused where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise Refused(
+            f"{path}: the table of exclusions cannot be read ({error.strerror}); see re_rank.exclusions."
+        ) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

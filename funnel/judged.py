@@ -38,6 +38,13 @@ class Judged:
         return items
 
     @cached_property
+    def ranked(self) -> Int32:
+        """Items of the lists before the re-rank, [users, top_k]; the final ones where there was none."""
+        path = self.work.inputs["recommendations"] / "ranked_items.npy"
+        items: Int32 = np.load(path) if path.exists() else self.final
+        return items
+
+    @cached_property
     def candidates(self) -> Int32:
         """Items of recall's lists in recall's order, [users, k]."""
         return saved_candidates(self.work.inputs["candidates"]).items

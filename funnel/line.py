@@ -77,7 +77,10 @@ STEPS: dict[str, Step] = {
     ),
     "ranker": Step("ranking", steps.write_ranker, ("ranking_rows",), ("ranking", "seed")),
     "recommendations": Step(
-        "ranking", steps.write_recommendations, (*_FEATURES, "towers", "candidates", "ranker"), ("ranking",)
+        "ranking",
+        steps.write_recommendations,
+        (*_FEATURES, "towers", "item_vectors", "candidates", "ranker"),
+        ("ranking", "re_rank"),
     ),
     "report": Step(
         "ranking",

@@ -51,6 +51,37 @@ def seconds_by_bucket(predicted: Numbers, true: Numbers, path: Path, buckets: in
     figure.savefig(path)
 
 
+def calibration_bars(table: pd.DataFrame, path: Path) -> None:
+    """Predicted over true seconds by slice with its interval: columns calibration, low, high and rows; 1 is right."""
+    figure, (panel,) = _canvas(1, "Predicted over true watch seconds, by slice")
+    places, ratio = np.arange(len(table)), table["calibration"].to_numpy()
+    errors = np.abs(table[["low", "high"]].to_numpy().T - ratio)
+    panel.axvline(1, color=_GREY, linestyle="--", label="calibrated")
+    panel.errorbar(ratio, places, xerr=errors, fmt="o", color=_BLUE, capsize=3, label="with 95 % of bootstrapped users")
+    panel.set_yticks(places, [f"{name}\n({rows:,.0f} rows)" for name, rows in table["rows"].items()], fontsize=8)
+    panel.invert_yaxis()
+    _label(panel, "", "predicted / true seconds", "")
+    panel.legend(frameon=False, loc="best")
+    figure.set_figheight(1.5 + 0.45 * len(table))
+    figure.savefig(path)
+
+
+def waterfall_bars(table: pd.DataFrame, path: Path) -> None:
+    """What is left of the holdout's seconds at each stage: a bar a row, column share; `kind` sets channels apart."""
+    figure, (panel,) = _canvas(1, "Of the holdout's watch seconds, what is left")
+    places, shares = np.arange(len(table)), 100 * table["share"].to_numpy()
+    colours = [_GREY if kind == "channel" else _BLUE for kind in table["kind"]]
+    panel.barh(places, shares, color=colours)
+    for place, share in zip(places, shares, strict=True):
+        panel.text(float(share) + 0.8, float(place), f"{share:.1f} %", va="center", fontsize=9)
+    panel.set_yticks(places, [str(name) for name in table.index])
+    panel.invert_yaxis()
+    panel.set(xlim=(0, 112))
+    _label(panel, "grey: a channel alone", "% of the holdout's watch seconds", "")
+    figure.set_figheight(1.5 + 0.4 * len(table))
+    figure.savefig(path)
+
+
 def candidate_popularity(candidate_counts: Numbers, catalogue_counts: Numbers, path: Path) -> None:
     """How popular the candidates are beside the whole catalogue: share with at least so many watches, log axes.
 

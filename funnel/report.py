@@ -2,7 +2,8 @@
 
 `recall.hr@50` is the candidates', `recall.hr@50.popularity` that of the most watched lately, `.popularity_hour` of the
 last hour's. `recall.hr@50/users_with_0_watches` is a slice, `recall.channel_hits@50/tower` a channel. `funnel.*` judges
-the final lists, `funnel.*.recall` the same lists in recall's own order. A metric that the log cannot give is null.
+the final lists, `funnel.*.recall` the same lists in recall's own order, `funnel.*.ranked` in the ranker's, before the
+re-rank. A metric that the log cannot give is null.
 """
 
 import json
@@ -15,10 +16,11 @@ import numpy.typing as npt
 
 from funnel.judged import Judged, cutoffs, mean
 from funnel.metrics import watch_seconds_share_at
-from funnel.plots import candidate_popularity, seconds_by_bucket
+from funnel.plots import candidate_popularity
+from funnel.ranking_report import draw_ranking, ranking_metrics
 from funnel.recall_report import draw_recall, oracle_metrics, recall_metrics
-from funnel.work import Impressions, Work, logs_impressions, saved_candidates, watched
-from ranking import metrics as ranking
+from funnel.waterfall import draw_waterfall, waterfall_metrics
+from funnel.work import Work, saved_candidates
 from recall import metrics as recall
 from recall.metrics import Holdout
 
@@ -30,9 +32,11 @@ Metrics = dict[str, float]
 def report_of(work: Work) -> dict[str, Any]:
     """Everything a run has to say: `run` describes it, the flat keys are its metrics."""
     judged = Judged(work)
-    metrics = _list_metrics(judged)
+    metrics = _list_metrics(judged) | _re_rank_metrics(judged)
     if work.windows.mode != "none":
-        metrics |= recall_metrics(judged) | _funnel_metrics(judged) | _ranking_metrics(judged)
+        metrics |= (
+            recall_metrics(judged) | _funnel_metrics(judged) | ranking_metrics(judged) | waterfall_metrics(judged)
+        )
     metrics |= _simulated_metrics(judged) if (work.data / "truth").exists() else {}
     return {"run": _description(judged)} | {name: _number(value) for name, value in sorted(metrics.items())}
 
@@ -51,41 +55,21 @@ def _funnel_metrics(judged: Judged) -> Metrics:
     }
 
 
-def _share(k: int, lists: Int32, clicks: Holdout, seconds: Float64) -> float:
-    return float(watch_seconds_share_at(k, lists, clicks, seconds))
-
-
-def _ranking_metrics(judged: Judged) -> Metrics:
-    """Every logged impression of the holdout, scored as of its instant; baselines are the item's clicks and mean."""
-    work, rows = judged.work, judged.impressions
-    seconds = watched(work, rows)
-    block = work.ledger.item_block(rows.items, rows.instants)
-    predictions = {
-        "": _expected_seconds(work),
-        ".popularity": block.numbers["item_shown"] + np.log(block.numbers["item_click_rate"]),
-        ".item_mean": block.numbers["item_yield"],
-    }
-    metrics: Metrics = {"ranking.impressions": len(seconds)}
-    for suffix, predicted in predictions.items():
-        metrics |= {f"ranking.{n}{suffix}": v for n, v in _order_metrics(rows, seconds, predicted).items()}
-        if suffix != ".popularity" and logs_impressions(work):
-            metrics[f"ranking.mae{suffix}"] = ranking.mae(seconds, predicted)
-            metrics[f"ranking.calibration{suffix}"] = ranking.calibration_ratio(seconds, predicted)
+def _re_rank_metrics(judged: Judged) -> Metrics:
+    """What each switch of the re-rank costs in expected seconds, and what the ranker's own lists would have held."""
+    described = judged.work.inputs["recommendations"] / "re_rank.json"
+    if not described.exists():
+        return {}
+    costs = json.loads(described.read_text())
+    metrics = {f"funnel.re_rank_seconds_lost@{costs['k']}/{n}": lost for n, lost in costs["seconds_lost"].items()}
+    if judged.work.windows.mode != "none":
+        share = _share(costs["k"], judged.ranked, *judged.clicked)
+        metrics[f"funnel.watch_seconds_share@{costs['k']}.ranked"] = share
     return metrics
 
 
-def _order_metrics(rows: Impressions, seconds: Float64, predicted: Float64) -> Metrics:
-    pairs = ranking.xauc(seconds, predicted)
-    return {
-        "auc": ranking.auc(rows.clicked, predicted),
-        "gauc_by_rows": ranking.gauc_by_rows(rows.users, rows.clicked, predicted),
-        "gauc_by_clicks": ranking.gauc_by_clicks(rows.users, rows.clicked, predicted),
-        "weighted_user_loss": ranking.weighted_user_loss(rows.users, rows.clicked, seconds, predicted),
-        "xauc": pairs.half_credit,
-        "xauc_strict": pairs.strict,
-        "xauc_ties": pairs.tie_fraction,
-        "ndcg_of_seconds@10": mean(ranking.ndcg_of_seconds(10, rows.users, seconds, predicted)),
-    }
+def _share(k: int, lists: Int32, clicks: Holdout, seconds: Float64) -> float:
+    return float(watch_seconds_share_at(k, lists, clicks, seconds))
 
 
 def _list_metrics(judged: Judged) -> Metrics:
@@ -101,6 +85,7 @@ def _simulated_metrics(judged: Judged) -> Metrics:
 
     work = judged.work
     lists = {"final": judged.final, "recall": judged.candidates, "popularity": judged.popular}
+    lists |= {"ranked": judged.ranked} if judged.ranked is not judged.final else {}
     ids = {name: _raw(judged, items) for name, items in lists.items()}
     users = work.ids.users.id_of(judged.users).to_numpy()
     best = oracle_shares(work.data, users, ids, work.windows.labels_end, work.config.seed)
@@ -134,16 +119,8 @@ def draw(work: Work, report: Mapping[str, Any]) -> None:
     judged, candidates = Judged(work), saved_candidates(work.inputs["candidates"]).items
     candidate_popularity(judged.counts[candidates[candidates > 0]], judged.counts[1:], work.out / "popularity.png")
     draw_recall(report, work.out)
-    if work.windows.mode != "none" and logs_impressions(work):
-        seconds_by_bucket(_expected_seconds(work), watched(work, judged.impressions), work.out / "seconds.png")
-
-
-def _expected_seconds(work: Work) -> Float64:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(work.inputs["recommendations"] / "scored.parquet", columns=["expected_seconds"])
-    seconds: Float64 = table["expected_seconds"].to_numpy().astype(np.float64)
-    return seconds
+    draw_ranking(judged, report, work.out)
+    draw_waterfall(report, work.out)
 
 
 def _number(value: float) -> float | int | None:

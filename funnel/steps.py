@@ -219,6 +219,7 @@ def write_ranker(work: Work) -> None:
 
 def write_recommendations(work: Work) -> None:
     """The ordered lists, and every impression of the holdout scored as of its instant."""
+    from funnel.ordering import ordered
     from ranking.recommend import Lists, recommender_of
     from ranking.scoring import Ranker
 
@@ -226,7 +227,7 @@ def write_recommendations(work: Work) -> None:
     candidates = saved_candidates(work.inputs["candidates"])
     recommender = recommender_of(ranker, work.ledger, windows.labels_end, len(work.ids.items))
     lists = Lists(candidates.users, candidates.items, recall_columns(work, candidates))
-    items, seconds = recommender.recommend(lists, work.config.ranking.top_k)
+    items, seconds = ordered(work, recommender, lists)
     np.save(work.out / "items.npy", items)
     write_lists(
         work.out / "recommendations.parquet", work.ids, _ranked(candidates, items, seconds), {"unit": work.unit}

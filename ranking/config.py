@@ -18,8 +18,8 @@ class RankingConfig(BaseModel):
 
     top_k: int = Field(50, ge=1, le=10_000)
     objective: Objective = "exact"
-    hidden: tuple[PositiveInt, ...] = Field((128, 64), max_length=4)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    hidden: tuple[PositiveInt, ...] = Field((256, 128, 64), max_length=4)
+    dropout: float = Field(0.2, ge=0, lt=1)
     powers: bool = True
     bins: int = Field(0, ge=0, le=64)
     cross: int = Field(0, ge=0, le=4)
@@ -30,7 +30,7 @@ class RankingConfig(BaseModel):
     quantiles: int = Field(128, ge=2, le=10_000)
     batch: int = Field(512, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.5, ge=0)
+    weight_decay: float = Field(0.3, ge=0)
     epochs: int = Field(12, ge=1)
     patience: int = Field(4, ge=1)
     validation_share: float = Field(0.1, gt=0, lt=1)

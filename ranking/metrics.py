@@ -18,6 +18,10 @@ Numbers = npt.NDArray[np.integer | np.floating]
 Ids = npt.NDArray[np.generic]
 
 
+# Bootstraps whose weights, one a user, are in memory at once.
+DRAWS_AT_ONCE = 20
+
+
 class Xauc(NamedTuple):
     """Share of pairs of impressions, of unequal seconds, that the prediction puts in the right order.
 
@@ -130,6 +134,27 @@ def calibration_ratio(seconds: Numbers, predicted: Numbers) -> float:
     """Predicted seconds over true seconds, in total: 1 is calibrated, above 1 promises too much."""
     _check(seconds, predicted)
     return _ratio(predicted.sum(dtype=np.float64), seconds.sum(dtype=np.float64))
+
+
+def calibration_interval(
+    users: Ids, seconds: Numbers, predicted: Numbers, rng: np.random.Generator, draws: int = 1_000
+) -> tuple[float, float]:
+    """The middle 95 % of the calibration ratio when users are drawn with replacement, all their impressions with them.
+
+    Each user counts as often as a Poisson number of mean 1 says (Chamandy et al. 2012). NaN without seconds.
+    """
+    _check(users, seconds, predicted)
+    if not seconds.any():
+        return float("nan"), float("nan")
+    code = np.unique(users, return_inverse=True)[1]
+    sums = np.stack([np.bincount(code, weights=values) for values in (predicted, seconds)], axis=1)
+    ratios = np.empty(draws)
+    for at in range(0, draws, DRAWS_AT_ONCE):
+        times = rng.poisson(1, (min(DRAWS_AT_ONCE, draws - at), len(sums)))
+        totals = times @ sums
+        ratios[at : at + len(times)] = _quotients(totals[:, 0], totals[:, 1])
+    low, high = np.nanquantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def quantile_buckets(values: Numbers, buckets: int) -> Ints:

@@ -220,6 +220,32 @@ def test_with_the_rewatch_channel_a_list_may_hold_what_was_seen(data: Path, tmp_
     assert (again["channels"].astype(str) == "rewatch").all()
 
 
+def test_re_ranked_lists_are_candidates_without_what_is_excluded_and_their_cost_is_told(
+    data: Path, tmp_path: Path
+) -> None:
+    popular = pd.read_parquet(data / "interactions.parquet")["item_id"].value_counts().index[:5]
+    table = tmp_path / "exclusions.csv"
+    pd.DataFrame({"item_id": popular}).to_csv(table, index=False)
+    asked = (f"re_rank.exclusions={table}", "re_rank.diversity=mmr", "re_rank.channel_cap=2", "re_rank.fresh_share=0.2")
+    started(data, tmp_path / "out", "time", *asked)
+    run = Run(data, tmp_path / "out", "time", [])
+    lists, found = run.table("recommendations"), run.table("candidates")
+    assert len(lists.merge(found[PAIR], on=PAIR)) == len(lists)
+    assert not lists["item_id"].isin(popular).any()
+    assert found["item_id"].isin(popular).any()
+    lost = {name: value for name, value in run.report.items() if name.startswith("funnel.re_rank_seconds_lost@10/")}
+    assert {name.split("/")[1] for name in lost} == {"mmr", "channel_cap", "fresh_share", "exclusions", "all"}
+    assert all(-1e-9 <= value < 1 for value in lost.values())
+    assert lost["funnel.re_rank_seconds_lost@10/all"] > 0
+    assert {"waterfall.ranked@10", "waterfall.re_ranked@10", "funnel.watch_seconds_share@10.ranked"} <= set(run.report)
+    pd.DataFrame({"item_id": popular, "why": "no"}).to_csv(table, index=False)
+    with pytest.raises(Refused, match="columns are item_id, why"):
+        started(data, tmp_path / "out", "time", *asked)
+    assert run.table("recommendations").equals(lists)
+    with pytest.raises(Refused, match=r"nowhere\.csv"):
+        started(data, tmp_path / "out", "time", "re_rank.exclusions=nowhere.csv")
+
+
 def test_a_k_of_ones_own_beyond_the_catalogue_is_refused_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"recall.k = 5000 but the catalogue has \d+ items before labels_end"):
         started(data, tmp_path / "run", "time", "recall.k=5000")
@@ -270,6 +296,55 @@ def test_the_reports_hit_rate_and_seconds_share_can_be_recomputed_from_the_files
     share = run.report["funnel.watch_seconds_share@10"]
     assert share == pytest.approx(listed / clicks["watch_seconds"].sum())
     assert 0 < share < 1
+
+
+def test_the_reports_truth_of_seconds_can_be_recomputed_by_duration_from_the_files(run: Run) -> None:
+    if run.mode == "none":
+        assert not [name for name in run.report if name.startswith(("ranking.", "waterfall."))]
+        return
+    rows = run.table("scored").merge(run.holdout, on=[*PAIR, "timestamp"])
+    length = pd.read_parquet(run.data / "items.parquet").set_index("item_id")["duration_seconds"]
+    rows = rows.assign(length=rows["item_id"].map(length), true=rows["watch_seconds"].where(rows["clicked"], 0.0))
+    edges = {"under_10": (0, 10), "10_to_20": (10, 20), "20_to_60": (20, 60), "over_60": (60, 1e9)}
+    slices = {"": (0.0, 1e9)} | {f"/duration_{name}": edge for name, edge in edges.items()}
+    for name, (low, high) in slices.items():
+        some = rows[(rows["length"] >= low) & (rows["length"] < high)]
+        if name:
+            assert run.report[f"ranking.rows{name}"] == len(some)
+        if some["true"].sum():
+            ratio, ends = run.report[f"ranking.calibration{name}"], ("low", "high")
+            assert ratio == pytest.approx(some["expected_seconds"].sum() / some["true"].sum(), rel=1e-4)
+            low_end, high_end = (run.report[f"ranking.calibration_{end}{name}"] for end in ends)
+            assert low_end <= high_end
+            assert run.report[f"ranking.mae{name}"] == pytest.approx(
+                (some["expected_seconds"] - some["true"]).abs().mean(), rel=1e-4
+            )
+
+
+def test_the_waterfall_only_ever_loses_and_ends_at_the_lists(run: Run) -> None:
+    if run.mode == "none":
+        return
+    clicks, report = run.holdout[run.holdout["clicked"]], run.report
+    total = clicks["watch_seconds"].sum()
+    known = clicks[clicks["item_id"].isin(run.before["item_id"])]
+    if run.mode == "time":
+        # An item published before the cut is known before anybody was shown it.
+        born = pd.read_parquet(run.data / "items.parquet").set_index("item_id")["published_at"]
+        cut = pd.Timestamp(report["run"]["windows"]["labels_end"])
+        start = run.raw["timestamp"].min()
+        published = clicks["item_id"].map(born).between(start, cut, inclusive="left")
+        known = clicks[clicks["item_id"].isin(run.before["item_id"]) | published]
+    unseen = known.merge(run.seen, on=PAIR, how="left", indicator=True).query("_merge == 'left_only'")
+    merged, final = (clicks.merge(run.table(n)[PAIR], on=PAIR) for n in ("candidates", "recommendations"))
+    stages = {"all": clicks, "known": known, "unseen": unseen, "merged": merged, f"ranked@{TOP_K}": final}
+    for name, left in stages.items():
+        assert report[f"waterfall.{name}"] == pytest.approx(left["watch_seconds"].sum() / total), name
+    shares = [report[f"waterfall.{name}"] for name in stages]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == pytest.approx(report["funnel.watch_seconds_share@10"])
+    channels = {name: value for name, value in report.items() if name.startswith("waterfall.channel/")}
+    assert channels
+    assert max(channels.values()) <= report["waterfall.merged"] + 1e-12
 
 
 def test_the_same_again_does_nothing_and_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,102 @@
+"""From candidates to the final lists: ranked by expected seconds, then re-ranked where a switch asks for it."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from features.errors import Refused
+from features.profiles import Side
+from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
+from funnel.work import Work
+from ranking.re_rank import Ranked, ReRankConfig, Shelf, re_ranked, seconds_lost
+from ranking.recommend import Lists, Recommender
+
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+HOUR = 3_600 * 1_000_000
+COSTS_AT = 10
+
+
+def ordered(work: Work, recommender: Recommender, lists: Lists) -> tuple[Int32, Float64]:
+    """The final lists, items and expected seconds [n, top_k].
+
+    Where they are re-ranked, the ranker's own go to `ranked_items.npy` and what each switch costs to `re_rank.json`.
+    """
+    config, top_k = work.config.re_rank, work.config.ranking.top_k
+    if not config.switches:
+        return recommender.recommend(lists, top_k)
+    ranked = Ranked(lists.users, *recommender.recommend(lists, max(config.pool, top_k)))
+    shelf = shelf_of(work, config)
+    np.save(work.out / "ranked_items.npy", ranked.items[:, :top_k])
+    lost = seconds_lost(ranked, shelf, config, min(COSTS_AT, top_k))
+    work.write_json("re_rank.json", {"k": min(COSTS_AT, top_k), "seconds_lost": lost})
+    return re_ranked(ranked, shelf, config, top_k)
+
+
+def shelf_of(work: Work, config: ReRankConfig) -> Shelf:
+    """What re-ranking knows of the items as of labels_end."""
+    items, count = Side.load(work.inputs["profiles"] / "items.parquet"), len(work.ids.items)
+    channels = items.codes.get(CHANNEL, np.zeros(count, np.int32))
+    if config.channel_cap and not channels.any():
+        work.tell(f"re_rank.channel_cap is off: the items have no {CHANNEL}")
+    return Shelf(_vectors(work, count), channels, _fresh(work, items, config), excluded_pairs(work, config.exclusions))
+
+
+def excluded_pairs(work: Work, path: str | None) -> Int64:
+    """The excluded user << 32 | item pairs, ascending, user 0 for everybody; ids the log does not know exclude nobody.
+
+    Refused where the table cannot be read or has other columns than item_id and user_id.
+    """
+    if path is None:
+        return np.zeros(0, np.int64)
+    table = _table(Path(path))
+    if ITEM not in table or not set(table) <= {ITEM, USER}:
+        found = ", ".join(map(str, table)) or "none"
+        raise Refused(f"{path}: its columns are {found}; a table of exclusions has {ITEM} and, if it likes, {USER}.")
+    items = work.ids.items.index_of(_ids(path, table[ITEM], work.ids.items.ids.type))
+    if USER not in table:
+        users = np.zeros(len(items), np.int64)
+    else:
+        users = work.ids.users.index_of(_ids(path, table[USER], work.ids.users.ids.type)).astype(np.int64)
+    known = (items > 0) & ((users > 0) | (USER not in table))
+    return np.unique((users[known] << 32) | items[known])
+
+
+def _ids(path: str, column: "pd.Series", kind: pa.DataType) -> pa.Array:
+    """A column as ids of the log's kind; Refused where they are of another."""
+    try:
+        return pa.array(column).cast(kind)
+    except pa.ArrowInvalid:
+        raise Refused(f"{path}: {column.name} holds {column.iloc[0]!r}; the log's ids are of type {kind}.") from None
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise Refused(f"{path}: the table of exclusions cannot be read ({error}).") from None
+
+
+def _vectors(work: Work, count: int) -> npt.NDArray[np.float32]:
+    """Recall's item vectors by index; an item that came after the last tower has none, and is like nothing."""
+    vectors: npt.NDArray[np.float32] = np.load(work.inputs["item_vectors"] / "item_vectors.npy")
+    missing = np.zeros((max(count - len(vectors), 0), vectors.shape[1]), np.float32)
+    return np.concatenate([vectors, missing])
+
+
+def _fresh(work: Work, items: Side, config: ReRankConfig) -> npt.NDArray[np.bool_]:
+    """Items younger than `fresh_hours`, counted from their publication, else from when they were first seen."""
+    if work.windows.clock != "time":
+        if config.fresh_share:
+            work.tell("re_rank.fresh_share is off: the log's clock is order only")
+        return np.zeros(len(work.ids.items), bool)
+    seen = np.append(-np.inf, work.ids.items.first_seen)
+    born = items.numbers.get(PUBLISHED_AT, np.full(len(seen), np.nan))
+    age = (work.windows.labels_end - np.where(np.isnan(born), seen, born)) / HOUR
+    fresh: npt.NDArray[np.bool_] = age < config.fresh_hours
+    return fresh

@@ -1,0 +1,119 @@
+"""What the report says of the ranker: every logged impression of the holdout, scored as of its instant.
+
+A slice follows a slash, a baseline a dot: `ranking.calibration/duration_over_60`, `ranking.auc.item_mean`. `_low` and
+`_high` bound a ratio by the middle 95 % of 1,000 bootstraps of users.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from features.profiles import tally_of
+from features.tables import DURATION_SECONDS
+from funnel.judged import Judged, mean
+from funnel.plots import calibration_bars, seconds_by_bucket
+from funnel.work import Impressions, Work, logs_impressions, watched
+from ranking import metrics as ranking
+from ranking.features import Block
+from ranking.slices import by_duration, by_item_age, by_user_clicks
+
+Float64 = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Metrics = dict[str, float]
+
+
+def ranking_metrics(judged: Judged) -> Metrics:
+    """Order and truth of the expected seconds; baselines are the item's clicks and its mean seconds."""
+    work, rows = judged.work, judged.impressions
+    seconds, block = watched(work, rows), work.ledger.item_block(rows.items, rows.instants)
+    predictions = {
+        "": expected_seconds(work),
+        ".popularity": block.numbers["item_shown"] + np.log(block.numbers["item_click_rate"]),
+        ".item_mean": block.numbers["item_yield"],
+    }
+    metrics: Metrics = {"ranking.impressions": len(seconds)}
+    for suffix, predicted in predictions.items():
+        metrics |= {f"ranking.{n}{suffix}": v for n, v in order_metrics(rows, seconds, predicted).items()}
+        if suffix != ".popularity" and logs_impressions(work):
+            metrics[f"ranking.mae{suffix}"] = ranking.mae(seconds, predicted)
+            metrics |= {f"ranking.{n}{suffix}": v for n, v in _calibration(work, rows, seconds, predicted).items()}
+    return metrics | (_sliced(work, rows, block) if logs_impressions(work) else {})
+
+
+def order_metrics(rows: Impressions, seconds: Float64, predicted: Float64) -> Metrics:
+    """How well predictions [n] order impressions [n], by click and by seconds."""
+    pairs = ranking.xauc(seconds, predicted)
+    return {
+        "auc": ranking.auc(rows.clicked, predicted),
+        "gauc_by_rows": ranking.gauc_by_rows(rows.users, rows.clicked, predicted),
+        "gauc_by_clicks": ranking.gauc_by_clicks(rows.users, rows.clicked, predicted),
+        "weighted_user_loss": ranking.weighted_user_loss(rows.users, rows.clicked, seconds, predicted),
+        "xauc": pairs.half_credit,
+        "xauc_strict": pairs.strict,
+        "xauc_ties": pairs.tie_fraction,
+        "ndcg_of_seconds@10": mean(ranking.ndcg_of_seconds(10, rows.users, seconds, predicted)),
+    }
+
+
+def expected_seconds(work: Work) -> Float64:
+    """What the ranker expected of each impression of the holdout, [n]."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(work.inputs["recommendations"] / "scored.parquet", columns=["expected_seconds"])
+    seconds: Float64 = table["expected_seconds"].to_numpy().astype(np.float64)
+    return seconds
+
+
+def draw_ranking(judged: Judged, report: Mapping[str, Any], folder: Path) -> None:
+    """Expected against true seconds by bucket of the prediction, and predicted over true seconds by slice."""
+    work = judged.work
+    if work.windows.mode == "none" or not logs_impressions(work):
+        return
+    seconds_by_bucket(expected_seconds(work), watched(work, judged.impressions), folder / "seconds.png")
+    table = calibration_table(report)
+    if len(table):
+        calibration_bars(table, folder / "calibration.png")
+
+
+def calibration_table(report: Mapping[str, Any]) -> pd.DataFrame:
+    """Predicted over true seconds by slice, as a report has them: columns rows, calibration, low, high, mae."""
+    names = [name.split("/")[1] for name in report if name.startswith("ranking.calibration/")]
+    columns = {"rows": "rows", "calibration": "calibration", "low": "calibration_low", "high": "calibration_high"}
+    keys = {column: f"ranking.{metric}" for column, metric in (columns | {"mae": "mae"}).items()}
+    values = {column: [report.get(f"{key}/{name}") for name in names] for column, key in keys.items()}
+    return pd.DataFrame(values, index=names, dtype=np.float64)
+
+
+def _calibration(work: Work, rows: Impressions, seconds: Float64, predicted: Float64) -> Metrics:
+    rng = np.random.default_rng([work.config.seed, 11])
+    low, high = ranking.calibration_interval(rows.users, seconds, predicted, rng)
+    ratio = ranking.calibration_ratio(seconds, predicted)
+    return {"calibration": ratio, "calibration_low": low, "calibration_high": high}
+
+
+def _sliced(work: Work, rows: Impressions, block: Block) -> Metrics:
+    """How many rows each slice has, how true their seconds are, and how far off."""
+    seconds, predicted = watched(work, rows), expected_seconds(work)
+    metrics: Metrics = {}
+    for name, chosen in _slices(work, rows, block).items():
+        some, true, guess = rows.take(chosen), seconds[chosen], predicted[chosen]
+        values: Metrics = {"rows": len(true), "mae": ranking.mae(true, guess)}
+        values |= _calibration(work, some, true, guess)
+        metrics |= {f"ranking.{metric}/{name}": value for metric, value in values.items()}
+    return metrics
+
+
+def _slices(work: Work, rows: Impressions, block: Block) -> dict[str, Flags]:
+    """Impressions by the item's length, the user's clicks before, the item's age, as far as the log knows them."""
+    slices = by_user_clicks(
+        tally_of(work.ledger.events.users, work.ledger.events).as_of(rows.users, rows.instants)["clicks"]
+    )
+    if f"item_{DURATION_SECONDS}" in block.numbers:
+        slices |= by_duration(block.numbers[f"item_{DURATION_SECONDS}"])
+    if "item_age_hours" in block.numbers:
+        slices |= by_item_age(block.numbers["item_age_hours"])
+    return slices

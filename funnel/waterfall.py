@@ -1,0 +1,105 @@
+"""The waterfall: of the holdout's watch seconds, how many survive each stage of the funnel.
+
+Keys are `waterfall.<stage>`, shares of all watch seconds of the holdout; a channel alone is `waterfall.channel/<name>`,
+a slice of users `waterfall.<stage>/<slice>` with the slice's own seconds as the whole. `all`, what was `known` to the
+catalogue as of labels_end, what was `unseen` and so may be listed, then the `merged` candidates, the ranker's lists,
+and the re-ranked ones.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from funnel.judged import Judged
+from funnel.plots import waterfall_bars
+from recall import metrics as recall
+from recall.slices import items_by_age, users_by_activity
+
+Flags = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Metrics = dict[str, float]
+
+KEY, CHANNEL = "waterfall.", "channel/"
+
+
+def waterfall_metrics(judged: Judged) -> Metrics:
+    """Shares of the holdout's watch seconds that are left at each stage, for all users and by slice."""
+    clicks, seconds = judged.clicked
+    stages = _survivors(judged)
+    shares = {f"{KEY}{name}": _share(seconds, left) for name, left in stages.items()}
+    shares[f"{KEY}watches"] = len(clicks.items)
+    of_slices = {name: chosen[clicks.rows] for name, chosen in users_by_activity(judged.watches_of_users).items()}
+    if judged.timed:
+        of_slices |= {name: chosen[clicks.items] for name, chosen in items_by_age(judged.days).items()}
+    for slice_name, chosen in of_slices.items():
+        for name, left in stages.items():
+            if not name.startswith(CHANNEL):
+                shares[f"{KEY}{name}/{slice_name}"] = _share(seconds[chosen], left[chosen])
+    return shares
+
+
+def waterfall_table(report: Mapping[str, Any]) -> pd.DataFrame:
+    """The stages of a report in their order: index stage, columns share and kind (stage or channel)."""
+    stages = [name for name in report if name.startswith(KEY) and report[name] is not None and name != f"{KEY}watches"]
+    names = [name.removeprefix(KEY) for name in stages]
+    kept = [name for name in names if "/" not in name or name.startswith(CHANNEL)]
+    order = sorted(kept, key=lambda name: (_place(name), -float(report[KEY + name])))
+    kinds = ["channel" if name.startswith(CHANNEL) else "stage" for name in order]
+    shares = [float(report[KEY + name]) for name in order]
+    return pd.DataFrame({"share": shares, "kind": kinds}, index=[name.replace("/", " ") for name in order])
+
+
+def draw_waterfall(report: Mapping[str, Any], folder: Path) -> None:
+    """The stages as a picture, where there is a holdout."""
+    if len(table := waterfall_table(report)):
+        waterfall_bars(table, folder / "waterfall.png")
+
+
+def _survivors(judged: Judged) -> dict[str, Flags]:
+    """Which of the holdout's watches [n] each stage still has."""
+    clicks, config = judged.clicked[0], judged.work.config
+    known = (clicks.items > 0) & (clicks.items < judged.catalogue)
+    stages = {"all": np.ones(len(known), bool), "known": known, "unseen": known & ~_seen(judged)}
+    stages |= {
+        f"{CHANNEL}{name}": _listed(judged, np.where(ranks > 0, judged.candidates, 0))
+        for name, ranks in judged.channel_ranks.items()
+    }
+    stages["merged"] = _listed(judged, judged.candidates)
+    lists = {"ranked": judged.ranked} | ({"re_ranked": judged.final} if judged.ranked is not judged.final else {})
+    ks = sorted({min(k, config.ranking.top_k) for k in (*config.report.at, config.ranking.top_k)}, reverse=True)
+    return stages | {f"{n}@{k}": _listed(judged, items[:, :k]) for n, items in lists.items() for k in ks}
+
+
+def _listed(judged: Judged, lists: Int32) -> Flags:
+    """Which watches are in their user's list, wherever it stands."""
+    return recall.places(lists, judged.clicked[0]) > 0
+
+
+def _seen(judged: Judged) -> Flags:
+    """Which watches are of items that their user had clicked before labels_end."""
+    work, clicks = judged.work, judged.clicked[0]
+    log = work.impressions
+    before = log.take(np.flatnonzero(log.clicked & (log.instants < work.windows.labels_end)))
+    stride = len(work.ids.items)
+    seen = np.unique(before.users.astype(np.int64) * stride + before.items)
+    asked = judged.users[clicks.rows].astype(np.int64) * stride + clicks.items
+    flags: Flags = np.isin(asked, seen)
+    return flags
+
+
+def _share(seconds: Float64, left: Flags) -> float:
+    total = float(seconds.sum())
+    return float(seconds[left].sum()) / total if total else float("nan")
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Where a stage stands: ceilings, channels, the merge, then ranked lists from long to short."""
+    if "@" in name:
+        stage, k = name.split("@")
+        return 5 + (stage == "re_ranked"), -int(k)
+    return ["all", "known", "unseen", "channel", "merged"].index(name.split("/")[0]), 0

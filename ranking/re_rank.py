@@ -1,0 +1,216 @@
+"""The last, small step: from the ranker's first places to a list that is varied, fresh, and allowed.
+
+One greedy walk over the places of the list, all users of a shard at once: at each place the item of highest gain that
+is still allowed. Relevance is expected seconds over the user's best, so that gains compare between users; similarity
+is the cosine of recall's item vectors. The scores of the list stay the expected seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+Flags = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+USERS_A_SHARD = 500
+SMALLEST = 1e-10
+
+
+class ReRankConfig(BaseModel):
+    """The re-rank stage, all of it off by default; it chooses among the ranker's first `pool` items.
+
+    `diversity` trades relevance for difference at `strength` (0 none, 1 difference alone) by maximal marginal relevance
+    or a determinantal point process. Within the first `head` places at most `channel_cap` items are of one channel (0
+    off) and at least `fresh_share` of them younger than `fresh_hours`, as far as the pool has them. `exclusions` is a
+    table (Parquet or CSV) of item_id, and optionally user_id, that is in no list.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool: int = Field(100, ge=1, le=10_000)
+    head: int = Field(10, ge=1, le=1_000)
+    diversity: Literal["none", "mmr", "dpp"] = "none"
+    strength: float = Field(0.3, ge=0, le=1)
+    channel_cap: int = Field(0, ge=0)
+    fresh_share: float = Field(0.0, ge=0, le=1)
+    fresh_hours: float = Field(24.0, gt=0)
+    exclusions: str | None = None
+
+    @property
+    def switches(self) -> dict[str, "ReRankConfig"]:
+        """Each switch that is on, by name, with all others off."""
+        off = self.model_copy(update={"diversity": "none", "channel_cap": 0, "fresh_share": 0.0, "exclusions": None})
+        alone = {
+            self.diversity: ("diversity", self.diversity != "none"),
+            "channel_cap": ("channel_cap", self.channel_cap > 0),
+            "fresh_share": ("fresh_share", self.fresh_share > 0),
+            "exclusions": ("exclusions", self.exclusions is not None),
+        }
+        return {n: off.model_copy(update={f: getattr(self, f)}) for n, (f, on) in alone.items() if on}
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What re-ranking knows of items by index: unit `vectors` [items, dim], `channels` [items] (0 none), `fresh`
+    [items], and `excluded` pairs, user << 32 | item, ascending; user 0 stands for everybody."""
+
+    vectors: Float32
+    channels: Int32
+    fresh: Flags
+    excluded: Int64
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The ranker's first places of users [n]: items and expected seconds [n, m], best first; item 0 past the end."""
+
+    users: Int32
+    items: Int32
+    seconds: Float64
+
+    def take(self, rows: slice) -> "Ranked":
+        return Ranked(self.users[rows], self.items[rows], self.seconds[rows])
+
+
+def re_ranked(ranked: Ranked, shelf: Shelf, config: ReRankConfig, top_k: int) -> tuple[Int32, Float64]:
+    """The list of each user, items and expected seconds [n, top_k]; 0 where nothing allowed is left.
+
+    With every switch off these are the ranker's first places. A cap or a quota that the pool cannot meet is met as far
+    as it can be, so that a list is never shorter than what is allowed of its pool.
+    """
+    items, seconds = (np.zeros((len(ranked.users), top_k), kind) for kind in (np.int32, np.float64))
+    for at in range(0, len(ranked.users), USERS_A_SHARD):
+        rows = slice(at, at + USERS_A_SHARD)
+        shard = ranked.take(rows)
+        places = _walk(shard, shelf, config, top_k)
+        chosen = places >= 0
+        items[rows] = np.where(chosen, np.take_along_axis(shard.items, places, axis=1), 0)
+        seconds[rows] = np.where(chosen, np.take_along_axis(shard.seconds, places, axis=1), 0.0)
+    return items, seconds
+
+
+def seconds_lost(ranked: Ranked, shelf: Shelf, config: ReRankConfig, k: int) -> Mapping[str, float]:
+    """Share of the expected seconds of the ranker's first k places that each switch alone, and `all` of them, cost."""
+    before = ranked.seconds[:, :k].sum()
+    alone = dict(config.switches) | ({"all": config} if config.switches else {})
+    after = {name: re_ranked(ranked, shelf, switch, k)[1].sum() for name, switch in alone.items()}
+    return {name: float(1 - total / before) if before else float("nan") for name, total in after.items()}
+
+
+def _walk(ranked: Ranked, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int64:
+    """Places in the pool of the items chosen for each place of the list, [n, top_k], -1 for none."""
+    users, pool = ranked.items.shape
+    chosen = np.full((users, top_k), -1, np.int64)
+    left = (ranked.items > 0) & ~_excluded(ranked, shelf, config)
+    gain: _Gain = _GAINS[config.diversity](ranked, shelf, config)
+    channels, fresh = shelf.channels[ranked.items], shelf.fresh[ranked.items]
+    rows, taken = np.arange(users), np.zeros((users, pool), bool)
+    for place in range(min(top_k, pool)):
+        allowed = left
+        if place < config.head:
+            allowed = _capped(allowed, channels, taken, config.channel_cap)
+            allowed = _with_quota(allowed, fresh, taken, _fresh_due(config, place))
+        best = np.argmax(np.where(allowed, gain.values, -np.inf), axis=1)
+        some = left[rows, best]
+        chosen[:, place] = np.where(some, best, -1)
+        left[rows, best], taken[rows[some], best[some]] = False, True
+        gain.take(best)
+    return chosen
+
+
+def _excluded(ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> Flags:
+    if config.exclusions is None:
+        return np.zeros(ranked.items.shape, bool)
+    own = np.isin(ranked.users.astype(np.int64)[:, None] << 32 | ranked.items, shelf.excluded)
+    flags: Flags = own | np.isin(ranked.items.astype(np.int64), shelf.excluded)
+    return flags
+
+
+def _capped(allowed: Flags, channels: Int32, taken: Flags, cap: int) -> Flags:
+    """What is allowed without going over the cap, or what was allowed, where that leaves nothing."""
+    if not cap:
+        return allowed
+    same = (channels[:, :, None] == channels[:, None, :]) & (channels[:, :, None] > 0)
+    full = (same & taken[:, None, :]).sum(axis=2) >= cap
+    return _unless_empty(allowed & ~full, allowed)
+
+
+def _fresh_due(config: ReRankConfig, place: int) -> int:
+    """How many of the places up to this one must be fresh: the quota, spread from the first place to the last."""
+    return int(np.floor(config.fresh_share * (place + 1) + 1e-9))
+
+
+def _with_quota(allowed: Flags, fresh: Flags, taken: Flags, due: int) -> Flags:
+    """Only fresh items where fewer than are due were taken, as long as there are any."""
+    behind = (taken & fresh).sum(axis=1) < due
+    return np.where(behind[:, None], _unless_empty(allowed & fresh, allowed), allowed)
+
+
+def _unless_empty(narrow: Flags, wide: Flags) -> Flags:
+    return np.where(narrow.any(axis=1, keepdims=True), narrow, wide)
+
+
+class _Gain:
+    """What each item of the pool would add to the list, [n, m]: its relevance."""
+
+    def __init__(self, ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> None:
+        best = np.maximum(ranked.seconds.max(axis=1, keepdims=True, initial=0), SMALLEST)
+        self._relevance, self._config = ranked.seconds / best, config
+        self._vectors = shelf.vectors[ranked.items] if config.diversity != "none" else np.zeros((0, 0, 0), np.float32)
+        self.values = self._relevance
+
+    def take(self, places: Int64) -> None:
+        """The items at these places of the pool, [n], were taken."""
+
+    def _similarity(self, places: Int64) -> Float32:
+        """Cosine of every item of the pool with the one taken, [n, m]."""
+        mine = np.take_along_axis(self._vectors, places[:, None, None], axis=1)[:, 0]
+        similarity: Float32 = np.einsum("nmd,nd->nm", self._vectors, mine)
+        return similarity
+
+
+class _MarginalRelevance(_Gain):
+    """(1 - s) relevance - s max similarity to what was taken (Carbonell and Goldstein 1998)."""
+
+    def __init__(self, ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> None:
+        super().__init__(ranked, shelf, config)
+        self._nearest = np.full(ranked.items.shape, -np.inf, np.float32)
+        self.values = (1 - config.strength) * self._relevance
+
+    def take(self, places: Int64) -> None:
+        self._nearest = np.maximum(self._nearest, self._similarity(places))
+        self.values = (1 - self._config.strength) * self._relevance - self._config.strength * self._nearest
+
+
+class _Determinant(_Gain):
+    """log of what the item adds to the determinant of q_i S_ij q_j, by Cholesky rows (Chen et al. 2018).
+
+    q^2 = exp(relevance (1 - s) / s): the weaker the diversity, the steeper the quality.
+    """
+
+    def __init__(self, ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> None:
+        super().__init__(ranked, shelf, config)
+        steep = (1 - config.strength) / max(config.strength, SMALLEST)
+        self._log_quality = steep * self._relevance
+        self._residual = np.ones(ranked.items.shape)
+        self._rows: list[Float64] = []
+        self.values = self._log_quality
+
+    def take(self, places: Int64) -> None:
+        at = places[:, None]
+        root = np.sqrt(np.take_along_axis(self._residual, at, axis=1))
+        known = sum((row * np.take_along_axis(row, at, axis=1) for row in self._rows), np.zeros_like(self._residual))
+        row = (self._similarity(places) - known) / np.maximum(root, np.sqrt(SMALLEST))
+        self._rows.append(row)
+        self._residual = np.maximum(self._residual - row**2, SMALLEST)
+        self.values = self._log_quality + np.log(self._residual)
+
+
+_GAINS: dict[str, type[_Gain]] = {"none": _Gain, "mmr": _MarginalRelevance, "dpp": _Determinant}

@@ -1,0 +1,162 @@
+"""Re-ranking against plain loops: marginal relevance, determinants, caps, quotas, exclusions, and what they cost."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ranking import re_rank
+from ranking.re_rank import Ranked, ReRankConfig, Shelf, re_ranked, seconds_lost
+
+ITEMS, POOL, USERS, TOP = 40, 12, 9, 6
+
+
+def world(seed=0, users=USERS):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(ITEMS, 5))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    shelf = Shelf(
+        vectors.astype(np.float32),
+        rng.integers(0, 4, ITEMS).astype(np.int32),
+        rng.random(ITEMS) < 0.3,
+        np.sort(np.array([7, 11, (3 << 32) | 5], np.int64)),
+    )
+    items = np.stack([rng.permutation(np.arange(1, ITEMS))[:POOL] for _ in range(users)]).astype(np.int32)
+    seconds = -np.sort(-rng.exponential(20, (users, POOL)), axis=1)
+    items[0, 4:], seconds[0, 4:] = 0, 0
+    return Ranked(np.arange(1, users + 1, dtype=np.int32), items, seconds), shelf
+
+
+def run(ranked, shelf, **switches):
+    return re_ranked(ranked, shelf, ReRankConfig(pool=POOL, head=TOP, **switches), TOP)
+
+
+def test_with_every_switch_off_the_list_is_the_rankers():
+    ranked, shelf = world()
+    items, seconds = run(ranked, shelf)
+    np.testing.assert_array_equal(items, ranked.items[:, :TOP])
+    np.testing.assert_array_equal(seconds, ranked.seconds[:, :TOP])
+
+
+def greedy(ranked, row, gain):
+    """The list of one user by a gain of (item's place, places taken), ties to the first."""
+    taken = []
+    there = [place for place in range(POOL) if ranked.items[row, place]]
+    while len(taken) < min(TOP, len(there)):
+        taken.append(max((p for p in there if p not in taken), key=lambda p: gain(p, taken)))
+    return ranked.items[row, taken].tolist() + [0] * (TOP - len(taken))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 0.8, 1.0])
+def test_marginal_relevance_is_that_of_a_loop(strength):
+    ranked, shelf = world()
+    items, seconds = run(ranked, shelf, diversity="mmr", strength=strength)
+    for row in range(USERS):
+        vectors, relevance = shelf.vectors[ranked.items[row]], ranked.seconds[row] / ranked.seconds[row].max()
+
+        def gain(place, taken, vectors=vectors, relevance=relevance):
+            nearest = max((float(vectors[place] @ vectors[t]) for t in taken), default=0)
+            return (1 - strength) * relevance[place] - strength * nearest
+
+        assert items[row].tolist() == greedy(ranked, row, gain)
+    for row, place in itertools.product(range(USERS), range(TOP)):
+        if items[row, place]:
+            assert seconds[row, place] == ranked.seconds[row, ranked.items[row].tolist().index(items[row, place])]
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.5, 0.9])
+def test_the_determinantal_list_is_that_of_determinants(strength):
+    ranked, shelf = world()
+    items, _ = run(ranked, shelf, diversity="dpp", strength=strength)
+    steep = (1 - strength) / strength
+    for row in range(1, USERS):
+        vectors = shelf.vectors[ranked.items[row]].astype(np.float64)
+        quality = steep * ranked.seconds[row] / ranked.seconds[row].max()
+
+        def gain(place, taken, vectors=vectors, quality=quality):
+            some = [*taken, place]
+            # Five dimensions: beyond that the determinant is nothing but rounding.
+            return quality[some].sum() + np.linalg.slogdet(vectors[some] @ vectors[some].T)[1]
+
+        assert items[row, :5].tolist() == greedy(ranked, row, gain)[:5]
+
+
+def test_more_strength_is_more_difference():
+    ranked, shelf = world(users=200)
+
+    def similarity(items, power):
+        vectors = shelf.vectors[items[1:]]
+        return float((np.einsum("nad,nbd->nab", vectors, vectors) ** power).mean())
+
+    # A determinant shrinks with opposites as it does with likes.
+    for diversity, power in (("mmr", 1), ("dpp", 2)):
+        lists = [run(ranked, shelf, diversity=diversity, strength=s)[0] for s in (0.01, 0.5, 0.9)]
+        by_strength = [similarity(items, power) for items in lists]
+        assert by_strength == sorted(by_strength, reverse=True)
+        assert by_strength[2] < 0.95 * by_strength[0]
+
+
+def test_at_most_so_many_of_a_channel_as_far_as_the_pool_goes():
+    ranked, shelf = world(users=100)
+    items, _ = run(ranked, shelf, channel_cap=2)
+    for row in range(1, 100):
+        pool = shelf.channels[ranked.items[row]]
+        enough = (pool == 0).sum() + sum(min((pool == c).sum(), 2) for c in (1, 2, 3)) >= TOP
+        listed = np.bincount(shelf.channels[items[row]], minlength=4)[1:]
+        assert (listed <= 2).all() or not enough
+        assert (items[row] > 0).all()
+    assert any(np.bincount(shelf.channels[row], minlength=4)[1:].max() > 2 for row in ranked.items[1:, :TOP])
+
+
+def test_the_quota_of_fresh_items_is_met_at_every_place_as_far_as_the_pool_goes():
+    ranked, shelf = world(users=100)
+    items, _ = run(ranked, shelf, fresh_share=0.5)
+    for row in range(1, 100):
+        fresh = np.cumsum(shelf.fresh[items[row]])
+        there = shelf.fresh[ranked.items[row]].sum()
+        assert (fresh >= np.minimum(np.arange(1, TOP + 1) // 2, there)).all()
+
+
+def test_what_is_excluded_is_in_no_list_and_others_move_up():
+    ranked, shelf = world(users=50)
+    items, _ = run(ranked, shelf, exclusions="a table")
+    assert not np.isin(items, [7, 11]).any()
+    assert 5 not in items[2]
+    assert (items[1:] > 0).all()
+    for row in range(1, 50):
+        gone = {7, 11} | ({5} if row == 2 else set())
+        assert items[row].tolist() == [item for item in ranked.items[row] if item not in gone][:TOP]
+
+
+@pytest.mark.parametrize("diversity", ["none", "mmr", "dpp"])
+def test_all_switches_together_give_distinct_items_of_the_pool(diversity):
+    ranked, shelf = world(users=80)
+    items, _ = run(ranked, shelf, diversity=diversity, channel_cap=2, fresh_share=0.3, exclusions="a table")
+    for row in range(1, 80):
+        assert len(set(items[row])) == TOP
+        assert set(items[row]) <= set(ranked.items[row])
+
+
+def test_shards_of_users_do_not_change_the_lists(monkeypatch):
+    ranked, shelf = world(users=30)
+    switches = {"diversity": "mmr", "channel_cap": 2, "fresh_share": 0.3}
+    whole = run(ranked, shelf, **switches)
+    monkeypatch.setattr(re_rank, "USERS_A_SHARD", 7)
+    for ours, theirs in zip(run(ranked, shelf, **switches), whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_cost_of_each_switch_is_what_its_list_lacks():
+    ranked, shelf = world(users=50)
+    config = ReRankConfig(pool=POOL, head=TOP, diversity="mmr", strength=0.6, channel_cap=1)
+    lost = seconds_lost(ranked, shelf, config, TOP)
+    assert set(lost) == {"mmr", "channel_cap", "all"}
+    before = ranked.seconds[:, :TOP].sum()
+    assert lost["mmr"] == pytest.approx(1 - run(ranked, shelf, diversity="mmr", strength=0.6)[1].sum() / before)
+    assert 0 < lost["channel_cap"] < 1
+    assert seconds_lost(ranked, shelf, ReRankConfig(), TOP) == {}
+
+
+def test_nobody_gets_no_list():
+    ranked, shelf = world()
+    assert run(ranked.take(slice(0, 0)), shelf)[0].shape == (0, TOP)
