@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from benchmarks.ranking import clickbait, depth, peer, speed
+from benchmarks.ranking import clickbait, depth, kuairand_cwm, kuairand_long_view, kuairec_dadf, peer, speed
 from benchmarks.shared import lightgbm_peer
 from benchmarks.shared.lightgbm_peer import Choice, chosen, fitted, matrix_of
 from benchmarks.shared.processes import one_core
 from benchmarks.shared.rankers import Contest, Truth, figures, summary
+from features.errors import Refused
 from funnel.run import write_world
 from ranking.config import RankingConfig
 from ranking.features import Block
@@ -174,3 +176,168 @@ def test_the_papers_layers_are_compared(of_world: list[str], monkeypatch: pytest
     assert all(0 < row["user loss"] < 0.7 for row in rows)
     assert len({row["user loss"] for row in rows}) == 5
     assert [row.get("paper's loss") for row in rows] == [0.416, 0.352, None, None, None]
+
+
+def test_a_pair_counts_as_right_unless_it_is_in_the_wrong_order() -> None:
+    rng = np.random.default_rng(0)
+    seconds, predicted = rng.integers(0, 5, 60).astype(float), rng.integers(0, 7, 60).astype(float)
+    one, other = np.triu_indices(60, 1)
+    wrong = (seconds[one] - seconds[other]) * (predicted[one] - predicted[other]) < 0
+    assert kuairand_cwm.judged(seconds, predicted)["XAUC"] == pytest.approx(1 - wrong.mean())
+
+
+def kuairand_rows(play: list[int], duration: list[int], days: list[int]) -> pd.DataFrame:
+    size = len(play)
+    return pd.DataFrame(
+        {
+            "user_id": np.arange(size) % 3,
+            "video_id": np.arange(size) % 4,
+            "date": days,
+            "time_ms": 1_649_400_000_000 + np.arange(size),
+            "is_click": 1,
+            "long_view": (np.array(play) >= 7_000).astype(int),
+            "play_time_ms": play,
+            "duration_ms": duration,
+        }
+    )
+
+
+def test_cwms_rows_are_of_5_to_400_seconds_with_plays_up_to_the_end_in_whole_seconds() -> None:
+    days = [20220408, 20220421, 20220422, 20220430, 20220508, 20220430, 20220430]
+    play = [9_000, 1_600, 400, 99_000, 7_400, 3_000, 3_000]
+    length = [6_100, 400_000, 5_000, 10_300, 8_000, 4_400, 401_000]
+    split = kuairand_cwm.split_of(kuairand_rows(play, length, days))
+    assert (split.learnt["play_time_ms"] / 1_000).tolist() == [6, 2, 0]
+    assert split.learnt["is_click"].tolist() == [1, 1, 0]
+    assert split.validation == pytest.approx(1 / 3)
+    assert split.seconds.tolist() == [10, 7]
+
+
+def test_long_views_are_the_clicks_and_popularity_counts_them_before_the_test() -> None:
+    days = [20220408, 20220421, 20220422, 20220422, 20220508, 20220508]
+    split = kuairand_long_view.split_of(kuairand_rows([7_000, 8_000, 100, 0, 9_000, 1_000], [5_000] * 6, days))
+    assert (split.clicked.tolist(), split.seconds.tolist()) == ([True, False], [9, 0])
+    # The test rows show videos 0 and 1 again, long viewed once each.
+    assert kuairand_long_view.popularity(split).tolist() == [1, 1]
+
+
+def test_a_user_without_a_long_view_counts_nothing_in_ndcg_and_is_left_out_of_gauc() -> None:
+    truth = Truth(np.array([1, 1, 2, 2]), np.array([True, False, False, False]), np.zeros(4))
+    row = kuairand_long_view.judged(truth, np.array([2.0, 1.0, 2.0, 1.0]))
+    assert (row["GAUC"], row["nDCG@5"], row["test rows"]) == (1, 0.5, 4)
+
+
+def test_dadfs_rows_are_no_advertisements_and_no_endless_plays() -> None:
+    rows = pd.DataFrame({"video_id": [1, 2, 1, 1], "play_duration": [9, 1, 10, 5], "video_duration": [1, 1, 1, 1]})
+    rows["timestamp"] = [1.0, 1.0, 1.0, np.nan]
+    assert kuairec_dadf.kept(rows, np.array([2])).index.tolist() == [0]
+    with pytest.raises(Refused, match="no rows of videos that are no advertisement"):
+        kuairec_dadf.kept(rows, np.array([1, 2]))
+
+
+def test_dadfs_split_is_a_tenth_at_random_the_same_each_time() -> None:
+    rows = pd.DataFrame({"play_duration": np.arange(200) * 1_000})
+    split, again = kuairec_dadf.split_of(rows), kuairec_dadf.split_of(rows)
+    assert (len(split.learnt), len(split.test)) == (180, 20)
+    assert sorted([*split.learnt.index, *split.test.index]) == list(range(200))
+    assert split.seconds.tolist() == split.test["play_duration"].div(1_000).tolist()
+    assert round(split.validation * len(split.learnt)) == 20
+    assert again.test.index.equals(split.test.index)
+
+
+@pytest.fixture(scope="module")
+def kuairand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files as KuaiRand-Pure's: 60 users see 50 videos of 10 to 59 seconds; even ones are watched through, or not at
+    all, odd ones for two seconds."""
+    folder, rng, size = tmp_path_factory.mktemp("kuairand"), np.random.default_rng(0), 4_000
+    instants = pd.Series(pd.to_datetime("2022-04-08 00:05") + pd.to_timedelta(np.sort(rng.random(size)) * 30.99, "D"))
+    video, seen = rng.integers(0, 50, size), rng.random(size) < 0.7
+    length = 10_000 + 1_000 * video
+    play = np.where(seen, np.where(video % 2, 2_000, length), 0)
+    log = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, 60, size),
+            "video_id": video,
+            "date": instants.dt.strftime("%Y%m%d").astype(int),
+            "time_ms": instants.astype("datetime64[ms]").astype(np.int64) - 8 * 3_600_000,
+            "is_click": seen.astype(int),
+            "long_view": (seen & (video % 2 == 0)).astype(int),
+            "play_time_ms": play,
+            "duration_ms": length,
+            "tab": 1,
+        }
+    )
+    early = log["date"] <= 20220421
+    log[early].to_csv(folder / "log_standard_4_08_to_4_21_pure.csv", index=False)
+    log[~early].to_csv(folder / "log_standard_4_22_to_5_08_pure.csv", index=False)
+    videos = {"video_id": range(50), "author_id": np.arange(50) // 5, "upload_dt": "2022-04-01", "tag": "3,4"}
+    pd.DataFrame(videos).to_csv(folder / "video_features_basic_pure.csv", index=False)
+    users = {"user_id": range(60), "onehot_feat0": np.arange(60) % 2}
+    pd.DataFrame(users).to_csv(folder / "user_features_pure.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kuairec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files as KuaiRec's: 40 users watch 50 videos, the even ones through, the odd ones for a tenth."""
+    folder, rng, size = tmp_path_factory.mktemp("kuairec"), np.random.default_rng(0), 3_000
+    video = rng.integers(0, 50, size)
+    length = 10_000 + 1_000 * video
+    instants = np.round(1_593_900_000 + np.sort(rng.random(size)) * 30 * 86_400, 3)
+    log = {
+        "user_id": rng.integers(0, 40, size),
+        "video_id": video,
+        "play_duration": np.where(video % 2, length // 10, length),
+        "video_duration": length,
+        "timestamp": instants,
+    }
+    pd.DataFrame(log).to_csv(folder / "big_matrix.csv", index=False)
+    kinds = {"video_id": range(50), "video_type": ["AD"] * 2 + ["NORMAL"] * 48, "author_id": np.arange(50) // 5}
+    pd.DataFrame(kinds).to_csv(folder / "item_daily_features.csv", index=False)
+    return folder
+
+
+SHORT = ["--seeds", "2", "--set", "ranking.batch=64", "--set", "ranking.vocabulary_clicks=5"]
+
+
+def test_cwms_protocol_runs_on_files_of_its_layout(kuairand: Path, address: str) -> None:
+    rows = kuairand_cwm.main(["--data", str(kuairand), "--tracking", address, *SHORT])
+    assert [row["line"] for row in rows] == [*(f"{name}, published" for name in ("WLR", "D2Q", "CWM")), "ours, exact"]
+    assert rows[2] == {"line": "CWM, published", "MAE": 17.74, "XAUC": 0.714}
+    # Three tenths of the plays are none, by chance: all that is left to know is the video.
+    assert rows[-1]["XAUC"] > 0.75
+    assert rows[-1]["MAE"] < 14
+    assert rows[-1]["test rows"] > 1_000
+
+
+def test_in_user_ranking_of_long_views_runs_on_files_of_its_layout(kuairand: Path, address: str) -> None:
+    rows = {
+        row["line"]: row for row in kuairand_long_view.main(["--data", str(kuairand), "--tracking", address, *SHORT])
+    }
+    assert list(rows)[-4:] == ["item popularity, measured", "oracle, measured", "ours, click", "ours, exact"]
+    assert rows["oracle, measured"]["GAUC"] == 1
+    assert rows["ours, click"]["GAUC"] > 0.75
+    assert rows["ours, click"]["nDCG@5"] <= rows["oracle, measured"]["nDCG@5"]
+
+
+def test_dadfs_protocol_runs_on_files_of_its_layout(kuairec: Path, address: str) -> None:
+    rows = kuairec_dadf.main(["--data", str(kuairec), "--tracking", address, *SHORT])
+    assert [row["line"] for row in rows[-2:]] == ["best with DADF, published", "ours, exact"]
+    assert rows[-1]["XAUC"] > 0.9
+    assert rows[-1]["MAE"] < 6
+
+
+@pytest.mark.parametrize("protocol", [kuairand_cwm, kuairand_long_view, kuairec_dadf])
+def test_a_protocol_without_its_files_is_refused(protocol: Any, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"there is no (log_standard|big_matrix).* here"):
+        protocol.main(["--data", str(tmp_path)])
+
+
+def test_a_log_that_lacks_the_protocols_days_or_columns_is_refused(tmp_path: Path) -> None:
+    rows = kuairand_rows([9_000] * 3, [9_000] * 3, [20220408, 20220422, 20220423])
+    rows.to_csv(tmp_path / "log_standard_slice.csv", index=False)
+    with pytest.raises(Refused, match="no rows of 20220429 to 20220508; this protocol needs the whole published log"):
+        kuairand_cwm.main(["--data", str(tmp_path)])
+    rows.drop(columns=["long_view"]).to_csv(tmp_path / "log_standard_slice.csv", index=False)
+    with pytest.raises(Refused, match=r"log_standard_slice.csv: no column long_view; the published file has it\."):
+        kuairand_long_view.main(["--data", str(tmp_path)])

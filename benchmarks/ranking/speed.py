@@ -3,7 +3,8 @@
 Feature rows: all blocks of impressions of the log, each as of its instant, once with the tallies still to be built and
 once more. Training rows: of an epoch, its look at the validation rows included. Requests: 500 random candidates of one
 user ranked as of the cut, the user's and the pairs' features and the net included; what recall says of the candidates
-comes with them, and what depends on the item alone has been made once for the catalogue. Run:
+comes with them, and what depends on the item alone has been made once for the catalogue. On a machine that does other
+things too, processor time says what an idle one would take. Run:
 
     funnel simulate --out world
     funnel bench ranking speed --source simulated --data world
@@ -12,8 +13,6 @@ comes with them, and what depends on the item alone has been made once for the c
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from statistics import median
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +29,7 @@ from ranking.rows import Exposures, RankingRows, blocks_of
 from ranking.scoring import Ranker
 
 T = TypeVar("T")
+Clocks = tuple[float, float]
 
 CANDIDATES, TOP_K, WARM_UP, EPOCHS = 500, 50, 20, 4
 MILLISECONDS = 1_000
@@ -68,32 +68,33 @@ def feature_lines(work: Work, exposures: Exposures) -> Iterator[Row]:
     """All blocks of the exposures, twice."""
     ledger = work.ledger
     for tallies in ("tallies to be built", "tallies built"):
-        seconds = _timed(lambda: blocks_of(ledger, exposures))[0]
-        yield {"what": f"features, {tallies}", "rows": len(exposures), "rows/s": round(len(exposures) / seconds)}
+        took = _timed(lambda: blocks_of(ledger, exposures))[0]
+        yield {"what": f"features, {tallies}"} | _pace(len(exposures), took)
 
 
 def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[Ranker, Row]:
     """A ranker, and the median epoch but the first, in which things are compiled."""
     from ranking.ranker import train
 
-    laps: list[float] = []
+    laps: list[Clocks] = []
     short = switched(config, epochs=EPOCHS, patience=EPOCHS, refit=False)
-    ranker, _ = train(rows, unit, short, 0, lambda _: laps.append(time.perf_counter()))
-    seconds = median(later - earlier for earlier, later in pairwise(laps))
-    trained = round(len(rows) * (1 - config.validation_share))
-    return ranker, {"what": "training, one epoch", "rows": trained, "rows/s": round(trained / seconds)}
+    ranker, _ = train(rows, unit, short, 0, lambda _: laps.append(_clocks()))
+    took = np.median(np.diff(laps, axis=0), axis=0)
+    return ranker, {"what": "training, one epoch"} | _pace(round(len(rows) * (1 - config.validation_share)), took)
 
 
 def request_lines(work: Work, ranker: Ranker, exposures: Exposures, requests: int) -> Iterator[Row]:
     """The catalogue's part, made once, and single requests of random users: median and p99."""
     catalogue = work.ids.items.size_as_of(work.windows.labels_end)
-    seconds, recommender = _timed(lambda: recommender_of(ranker, work.ledger, work.windows.labels_end, catalogue))
-    yield {"what": "items of the catalogue", "rows": catalogue, "rows/s": round(catalogue / seconds)}
+    took, recommender = _timed(lambda: recommender_of(ranker, work.ledger, work.windows.labels_end, catalogue))
+    yield {"what": "items of the catalogue"} | _pace(catalogue, took)
     rng, users = np.random.default_rng(0), listed_users(work)
     lists = [asked(rng, rng.choice(users, 1), catalogue, exposures) for _ in range(WARM_UP + requests)]
-    times = [MILLISECONDS * _timed(lambda one=one: recommender.recommend(one, TOP_K))[0] for one in lists][WARM_UP:]
+    times = [_timed(lambda one=one: recommender.recommend(one, TOP_K))[0] for one in lists][WARM_UP:]
+    (p50, of_processor), (p99, of_processor_99) = MILLISECONDS * np.quantile(times, [0.5, 0.99], axis=0)
     row: Row = {"what": f"one user's {lists[0].items.shape[1]} candidates ranked", "rows": requests}
-    yield row | {"ms p50": round(float(np.median(times)), 2), "ms p99": round(float(np.quantile(times, 0.99)), 2)}
+    row |= {"ms p50": round(p50, 2), "ms p99": round(p99, 2)}
+    yield row | {"processor ms p50": round(of_processor, 2), "processor ms p99": round(of_processor_99, 2)}
 
 
 def asked(rng: np.random.Generator, user: Any, catalogue: int, exposures: Exposures) -> Lists:
@@ -103,10 +104,20 @@ def asked(rng: np.random.Generator, user: Any, catalogue: int, exposures: Exposu
     return Lists(user, items, recall)
 
 
-def _timed(function: Callable[[], T]) -> tuple[float, T]:
-    began = time.perf_counter()
+def _pace(rows: int, took: Any) -> Row:
+    """How many, and how many a second by the wall's clock and by the processor's."""
+    return {"rows": rows, "rows/s": round(rows / took[0]), "rows/processor s": round(rows / took[1])}
+
+
+def _timed(function: Callable[[], T]) -> tuple[Any, T]:
+    """Seconds that a call took by both clocks, [2], and its answer."""
+    began = _clocks()
     answer = function()
-    return time.perf_counter() - began, answer
+    return np.subtract(_clocks(), began), answer
+
+
+def _clocks() -> Clocks:
+    return time.perf_counter(), time.process_time()
 
 
 if __name__ == "__main__":
