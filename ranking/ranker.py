@@ -35,7 +35,7 @@ Int32 = npt.NDArray[np.int32]
 Epochs = list[dict[str, Any]]
 Tell = Callable[[dict[str, Any]], None]
 
-# A large log takes larger steps, so that an epoch is not many more of them.
+# An epoch of a large log is a random part of its rows, so that training does not take longer than it learns.
 STEPS_AN_EPOCH = 500
 ATTENTION_UNITS = (32, 16)
 LAST_POSITION = 50
@@ -154,9 +154,9 @@ class _Training:
         tf.config.experimental.enable_op_determinism()
         self._rng, self._positions = np.random.default_rng(seed), places_of(rows)
         self._examples = _examples(ranker, rows, config.censored)
-        self._batch = max(config.batch, len(rows) // STEPS_AN_EPOCH)
+        self._batch = config.batch
         self._graph = _Graph(ranker.shape, config.dropout, seed)
-        steps = -(-len(rows) // self._batch) * config.epochs
+        steps = min(-(-len(rows) // self._batch), STEPS_AN_EPOCH) * config.epochs
         self._adam = self._graph.optimizer(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps), config)
         loss, model = _loss(config.objective), self._graph.model
         signature = (self._graph.specs, tf.TensorSpec((None, 3 * heads_of(config.objective))))
@@ -181,8 +181,8 @@ class _Training:
         return self.weights
 
     def epoch(self) -> float:
-        """One pass over shuffled rows; its mean loss."""
-        order = self._rng.permutation(len(self._examples.targets))
+        """One pass over shuffled rows, or over as many as make an epoch; its mean loss."""
+        order = self._rng.permutation(len(self._examples.targets))[: STEPS_AN_EPOCH * self._batch]
         batches = (order[at : at + self._batch] for at in range(0, len(order), self._batch))
         means = [(len(rows), self._step(*self._examples.take(rows))) for rows in batches]
         return float(np.average([float(mean) for _, mean in means], weights=[rows for rows, _ in means]))

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ranking import ranker as ranker_module
 from ranking.config import RankingConfig
 from ranking.features import LAST_ITEM, Block, history_columns
 from ranking.objectives import heads_of, targets, yardstick_of
-from ranking.ranker import LAST_POSITION, _examples, _Graph, _untrained, complete_plays, seconds_cap, train
+from ranking.ranker import LAST_POSITION, _examples, _Graph, _Training, _untrained, complete_plays, seconds_cap, train
 from ranking.rows import RankingRows, thinned
 from ranking.scoring import BLOCKS, Ranker
 
@@ -292,3 +293,15 @@ def test_each_epoch_is_told_and_training_lowers_the_loss():
     assert told == epochs
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 4, 5]
     assert epochs[-1]["val_loss"] < epochs[0]["val_loss"]
+
+
+def test_an_epoch_of_a_large_log_is_so_many_steps(monkeypatch):
+    monkeypatch.setattr(ranker_module, "STEPS_AN_EPOCH", 3)
+    rows = mixed()
+    training = _Training(_untrained(rows, 9.0, "seconds", SMALL), rows, SMALL, 0)
+    training.epoch()
+    assert int(training._adam.iterations.numpy()) == 3
+    small = rows.take(np.arange(100))
+    training = _Training(_untrained(small, 9.0, "seconds", SMALL), small, SMALL, 0)
+    training.epoch()
+    assert int(training._adam.iterations.numpy()) == 2
