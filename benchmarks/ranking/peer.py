@@ -70,8 +70,7 @@ def lines(contest: Contest, options: argparse.Namespace) -> Iterator[Row]:
         choice = chosen(contest.rows, objective, contest.config.validation_share, options.leaves)
         models = (fitted(contest.rows, choice, seed) for seed in range(options.seeds))
         found = [figures(contest.truth, model.scores(contest.blocks)) for model in models]
-        size = {"leaves": choice.leaves, "rounds": choice.rounds, "codes": "yes" if choice.codes else "no"}
-        yield {"line": f"LightGBM, {objective}"} | summary(found) | size
+        yield {"line": f"LightGBM, {objective}"} | summary(found) | {"chosen": choice.described()}
     yield from plain_lines(contest)
 
 
