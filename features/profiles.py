@@ -181,16 +181,15 @@ class Tally:
         """
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         # Most pairs of a candidate list never met: only the keys that have events are looked up.
-        known = np.flatnonzero(self.timeline.knows(keys))
-        found = self._as_of(keys[known], moments[known])
+        known, starts, ends = self.timeline.spans(keys, moments)
+        found = self._between(starts, ends)
         blank = {name: NEVER if values.dtype == np.int64 else 0.0 for name, values in found.items()}
         columns = {name: np.full(len(keys), blank[name], values.dtype) for name, values in found.items()}
         for name, values in found.items():
             columns[name][known] = values
         return columns
 
-    def _as_of(self, keys: npt.NDArray[Any], instants: Int64) -> dict[str, npt.NDArray[Any]]:
-        starts, ends = self.timeline.starts(keys), self.timeline.before(keys, instants)
+    def _between(self, starts: Int64, ends: Int64) -> dict[str, npt.NDArray[Any]]:
         counts = {name: sums[ends] - sums[starts] for name, sums in self._sums.items()}
         return counts | {
             "shown": (ends - starts).astype(np.float64),

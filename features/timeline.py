@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 
+# A table of all keys is kept where it is no larger than so many times the events.
+KEYS_AN_EVENT = 4
+
 
 @dataclass(frozen=True)
 class Timeline:
@@ -20,6 +23,17 @@ class Timeline:
 
     keys: Int64
     instants: Int64
+
+    def spans(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any]) -> tuple[Int64, Int64, Int64]:
+        """For the keys that have any event: their rows [m], and the flat positions of their first event and just past
+        the last one strictly before their instant, [m] each. The others have no row.
+        """
+        places = self._places(np.asarray(keys, np.int64))
+        rows = np.flatnonzero(places >= 0)
+        places = places[rows]
+        ranks = np.searchsorted(self._clock, np.asarray(instants, np.int64)[rows], side="left")
+        ends = np.searchsorted(self._codes, places * (len(self._clock) + 1) + ranks, side="left")
+        return rows, self._firsts[places], ends
 
     def before(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Int64:
         """Flat position just past each key's last event *strictly* before its instant: [m], [m] -> [m]."""
@@ -30,11 +44,27 @@ class Timeline:
         """Flat position of each key's first event, or where it would stand: [m] -> [m]."""
         return np.searchsorted(self.keys, np.asarray(keys, np.int64), side="left")
 
-    def knows(self, keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Whether a key has any event, at whatever instant: [m] -> [m]."""
-        places = np.searchsorted(self._known, np.asarray(keys, np.int64), side="left")
-        known: npt.NDArray[np.bool_] = np.append(self._known, -1)[places] == keys
-        return known
+    def _places(self, keys: Int64) -> Int64:
+        """Which of the known keys each one is, -1 for one without events: [m] -> [m]."""
+        if self._table is None:
+            places = np.searchsorted(self._known, keys, side="left")
+            return np.where(np.append(self._known, -1)[places] == keys, places, -1)
+        inside = (keys >= 0) & (keys < len(self._table))
+        return np.where(inside, self._table[np.where(inside, keys, 0)], -1)
+
+    @cached_property
+    def _table(self) -> Int64 | None:
+        """The place of each key by the key itself, -1 unknown, where keys are about as many as events; else None."""
+        if not len(self._known) or self._known[-1] > KEYS_AN_EVENT * len(self.keys):
+            return None
+        table = np.full(int(self._known[-1]) + 1, -1, np.int64)
+        table[self._known] = np.arange(len(self._known))
+        return table
+
+    @cached_property
+    def _firsts(self) -> Int64:
+        """Flat position of the first event of each known key."""
+        return np.searchsorted(self.keys, self._known, side="left")
 
     @cached_property
     def _clock(self) -> Int64:

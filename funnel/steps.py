@@ -25,6 +25,7 @@ from funnel.lists import USERS_A_SHARD, ArrayFile, Ranked, ranks_of, write_lists
 from funnel.plots import data_profile, index_sweep, loss_curves
 from funnel.store import MEASURED
 from funnel.work import Impressions, Work, held_out, listed_users, logs_impressions, saved_candidates, watched
+from ranking.audit import refuse_the_future
 from ranking.rows import Exposures, RankingRows, blocks_of, thinned
 from recall.candidates import Candidates
 from recall.channels import Channels, Log, channels_as_of, switched_off
@@ -194,6 +195,7 @@ def write_ranking_rows(work: Work) -> None:
     )
     if clicked.sum() < 2 or clicked.all():
         _refuse_to_rank(work, len(clicked), int(clicked.sum()))
+    refuse_the_future(work.ledger, exposures, np.random.default_rng([work.config.seed, 13]))
     positions = exposures.positions if exposures.positions is not None else np.zeros(len(exposures), np.int32)
     rows = RankingRows(blocks_of(work.ledger, exposures), exposures.instants, clicked, seconds, weight, positions)
     rows.save(work.out / "ranking_rows.parquet")

@@ -15,7 +15,7 @@ from sklearn.isotonic import IsotonicRegression
 Float64 = npt.NDArray[np.float64]
 
 KNOTS = 64
-SMALLEST = 1e-6
+SMALLEST, RISE = 1e-6, 1e-4
 NEWTON_STEPS = 25
 # What a bent curve must take off the loss, of which noise alone takes some.
 WORTH = 1e-3
@@ -78,11 +78,11 @@ def platt(predicted: Float64, seconds: Float64, weight: Float64) -> Calibration:
 
 
 def isotonic(predicted: Float64, seconds: Float64, weight: Float64) -> Calibration:
-    """The best rising curve; on its level stretches it still rises by a hair, so that no two rows become tied."""
+    """The best rising curve; on its level stretches it still rises a little, so that no two rows become tied."""
     curve = IsotonicRegression().fit(predicted, seconds, sample_weight=weight)
     knots, levels = curve.X_thresholds_, np.maximum(curve.y_thresholds_, SMALLEST)
     kept = knots > SMALLEST
-    return Calibration(knots[kept], levels[kept] + SMALLEST * knots[kept]) if kept.any() else AS_IT_IS
+    return Calibration(knots[kept], levels[kept] + RISE * knots[kept]) if kept.any() else AS_IT_IS
 
 
 FITS: dict[str, Fit] = {"scale": scaled, "platt": platt, "isotonic": isotonic}

@@ -21,6 +21,7 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Contexts = Mapping[str, Int32]
+Rates = tuple[Float64, Float64]
 
 HOUR, DAY = 3_600 * 1_000_000, 86_400 * 1_000_000
 PRIOR_ROWS = 10.0
@@ -70,7 +71,7 @@ class Ledger:
         counts = self._tally("user").as_of(users, moments)
         # Side columns first: one that is called like a tally does not take its place.
         numbers = {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
-        numbers |= self._rates("user", counts, moments) | self._since("user", counts, moments)
+        numbers |= self._rates("user", counts, self._whole_log(moments)) | self._since("user", counts, moments)
         numbers |= self._lately("user", users, counts, moments) | self._clock(moments)
         codes = {f"user_{name}": codes[users] for name, codes in self.users.codes.items()}
         codes |= self._past(users, moments) | dict(contexts or self._last_contexts(users, moments))
@@ -80,11 +81,11 @@ class Ledger:
         """Columns of items [n] at instants [n]."""
         moments = _moments(instants, items)
         counts = self._tally("item").as_of(items, moments)
-        numbers = self._static_item_numbers(items, moments)
-        numbers |= self._rates("item", counts, moments) | self._since("item", counts, moments)
+        numbers, whole = self._static_item_numbers(items, moments), self._whole_log(moments)
+        numbers |= self._rates("item", counts, whole) | self._since("item", counts, moments)
         numbers |= self._lately("item", items, counts, moments)
         for name, side in self._shared_sides.items():
-            numbers |= self._rates(name, self._tally(name).as_of(side[items], moments), moments)
+            numbers |= self._rates(name, self._tally(name).as_of(side[items], moments), whole)
         codes = {f"item_{name}": codes[items] for name, codes in self.items.codes.items()}
         return Block(len(items), numbers, {"item": items.astype(np.int32)} | codes)
 
@@ -94,9 +95,10 @@ class Ledger:
         counts = self._tally("pair").as_of(pair_keys(users, items), moments)
         numbers = {"pair_ignored": counts["shown"] - counts["clicks"], "pair_clicks": counts["clicks"]}
         numbers |= self._since("pair", counts, moments) | self._matches(users, items)
+        whole = self._whole_log(moments)
         for name, side in self._shared_sides.items():
             counts = self._tally(f"user_{name}").as_of(pair_keys(users, side[items]), moments)
-            numbers |= self._rates(f"user_{name}", counts, moments) | self._since(f"user_{name}", counts, moments)
+            numbers |= self._rates(f"user_{name}", counts, whole) | self._since(f"user_{name}", counts, moments)
         return Block(len(users), numbers, {})
 
     def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
@@ -168,15 +170,15 @@ class Ledger:
         side = self._shared_sides[name.removeprefix("user_")][items]
         return pair_keys(users, side) if name.startswith("user_") else side
 
-    def _rates(self, name: str, counts: dict[str, npt.NDArray[Any]], moments: Int64) -> dict[str, Float64]:
+    def _rates(self, name: str, counts: dict[str, npt.NDArray[Any]], whole: Rates) -> dict[str, Float64]:
         """Shown, click rate, seconds a click and seconds an impression, drawn towards the whole log's so far."""
-        click_rate, seconds = self._whole_log(moments)
+        click_rate, seconds = whole
         rate = (counts["clicks"] + PRIOR_ROWS * click_rate) / (counts["shown"] + PRIOR_ROWS)
         mean = (counts["seconds"] + PRIOR_ROWS * seconds) / (counts["known"] + PRIOR_ROWS)
         columns = {"shown": np.log1p(counts["shown"]), "click_rate": rate, "seconds": mean, "yield": rate * mean}
         return {f"{name}_{column}": values for column, values in columns.items()}
 
-    def _whole_log(self, moments: Int64) -> tuple[Float64, Float64]:
+    def _whole_log(self, moments: Int64) -> Rates:
         """Click rate and mean seconds a click of all rows before each instant."""
         instants, place = np.unique(moments, return_inverse=True)
         counts = self._tally("all").as_of(np.zeros(len(instants), np.int64), instants)

@@ -1,6 +1,7 @@
 """What came before an instant, held against a loop over the events."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,3 +78,17 @@ def test_keys_of_pairs_stay_inside_64_bits_in_a_log_of_many_instants() -> None:
 def test_events_are_sorted_by_key_then_instant_and_equal_ones_keep_their_order() -> None:
     keys, instants = np.array([2, 1, 2, 1, 2]), np.array([5, 9, 5, 3, 1])
     assert timeline_order(keys, instants).tolist() == [3, 1, 4, 0, 2]
+
+
+@pytest.mark.parametrize("keys_an_event", [0, 4], ids=["searched", "by a table"])
+def test_spans_are_the_starts_and_ends_of_the_keys_that_have_events(monkeypatch, keys_an_event):
+    monkeypatch.setattr("features.timeline.KEYS_AN_EVENT", keys_an_event)
+    rng = np.random.default_rng(1)
+    keys, instants = np.sort(rng.integers(2, 12, 60)), rng.integers(0, 30, 60)
+    order = timeline_order(keys, instants)
+    timeline = Timeline(keys[order], instants[order])
+    asked, moments = rng.integers(-1, 15, 300), rng.integers(-1, 33, 300)
+    rows, starts, ends = timeline.spans(asked, moments)
+    assert rows.tolist() == [row for row in range(300) if asked[row] in keys]
+    np.testing.assert_array_equal(starts, timeline.starts(asked[rows]))
+    np.testing.assert_array_equal(ends, timeline.before(asked[rows], moments[rows]))
