@@ -115,15 +115,15 @@ def test_duration_alone_is_the_mean_seconds_of_like_durations() -> None:
 def test_figures_are_those_of_the_metrics_and_what_is_not_seconds_has_no_error() -> None:
     truth = Truth(np.array([1, 1, 1]), np.array([True, False, True]), np.array([9.0, 0.0, 3.0]))
     row = figures(truth, np.array([6.0, 3.0, 3.0]))
-    assert (row["MAE"], row["predicted/true"], row["AUC"], row["GAUC"]) == (2, 1, 0.75, 0.75)
+    assert (row["MAE"], row["ratio"], row["AUC"], row["GAUC"]) == (2, 1, 0.75, 0.75)
     # Of three pairs two are in order and one is tied; a quarter of the seconds is half below an unclicked row.
-    assert (row["XAUC"], row["XAUC strict"], row["user loss"]) == pytest.approx((2.5 / 3, 2 / 3, 0.125))
+    assert (row["XAUC"], row["strict"], row["loss"]) == pytest.approx((2.5 / 3, 2 / 3, 0.125))
     assert figures(truth, np.array([6.0, 3.0, 3.0]), in_seconds=False)["MAE"] is None
 
 
 def test_a_line_is_the_mean_over_its_seeds_with_the_spread_of_some_columns() -> None:
     seeds = [{"XAUC": 0.5, "MAE": None, "AUC": 0.1}, {"XAUC": 0.7, "MAE": None, "AUC": 0.3}]
-    assert summary(seeds) == {"XAUC": 0.6, "AUC": 0.2, "spread XAUC": 0.1}
+    assert summary(seeds) == {"XAUC": 0.6, "AUC": 0.2, "sd XAUC": 0.1}
     assert summary(seeds[:1]) == {"XAUC": 0.5, "AUC": 0.1}
 
 
@@ -135,8 +135,8 @@ def test_ours_and_the_peers_are_judged_on_the_same_rows(of_world: list[str], mon
         *("LightGBM, squared error", "LightGBM, click", "LightGBM, exact"),
         *("popularity", "item's mean", "duration alone"),
     ]
-    assert all(0.5 < row["XAUC"] < 0.95 and 0 < row["user loss"] < 0.5 for row in rows[2:5])
-    assert all("spread XAUC" in row for row in rows[:5])
+    assert all(0.5 < row["XAUC"] < 0.95 and 0 < row["loss"] < 0.5 for row in rows[2:5])
+    assert all("sd XAUC" in row for row in rows[:5])
 
 
 def test_ranking_is_timed_on_one_core(of_world: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,8 +173,8 @@ def test_the_papers_layers_are_compared(of_world: list[str], monkeypatch: pytest
     monkeypatch.setattr(depth, "LAYERS", {(): 0.416, (32, 16): 0.352})
     rows = depth.main([*of_world, "--seeds", "1"])
     assert [row["line"] for row in rows] == ["none", "32 -> 16", "default, 16", "no powers, 16", "unweighted, 16"]
-    assert all(0 < row["user loss"] < 0.7 for row in rows)
-    assert len({row["user loss"] for row in rows}) == 5
+    assert all(0 < row["loss"] < 0.7 for row in rows)
+    assert len({row["loss"] for row in rows}) == 5
     assert [row.get("paper's loss") for row in rows] == [0.416, 0.352, None, None, None]
 
 

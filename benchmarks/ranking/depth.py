@@ -39,7 +39,7 @@ LAYERS: dict[tuple[int, ...], float] = {
     (1024, 512, 256): 0.346,
 }
 UNDONE: dict[str, dict[str, Any]] = {"no powers": {"powers": False}, "unweighted": {"objective": "click"}}
-SPREAD = ("user loss",)
+SPREAD = ("loss",)
 
 
 def main(arguments: Sequence[str]) -> list[Row]:
@@ -78,7 +78,7 @@ def _named(hidden: Sequence[int]) -> str:
 def _judged(contest: Contest, seeds: int, **fields: Any) -> Row:
     rankers = (ours(contest, seed, **fields) for seed in range(seeds))
     found = [figures(contest.truth, scores(ranker, contest.blocks)) for ranker in rankers]
-    columns = ("user loss", "XAUC", "MAE", "AUC")
+    columns = ("loss", "XAUC", "MAE", "AUC")
     return summary([{name: row[name] for name in columns} for row in found], SPREAD)
 
 

@@ -70,8 +70,7 @@ def lines(contest: Contest, options: argparse.Namespace) -> Iterator[Row]:
         choice = chosen(contest.rows, objective, contest.config.validation_share, options.leaves)
         models = (fitted(contest.rows, choice, seed) for seed in range(options.seeds))
         found = [figures(contest.truth, model.scores(contest.blocks)) for model in models]
-        size = {"leaves": choice.leaves, "rounds": choice.rounds, "codes": "yes" if choice.codes else "no"}
-        yield {"line": f"LightGBM, {objective}"} | summary(found) | size
+        yield {"line": f"LightGBM, {objective}"} | summary(found) | {"chosen": choice.described()}
     yield from plain_lines(contest)
 
 
@@ -90,8 +89,9 @@ def by_duration(contest: Contest) -> Float64:
     known = contest.rows.blocks["item"].numbers[DURATION]
     edges = np.unique(np.nanquantile(known, np.linspace(0, 1, DURATION_BUCKETS + 1)[1:-1]))
     bucket = _buckets(known, edges)
-    rows, seconds = np.bincount(bucket, minlength=len(edges) + 2), np.bincount(bucket, contest.rows.seconds)
-    means = np.append(seconds, np.zeros(len(rows) - len(seconds))) / np.maximum(rows, 1)
+    size = len(edges) + 2
+    rows, seconds = np.bincount(bucket, minlength=size), np.bincount(bucket, contest.rows.seconds, size)
+    means: Float64 = seconds / np.maximum(rows, 1)
     return means[_buckets(contest.blocks["item"].numbers[DURATION], edges)]
 
 

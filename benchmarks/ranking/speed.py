@@ -13,6 +13,7 @@ things too, processor time says what an idle one would take. Run:
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -90,7 +91,7 @@ def request_lines(work: Work, ranker: Ranker, exposures: Exposures, requests: in
     yield {"what": "items of the catalogue"} | _pace(catalogue, took)
     rng, users = np.random.default_rng(0), listed_users(work)
     lists = [asked(rng, rng.choice(users, 1), catalogue, exposures) for _ in range(WARM_UP + requests)]
-    times = [_timed(lambda one=one: recommender.recommend(one, TOP_K))[0] for one in lists][WARM_UP:]
+    times = [_timed(partial(recommender.recommend, one, TOP_K))[0] for one in lists][WARM_UP:]
     (p50, of_processor), (p99, of_processor_99) = MILLISECONDS * np.quantile(times, [0.5, 0.99], axis=0)
     row: Row = {"what": f"one user's {lists[0].items.shape[1]} candidates ranked", "rows": requests}
     row |= {"ms p50": round(p50, 2), "ms p99": round(p99, 2)}

@@ -49,6 +49,9 @@ class Choice:
     rounds: int
     loss: float
 
+    def described(self) -> str:
+        return f"{self.leaves} leaves, {self.rounds} rounds, {'with' if self.codes else 'no'} codes"
+
 
 @dataclass(frozen=True)
 class Trees:

@@ -24,7 +24,7 @@ Float64 = npt.NDArray[np.float64]
 Row = dict[str, Any]
 Blocks = dict[str, Block]
 
-SPREAD = ("XAUC", "user loss", "MAE", "predicted/true")
+SPREAD = ("XAUC", "loss", "MAE")
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,16 @@ def scores(ranker: Ranker, blocks: Blocks) -> Float64:
 
 
 def figures(truth: Truth, predicted: Float64, in_seconds: bool = True) -> Row:
-    """How well a prediction [n] orders and, where it is one of seconds, how true it is."""
+    """How well a prediction [n] orders and, where it is one of seconds, how true it is.
+
+    XAUC with half credit and strict, the paper's weighted per-user loss, MAE in seconds, predicted over true seconds
+    (`ratio`), AUC, and GAUC by rows.
+    """
     pairs = metrics.xauc(truth.seconds, predicted)
     loss = metrics.weighted_user_loss(truth.users, truth.clicked, truth.seconds, predicted)
-    row: Row = {"XAUC": pairs.half_credit, "XAUC strict": pairs.strict, "user loss": loss}
+    row: Row = {"XAUC": pairs.half_credit, "strict": pairs.strict, "loss": loss}
     row["MAE"] = metrics.mae(truth.seconds, predicted) if in_seconds else None
-    row["predicted/true"] = metrics.calibration_ratio(truth.seconds, predicted) if in_seconds else None
+    row["ratio"] = metrics.calibration_ratio(truth.seconds, predicted) if in_seconds else None
     row["AUC"] = metrics.auc(truth.clicked, predicted)
     return row | {"GAUC": metrics.gauc_by_rows(truth.users, truth.clicked, predicted)}
 
@@ -121,5 +125,5 @@ def summary(seeds: Sequence[Mapping[str, Any]], spread: Sequence[str] = SPREAD) 
     known = [name for name in seeds[0] if seeds[0][name] is not None]
     row: Row = {name: round(float(np.mean([each[name] for each in seeds])), 4) for name in known}
     if len(seeds) > 1:
-        row |= {f"spread {n}": round(float(np.std([each[n] for each in seeds])), 4) for n in spread if n in known}
+        row |= {f"sd {n}": round(float(np.std([each[n] for each in seeds])), 4) for n in spread if n in known}
     return row
