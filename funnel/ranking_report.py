@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from features.ledger import Block
 from features.profiles import tally_of
 from features.tables import DURATION_SECONDS
 from funnel.judged import Judged, mean
 from funnel.plots import calibration_bars, seconds_by_bucket
 from funnel.work import Impressions, Work, logs_impressions, watched
 from ranking import metrics as ranking
-from ranking.features import Block
 from ranking.slices import by_duration, by_item_age, by_user_clicks
 
 Float64 = npt.NDArray[np.float64]

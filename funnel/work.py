@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.histories import Histories
+from features.ledger import Ledger
 from features.profiles import Events, Side
 from features.tables import DEVICE, POSITION, SURFACE, WATCH_SECONDS
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from funnel.config import FunnelConfig
 from funnel.lists import RawIds
-from ranking.features import Ledger
 from ranking.rows import filled_seconds, unit_of
 from recall.candidates import Candidates
 from recall.inputs import Readings

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import Refused
+from features.ledger import Block, Ledger
 from features.profiles import Events
-from ranking.features import Block, Ledger
 from ranking.rows import Exposures, blocks_of
 
 Blocks = dict[str, Block]

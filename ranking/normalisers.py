@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranking.features import Block
+from features.ledger import Block
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

@@ -21,9 +21,9 @@ with quietly():
     from deepctr.layers.interaction import CrossNet
     from deepctr.layers.sequence import AttentionSequencePoolingLayer
 
+from features.ledger import HISTORY
 from ranking.calibration import AS_IT_IS, calibration_of
 from ranking.config import RankingConfig
-from ranking.features import HISTORY
 from ranking.normalisers import Limits, normalisers_of, widened, width_of
 from ranking.objectives import heads_of, targets, yardstick_of
 from ranking.rows import RankingRows

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ranking.features import Ledger
+from features.ledger import Ledger
 from ranking.scoring import Part, Ranker
 
 Float64 = npt.NDArray[np.float64]

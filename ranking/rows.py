@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ranking.features import Block, Contexts, Ledger
+from features.ledger import Block, Contexts, Ledger
 from ranking.scoring import BLOCKS
 
 Float64 = npt.NDArray[np.float64]

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from features.ledger import Block, duration_groups, history_columns
 from ranking.calibration import AS_IT_IS, Calibration
-from ranking.features import Block, duration_groups, history_columns
 from ranking.normalisers import Normalisers, normalisers_from, quantiles_from, quantiles_table, widened, width_of
 from ranking.objectives import Yardstick, expected
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from features.errors import Refused
+from features.ledger import HOUR, Ledger
 from features.profiles import Events, Side
 from ranking.audit import refuse_the_future
-from ranking.features import HOUR, Ledger
 from ranking.rows import Exposures, blocks_of
 
 ROWS = 400

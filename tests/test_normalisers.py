@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ranking.features import Block
+from features.ledger import Block
 from ranking.normalisers import Limits, normalisers_from, normalisers_of, quantiles_of, widened, width_of
 
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from features.ledger import LAST_ITEM, Block, history_columns
 from ranking import ranker as ranker_module
 from ranking.config import RankingConfig
-from ranking.features import LAST_ITEM, Block, history_columns
 from ranking.objectives import heads_of, targets, yardstick_of
 from ranking.ranker import LAST_POSITION, _examples, _Graph, _Training, _untrained, complete_plays, seconds_cap, train
 from ranking.rows import RankingRows, thinned

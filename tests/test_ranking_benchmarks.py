@@ -15,9 +15,9 @@ from benchmarks.shared.lightgbm_peer import Choice, chosen, fitted, matrix_of
 from benchmarks.shared.processes import one_core
 from benchmarks.shared.rankers import Contest, Truth, figures, summary
 from features.errors import Refused
+from features.ledger import Block
 from funnel.run import write_world
 from ranking.config import RankingConfig
-from ranking.features import Block
 from ranking.rows import RankingRows
 from ranking.scoring import BLOCKS
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from features.ledger import Ledger
 from features.profiles import Events, Side
 from ranking import recommend
-from ranking.features import Ledger
 from ranking.normalisers import Limits, normalisers_of
 from ranking.recommend import Lists, recommender_of
 from ranking.rows import Exposures, blocks_of

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from features.ledger import Block, Ledger
 from features.profiles import Events, Side
-from ranking.features import Block, Ledger
 from ranking.rows import LABELS, SHRINKAGE, Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from features.ledger import HISTORY, LAST_ITEM, Block, duration_groups, history_columns
 from ranking import scoring
 from ranking.calibration import Calibration
-from ranking.features import HISTORY, LAST_ITEM, Block, duration_groups, history_columns
 from ranking.normalisers import Limits, Quantiles, normalisers_of
 from ranking.objectives import LARGEST_LOGIT, Yardstick
 from ranking.scoring import BLOCKS, Part, Ranker, RankerShape, space_of

@@ -15,7 +15,7 @@ import lightgbm
 import numpy as np
 import numpy.typing as npt
 
-from ranking.features import Block
+from features.ledger import Block
 from ranking.rows import RankingRows
 from ranking.scoring import BLOCKS
 

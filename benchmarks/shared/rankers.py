@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.ledger import Block
 from funnel.line import STEPS, Request, make, request_for, work_of
 from funnel.steps import exposures_of
 from funnel.work import Work, held_out, watched
 from ranking import metrics
 from ranking.config import RankingConfig
-from ranking.features import Block
 from ranking.rows import RankingRows, blocks_of
 from ranking.scoring import Ranker
 

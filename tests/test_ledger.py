@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from features.ledger import DAY, HOUR, LAST_ITEM, PRIOR_ROWS, SPANS, Block, Ledger, duration_groups
 from features.profiles import Events, Side
-from ranking.features import DAY, HOUR, LAST_ITEM, PRIOR_ROWS, SPANS, Block, Ledger, duration_groups
 
 USERS, ITEMS, ROWS = 5, 7, 150
 COUNTRIES, ITEM_COUNTRIES = np.array([0, 1, 2, 1, 0], np.int32), np.array([0, 1, 2, 0, 1, 1, 2], np.int32)
