@@ -1,7 +1,10 @@
-"""What the ranker reads of users, items and pairs as of an instant: the same code for training and for serving.
+"""What the log tells of users, items and pairs as of an instant: the same code for training and for serving.
 
 Three blocks. The user's is computed once a request and the item's once a candidate (paper, section 4.1); only the
 pair's is computed for each row. Every tally is of what came strictly before the instant.
+
+A *lift* compares what became of impressions with what was due: of a user's, what their items had led to expect, and of
+an item's, what their users had. So a taste is told from good items, and a good item from willing viewers.
 """
 
 from collections.abc import Mapping
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.profiles import NEVER, Events, Side, Tally, pair_keys, tally_of
+from features.profiles import NEVER, NOTHING_DUE, Events, Side, Tally, pair_keys, tally_of
 from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
 from features.timeline import Timeline, timeline_order
 
@@ -25,6 +28,10 @@ Rates = tuple[Float64, Float64]
 
 HOUR, DAY = 3_600 * 1_000_000, 86_400 * 1_000_000
 PRIOR_ROWS = 10.0
+# A user's rates in a topic are drawn to the user's own as by so many rows, an item's mean seconds to its length's.
+OWN_PRIOR_ROWS = 3.0
+# An exposure lift is drawn to 0 as by half an impression, the shares of the log to nothing as by ten.
+HALF_SHOWN, PRIOR_SHOWN = 0.5, 10.0
 SPANS = {"hour": HOUR, "day": DAY}
 # Lengths at which watching changes: what is watched of five seconds and of five minutes is not one habit.
 DURATION_EDGES = np.array([5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 2400, 4800], np.float64)
@@ -71,7 +78,9 @@ class Ledger:
         counts = self._tally("user").as_of(users, moments)
         # Side columns first: one that is called like a tally does not take its place.
         numbers = {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
-        numbers |= self._rates("user", counts, self._whole_log(moments)) | self._since("user", counts, moments)
+        whole = self._whole_log(moments)
+        numbers |= self._rates("user", counts, whole) | _lifts("user", counts, whole)
+        numbers |= self._since("user", counts, moments)
         numbers |= self._lately("user", users, counts, moments) | self._clock(moments)
         codes = {f"user_{name}": codes[users] for name, codes in self.users.codes.items()}
         codes |= self._past(users, moments) | dict(contexts or self._last_contexts(users, moments))
@@ -82,10 +91,13 @@ class Ledger:
         moments = _moments(instants, items)
         counts = self._tally("item").as_of(items, moments)
         numbers, whole = self._static_item_numbers(items, moments), self._whole_log(moments)
-        numbers |= self._rates("item", counts, whole) | self._since("item", counts, moments)
+        numbers |= self._rates("item", counts, whole) | _lifts("item", counts, whole)
+        numbers |= self._since("item", counts, moments)
         numbers |= self._lately("item", items, counts, moments)
-        for name, side in self._shared_sides.items():
+        for name, side in self.sides.items():
             numbers |= self._rates(name, self._tally(name).as_of(side[items], moments), whole)
+        if "duration" in self.sides:
+            numbers |= _completion(counts, numbers)
         codes = {f"item_{name}": codes[items] for name, codes in self.items.codes.items()}
         return Block(len(items), numbers, {"item": items.astype(np.int32)} | codes)
 
@@ -94,12 +106,29 @@ class Ledger:
         moments = _moments(instants, users)
         counts = self._tally("pair").as_of(pair_keys(users, items), moments)
         numbers = {"pair_ignored": counts["shown"] - counts["clicks"], "pair_clicks": counts["clicks"]}
-        numbers |= self._since("pair", counts, moments) | self._matches(users, items)
-        whole = self._whole_log(moments)
-        for name, side in self._shared_sides.items():
-            counts = self._tally(f"user_{name}").as_of(pair_keys(users, side[items]), moments)
-            numbers |= self._rates(f"user_{name}", counts, whole) | self._since(f"user_{name}", counts, moments)
+        numbers |= self._since("pair", counts, moments) | self.matches(users, items)
+        standing = self._standing(users, moments)
+        for name, side in self.sides.items():
+            numbers |= self._affinity(name, users, side[items], standing)
         return Block(len(users), numbers, {})
+
+    def affinity(self, side: str, users: Int32, codes: Int32, instants: Int64 | int) -> dict[str, Float64]:
+        """What users [n] did with items of a side's codes [n] (-1 none) before instants: rates, lifts, recency."""
+        return self._affinity(side, users, codes, self._standing(users, _moments(instants, users)))
+
+    def _standing(self, users: Int32, moments: Int64) -> "_Standing":
+        shown = self._tally("user").shown_before(users, moments)
+        everybody = self._tally("all").shown_before(np.zeros(len(users), np.int64), moments)
+        return _Standing(moments, self._whole_log(moments), shown, everybody)
+
+    def _affinity(self, side: str, users: Int32, codes: Int32, standing: "_Standing") -> dict[str, Float64]:
+        """The exposure lift is how much oftener than others a user was shown the like: a feed knows its viewers."""
+        name, moments = f"user_{side}", standing.moments
+        counts = self._tally(name).as_of(pair_keys(users, codes), moments)
+        columns = self._rates(name, counts, standing.whole) | _lifts(name, counts, standing.whole)
+        share = (self._tally(side).shown_before(codes, moments) + 1) / (standing.shown_to_all + PRIOR_SHOWN)
+        lift = np.log((counts["shown"] + HALF_SHOWN) / (standing.shown * share + HALF_SHOWN))
+        return columns | self._since(name, counts, moments) | {f"{name}_exposure_lift": lift}
 
     def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
         """Items that users [n] last clicked strictly before instants [n], newest first: [n, length], 0 for none."""
@@ -141,8 +170,8 @@ class Ledger:
         return Timeline(self.events.users[rows].astype(np.int64), self.events.instants[rows]), self.events.items[rows]
 
     @cached_property
-    def _shared_sides(self) -> dict[str, Int32]:
-        """The item columns whose watches by the same user, and by all, tell of this item."""
+    def sides(self) -> dict[str, Int32]:
+        """The item columns whose watches by the same user, and by all, tell of an item: codes [items], -1 for none."""
         sides = {"channel": CHANNEL, "topic": TOPICS}
         known = {name: self.items.codes[column] for name, column in sides.items() if column in self.items.codes}
         if DURATION_SECONDS in self.items.numbers:
@@ -152,8 +181,38 @@ class Ledger:
 
     def _tally(self, name: str) -> Tally:
         if name not in self._tallies:
-            self._tallies[name] = tally_of(self._keys(name), self.events)
+            self._tallies[name] = tally_of(self._keys(name), self.events, self._due(name))
         return self._tallies[name]
+
+    def _due(self, name: str) -> Mapping[str, Float64]:
+        """What was due of each event: by its item for what is counted by user, by its user for the item's."""
+        if name.startswith("user"):
+            return self._due_by_item
+        return self._due_by_user if name == "item" else NOTHING_DUE
+
+    @cached_property
+    def _due_by_item(self) -> dict[str, Float64]:
+        """What the item of each event had led to expect: its click rate and seconds an impression as of it."""
+        return self._expected(self._drawn("item", self._whole_log(self.events.instants), PRIOR_ROWS))
+
+    @cached_property
+    def _due_by_user(self) -> dict[str, Float64]:
+        """What the user of each event had led to expect, in the item's topic where there are topics."""
+        own = self._drawn("user", self._whole_log(self.events.instants), PRIOR_ROWS)
+        topical = "topic" in self.sides
+        return self._expected(self._drawn("user_topic", own, OWN_PRIOR_ROWS) if topical else own)
+
+    def _drawn(self, name: str, towards: Rates, rows: float) -> Rates:
+        """Click rate and mean seconds a click of each event's key as of it, drawn to others as by so many rows."""
+        keys = self._keys(name)
+        counts = tally_of(keys, self.events).as_of(keys, self.events.instants)
+        rate = (counts["clicks"] + rows * towards[0]) / (counts["shown"] + rows)
+        return rate, (counts["seconds"] + rows * towards[1]) / (counts["known"] + rows)
+
+    def _expected(self, rates: Rates) -> dict[str, Float64]:
+        """Clicks and seconds that were due of each event; none where a click's seconds are unknown."""
+        rate, seconds = rates
+        return {"clicks_due": rate, "seconds_due": np.where(np.isnan(self.events.seconds), 0.0, rate * seconds)}
 
     @cached_property
     def _tallies(self) -> dict[str, Tally]:
@@ -167,7 +226,7 @@ class Ledger:
             return users if name == "user" else items
         if name == "pair":
             return pair_keys(users, items)
-        side = self._shared_sides[name.removeprefix("user_")][items]
+        side = self.sides[name.removeprefix("user_")][items]
         return pair_keys(users, side) if name.startswith("user_") else side
 
     def _rates(self, name: str, counts: dict[str, npt.NDArray[Any]], whole: Rates) -> dict[str, Float64]:
@@ -213,7 +272,7 @@ class Ledger:
         # 1 January 1970 was a Thursday.
         return {"hour": (moments % DAY) / HOUR, "weekday": ((moments // DAY + 3) % 7).astype(np.float64)}
 
-    def _matches(self, users: Int32, items: Int32) -> dict[str, Float64]:
+    def matches(self, users: Int32, items: Int32) -> dict[str, Float64]:
         """Whether user and item agree in a column that both have, as the language; NaN where either is unknown."""
         shared = {name: codes for name, codes in self.items.matches.items() if name in self.users.codes}
         pairs = {name: (self.users.codes[name][users], codes[items]) for name, codes in shared.items()}
@@ -230,6 +289,31 @@ class Ledger:
         if DURATION_SECONDS in self.items.numbers:
             numbers["item_duration_unknown"] = np.isnan(numbers[f"item_{DURATION_SECONDS}"]).astype(np.float64)
         return numbers
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Of rows [n]: their instants, the whole log's rates, and impressions so far of the user and of everybody."""
+
+    moments: Int64
+    whole: Rates
+    shown: Float64
+    shown_to_all: Float64
+
+
+def _lifts(name: str, counts: dict[str, npt.NDArray[Any]], whole: Rates) -> dict[str, Float64]:
+    """Logarithms of clicks and of seconds over what was due, drawn to 0 as by one click of the whole log's."""
+    mean = whole[1]
+    clicks = np.log((counts["clicks"] + 1) / (counts["clicks_due"] + 1))
+    seconds = np.log((counts["seconds"] + mean) / (counts["seconds_due"] + mean))
+    return {f"{name}_click_lift": clicks, f"{name}_seconds_lift": seconds}
+
+
+def _completion(counts: dict[str, npt.NDArray[Any]], numbers: Mapping[str, Float64]) -> dict[str, Float64]:
+    """Mean seconds a click over the item's length, drawn to those of like length; NaN where the length is unknown."""
+    known = counts["known"] + OWN_PRIOR_ROWS
+    mean = (counts["seconds"] + OWN_PRIOR_ROWS * numbers["duration_seconds"]) / known
+    return {"item_completion": mean / np.maximum(numbers[f"item_{DURATION_SECONDS}"], 1.0)}
 
 
 def history_columns(length: int) -> list[str]:

@@ -25,6 +25,7 @@ NEVER = np.iinfo(np.int64).min
 MAX_CATEGORIES = 10_000
 NUMBERS = (AGE, DURATION_SECONDS)
 NO_VALUES: Mapping[str, pd.Index] = MappingProxyType({})
+NOTHING_DUE: Mapping[str, Float64] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -167,17 +168,21 @@ class Events:
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts of one key space (users, items, user x channel ...) that can be read as of any instant."""
+    """Counts of one key space (users, items, user x channel ...) that can be read as of any instant.
+
+    `due` {name: float64 [n]} are further columns of the events to be summed beside them.
+    """
 
     timeline: Timeline
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
+    due: Mapping[str, Float64] = field(default_factory=dict)
 
     def as_of(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
         """What was known of each key strictly before its instant, [m], [m] -> [m] each.
 
-        shown, clicks, seconds (of the clicks with known seconds), known (their number), last_shown and last_click
-        (instants, NEVER where there was none).
+        shown, clicks, seconds (of the clicks with known seconds), known (their number), the sums of what was due,
+        last_shown and last_click (instants, NEVER where there was none).
         """
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         # Most pairs of a candidate list never met: only the keys that have events are looked up.
@@ -188,6 +193,14 @@ class Tally:
         for name, values in found.items():
             columns[name][known] = values
         return columns
+
+    def shown_before(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Float64:
+        """How many events each key had strictly before its instant: [m], [m] -> [m]."""
+        moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
+        known, starts, ends = self.timeline.spans(keys, moments)
+        shown = np.zeros(len(keys))
+        shown[known] = ends - starts
+        return shown
 
     def _between(self, starts: Int64, ends: Int64) -> dict[str, npt.NDArray[Any]]:
         counts = {name: sums[ends] - sums[starts] for name, sums in self._sums.items()}
@@ -205,7 +218,7 @@ class Tally:
     @cached_property
     def _sums(self) -> dict[str, Float64]:
         known = self.clicked & ~np.isnan(self.seconds)
-        columns = {"clicks": self.clicked, "known": known, "seconds": np.where(known, self.seconds, 0.0)}
+        columns = {"clicks": self.clicked, "known": known, "seconds": np.where(known, self.seconds, 0.0), **self.due}
         return {name: np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)]) for name, values in columns.items()}
 
     @cached_property
@@ -215,12 +228,16 @@ class Tally:
         return np.concatenate([[-1], np.maximum.accumulate(positions)]) if len(positions) else np.array([-1])
 
 
-def tally_of(keys: npt.NDArray[Any], events: Events) -> Tally:
-    """The tally of a key for each event: keys [n], int64 >= 0; a negative key leaves its event out."""
+def tally_of(keys: npt.NDArray[Any], events: Events, due: Mapping[str, Float64] = NOTHING_DUE) -> Tally:
+    """The tally of a key for each event: keys [n], int64 >= 0; a negative key leaves its event out.
+
+    `due` {name: float64 [n]} are columns of the events that are summed too.
+    """
     kept = np.flatnonzero(keys >= 0)
     order = kept[timeline_order(keys[kept], events.instants[kept])]
     timeline = Timeline(np.asarray(keys, np.int64)[order], events.instants[order])
-    return Tally(timeline, events.clicked[order], events.seconds[order])
+    sums = {name: values[order] for name, values in due.items()}
+    return Tally(timeline, events.clicked[order], events.seconds[order], sums)
 
 
 def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:

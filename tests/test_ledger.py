@@ -5,7 +5,19 @@ import math
 import numpy as np
 import pytest
 
-from features.ledger import DAY, HOUR, LAST_ITEM, PRIOR_ROWS, SPANS, Block, Ledger, duration_groups
+from features.ledger import (
+    DAY,
+    HALF_SHOWN,
+    HOUR,
+    LAST_ITEM,
+    OWN_PRIOR_ROWS,
+    PRIOR_ROWS,
+    PRIOR_SHOWN,
+    SPANS,
+    Block,
+    Ledger,
+    duration_groups,
+)
 from features.profiles import Events, Side
 
 USERS, ITEMS, ROWS = 5, 7, 150
@@ -66,6 +78,57 @@ def rates(name, own, whole):
     return {f"{name}_{column}": value for column, value in values.items()}
 
 
+def due(events, own_rows, of_row):
+    """Clicks and seconds that were due of rows by a rule for each row's rate and mean seconds."""
+    each = [(*of_row(r), math.isnan(events.seconds[r])) for r in own_rows]
+    return sum(rate for rate, _, _ in each), sum(rate * mean for rate, mean, unknown in each if not unknown)
+
+
+def drawn(events, rows, towards, prior):
+    """Click rate and mean seconds a click of rows, drawn to others as by `prior` rows."""
+    own = counts(events, rows)
+    return (own[1] + prior * towards[0]) / (own[0] + prior), (own[3] + prior * towards[1]) / (own[2] + prior)
+
+
+def whole_rates(events, instant):
+    whole = counts(events, [r for r in range(ROWS) if events.instants[r] < instant])
+    return (whole[1] + 1) / (whole[0] + 2), (whole[3] + 1) / (whole[2] + 1)
+
+
+def item_led_to_expect(events):
+    """Of each row, what its item had led to expect as of it."""
+
+    def of_row(r):
+        before = [
+            q for q in range(ROWS) if events.instants[q] < events.instants[r] and events.items[q] == events.items[r]
+        ]
+        return drawn(events, before, whole_rates(events, events.instants[r]), PRIOR_ROWS)
+
+    return of_row
+
+
+def user_led_to_expect(events):
+    """Of each row, what its user had led to expect as of it: in the item's topic, drawn to the user's own."""
+
+    def of_row(r):
+        mine = [
+            q for q in range(ROWS) if events.instants[q] < events.instants[r] and events.users[q] == events.users[r]
+        ]
+        own = drawn(events, mine, whole_rates(events, events.instants[r]), PRIOR_ROWS)
+        topic = TOPICS[events.items[r]]
+        alike = [q for q in mine if TOPICS[events.items[q]] == topic > 0]
+        return drawn(events, alike, own, OWN_PRIOR_ROWS)
+
+    return of_row
+
+
+def lifts(name, own, owed, mean):
+    return {
+        f"{name}_click_lift": math.log((own[1] + 1) / (owed[0] + 1)),
+        f"{name}_seconds_lift": math.log((own[3] + mean) / (owed[1] + mean)),
+    }
+
+
 def since(name, own, instant):
     hours = [math.nan if last is None else (instant - last) / HOUR for last in own[4:6]]
     return {f"{name}_hours_since_shown": hours[0], f"{name}_hours_since_click": hours[1]}
@@ -88,6 +151,7 @@ def expected(events, user, item, instant):
     def of(matches):
         return [r for r in before if matches(events.users[r], events.items[r])]
 
+    shown_to_user = 0
     row = {
         "hour": instant % DAY / HOUR,
         "weekday": (instant // DAY + 3) % 7,
@@ -96,6 +160,9 @@ def expected(events, user, item, instant):
     for name, rows in (("user", of(lambda u, _: u == user)), ("item", of(lambda _, i: i == item))):
         own = counts(events, rows)
         row |= rates(name, own, whole) | since(name, own, instant) | lately(events, name, rows, instant)
+        led = item_led_to_expect(events) if name == "user" else user_led_to_expect(events)
+        row |= lifts(name, own, due(events, rows, led), whole_rates(events, instant)[1])
+        shown_to_user = own[0] if name == "user" else shown_to_user
     pair = counts(events, of(lambda u, i: u == user and i == item))
     row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]} | since("pair", pair, instant)
     row["item_age_hours"] = np.maximum((instant - PUBLISHED[item]) / HOUR, 0)
@@ -104,8 +171,18 @@ def expected(events, user, item, instant):
     row["same_country"] = float(COUNTRIES[user] == ITEM_COUNTRIES[item]) if known else math.nan
     for name, side in (("channel", CHANNELS), ("topic", TOPICS), ("duration", GROUPS)):
         row |= rates(name, counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0)), whole)
-        own = counts(events, of(lambda u, i, side=side: u == user and side[i] == side[item] > 0))
+        of_side = counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0))
+        rows = of(lambda u, i, side=side: u == user and side[i] == side[item] > 0)
+        own = counts(events, rows)
         row |= rates(f"user_{name}", own, whole) | since(f"user_{name}", own, instant)
+        row |= lifts(
+            f"user_{name}", own, due(events, rows, item_led_to_expect(events)), whole_rates(events, instant)[1]
+        )
+        share = (of_side[0] + 1) / (whole[0] + PRIOR_SHOWN)
+        row[f"user_{name}_exposure_lift"] = math.log((own[0] + HALF_SHOWN) / (shown_to_user * share + HALF_SHOWN))
+    clicks = counts(events, of(lambda _, i: i == item))
+    seconds = clicks[3] + OWN_PRIOR_ROWS * row["duration_seconds"]
+    row["item_completion"] = seconds / (clicks[2] + OWN_PRIOR_ROWS) / np.maximum(DURATIONS[item], 1)
     return row
 
 
@@ -156,7 +233,7 @@ def test_rows_at_or_after_an_instant_change_no_feature_of_the_rows_up_to_it(even
     users, items, instants = (values[exposures(events)[2] <= edge] for values in exposures(events))
     after = columns(ledger_of(changed), users, items, instants)
     for name, values in columns(ledger_of(events), users, items, instants).items():
-        np.testing.assert_array_equal(values, after[name], err_msg=name)
+        np.testing.assert_allclose(values, after[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_the_order_in_which_rows_come_in_changes_nothing(events):
