@@ -184,7 +184,7 @@ def write_candidates(work: Work) -> None:
         labelled,
         learned.merge.popularity,
     )
-    shards = [part.items for part in merged_shards(channels, learned.merge, labelled, config.k)]
+    shards = [part.items for part in merged_shards(channels, learned.merge, labelled, config)]
     np.save(work.out / "label_users.npy", labelled)
     np.save(work.out / "label_items.npy", np.concatenate(shards))
 
@@ -320,7 +320,8 @@ def _channel_log(work: Work) -> Log:
     """What channels are made of."""
     clicks = Histories.load(work.inputs["histories"] / "clicks")
     items = Side.load(work.inputs["profiles"] / "items.parquet")
-    return Log(work.readings, clicks, work.ids.items, items, work.windows)
+    ledger = work.ledger if logs_impressions(work) else None
+    return Log(work.readings, clicks, work.ids.items, items, work.windows, ledger)
 
 
 def _merge_text(learned: Learned) -> str:
@@ -339,7 +340,7 @@ def _write_merged(work: Work, users: Int32, channels: Channels, merge: Merge) ->
     files = {name: ArrayFile(work.out / f"{name}.npy", len(users), k, kind) for name, kind in kinds.items()}
 
     def written() -> Iterator[Ranked]:
-        for part in merged_shards(channels, merge, users, k):
+        for part in merged_shards(channels, merge, users, work.config.recall):
             arrays: dict[str, Any] = {"items": part.items, "scores": part.scores, "tower_scores": part.tower_scores}
             arrays |= {f"rank_{name}": part.ranks[name] for name in names}
             arrays |= {f"score_{name}": part.channel_scores[name] for name in names}

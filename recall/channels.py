@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.ledger import Ledger
 from features.profiles import Side
 from features.tables import CHANNEL
 from features.vocabulary import Vocabulary
@@ -24,6 +25,7 @@ from recall.popular import HALF_LIVES, Popular, PopularAnswer, decayed, hit_shar
 from recall.requests import Channel, Columns, Named, Requests, seen_only
 from recall.rewatch import Rewatch
 from recall.vectors import Tower
+from recall.watch_time import watch_time
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -44,13 +46,17 @@ JUDGED_AT = 50
 
 @dataclass(frozen=True)
 class Log:
-    """What channels are made of: readings, clicks (what is seen), items and their side columns."""
+    """What channels are made of: readings, clicks (what is seen), items and their side columns.
+
+    `ledger` is None where the log does not say what was shown and not clicked.
+    """
 
     readings: Readings
     clicks: Histories
     vocabulary: Vocabulary
     items: Side
     windows: Windows
+    ledger: Ledger | None = None
 
     @property
     def timed(self) -> bool:
@@ -82,6 +88,8 @@ def switched_off(config: RecallConfig, log: Log) -> dict[ChannelName, str]:
         reasons["new_items"] = "the clock is order only, so nothing is new"
     if CHANNEL not in log.items.codes:
         reasons["followed"] = f"items have no {CHANNEL}"
+    if log.ledger is None:
+        reasons["watch_time"] = "the log does not say what was shown and not clicked"
     return {name: reason for name, reason in reasons.items() if name in config.channels}
 
 
@@ -168,6 +176,7 @@ def channels_as_of(
     ever = decayed(watches, size, as_of, None)[0]
     new = catalogue & log.timed & is_new(first_seen, ever, as_of, log.span)
     bags = watches.bags(users, watches.ends(users, as_of), LAST_WATCHES)
+    ledger = log.ledger
     makers: dict[ChannelName, Callable[[], Channel]] = {
         "tower": lambda: TowerChannel(index),
         "item_to_item": lambda: item_to_item(tower.item_vectors, tower.catalogue, bags),
@@ -177,6 +186,8 @@ def channels_as_of(
         "new_items": lambda: new_items(first_seen, new, tower.item_vectors, as_of),
         "rewatch": Rewatch,
     }
+    if ledger is not None:
+        makers["watch_time"] = lambda: watch_time(ledger, catalogue, as_of)
     names = in_force(config, log)
     deep = max(config.k, config.channel_items)
     wanted = {name: deep if name in FILLERS else config.channel_items for name in names}

@@ -6,8 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 SamplerName = Literal["full", "uniform", "unigram", "in_batch", "mixed"]
 AgeName = Literal["none", "hours", "days", "normalised"]
-ChannelName = Literal["tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "rewatch"]
-CHANNELS: tuple[ChannelName, ...] = ("tower", "item_to_item", "co_watched", "popular", "followed", "new_items")
+ChannelName = Literal[
+    "tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "watch_time", "rewatch"
+]
+CHANNELS: tuple[ChannelName, ...] = (
+    *("tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "watch_time"),
+)
 IndexName = Literal["auto", "exact", "ivf", "hnsw", "pq"]
 
 
@@ -58,6 +62,7 @@ class RecallConfig(BaseModel):
     channels: tuple[ChannelName, ...] = Field(CHANNELS, min_length=1)
     channel_items: int = Field(100, ge=1, le=10_000)
     merge: Literal["learned", "round_robin"] = "learned"
+    watch_time_share: float = Field(0.25, ge=0, le=1)
     merge_users: int = Field(10_000, ge=1)
 
     @field_validator("channels")

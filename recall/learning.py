@@ -15,7 +15,7 @@ from recall.channels import Channels, Found, Log, Popularity, channels_as_of, ch
 from recall.config import ChannelName, RecallConfig
 from recall.index import index_of
 from recall.logit import Lesson, joined_lessons
-from recall.merge import Blend, best, blend_of, flat_blend, group_of, round_robin
+from recall.merge import Blend, best, best_with_share, blend_of, flat_blend, group_of, round_robin
 from recall.vectors import Tower
 
 Float32 = npt.NDArray[np.float32]
@@ -46,17 +46,22 @@ class Merge:
         return self.blend.scores(found.columns, group_of(found.lengths), found.union)
 
 
-def merged_shards(channels: Channels, merge: Merge, users: Int32, k: int) -> Iterator[Candidates]:
+def merged_shards(channels: Channels, merge: Merge, users: Int32, config: RecallConfig) -> Iterator[Candidates]:
     """`merged` in shards of users; nobody is one empty shard."""
+    kept = round(config.watch_time_share * config.k)
     for at in range(0, max(len(users), 1), USERS_A_SHARD):
-        yield merged(channels, merge, users[at : at + USERS_A_SHARD], k)
+        yield merged(channels, merge, users[at : at + USERS_A_SHARD], config.k, kept)
 
 
-def merged(channels: Channels, merge: Merge, users: Int32, k: int) -> Candidates:
-    """The k best candidates of each user by the merge, with what each channel said of them."""
+def merged(channels: Channels, merge: Merge, users: Int32, k: int, kept: int = 0) -> Candidates:
+    """The k best candidates of each user by the merge, with what each channel said of them.
+
+    `kept` of the places are for what would be watched longest, where that channel is in force.
+    """
     found = channels.find(users)
     union, scores = found.union, merge.scores(found)
-    places = best(union, scores, k)
+    longest = union.ranks.get("watch_time")
+    places = best(union, scores, k) if longest is None else best_with_share(union, scores, k, kept, longest)
     listed, at = places >= 0, np.maximum(places, 0)
 
     def picked(values: npt.NDArray[Any], missing: float) -> npt.NDArray[Any]:

@@ -142,6 +142,23 @@ def best(union: Union, scores: Float32, k: int) -> Intp:
     return np.pad(places, ((0, 0), (0, max(k - width, 0))), constant_values=-1)
 
 
+def best_with_share(union: Union, scores: Float32, k: int, kept: int, ranks: UInt16) -> Intp:
+    """As `best`, with `kept` of the k places for what one channel puts first of the rest: its ranks [p], 0 not named.
+
+    A place that the channel cannot fill goes on by the scores, and the list is in their order: up to k - kept nothing
+    is moved.
+    """
+    head = best(union, scores, k - kept)
+    chosen = np.zeros(len(scores), bool)
+    chosen[head[head >= 0]] = True
+    tier = np.where(chosen, 0, np.where(ranks > 0, 1, 2))
+    order = np.lexsort((np.where(tier == 1, ranks.astype(np.float32), -scores), tier, union.rows))
+    turn = np.arange(len(order)) - union.starts[union.rows[order]]
+    listed = np.zeros(len(scores), bool)
+    listed[order[turn < k]] = True
+    return best(union, np.where(listed, scores, -np.inf).astype(np.float32), k)
+
+
 def joined(parts: Sequence[Columns]) -> Columns:
     """Columns of one set of pairs in one mapping."""
     return {name: values for part in parts for name, values in part.items()}

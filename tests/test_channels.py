@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from features.histories import histories_of
-from features.profiles import Side
+from features.ledger import Ledger
+from features.profiles import Events, Side
 from recall.channels import Popularity, catalogue_of, channels_as_of, chosen_popularity, in_force, switched_off
 from recall.config import CHANNELS, RecallConfig
 from recall.index import index_of
@@ -31,7 +32,7 @@ def test_every_channel_names_and_none_names_what_was_seen_or_nobody(chain_world,
     clicks, end = chain_world.log.clicks, chain_world.log.windows.labels_end
     before = clicks.instants < end
     seen = set(zip(clicks.users[before].tolist(), clicks.items[before].tolist(), strict=True))
-    assert list(found.union.named) == list(CHANNELS)
+    assert list(found.union.named) == [name for name in CHANNELS if name != "watch_time"]
     for named in found.union.named.values():
         row, column = np.nonzero(named.items)
         assert len(row)
@@ -83,9 +84,13 @@ def test_the_rewatch_channel_names_what_was_seen_where_it_is_switched_on(chain_w
 
 def test_channels_that_the_log_cannot_give_are_switched_off_and_say_why(chain_world):
     log, config = chain_world.log, RecallConfig()
-    assert switched_off(config, log) == {}
+    assert switched_off(config, log) == {"watch_time": "the log does not say what was shown and not clicked"}
+    none = np.zeros(0)
+    shown = Events(none.astype(np.int32), none.astype(np.int32), none.astype(np.int64), none.astype(bool), none)
+    ledger = Ledger(shown, log.readings.users, log.items, timed=True)
+    assert switched_off(config, replace(log, ledger=ledger)) == {}
     bare = replace(log, items=Side({}, {}, {}), windows=log.windows.model_copy(update={"clock": "order"}))
-    assert set(switched_off(config, bare)) == {"followed", "new_items"}
+    assert set(switched_off(config, bare)) == {"followed", "new_items", "watch_time"}
     assert "channel_id" in switched_off(config, bare)["followed"]
     assert in_force(config, bare) == ("tower", "item_to_item", "co_watched", "popular")
     assert switched_off(RecallConfig(channels=("tower",)), bare) == {}

@@ -83,7 +83,7 @@ def test_shards_and_reruns_give_the_same_lists(chain_world, learned, lists, monk
     monkeypatch.setattr(learning, "USERS_A_SHARD", 17)
     again = learn(CONFIG, chain_world.log, chain_world.towers, seed=0).merge
     of_users = channels(chain_world, CONFIG, again.popularity)
-    parts = list(merged_shards(of_users, learned.merge, chain_world.users, CONFIG.k))
+    parts = list(merged_shards(of_users, learned.merge, chain_world.users, CONFIG))
     np.testing.assert_array_equal(np.concatenate([part.items for part in parts]), lists.items)
     assert again.popularity == learned.merge.popularity
     assert again.order == learned.merge.order
@@ -91,7 +91,7 @@ def test_shards_and_reruns_give_the_same_lists(chain_world, learned, lists, monk
 
 def test_nobody_is_an_empty_shard(chain_world, learned):
     of_users = channels(chain_world, CONFIG, learned.merge.popularity)
-    (part,) = merged_shards(of_users, learned.merge, chain_world.users[:0], CONFIG.k)
+    (part,) = merged_shards(of_users, learned.merge, chain_world.users[:0], CONFIG)
     assert part.items.shape == part.tower_scores.shape == part.ranks["tower"].shape == (0, CONFIG.k)
 
 

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recall.logit import Lesson
-from recall.merge import best, blend_of, flat_blend, group_of, round_robin, union_of
+from recall.merge import best, best_with_share, blend_of, flat_blend, group_of, round_robin, union_of
 from recall.requests import Named
 
 LIST = st.lists(st.integers(1, 9), max_size=4, unique=True).map(lambda items: items + [0] * (4 - len(items)))
@@ -45,6 +45,22 @@ def test_the_best_places_are_those_of_a_sort_in_python(lists, k):
     for user in range(len(lists)):
         mine = [place for place, (row, _) in enumerate(pairs(lists)) if row == user]
         expected = sorted(mine, key=lambda place: (-scores[place], place))[:k]
+        assert places[user].tolist() == expected + [-1] * (k - len(expected))
+
+
+@settings(deadline=None)
+@given(lists=LISTS, k=st.integers(1, 9), kept=st.integers(0, 9))
+def test_places_kept_for_a_channel_go_to_its_best_of_what_is_left(lists, k, kept):
+    union, kept = union_of(named(lists)), min(k, kept)
+    scores = (union.items * 7 % 5).astype(np.float32)
+    places = best_with_share(union, scores, k, kept, union.ranks["b"])
+    for user in range(len(lists)):
+        mine = [place for place, (row, _) in enumerate(pairs(lists)) if row == user]
+        by_score = sorted(mine, key=lambda place: (-scores[place], place))
+        head, rest = by_score[: k - kept], by_score[k - kept :]
+        of_channel = sorted((p for p in rest if union.ranks["b"][p]), key=lambda place: union.ranks["b"][place])[:kept]
+        others = [place for place in rest if not union.ranks["b"][place]][: kept - len(of_channel)]
+        expected = sorted(head + of_channel + others, key=lambda place: (-scores[place], place))
         assert places[user].tolist() == expected + [-1] * (k - len(expected))
 
 
