@@ -88,7 +88,7 @@ def test_recommendations_are_the_candidates_scored_one_by_one_and_sorted(ranker,
 def test_shards_of_users_do_not_change_the_lists(ranker, ledger, lists, monkeypatch):
     recommender = recommender_of(ranker, ledger, AS_OF, ITEMS)
     items, seconds = recommender.recommend(lists, 4)
-    monkeypatch.setattr(recommend, "USERS_A_SHARD", 4)
+    monkeypatch.setattr(recommend, "PAIRS_A_SHARD", 4 * K)
     again, their_seconds = recommender.recommend(lists, 4)
     np.testing.assert_array_equal(items, again)
     np.testing.assert_allclose(seconds, their_seconds, rtol=1e-5)
