@@ -28,4 +28,4 @@ def milliseconds(times: Sequence[Any]) -> dict[str, float]:
     """Median and p99 of calls' seconds by both clocks [n, 2], as a row of a table."""
     (p50, of_processor), (p99, of_processor_99) = MILLISECONDS * np.quantile(times, [0.5, 0.99], axis=0)
     row = {"ms p50": p50, "ms p99": p99, "processor ms p50": of_processor, "processor ms p99": of_processor_99}
-    return {name: round(value, 2) for name, value in row.items()}
+    return {name: round(float(value), 2) for name, value in row.items()}
