@@ -35,6 +35,12 @@ def ranker(request: relay.Json) -> relay.Json:
 
 
 @task
+def pre_ranker(request: relay.Json) -> relay.Json:
+    """The light scorer that leaves the ranker a part of the candidates, where `pre_rank.keep` asks for it."""
+    return relay.make("pre_ranker", request)
+
+
+@task
 def recommendations(request: relay.Json) -> relay.Json:
     """Each user's candidates in the order of expected watch seconds."""
     return relay.make("recommendations", request)
@@ -66,4 +72,4 @@ with DAG(
     },
 ):
     asked = request()
-    ranking_rows(asked) >> ranker(asked) >> recommendations(asked) >> report(asked)
+    ranking_rows(asked) >> ranker(asked) >> pre_ranker(asked) >> recommendations(asked) >> report(asked)

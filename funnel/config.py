@@ -5,14 +5,14 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from features.cleaning import CleaningConfig
 from features.errors import Refused
 from features.windows import Clock, WindowsConfig
-from ranking.config import RankingConfig
+from ranking.config import PreRankConfig, RankingConfig
 from ranking.re_rank import ReRankConfig
 from recall.config import RecallConfig
 
@@ -44,9 +44,26 @@ class FunnelConfig(BaseModel):
     windows: WindowsConfig = WindowsConfig()
     features: FeaturesConfig = FeaturesConfig()
     recall: RecallConfig = RecallConfig()
+    pre_rank: PreRankConfig = PreRankConfig()
     ranking: RankingConfig = RankingConfig()
     re_rank: ReRankConfig = ReRankConfig()
     report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _pre_rank_fits_between_recall_and_ranking(self) -> Self:
+        keep, most = self.pre_rank.keep, self.recall.k
+        wanted = {"ranking.top_k": self.ranking.top_k} | (
+            {"re_rank.pool": self.re_rank.pool} if self.re_rank.switches else {}
+        )
+        least_name = max(wanted, key=lambda name: wanted[name])
+        if keep > most:
+            raise ValueError(f"pre_rank.keep = {keep} is more than recall.k = {most}; keep at most what recall names")
+        if 0 < keep < wanted[least_name]:
+            raise ValueError(
+                f"pre_rank.keep = {keep} is fewer than {least_name} = {wanted[least_name]} orders; "
+                f"keep more, or 0 for no pre-rank"
+            )
+        return self
 
     def sections(self, names: Sequence[str]) -> dict[str, Any]:
         """The named sections as plain values, for an artefact's recipe; a table they name is there by its content."""
@@ -111,6 +128,8 @@ def refusal_of(error: ValidationError) -> Refused:
     """The first thing that is wrong with a configuration, as one sentence."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "configuration"
+    if not first["loc"] and first["type"] == "value_error":
+        return Refused(f"Configuration: {first['ctx']['error']}.")
     if first["type"] == "extra_forbidden":
         return Refused(f"Configuration: there is no `{name}`; `funnel run --help` and the README list what can be set.")
     return Refused(f"Configuration: {name} = {first['input']!r} is refused: {first['msg']}.")

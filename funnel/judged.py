@@ -50,6 +50,13 @@ class Judged:
         return saved_candidates(self.work.inputs["candidates"]).items
 
     @cached_property
+    def pre_ranked(self) -> Int32:
+        """Items that pre-rank left to the ranker, [users, keep]; the candidates where it is off."""
+        path = self.work.inputs["recommendations"] / "pre_ranked_items.npy"
+        items: Int32 = np.load(path) if path.exists() else self.candidates
+        return items
+
+    @cached_property
     def popular(self) -> Int32:
         """Items of popularity's lists, [users, k]."""
         return self._most_watched(self.counts)

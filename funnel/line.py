@@ -76,16 +76,25 @@ STEPS: dict[str, Step] = {
         "ranking", steps.write_ranking_rows, (*_FEATURES, "towers", "candidates"), ("ranking", "seed")
     ),
     "ranker": Step("ranking", steps.write_ranker, ("ranking_rows",), ("ranking", "seed")),
+    "pre_ranker": Step(
+        "ranking",
+        steps.write_pre_ranker,
+        (*_FEATURES, "towers", "candidates", "ranker"),
+        ("pre_rank", "ranking", "seed"),
+    ),
     "recommendations": Step(
         "ranking",
         steps.write_recommendations,
-        (*_FEATURES, "towers", "item_vectors", "candidates", "ranker"),
-        ("ranking", "re_rank"),
+        (*_FEATURES, "towers", "item_vectors", "candidates", "ranker", "pre_ranker"),
+        ("pre_rank", "ranking", "re_rank"),
     ),
     "report": Step(
         "ranking",
         steps.write_report,
-        ("interactions", *_FEATURES, "towers", "candidates", "ranking_rows", "ranker", "recommendations"),
+        (
+            *("interactions", *_FEATURES, "towers", "candidates"),
+            *("ranking_rows", "ranker", "pre_ranker", "recommendations"),
+        ),
         tuple(FunnelConfig.model_fields),
     ),
 }

@@ -12,7 +12,10 @@ from features.profiles import Side
 from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
 from funnel.work import Work
 from ranking.re_rank import Ranked, ReRankConfig, Shelf, re_ranked, seconds_lost
-from ranking.recommend import Lists, Recommender
+from ranking.recommend import Lists, Recommender, recommender_of
+from ranking.scoring import Ranker
+from recall.candidates import Candidates
+from recall.scores import Opinion
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -20,6 +23,28 @@ Int64 = npt.NDArray[np.int64]
 
 HOUR = 3_600 * 1_000_000
 COSTS_AT = 10
+
+
+def recommender_at(work: Work) -> Recommender:
+    """The run's ranker as of labels_end, with what it knows of every item."""
+    ranker = Ranker.load(work.inputs["ranker"])
+    return recommender_of(ranker, work.ledger, work.windows.labels_end, len(work.ids.items))
+
+
+def lists_of(work: Work, candidates: Candidates) -> Lists:
+    """Candidates as ranking is asked to order them."""
+    return Lists(candidates.users, candidates.items, recall_columns(work, candidates))
+
+
+def recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.float64]]:
+    """Recall's columns of lists as of labels_end, [n, k]."""
+    tower = work.towers[-1]
+    vectors = tower.user_vectors(work.readings.inputs_at(tower.shape, lists.users, work.windows.labels_end))
+    shape = lists.items.shape
+    of_row = np.repeat(np.arange(shape[0]), shape[1])
+    scores = np.asarray(lists.tower_scores).reshape(-1).astype(np.float64)
+    columns = Opinion(tower).columns(vectors, scores, of_row)
+    return {name: values.reshape(shape) for name, values in columns.items()}
 
 
 def ordered(work: Work, recommender: Recommender, lists: Lists) -> tuple[Int32, Float64]:

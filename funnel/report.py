@@ -32,7 +32,7 @@ Metrics = dict[str, float]
 def report_of(work: Work) -> dict[str, Any]:
     """Everything a run has to say: `run` describes it, the flat keys are its metrics."""
     judged = Judged(work)
-    metrics = _list_metrics(judged) | _re_rank_metrics(judged)
+    metrics = _list_metrics(judged) | _pre_rank_metrics(judged) | _re_rank_metrics(judged)
     if work.windows.mode != "none":
         metrics |= (
             recall_metrics(judged) | _funnel_metrics(judged) | ranking_metrics(judged) | waterfall_metrics(judged)
@@ -53,6 +53,13 @@ def _funnel_metrics(judged: Judged) -> Metrics:
             config.recall.k, judged.candidates, clicks, seconds
         )
     }
+
+
+def _pre_rank_metrics(judged: Judged) -> Metrics:
+    """Share of the ranker's expected seconds that pre-rank's cut loses, and that cutting in recall's order would."""
+    told = json.loads((judged.work.inputs["pre_ranker"] / "pre_ranker.json").read_text())
+    lost = {suffix: told.get(f"seconds_lost{suffix}", {}) for suffix in ("", ".recall")}
+    return {f"funnel.pre_rank_seconds_lost@{k}{s}": value for s, by_k in lost.items() for k, value in by_k.items()}
 
 
 def _re_rank_metrics(judged: Judged) -> Metrics:

@@ -31,7 +31,7 @@ from recall.candidates import Candidates
 from recall.channels import Channels, Log, channels_as_of, switched_off
 from recall.config import RecallConfig
 from recall.learning import Learned, Merge, learn, merged_shards
-from recall.scores import Opinion, rolled_columns
+from recall.scores import rolled_columns
 from recall.vectors import Tower
 
 if TYPE_CHECKING:
@@ -219,22 +219,26 @@ def write_ranker(work: Work) -> None:
     _draw_epochs(work, epochs)
 
 
+def write_pre_ranker(work: Work) -> None:
+    """The light scorer between recall and ranking, and what its cut costs; nothing but that where it is off."""
+    from funnel.pre_ranking import distil
+
+    keep = work.config.pre_rank.keep
+    work.write_json("pre_ranker.json", {"keep": keep} | (distil(work) if keep else {}))
+
+
 def write_recommendations(work: Work) -> None:
     """The ordered lists, and every impression of the holdout scored as of its instant."""
-    from funnel.ordering import ordered
-    from ranking.recommend import Lists, recommender_of
-    from ranking.scoring import Ranker
+    from funnel.ordering import ordered, recommender_at
+    from funnel.pre_ranking import pre_ranked
 
-    windows, ranker = work.windows, Ranker.load(work.inputs["ranker"])
-    candidates = saved_candidates(work.inputs["candidates"])
-    recommender = recommender_of(ranker, work.ledger, windows.labels_end, len(work.ids.items))
-    lists = Lists(candidates.users, candidates.items, recall_columns(work, candidates))
-    items, seconds = ordered(work, recommender, lists)
+    recommender, candidates = recommender_at(work), saved_candidates(work.inputs["candidates"])
+    items, seconds = ordered(work, recommender, pre_ranked(work, candidates))
     np.save(work.out / "items.npy", items)
     write_lists(
         work.out / "recommendations.parquet", work.ids, _ranked(candidates, items, seconds), {"unit": work.unit}
     )
-    _write_scored(work, ranker)
+    _write_scored(work, recommender.ranker)
 
 
 def write_report(work: Work) -> None:
@@ -422,17 +426,6 @@ def exposures_of(work: Work, rows: Impressions) -> Exposures:
     unplaced = _exposures(work, rows.users, rows.items, rows.instants)
     contexts = {name: getattr(rows, name) for name in work.ledger.contexts}
     return replace(unplaced, contexts=contexts, positions=rows.positions)
-
-
-def recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.float64]]:
-    """Recall's columns of lists as of labels_end, [n, k]."""
-    tower = work.towers[-1]
-    vectors = tower.user_vectors(work.readings.inputs_at(tower.shape, lists.users, work.windows.labels_end))
-    shape = lists.items.shape
-    of_row = np.repeat(np.arange(shape[0]), shape[1])
-    scores = np.asarray(lists.tower_scores).reshape(-1).astype(np.float64)
-    columns = Opinion(tower).columns(vectors, scores, of_row)
-    return {name: values.reshape(shape) for name, values in columns.items()}
 
 
 def _write_scored(work: Work, ranker: Any) -> None:

@@ -2,8 +2,8 @@
 
 Keys are `waterfall.<stage>`, shares of all watch seconds of the holdout; a channel alone is `waterfall.channel/<name>`,
 a slice of users `waterfall.<stage>/<slice>` with the slice's own seconds as the whole. `all`, what was `known` to the
-catalogue as of labels_end, what was `unseen` and so may be listed, then the `merged` candidates, the ranker's lists,
-and the re-ranked ones.
+catalogue as of labels_end, what was `unseen` and so may be listed, then the `merged` candidates, those that pre-rank
+left, the ranker's lists, and the re-ranked ones.
 """
 
 from collections.abc import Mapping
@@ -70,6 +70,7 @@ def _survivors(judged: Judged) -> dict[str, Flags]:
         for name, ranks in judged.channel_ranks.items()
     }
     stages["merged"] = _listed(judged, judged.candidates)
+    stages |= {"pre_ranked": _listed(judged, judged.pre_ranked)} if config.pre_rank.keep else {}
     lists = {"ranked": judged.ranked} | ({"re_ranked": judged.final} if judged.ranked is not judged.final else {})
     ks = sorted({min(k, config.ranking.top_k) for k in (*config.report.at, config.ranking.top_k)}, reverse=True)
     return stages | {f"{n}@{k}": _listed(judged, items[:, :k]) for n, items in lists.items() for k in ks}
@@ -98,8 +99,8 @@ def _share(seconds: Float64, left: Flags) -> float:
 
 
 def _place(name: str) -> tuple[int, int]:
-    """Where a stage stands: ceilings, channels, the merge, then ranked lists from long to short."""
+    """Where a stage stands: ceilings, channels, the merge, pre-rank, then ranked lists from long to short."""
     if "@" in name:
         stage, k = name.split("@")
-        return 5 + (stage == "re_ranked"), -int(k)
-    return ["all", "known", "unseen", "channel", "merged"].index(name.split("/")[0]), 0
+        return 6 + (stage == "re_ranked"), -int(k)
+    return ["all", "known", "unseen", "channel", "merged", "pre_ranked"].index(name.split("/")[0]), 0

@@ -7,6 +7,17 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 Objective = Literal["exact", "paper", "click", "value", "d2q", "multi_task"]
 
 
+class PreRankConfig(BaseModel):
+    """The switch between recall and ranking: how many of recall's candidates a light scorer leaves to the ranker.
+
+    0, the default, is off: the ranker reads them all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep: int = Field(0, ge=0, le=10_000)
+
+
 class RankingConfig(BaseModel):
     """The ranking stage: how long the lists are, what the net looks like, how it is trained.
 

@@ -1,5 +1,6 @@
 """The ordered few: candidates scored by expected seconds, the best kept."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from ranking.scoring import Part, Ranker
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
-USERS_A_SHARD = 250
+PAIRS_A_SHARD = 50_000
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Lists:
     users: Int32
     items: Int32
     recall: dict[str, Float64]
+
+    def take(self, rows: slice) -> "Lists":
+        recall = {name: values[rows] for name, values in self.recall.items()}
+        return Lists(self.users[rows], self.items[rows], recall)
 
 
 @dataclass(frozen=True)
@@ -36,13 +41,17 @@ class Recommender:
         """The top_k items of each list by expected seconds, and those seconds: [n, top_k]; 0 past a list's end."""
         width = min(top_k, lists.items.shape[1])
         items, seconds = np.zeros((len(lists.users), top_k), np.int32), np.zeros((len(lists.users), top_k))
-        for at in range(0, len(lists.users), USERS_A_SHARD):
-            shard = slice(at, at + USERS_A_SHARD)
-            scores = self._scores(Lists(lists.users[shard], lists.items[shard], _rows(lists.recall, shard)))
+        for shard in shards(lists):
+            scores = self._scores(lists.take(shard))
             order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
             items[shard, :width] = np.take_along_axis(lists.items[shard], order, axis=1)
             seconds[shard, :width] = np.take_along_axis(scores, order, axis=1)
         return items, np.where(items > 0, seconds, 0.0)
+
+    def expected_seconds(self, lists: Lists) -> Float64:
+        """Expected seconds of every item of lists [n, k]; -inf where there is none."""
+        parts = [self._scores(lists.take(shard)) for shard in shards(lists)]
+        return np.concatenate(parts) if parts else np.zeros(lists.items.shape)
 
     def _scores(self, lists: Lists) -> Float64:
         """Expected seconds [n, k]; -inf where there is no item."""
@@ -64,5 +73,7 @@ def recommender_of(ranker: Ranker, ledger: Ledger, as_of: int, catalogue: int) -
     return Recommender(ranker, ledger, as_of, ranker.part("item", ledger.item_block(items, as_of)))
 
 
-def _rows(columns: dict[str, Float64], rows: slice) -> dict[str, Float64]:
-    return {name: values[rows] for name, values in columns.items()}
+def shards(lists: Lists) -> Iterator[slice]:
+    """Rows of lists, so many at a time that a shard's pairs fit in memory however long the lists are."""
+    users = max(PAIRS_A_SHARD // max(lists.items.shape[1], 1), 1)
+    return (slice(at, at + users) for at in range(0, len(lists.users), users))

@@ -86,6 +86,27 @@ def test_bounds_that_contradict_each_other_are_refused() -> None:
         config_of(None, ["cleaning.min_history=5", "cleaning.max_history=2"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["pre_rank.keep=201"], "pre_rank.keep = 201 is more than recall.k = 200"),
+        (["recall.k=2000", "pre_rank.keep=49"], "pre_rank.keep = 49 is fewer than ranking.top_k = 50"),
+        (["pre_rank.keep=80", "re_rank.diversity=mmr"], "pre_rank.keep = 80 is fewer than re_rank.pool = 100"),
+    ],
+)
+def test_a_pre_rank_that_does_not_fit_between_recall_and_ranking_is_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        config_of(None, overrides)
+    assert str(refusal.value).startswith(f"Configuration: {words}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_pre_rank_keeps_from_the_lists_length_to_all_candidates_or_is_off() -> None:
+    assert config_of(None, ["ranking.top_k=500"]).pre_rank.keep == 0
+    assert config_of(None, ["pre_rank.keep=50"]).pre_rank.keep == 50
+    assert config_of(None, ["pre_rank.keep=200"]).pre_rank.keep == 200
+
+
 @pytest.mark.parametrize("text", ["[recall\nk = 3", "k: 3", "[recall]\nk = 3\nk = 4"])
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(Refused, match="this is not TOML"):

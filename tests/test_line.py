@@ -14,16 +14,18 @@ import pytest
 
 from features.errors import Refused
 from features.simulated import simulate, write
+from features.vocabulary import Vocabulary
 from features.world import WorldConfig
 from funnel.line import PUBLISHED, STEPS, Outcome, data_digest
 from funnel.report import cutoffs
 from funnel.run import run_line
 from funnel.store import MANIFEST, MEASURED
+from funnel.waterfall import waterfall_table
 
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
 )
-K, TOP_K = 20, 10
+K, TOP_K, KEEP = 20, 10, 12
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
     *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", f"recall.k={K}", f"ranking.top_k={TOP_K}"),
@@ -107,6 +109,48 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     out = tmp_path_factory.getbasetemp() / "runs" / request.param
     return Run(data, out, request.param, started(data, out, request.param))
+
+
+of_time = pytest.mark.parametrize("run", ["time"], indirect=True)
+
+
+def again(run: Run, *overrides: str) -> Run:
+    """The run's artefacts in a folder of their own, gone on from with another configuration."""
+    out = run.out.parent / "_".join([run.mode, *overrides])
+    shutil.copytree(run.out, out, dirs_exist_ok=True)
+    return Run(run.data, out, run.mode, started(run.data, out, run.mode, *overrides))
+
+
+@pytest.fixture(scope="module")
+def pre_ranked(run: Run) -> Run:
+    """The run with a pre-rank that leaves 12 of the 20 candidates."""
+    return again(run, f"pre_rank.keep={KEEP}")
+
+
+@pytest.fixture(scope="module")
+def left(pre_ranked: Run) -> pd.DataFrame:
+    """What pre-rank left, in its order: user_id and item_id."""
+    users, items = (raw_ids(pre_ranked, side) for side in ("users", "items"))
+    listed = np.load(artefact(pre_ranked, "candidates") / "users.npy")
+    lists = np.load(artefact(pre_ranked, "recommendations") / "pre_ranked_items.npy")
+    row, column = np.nonzero(lists)
+    return pd.DataFrame({"user_id": users[listed[row]], "item_id": items[lists[row, column]]})
+
+
+@pytest.fixture(scope="module")
+def all_scored(run: Run) -> pd.DataFrame:
+    """The ranker's score of every candidate: the recommendations of a run whose lists are as long as recall's."""
+    return again(run, f"ranking.top_k={K}").table("recommendations")[[*PAIR, "score"]]
+
+
+def artefact(run: Run, name: str) -> Path:
+    return run.out / "artefacts" / name / manifests(run)[name]["version"]
+
+
+def raw_ids(run: Run, side: str) -> Any:
+    """Raw ids by index, -1 for nobody."""
+    vocabulary = Vocabulary.load(artefact(run, "vocabulary") / f"{side}.parquet")
+    return np.append(-1, vocabulary.id_of(np.arange(1, len(vocabulary))).to_numpy())
 
 
 def manifests(run: Run) -> dict[str, dict[str, Any]]:
@@ -345,6 +389,69 @@ def test_the_waterfall_only_ever_loses_and_ends_at_the_lists(run: Run) -> None:
     channels = {name: value for name, value in report.items() if name.startswith("waterfall.channel/")}
     assert channels
     assert max(channels.values()) <= report["waterfall.merged"] + 1e-12
+
+
+@of_time
+def test_pre_rank_leaves_a_part_of_each_users_candidates_and_the_ranker_orders_it(
+    run: Run, pre_ranked: Run, left: pd.DataFrame, all_scored: pd.DataFrame
+) -> None:
+    candidates, chosen = pre_ranked.table("candidates"), pre_ranked.table("recommendations")
+    named = left.merge(candidates, on=PAIR)
+    assert len(named) == len(left)
+    assert named.groupby("user_id")["rank"].apply(lambda ranks: ranks.is_monotonic_increasing).all()
+    whole = candidates.groupby("user_id").size()
+    assert left.groupby("user_id").size().tolist() == whole.clip(upper=KEEP).tolist()
+    own = chosen.merge(left, on=PAIR).merge(all_scored, on=PAIR)
+    assert len(own) == len(chosen)
+    np.testing.assert_allclose(own["score_x"], own["score_y"], rtol=1e-4)
+    # By scores, not by items: a calibration by steps gives several items the same seconds.
+    best = left.merge(all_scored, on=PAIR).groupby("user_id")["score"].nlargest(TOP_K)
+    np.testing.assert_allclose(chosen.sort_values(["user_id", "rank"])["score"], best, rtol=1e-4)
+    assert not chosen[PAIR].equals(run.table("recommendations")[PAIR])
+
+
+@of_time
+def test_what_pre_rank_loses_can_be_recomputed_from_the_files(
+    pre_ranked: Run, left: pd.DataFrame, all_scored: pd.DataFrame
+) -> None:
+    checkers = raw_ids(pre_ranked, "users")[np.load(artefact(pre_ranked, "pre_ranker") / "check_users.npy")]
+    assert 0 < len(checkers) < len(pre_ranked.listed_users)
+    first = pre_ranked.table("candidates").query(f"rank <= {KEEP}")[PAIR]
+    scored = all_scored[all_scored["user_id"].isin(checkers)]
+    best = scored.groupby("user_id")["score"].nlargest(TOP_K).sum()
+    for suffix, kept in (("", left), (".recall", first)):
+        had = scored.merge(kept, on=PAIR).groupby("user_id")["score"].nlargest(TOP_K).sum()
+        lost = pre_ranked.report[f"funnel.pre_rank_seconds_lost@{TOP_K}{suffix}"]
+        assert lost == pytest.approx(1 - had / best, abs=1e-5)
+    assert lost > pre_ranked.report[f"funnel.pre_rank_seconds_lost@{TOP_K}"] >= 0
+
+
+@of_time
+def test_pre_rank_is_a_stage_of_the_waterfall_between_the_merge_and_the_lists(
+    pre_ranked: Run, left: pd.DataFrame
+) -> None:
+    report = pre_ranked.report
+    clicks = pre_ranked.holdout[pre_ranked.holdout["clicked"]]
+    share = clicks.merge(left, on=PAIR)["watch_seconds"].sum() / clicks["watch_seconds"].sum()
+    assert report["waterfall.pre_ranked"] == pytest.approx(share)
+    assert report["waterfall.merged"] >= share >= report[f"waterfall.ranked@{TOP_K}"]
+    stages = list(waterfall_table(report).index)
+    assert stages[-3:] == ["merged", "pre_ranked", f"ranked@{TOP_K}"]
+    assert any(name.startswith("waterfall.pre_ranked/") for name in report)
+
+
+@of_time
+def test_without_pre_rank_nothing_is_cut_and_with_it_what_comes_before_stays(run: Run, pre_ranked: Run) -> None:
+    off, on = manifests(run), manifests(pre_ranked)
+    assert set(off["pre_ranker"]["files"]) == {"pre_ranker.json"}
+    assert json.loads((artefact(run, "pre_ranker") / "pre_ranker.json").read_text()) == {"keep": 0}
+    assert not (artefact(run, "recommendations") / "pre_ranked_items.npy").exists()
+    assert not [name for name in run.report if "pre_rank" in name]
+    changed = {name for name in STEPS if off[name]["content"] != on[name]["content"]}
+    assert changed == {"pre_ranker", "recommendations", "report"}
+    assert [outcome.name for outcome in pre_ranked.outcomes if outcome.made] == [
+        name for name in STEPS if name in changed
+    ]
 
 
 def test_the_same_again_does_nothing_and_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.ranking import clickbait, depth, kuairand_cwm, kuairand_long_view, kuairec_dadf, peer, speed
+from benchmarks.ranking import clickbait, depth, kuairand_cwm, kuairand_long_view, kuairec_dadf, peer, pre_rank, speed
 from benchmarks.shared import lightgbm_peer
 from benchmarks.shared.lightgbm_peer import Choice, chosen, fitted, matrix_of
 from benchmarks.shared.processes import one_core
@@ -149,6 +149,23 @@ def test_ranking_is_timed_on_one_core(of_world: list[str], monkeypatch: pytest.M
     ]
     assert all(row["rows/s"] > 0 for row in rows[:4])
     assert 0 < rows[4]["ms p50"] <= rows[4]["ms p99"]
+
+
+def test_a_cut_before_the_ranker_is_timed_and_its_loss_told(
+    of_world: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    sizes = ["recall.k=60", "pre_rank.keep=20", "ranking.top_k=15"]
+    small = [*of_world, "--out", str(tmp_path), *(word for size in sizes for word in ("--set", size))]
+    rows = {row["cut"]: row for row in pre_rank.main([*small, "--requests", "3"])}
+    assert [row["left"] for row in rows.values()] == [60, 15, 20, 40, 20]
+    assert all(0 < row["ms p50"] <= row["ms p99"] for row in rows.values())
+    lost = [row["lost@10"] for row in rows.values()]
+    assert lost[0] == 0
+    assert lost[1] >= lost[2] >= lost[3] >= 0
+    assert rows["pre-rank, 20 left"]["lost@10"] < rows["recall's first 20"]["lost@10"]
+    with pytest.raises(Refused, match=r"pre_rank\.keep = 0"):
+        pre_rank.main([*small, "--set", "pre_rank.keep=0"])
 
 
 def test_what_is_kept_to_one_core_is_let_go_again() -> None:

@@ -85,10 +85,19 @@ def test_recommendations_are_the_candidates_scored_one_by_one_and_sorted(ranker,
         assert not seconds[row, filled:].any()
 
 
+def test_the_seconds_of_whole_lists_are_those_of_their_candidates_one_by_one(ranker, ledger, lists):
+    seconds = recommender_of(ranker, ledger, AS_OF, ITEMS).expected_seconds(lists)
+    exposures, _ = exposures_of(lists)
+    blocks = blocks_of(ledger, exposures)
+    one_by_one = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
+    np.testing.assert_allclose(seconds[lists.items > 0], one_by_one, rtol=1e-4)
+    assert (seconds[lists.items == 0] == -np.inf).all()
+
+
 def test_shards_of_users_do_not_change_the_lists(ranker, ledger, lists, monkeypatch):
     recommender = recommender_of(ranker, ledger, AS_OF, ITEMS)
     items, seconds = recommender.recommend(lists, 4)
-    monkeypatch.setattr(recommend, "USERS_A_SHARD", 4)
+    monkeypatch.setattr(recommend, "PAIRS_A_SHARD", 4 * K)
     again, their_seconds = recommender.recommend(lists, 4)
     np.testing.assert_array_equal(items, again)
     np.testing.assert_allclose(seconds, their_seconds, rtol=1e-5)

@@ -22,7 +22,7 @@ from features.simulated import load_truth, simulate, write
 from features.world import WorldConfig, expected_seconds
 from funnel.line import Request
 from funnel.oracle import best_lists
-from funnel.steps import recall_columns
+from funnel.ordering import recall_columns
 from funnel.work import Work, saved_candidates
 from ranking.recommend import Lists, recommender_of
 

@@ -11,13 +11,13 @@ things too, processor time says what an idle one would take. Run:
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from benchmarks.shared.clocks import Clocks, clocks, milliseconds, timed
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.processes import in_own_process, one_core
 from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_work, switched, training_rows
@@ -29,11 +29,7 @@ from ranking.recommend import Lists, recommender_of
 from ranking.rows import Exposures, RankingRows, blocks_of
 from ranking.scoring import Ranker
 
-T = TypeVar("T")
-Clocks = tuple[float, float]
-
 CANDIDATES, TOP_K, WARM_UP, EPOCHS = 500, 50, 20, 4
-MILLISECONDS = 1_000
 
 
 def main(arguments: Sequence[str]) -> list[Row]:
@@ -69,7 +65,7 @@ def feature_lines(work: Work, exposures: Exposures) -> Iterator[Row]:
     """All blocks of the exposures, twice."""
     ledger = work.ledger
     for tallies in ("tallies to be built", "tallies built"):
-        took = _timed(lambda: blocks_of(ledger, exposures))[0]
+        took = timed(lambda: blocks_of(ledger, exposures))[0]
         yield {"what": f"features, {tallies}"} | _pace(len(exposures), took)
 
 
@@ -79,7 +75,7 @@ def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[
 
     laps: list[Clocks] = []
     short = switched(config, epochs=EPOCHS, patience=EPOCHS, refit=False)
-    ranker, _ = train(rows, unit, short, 0, lambda _: laps.append(_clocks()))
+    ranker, _ = train(rows, unit, short, 0, lambda _: laps.append(clocks()))
     took = np.median(np.diff(laps, axis=0), axis=0)
     return ranker, {"what": "training, one epoch"} | _pace(round(len(rows) * (1 - config.validation_share)), took)
 
@@ -87,15 +83,13 @@ def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[
 def request_lines(work: Work, ranker: Ranker, exposures: Exposures, requests: int) -> Iterator[Row]:
     """The catalogue's part, made once, and single requests of random users: median and p99."""
     catalogue = work.ids.items.size_as_of(work.windows.labels_end)
-    took, recommender = _timed(lambda: recommender_of(ranker, work.ledger, work.windows.labels_end, catalogue))
+    took, recommender = timed(lambda: recommender_of(ranker, work.ledger, work.windows.labels_end, catalogue))
     yield {"what": "items of the catalogue"} | _pace(catalogue, took)
     rng, users = np.random.default_rng(0), listed_users(work)
     lists = [asked(rng, rng.choice(users, 1), catalogue, exposures) for _ in range(WARM_UP + requests)]
-    times = [_timed(partial(recommender.recommend, one, TOP_K))[0] for one in lists][WARM_UP:]
-    (p50, of_processor), (p99, of_processor_99) = MILLISECONDS * np.quantile(times, [0.5, 0.99], axis=0)
-    row: Row = {"what": f"one user's {lists[0].items.shape[1]} candidates ranked", "rows": requests}
-    row |= {"ms p50": round(p50, 2), "ms p99": round(p99, 2)}
-    yield row | {"processor ms p50": round(of_processor, 2), "processor ms p99": round(of_processor_99, 2)}
+    times = [timed(partial(recommender.recommend, one, TOP_K))[0] for one in lists][WARM_UP:]
+    what: Row = {"what": f"one user's {lists[0].items.shape[1]} candidates ranked", "rows": requests}
+    yield what | milliseconds(times)
 
 
 def asked(rng: np.random.Generator, user: Any, catalogue: int, exposures: Exposures) -> Lists:
@@ -108,17 +102,6 @@ def asked(rng: np.random.Generator, user: Any, catalogue: int, exposures: Exposu
 def _pace(rows: int, took: Any) -> Row:
     """How many, and how many a second by the wall's clock and by the processor's."""
     return {"rows": rows, "rows/s": round(rows / took[0]), "rows/processor s": round(rows / took[1])}
-
-
-def _timed(function: Callable[[], T]) -> tuple[Any, T]:
-    """Seconds that a call took by both clocks, [2], and its answer."""
-    began = _clocks()
-    answer = function()
-    return np.subtract(_clocks(), began), answer
-
-
-def _clocks() -> Clocks:
-    return time.perf_counter(), time.process_time()
 
 
 if __name__ == "__main__":

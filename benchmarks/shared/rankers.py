@@ -65,13 +65,13 @@ def folder_of(options: Namespace) -> Iterator[Path]:
         yield Path(folder)
 
 
-def ranking_work(options: Namespace, home: Path) -> tuple[Request, Work]:
-    """The line of `source`, `data` and `overrides`, walked up to the ranking rows, and a work that may read it."""
+def ranking_work(options: Namespace, home: Path, last: str = "ranking_rows") -> tuple[Request, Work]:
+    """The line of `source`, `data` and `overrides`, walked up to an artefact, and a work that may read its parents."""
     data = str(Path(options.data).resolve())
     request = request_for(options.source, data, str(home), "benchmark", None, options.overrides)
-    for name in list(STEPS)[: list(STEPS).index("ranker")]:
+    for name in list(STEPS)[: list(STEPS).index(last) + 1]:
         make(name, request, lambda _: None)
-    return request, work_of("ranking_rows", request, home)
+    return request, work_of(last, request, home)
 
 
 def training_rows(request: Request) -> RankingRows:

@@ -1,0 +1,75 @@
+"""The pre-rank of a run: a light scorer distilled from the ranker, what its cut costs, and the cut."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.ordering import COSTS_AT, lists_of, recommender_at
+from funnel.work import Work, saved_candidates
+from ranking.features import Block
+from ranking.pre_rank import PreRanker, distilled, kept, seconds_lost
+from ranking.recommend import Lists
+from recall.candidates import Candidates
+
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Intp = npt.NDArray[np.intp]
+
+# Users on whose candidates the ranker teaches, and as many others on whose candidates the cut is judged.
+USERS = 500
+MERGED = "recall_merged"
+
+
+def distil(work: Work) -> dict[str, Any]:
+    """Write the light scorer, and `check_users.npy`, whose candidates did not teach it; what the cut costs them.
+
+    `seconds_lost` is the share of the seconds that the ranker expects of its own first k of all candidates which its
+    first k of the kept ones lack, `seconds_lost.recall` the same where recall's first candidates are kept.
+    """
+    recommender, candidates = recommender_at(work), saved_candidates(work.inputs["candidates"])
+    teachers, checkers = _halves(len(candidates.users), np.random.default_rng([work.config.seed, 17]))
+    taught, checked = (lists_with_merge(work, candidates.take(rows)) for rows in (teachers, checkers))
+    pre_ranker = distilled(items_of(work), taught, recommender.expected_seconds(taught))
+    pre_ranker.save(work.out)
+    np.save(work.out / "check_users.npy", checked.users)
+    seconds, top_k, keep = recommender.expected_seconds(checked), work.config.ranking.top_k, work.config.pre_rank.keep
+    orders = {"": pre_ranker.scores(pre_ranker.worth(items_of(work)), checked), ".recall": in_order(checked.items)}
+    ks = sorted({min(COSTS_AT, top_k), top_k})
+    lost = {f"seconds_lost{name}": seconds_lost(seconds, scores, keep, ks) for name, scores in orders.items()}
+    return {"taught_users": len(teachers), "checked_users": len(checkers)} | lost
+
+
+def pre_ranked(work: Work, candidates: Candidates) -> Lists:
+    """What pre-rank leaves of candidates, kept as `pre_ranked_items.npy`; all of them where it is off."""
+    keep = work.config.pre_rank.keep
+    if not keep:
+        return lists_of(work, candidates)
+    pre_ranker = PreRanker.load(work.inputs["pre_ranker"])
+    lists = lists_with_merge(work, candidates)
+    left = kept(lists, pre_ranker.scores(pre_ranker.worth(items_of(work)), lists), keep)
+    np.save(work.out / "pre_ranked_items.npy", left.items)
+    return left
+
+
+def lists_with_merge(work: Work, candidates: Candidates) -> Lists:
+    """Candidates with recall's columns and the score they were merged by."""
+    lists = lists_of(work, candidates)
+    return Lists(lists.users, lists.items, lists.recall | {MERGED: np.asarray(candidates.scores, np.float64)})
+
+
+def items_of(work: Work) -> Block:
+    """All items as of labels_end."""
+    return work.ledger.item_block(np.arange(len(work.ids.items), dtype=np.int32), work.windows.labels_end)
+
+
+def _halves(users: int, rng: np.random.Generator) -> tuple[Intp, Intp]:
+    """Rows of users who teach and of those who check, ascending."""
+    order = rng.permutation(users)
+    size = min(USERS, users // 2)
+    return np.sort(order[:size]), np.sort(order[size:][:USERS])
+
+
+def in_order(items: Int32) -> Float64:
+    """Scores of lists [n, k] that leave them in their own order."""
+    return np.where(items > 0, -np.arange(items.shape[1], dtype=np.float64), -np.inf)
