@@ -13,6 +13,7 @@ from features.cleaning import CleaningConfig
 from features.errors import Refused
 from features.windows import Clock, WindowsConfig
 from ranking.config import RankingConfig
+from ranking.off_policy import OffPolicyConfig
 from ranking.re_rank import ReRankConfig
 from recall.config import RecallConfig
 
@@ -47,6 +48,7 @@ class FunnelConfig(BaseModel):
     ranking: RankingConfig = RankingConfig()
     re_rank: ReRankConfig = ReRankConfig()
     report: ReportConfig = ReportConfig()
+    off_policy: OffPolicyConfig = OffPolicyConfig()
 
     def sections(self, names: Sequence[str]) -> dict[str, Any]:
         """The named sections as plain values, for an artefact's recipe; a table they name is there by its content."""

@@ -126,15 +126,21 @@ class Impressions:
     def load(cls, folder: Path) -> "Impressions":
         path = folder / "impressions.parquet"
         names = ["user", "item", "instant", "clicked", "completed"]
-        optional = [n for n in (WATCH_SECONDS, POSITION, DEVICE, SURFACE, PROPENSITY) if n in pq.read_schema(path).names]
+        there = pq.read_schema(path).names
+        optional = [n for n in (WATCH_SECONDS, POSITION, DEVICE, SURFACE, PROPENSITY) if n in there]
         table = pq.read_table(path, columns=[*names, *optional])
         columns = {f"{name}s": table[name].to_numpy() for name in names[:3]}
         flags = {name: table[name].to_numpy() for name in names[3:]}
-        seconds, positions, chances = (_numbers(table, name) for name in (WATCH_SECONDS, POSITION, PROPENSITY))
-        places = np.where(np.isnan(positions), 0, np.maximum(positions, 0)).astype(np.int32)
-        device, surface = (_category_codes(table, name) for name in (DEVICE, SURFACE))
-        known = {"seconds": seconds, "positions": places, "propensities": chances}
-        return cls(**columns, **flags, **known, device=device, surface=surface)
+        positions = _numbers(table, POSITION)
+        return cls(
+            **columns,
+            **flags,
+            seconds=_numbers(table, WATCH_SECONDS),
+            positions=np.where(np.isnan(positions), 0, np.maximum(positions, 0)).astype(np.int32),
+            device=_category_codes(table, DEVICE),
+            surface=_category_codes(table, SURFACE),
+            propensities=_numbers(table, PROPENSITY),
+        )
 
     @property
     def contexts(self) -> dict[str, Int32]:

@@ -139,15 +139,22 @@ def calibration_ratio(seconds: Numbers, predicted: Numbers) -> float:
 def calibration_interval(
     users: Ids, seconds: Numbers, predicted: Numbers, rng: np.random.Generator, draws: int = 1_000
 ) -> tuple[float, float]:
-    """The middle 95 % of the calibration ratio when users are drawn with replacement, all their impressions with them.
+    """The middle 95 % of the calibration ratio when users are drawn with replacement. NaN without seconds."""
+    return ratio_interval(users, predicted, seconds, rng, draws)
 
-    Each user counts as often as a Poisson number of mean 1 says (Chamandy et al. 2012). NaN without seconds.
+
+def ratio_interval(
+    users: Ids, part: Numbers, whole: Numbers, rng: np.random.Generator, draws: int = 1_000
+) -> tuple[float, float]:
+    """The middle 95 % of sum(part) / sum(whole) when users are drawn with replacement, all their rows with them.
+
+    Each user counts as often as a Poisson number of mean 1 says (Chamandy et al. 2012). NaN where `whole` is all 0.
     """
-    _check(users, seconds, predicted)
-    if not seconds.any():
+    _check(users, whole, part)
+    if not whole.any():
         return float("nan"), float("nan")
     code = np.unique(users, return_inverse=True)[1]
-    sums = np.stack([np.bincount(code, weights=values) for values in (predicted, seconds)], axis=1)
+    sums = np.stack([np.bincount(code, weights=values) for values in (part, whole)], axis=1)
     ratios = np.empty(draws)
     for at in range(0, draws, DRAWS_AT_ONCE):
         times = rng.poisson(1, (min(DRAWS_AT_ONCE, draws - at), len(sums)))

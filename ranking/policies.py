@@ -80,8 +80,8 @@ class Slots:
 def softmax_of_places(items: Int32, temperature: float) -> Float64:
     """Chances of the items of lists [n, K]: the softmax of -log(place) / temperature; 0 where there is no item.
 
-    So pi(place) ~ place^(-1 / temperature). Places and not scores: lists in the order of expected seconds, of recall and
-    of popularity then differ by what is where alone.
+    So pi(place) ~ place^(-1 / temperature). Places and not scores: lists in the order of expected seconds, of recall
+    and of popularity then differ by what is where alone.
     """
     return _shared(np.arange(1, items.shape[1] + 1) ** (-1 / temperature) * (items > 0))
 

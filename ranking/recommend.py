@@ -22,6 +22,10 @@ class Lists:
     items: Int32
     recall: dict[str, Float64]
 
+    def take(self, rows: slice) -> "Lists":
+        recall = {name: values[rows] for name, values in self.recall.items()}
+        return Lists(self.users[rows], self.items[rows], recall)
+
 
 @dataclass(frozen=True)
 class Recommender:
@@ -38,11 +42,17 @@ class Recommender:
         items, seconds = np.zeros((len(lists.users), top_k), np.int32), np.zeros((len(lists.users), top_k))
         for at in range(0, len(lists.users), USERS_A_SHARD):
             shard = slice(at, at + USERS_A_SHARD)
-            scores = self._scores(Lists(lists.users[shard], lists.items[shard], _rows(lists.recall, shard)))
+            scores = self._scores(lists.take(shard))
             order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
             items[shard, :width] = np.take_along_axis(lists.items[shard], order, axis=1)
             seconds[shard, :width] = np.take_along_axis(scores, order, axis=1)
         return items, np.where(items > 0, seconds, 0.0)
+
+    def expected_seconds(self, lists: Lists) -> Float64:
+        """Expected seconds of every item of the lists, [n, k]; 0 where there is none."""
+        shards = [slice(at, at + USERS_A_SHARD) for at in range(0, len(lists.users), USERS_A_SHARD)]
+        parts = [self._scores(lists.take(shard)) for shard in shards]
+        return np.where(lists.items > 0, np.concatenate([np.zeros((0, lists.items.shape[1])), *parts]), 0.0)
 
     def _scores(self, lists: Lists) -> Float64:
         """Expected seconds [n, k]; -inf where there is no item."""
@@ -62,7 +72,3 @@ def recommender_of(ranker: Ranker, ledger: Ledger, as_of: int, catalogue: int) -
     """A recommender of items 0..catalogue - 1 as of an instant."""
     items = np.arange(catalogue, dtype=np.int32)
     return Recommender(ranker, ledger, as_of, ranker.part("item", ledger.item_block(items, as_of)))
-
-
-def _rows(columns: dict[str, Float64], rows: slice) -> dict[str, Float64]:
-    return {name: values[rows] for name, values in columns.items()}

@@ -272,5 +272,7 @@ def test_a_propensity_that_is_no_chance_is_set_aside(tmp_path: Path, propensity:
     sound = "1,7,2024-05-01,1\n1,8,2024-05-01,\n1,9,2024-05-01,0.0001\n"
     checked_at = door(log(tmp_path, f"{header}{sound}2,7,2024-05-01,{propensity}\n"))
     assert rejected(checked_at(1.0)) == [(4, reason, propensity)]
-    with pytest.raises(Refused, match=rf"column propensity: row 4 holds '{propensity}'.*a chance above 0 and at most 1"):
+    with pytest.raises(
+        Refused, match=rf"column propensity: row 4 holds '{propensity}'.*a chance above 0 and at most 1"
+    ):
         checked_at(0.01)

@@ -68,7 +68,9 @@ def kuairand(place: Path) -> Path:
     )
 
 
-def test_kuairand_logs_are_joined_and_rows_shown_at_random_have_the_chance_of_one_in_the_random_videos(tmp_path: Path) -> None:
+def test_kuairand_logs_are_joined_and_rows_shown_at_random_have_the_chance_of_one_in_the_random_videos(
+    tmp_path: Path,
+) -> None:
     log = tables("kuairand", kuairand(tmp_path)).interactions
     assert types(log) == {
         "user_id": "int64",
