@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from features.cleaning import CleaningConfig
 from features.errors import Refused
 from features.windows import Clock, WindowsConfig
-from ranking.config import RankingConfig
-from ranking.off_policy import OffPolicyConfig
+from ranking.config import OffPolicyConfig, RankingConfig
 from ranking.re_rank import ReRankConfig
 from recall.config import RecallConfig
 

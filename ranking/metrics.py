@@ -140,19 +140,18 @@ def calibration_interval(
     users: Ids, seconds: Numbers, predicted: Numbers, rng: np.random.Generator, draws: int = 1_000
 ) -> tuple[float, float]:
     """The middle 95 % of the calibration ratio when users are drawn with replacement. NaN without seconds."""
-    return ratio_interval(users, predicted, seconds, rng, draws)
+    low, high = quantiles_or_nan(bootstrapped_ratios(users, predicted, seconds, rng, draws), 0.025, 0.975)
+    return low, high
 
 
-def ratio_interval(
+def bootstrapped_ratios(
     users: Ids, part: Numbers, whole: Numbers, rng: np.random.Generator, draws: int = 1_000
-) -> tuple[float, float]:
-    """The middle 95 % of sum(part) / sum(whole) when users are drawn with replacement, all their rows with them.
+) -> Floats:
+    """sum(part) / sum(whole) when users are drawn with replacement, all their rows with them: [draws].
 
-    Each user counts as often as a Poisson number of mean 1 says (Chamandy et al. 2012). NaN where `whole` is all 0.
+    Each user counts as often as a Poisson number of mean 1 says (Chamandy et al. 2012). NaN where `whole` came to 0.
     """
     _check(users, whole, part)
-    if not whole.any():
-        return float("nan"), float("nan")
     code = np.unique(users, return_inverse=True)[1]
     sums = np.stack([np.bincount(code, weights=values) for values in (part, whole)], axis=1)
     ratios = np.empty(draws)
@@ -160,8 +159,13 @@ def ratio_interval(
         times = rng.poisson(1, (min(DRAWS_AT_ONCE, draws - at), len(sums)))
         totals = times @ sums
         ratios[at : at + len(times)] = _quotients(totals[:, 0], totals[:, 1])
-    low, high = np.nanquantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
+    return ratios
+
+
+def quantiles_or_nan(values: Floats, *shares: float) -> tuple[float, ...]:
+    """Quantiles of what is not NaN; NaN where nothing is left."""
+    known = values[~np.isnan(values)]
+    return tuple(map(float, np.quantile(known, shares))) if known.size else (float("nan"),) * len(shares)
 
 
 def quantile_buckets(values: Numbers, buckets: int) -> Ints:

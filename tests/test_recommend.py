@@ -85,6 +85,17 @@ def test_recommendations_are_the_candidates_scored_one_by_one_and_sorted(ranker,
         assert not seconds[row, filled:].any()
 
 
+def test_the_seconds_of_given_lists_are_those_they_are_ordered_by(ranker, ledger, lists):
+    recommender = recommender_of(ranker, ledger, AS_OF, ITEMS)
+    seconds = recommender.expected_seconds(lists)
+    assert seconds.shape == lists.items.shape
+    assert not seconds[lists.items == 0].any()
+    for row, best in enumerate(by_sorting(ranker, ledger, lists)):
+        known = lists.items[row] > 0
+        found = dict(zip(lists.items[row, known], seconds[row, known], strict=True))
+        assert found == pytest.approx({item: s for s, item in best}, rel=1e-4)
+
+
 def test_shards_of_users_do_not_change_the_lists(ranker, ledger, lists, monkeypatch):
     recommender = recommender_of(ranker, ledger, AS_OF, ITEMS)
     items, seconds = recommender.recommend(lists, 4)
