@@ -161,9 +161,8 @@ def draw_off_policy(report: Mapping[str, Any], folder: Path) -> None:
 
 def off_policy_table(report: Mapping[str, Any]) -> pd.DataFrame:
     """Estimates as a report has them: columns value, low, high, a row a list and estimator, and the log's own."""
-    wanted = {
-        f"{LISTS[suffix]}, {name.replace('_', ' ')}": (name, suffix) for suffix in LISTS for name in ESTIMATES[:2]
-    }
+    names = {"SNIPS": "snips", "doubly robust": "doubly_robust"}
+    wanted = {f"{lists}, {text}": (name, suffix) for suffix, lists in LISTS.items() for text, name in names.items()}
     wanted["the log's own choice"] = ("logged", "")
     rows = {
         label: [report.get(f"off_policy.{name}{end}{suffix}") for end in ("", "_low", "_high")]

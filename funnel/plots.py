@@ -76,7 +76,7 @@ def interval_points(table: pd.DataFrame, title: str, across: str, path: Path) ->
     panel.errorbar(values, places, xerr=errors, fmt="o", color=_BLUE, capsize=3)
     panel.set_yticks(places, [str(name) for name in table.index])
     panel.invert_yaxis()
-    _label(panel, "with the middle 95 % of bootstrapped users", across, "")
+    _label(panel, "with 95 % intervals from bootstrapped users", across, "")
     figure.set_figheight(1.5 + 0.45 * len(table))
     figure.savefig(path)
 

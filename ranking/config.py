@@ -58,5 +58,5 @@ class OffPolicyConfig(BaseModel):
 
     k: int = Field(50, ge=1, le=1_000)
     temperature: float = Field(1.0, gt=0)
-    least_effective_sample: float = Field(200.0, ge=1)
+    least_effective_sample: float = Field(100.0, ge=1)
     random_exposure: bool = False
