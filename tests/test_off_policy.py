@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ranking.off_policy import doubly_robust, effective_sample, evaluated, robust_terms, snips
+from ranking.metrics import bootstrapped_ratios
+from ranking.off_policy import carriers, doubly_robust, effective_sample, estimate, evaluated, robust_terms, snips
 from ranking.policies import Logged, Policy, Slots, slots_of, softmax_of_places
 
 USERS, ITEMS, K, A_USER = 150, 8, 4, 30
@@ -38,8 +39,8 @@ def test_both_estimates_come_to_the_truth_and_the_logs_mean_does_not():
     assert found.logged.value == pytest.approx(log.seconds.mean())
     assert found.logged.value < 0.7 * truth
     assert found.mean_weight == pytest.approx(1, abs=0.02)
-    for estimate in (found.snips, found.doubly_robust, found.logged):
-        assert estimate.low < estimate.value < estimate.high
+    for each in (found.snips, found.doubly_robust, found.logged):
+        assert each.low < each.value < each.high
     assert found.snips.low > found.logged.high
 
 
@@ -107,6 +108,23 @@ def test_a_slot_with_nothing_left_to_show_is_left_out():
     items, positions = np.array([1, 2, 3, 3], np.int32), np.array([1, 2, 3, 1], np.int32)
     log = Logged(users, items, np.zeros(4, bool), np.array([1.0, 2, 4, 8]), np.full(4, 0.5), positions)
     assert evaluated(policy, log, 1, np.random.default_rng(0)).slots == 3
+
+
+def test_as_many_users_carry_the_variance_as_share_it():
+    users = np.array([4, 4, 9, 9, 2])
+    assert carriers(users, np.array([1.0, 1.0, -3.0, 1.0, 2.0])) == pytest.approx(3)
+    assert carriers(users, np.array([1.0, -1.0, 0.0, 0.0, 2.0])) == pytest.approx(1)
+    assert carriers(users, np.zeros(5)) == 0
+
+
+def test_an_interval_is_wider_than_plain_percentiles_where_few_users_carry_it():
+    rng = np.random.default_rng(0)
+    for spread, most, least in ((0.1, 1.02, 1.0), (2.5, 3.0, 1.15)):
+        users, part = np.arange(2_000), rng.lognormal(0, spread, 2_000)
+        found = estimate(users, part, np.ones(2_000), np.random.default_rng(1))
+        plain = np.quantile(bootstrapped_ratios(users, part, np.ones(2_000), np.random.default_rng(1)), [0.025, 0.975])
+        assert least < (found.high - found.low) / (plain[1] - plain[0]) < most
+        assert found.low <= plain[0] < found.value < plain[1] <= found.high
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
