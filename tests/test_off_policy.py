@@ -135,3 +135,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         found = evaluated(policy, log, 100, np.random.default_rng(seed))
         inside += [each.low <= truth <= each.high for each in (found.snips, found.doubly_robust)]
     assert (inside >= 90).all()
+    rows, terms = np.arange(len(log)), robust_terms(slots_of(policy, log), log.seconds)
+    alone = estimate(rows, terms, np.ones(len(log)), np.random.default_rng(0))
+    assert alone.high - alone.low < 0.95 * (found.doubly_robust.high - found.doubly_robust.low)
