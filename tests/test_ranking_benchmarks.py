@@ -177,7 +177,8 @@ def test_intervals_of_what_lists_would_earn_cover_what_the_world_says(address: s
     assert all(float(row["covered"]) >= 0.75 for row in rows)
     assert all(abs(float(row["error"])) < 0.25 < float(row["width"]) for row in rows)
     assert float(rows[2]["truth"]) > 2 * float(rows[0]["truth"])
-    refused = off_policy.main(["--users", "300", "--items", "120", "--impressions-a-day", "500", "--seeds", "1"])
+    few = ["--users", "300", "--items", "120", "--impressions-a-day", "500"]
+    refused = off_policy.main([*few, "--seeds", "1", "--tracking", address])
     assert [(row["seeds"], row["refused"]) for row in refused] == [(0, 1)] * 4
 
 

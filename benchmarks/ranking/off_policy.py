@@ -149,18 +149,23 @@ def row_of(name: str, estimator: str, trials: Sequence[Trial]) -> Row:
     value, low, high = np.array([getattr(trial.evaluation, estimator) for trial in kept]).reshape(-1, 3).T
     truth = np.array([trial.truth for trial in kept])
     figures = {
-        "covered": np.mean((low <= truth) & (truth <= high)),
-        "above": np.mean(low > truth),
-        "below": np.mean(high < truth),
-        "width": np.mean((high - low) / truth),
-        "error": np.mean(value / truth - 1),
-        "truth": np.mean(truth),
-        "logged": np.mean([trial.evaluation.logged.value for trial in kept]),
-        "effective sample": np.mean([trial.evaluation.effective_sample for trial in kept]),
-        "slots": np.mean([trial.evaluation.slots for trial in kept]),
+        "covered": mean_of((low <= truth) & (truth <= high)),
+        "above": mean_of(low > truth),
+        "below": mean_of(high < truth),
+        "width": mean_of((high - low) / truth),
+        "error": mean_of(value / truth - 1),
+        "truth": mean_of(truth),
+        "logged": mean_of([trial.evaluation.logged.value for trial in kept]),
+        "effective sample": mean_of([trial.evaluation.effective_sample for trial in kept]),
+        "slots": mean_of([trial.evaluation.slots for trial in kept]),
     }
-    rounded = {column: round(float(figure), 3) for column, figure in figures.items()}
+    rounded = {column: round(figure, 3) for column, figure in figures.items()}
     return {"intervals of": f"{name}, {estimator}"} | rounded | {"seeds": len(kept), "refused": len(trials) - len(kept)}
+
+
+def mean_of(values: npt.ArrayLike) -> float:
+    """The mean; NaN where every trial was refused."""
+    return float(np.mean(values)) if np.size(values) else float("nan")
 
 
 if __name__ == "__main__":
