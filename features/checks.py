@@ -11,7 +11,7 @@ import ibis.expr.types as ir
 from features.errors import Refused
 from features.sources.fields import MILLISECONDS, Field
 from features.sources.files import FILE, ROW, Sheet
-from features.tables import CLICKED, DURATION_SECONDS, ITEM, QUERY, TIMESTAMP, USER, WATCH_SECONDS
+from features.tables import CLICKED, DURATION_SECONDS, ITEM, PROPENSITY, QUERY, TIMESTAMP, USER, WATCH_SECONDS
 
 REASON, VALUE = "_reason", "_value"
 KEYS = (USER, ITEM, TIMESTAMP)
@@ -94,6 +94,9 @@ def _problems(taken: Field, raw: ir.Column, now: datetime) -> Iterator[tuple[ir.
         yield value < 0, "is negative"
     if taken.name == WATCH_SECONDS:
         yield value > LONGEST_WATCH_SECONDS, f"is above {LONGEST_WATCH_SECONDS}"
+    if taken.name == PROPENSITY:
+        yield value <= 0, "is not above 0"
+        yield value > 1, "is above 1"
 
 
 def _blank(raw: ir.Column) -> ir.BooleanValue:
@@ -110,6 +113,8 @@ def _expected(taken: Field, now: datetime) -> str:
         return f"{form} since 1970{span} (seconds times 1000)" if milliseconds else f"{form} since 1970{span}"
     if taken.name == WATCH_SECONDS:
         return f"{'milliseconds' if milliseconds else 'seconds'} worth 0 to {LONGEST_WATCH_SECONDS} s, or blank"
+    if taken.name == PROPENSITY:
+        return "a chance above 0 and at most 1, or blank"
     if taken.kind == "id":
         return "a whole number in every row" if taken.whole else "an id in every row"
     return {"flag": "0 or 1, true or false", "number": "a number >= 0 or blank"}.get(taken.kind, "readable text")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from features.cleaning import CleaningConfig
 from features.errors import Refused
 from features.windows import Clock, WindowsConfig
-from ranking.config import PreRankConfig, RankingConfig
+from ranking.config import OffPolicyConfig, PreRankConfig, RankingConfig
 from ranking.re_rank import ReRankConfig
 from recall.config import RecallConfig
 
@@ -48,6 +48,7 @@ class FunnelConfig(BaseModel):
     ranking: RankingConfig = RankingConfig()
     re_rank: ReRankConfig = ReRankConfig()
     report: ReportConfig = ReportConfig()
+    off_policy: OffPolicyConfig = OffPolicyConfig()
 
     @model_validator(mode="after")
     def _pre_rank_fits_between_recall_and_ranking(self) -> Self:

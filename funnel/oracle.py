@@ -1,4 +1,5 @@
-"""What the simulated world says of lists: their share of the best possible expected seconds, and the best lists."""
+"""What the simulated world says of lists: their share of the best possible expected seconds, and the best lists,
+and what a policy is worth in a log's slots."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,11 @@ import pyarrow as pa
 from features.oracle import Ask, oracle_lists, oracle_share, reference_lists, seen_before
 from features.simulated import load_log, load_truth
 from features.vocabulary import Vocabulary
+from features.world import World, examination, expected_seconds
+from funnel.lists import RawIds
+from ranking.policies import Logged, Policy, draws_of
+
+Int64 = npt.NDArray[np.int64]
 
 K = 10
 USERS_ASKED = 2_000
@@ -42,6 +48,24 @@ def best_lists(data: Path, users: npt.NDArray[Any], items: Vocabulary, as_of: in
     ask = Ask(users, _moment(as_of), k)
     lists, _ = oracle_lists(load_truth(data), ask, seen_before(load_log(data), ask.at))
     return items.index_of(pa.array(lists.ravel())).reshape(lists.shape)
+
+
+def policy_seconds(world: World, ids: RawIds, policy: Policy, logged: Logged, instants: Int64) -> float:
+    """What a policy's draws in logged slots [n] are truly worth, in seconds a slot (see `ranking.off_policy`).
+
+    E[seconds] at the slot's instant, times the chance that its position is looked at; slots with nothing left to show
+    are left out. NaN where there are none.
+    """
+    worth, slots = 0.0, 0
+    for draws in draws_of(policy, logged):
+        row, place = np.nonzero(draws.chances)
+        at = draws.slots[row]
+        users, items = ids.users.id_of(logged.users[at]), ids.items.id_of(policy.items[draws.rows[row], place])
+        seconds = expected_seconds(world, users.to_numpy(), items.to_numpy(), instants[at])
+        looked_at = examination(world.config.behaviour, np.maximum(logged.positions[at], 1))
+        worth += float((draws.chances[row, place] * seconds * looked_at).sum())
+        slots += int(draws.chances.any(axis=1).sum())
+    return worth / slots if slots else float("nan")
 
 
 def _moment(instant: int) -> np.datetime64:

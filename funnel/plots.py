@@ -66,6 +66,21 @@ def calibration_bars(table: pd.DataFrame, path: Path) -> None:
     figure.savefig(path)
 
 
+def interval_points(table: pd.DataFrame, title: str, across: str, path: Path) -> None:
+    """Values with their intervals, a row each: columns value, low, high; the last row is what they are measured by."""
+    figure, (panel,) = _canvas(1, title)
+    places, values = np.arange(len(table)), table["value"].to_numpy()
+    # A bootstrap's middle need not hold the value itself.
+    errors = np.maximum(np.stack([values - table["low"], table["high"] - values]), 0)
+    panel.axvline(float(values[-1]), color=_GREY, linestyle="--")
+    panel.errorbar(values, places, xerr=errors, fmt="o", color=_BLUE, capsize=3)
+    panel.set_yticks(places, [str(name) for name in table.index])
+    panel.invert_yaxis()
+    _label(panel, "with 95 % intervals from bootstrapped users", across, "")
+    figure.set_figheight(1.5 + 0.45 * len(table))
+    figure.savefig(path)
+
+
 def waterfall_bars(table: pd.DataFrame, path: Path) -> None:
     """What is left of the holdout's seconds at each stage: a bar a row, column share; `kind` sets channels apart."""
     figure, (panel,) = _canvas(1, "Of the holdout's watch seconds, what is left")

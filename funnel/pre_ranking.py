@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.ledger import Block
 from funnel.ordering import COSTS_AT, lists_of, recommender_at
 from funnel.work import Work, saved_candidates
-from ranking.features import Block
 from ranking.pre_rank import PreRanker, distilled, kept, seconds_lost
 from ranking.recommend import Lists
 from recall.candidates import Candidates

@@ -3,7 +3,7 @@
 `recall.hr@50` is the candidates', `recall.hr@50.popularity` that of the most watched lately, `.popularity_hour` of the
 last hour's. `recall.hr@50/users_with_0_watches` is a slice, `recall.channel_hits@50/tower` a channel. `funnel.*` judges
 the final lists, `funnel.*.recall` the same lists in recall's own order, `funnel.*.ranked` in the ranker's, before the
-re-rank. A metric that the log cannot give is null.
+re-rank, `off_policy.*` what they would have earned in the log's slots. A metric that the log cannot give is null.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from funnel.judged import Judged, cutoffs, mean
 from funnel.metrics import watch_seconds_share_at
+from funnel.off_policy_report import OffPolicy, draw_off_policy
 from funnel.plots import candidate_popularity
 from funnel.ranking_report import draw_ranking, ranking_metrics
 from funnel.recall_report import draw_recall, oracle_metrics, recall_metrics
@@ -32,13 +33,18 @@ Metrics = dict[str, float]
 def report_of(work: Work) -> dict[str, Any]:
     """Everything a run has to say: `run` describes it, the flat keys are its metrics."""
     judged = Judged(work)
-    metrics = _list_metrics(judged) | _pre_rank_metrics(judged) | _re_rank_metrics(judged)
+    off_policy = OffPolicy(judged)
+    metrics = _list_metrics(judged) | _pre_rank_metrics(judged) | _re_rank_metrics(judged) | off_policy.metrics()
+    for lists, reason in off_policy.refused.items():
+        work.tell(f"no off-policy estimate of {lists}: {reason}")
     if work.windows.mode != "none":
         metrics |= (
             recall_metrics(judged) | _funnel_metrics(judged) | ranking_metrics(judged) | waterfall_metrics(judged)
         )
-    metrics |= _simulated_metrics(judged) if (work.data / "truth").exists() else {}
-    return {"run": _description(judged)} | {name: _number(value) for name, value in sorted(metrics.items())}
+    if (work.data / "truth").exists():
+        metrics |= _simulated_metrics(judged) | off_policy.true_seconds()
+    description = _description(judged) | {"off_policy": off_policy.described()}
+    return {"run": description} | {name: _number(value) for name, value in sorted(metrics.items())}
 
 
 def _funnel_metrics(judged: Judged) -> Metrics:
@@ -127,6 +133,7 @@ def draw(work: Work, report: Mapping[str, Any]) -> None:
     candidate_popularity(judged.counts[candidates[candidates > 0]], judged.counts[1:], work.out / "popularity.png")
     draw_recall(report, work.out)
     draw_ranking(judged, report, work.out)
+    draw_off_policy(report, work.out)
     draw_waterfall(report, work.out)
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from features.histories import Histories
 from features.ledger import Ledger
 from features.profiles import Events, Side
-from features.tables import DEVICE, POSITION, SURFACE, WATCH_SECONDS
+from features.tables import DEVICE, POSITION, PROPENSITY, SURFACE, WATCH_SECONDS
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from funnel.config import FunnelConfig
@@ -107,7 +107,8 @@ class Work:
 class Impressions:
     """The log in indexes, [n] each, by user and time; `seconds` is NaN where the log does not know.
 
-    `positions` on the page count from 1, 0 unknown; `device` and `surface` are codes, 0 unknown.
+    `positions` on the page count from 1, 0 unknown; `device` and `surface` are codes, 0 unknown; `propensities` are the
+    log's chances of having shown what it showed, NaN unknown.
     """
 
     users: Int32
@@ -119,19 +120,27 @@ class Impressions:
     positions: Int32
     device: Int32
     surface: Int32
+    propensities: npt.NDArray[np.float64]
 
     @classmethod
     def load(cls, folder: Path) -> "Impressions":
         path = folder / "impressions.parquet"
         names = ["user", "item", "instant", "clicked", "completed"]
-        optional = [n for n in (WATCH_SECONDS, POSITION, DEVICE, SURFACE) if n in pq.read_schema(path).names]
+        there = pq.read_schema(path).names
+        optional = [n for n in (WATCH_SECONDS, POSITION, DEVICE, SURFACE, PROPENSITY) if n in there]
         table = pq.read_table(path, columns=[*names, *optional])
         columns = {f"{name}s": table[name].to_numpy() for name in names[:3]}
         flags = {name: table[name].to_numpy() for name in names[3:]}
-        seconds, positions = (_numbers(table, name) for name in (WATCH_SECONDS, POSITION))
-        places = np.where(np.isnan(positions), 0, np.maximum(positions, 0)).astype(np.int32)
-        device, surface = (_category_codes(table, name) for name in (DEVICE, SURFACE))
-        return cls(**columns, **flags, seconds=seconds, positions=places, device=device, surface=surface)
+        positions = _numbers(table, POSITION)
+        return cls(
+            **columns,
+            **flags,
+            seconds=_numbers(table, WATCH_SECONDS),
+            positions=np.where(np.isnan(positions), 0, np.maximum(positions, 0)).astype(np.int32),
+            device=_category_codes(table, DEVICE),
+            surface=_category_codes(table, SURFACE),
+            propensities=_numbers(table, PROPENSITY),
+        )
 
     @property
     def contexts(self) -> dict[str, Int32]:

@@ -1,4 +1,4 @@
-"""What can be chosen about ranking."""
+"""What can be chosen about ranking, and about the evaluation of its lists where they were not shown."""
 
 from typing import Literal, Self
 
@@ -57,3 +57,17 @@ class RankingConfig(BaseModel):
         if self.censored and self.objective not in ("exact", "multi_task"):
             raise ValueError(f"censored needs odds of seconds: objective exact or multi_task, found {self.objective}")
         return self
+
+
+class OffPolicyConfig(BaseModel):
+    """The policy that is evaluated, a softmax over the first `k` places of a list, and when an estimate is refused.
+
+    `random_exposure` says that the log showed all items of its catalogue alike: it then needs no propensities.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    k: int = Field(50, ge=1, le=1_000)
+    temperature: float = Field(1.0, gt=0)
+    least_effective_sample: float = Field(100.0, ge=1)
+    random_exposure: bool = False

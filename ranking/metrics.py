@@ -139,22 +139,33 @@ def calibration_ratio(seconds: Numbers, predicted: Numbers) -> float:
 def calibration_interval(
     users: Ids, seconds: Numbers, predicted: Numbers, rng: np.random.Generator, draws: int = 1_000
 ) -> tuple[float, float]:
-    """The middle 95 % of the calibration ratio when users are drawn with replacement, all their impressions with them.
+    """The middle 95 % of the calibration ratio when users are drawn with replacement. NaN without seconds."""
+    low, high = quantiles_or_nan(bootstrapped_ratios(users, predicted, seconds, rng, draws), 0.025, 0.975)
+    return low, high
 
-    Each user counts as often as a Poisson number of mean 1 says (Chamandy et al. 2012). NaN without seconds.
+
+def bootstrapped_ratios(
+    users: Ids, part: Numbers, whole: Numbers, rng: np.random.Generator, draws: int = 1_000
+) -> Floats:
+    """sum(part) / sum(whole) when users are drawn with replacement, all their rows with them: [draws].
+
+    Each user counts as often as a Poisson number of mean 1 says (Chamandy et al. 2012). NaN where `whole` came to 0.
     """
-    _check(users, seconds, predicted)
-    if not seconds.any():
-        return float("nan"), float("nan")
+    _check(users, whole, part)
     code = np.unique(users, return_inverse=True)[1]
-    sums = np.stack([np.bincount(code, weights=values) for values in (predicted, seconds)], axis=1)
+    sums = np.stack([np.bincount(code, weights=values) for values in (part, whole)], axis=1)
     ratios = np.empty(draws)
     for at in range(0, draws, DRAWS_AT_ONCE):
         times = rng.poisson(1, (min(DRAWS_AT_ONCE, draws - at), len(sums)))
         totals = times @ sums
         ratios[at : at + len(times)] = _quotients(totals[:, 0], totals[:, 1])
-    low, high = np.nanquantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
+    return ratios
+
+
+def quantiles_or_nan(values: Floats, *shares: float) -> tuple[float, ...]:
+    """Quantiles of what is not NaN; NaN where nothing is left."""
+    known = values[~np.isnan(values)]
+    return tuple(map(float, np.quantile(known, shares))) if known.size else (float("nan"),) * len(shares)
 
 
 def quantile_buckets(values: Numbers, buckets: int) -> Ints:

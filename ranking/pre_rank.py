@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ranking.features import Block
+from features.ledger import Block
 from ranking.normalisers import Quantiles, quantiles_from, quantiles_of, quantiles_table, widened
 from ranking.recommend import Lists, shards
 

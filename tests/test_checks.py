@@ -256,3 +256,23 @@ def test_the_rows_that_stay_are_the_first_of_each_key(keys: Sequence[Key]) -> No
     assert sorted(later.to_pyarrow()[ROW].to_pylist()) == sorted(
         row for row, key in enumerate(keys, 1) if first[key] != row
     )
+
+
+@pytest.mark.parametrize(
+    ("propensity", "reason"),
+    [
+        ("0", "propensity is not above 0"),
+        ("-0.1", "propensity is not above 0"),
+        ("1.01", "propensity is above 1"),
+        ("often", "propensity cannot be read"),
+    ],
+)
+def test_a_propensity_that_is_no_chance_is_set_aside(tmp_path: Path, propensity: str, reason: str) -> None:
+    header = "user_id,item_id,timestamp,propensity\n"
+    sound = "1,7,2024-05-01,1\n1,8,2024-05-01,\n1,9,2024-05-01,0.0001\n"
+    checked_at = door(log(tmp_path, f"{header}{sound}2,7,2024-05-01,{propensity}\n"))
+    assert rejected(checked_at(1.0)) == [(4, reason, propensity)]
+    with pytest.raises(
+        Refused, match=rf"column propensity: row 4 holds '{propensity}'.*a chance above 0 and at most 1"
+    ):
+        checked_at(0.01)

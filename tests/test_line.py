@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from features.errors import Refused
 from features.simulated import simulate, write
 from features.vocabulary import Vocabulary
 from features.world import WorldConfig
-from funnel.line import PUBLISHED, STEPS, Outcome, data_digest
+from funnel.judged import Judged
+from funnel.line import PUBLISHED, STEPS, Outcome, data_digest, request_for, work_of
+from funnel.off_policy_report import OffPolicy
 from funnel.report import cutoffs
 from funnel.run import run_line
 from funnel.store import MANIFEST, MEASURED
@@ -29,6 +31,7 @@ K, TOP_K, KEEP = 20, 10, 12
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
     *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", f"recall.k={K}", f"ranking.top_k={TOP_K}"),
+    "off_policy.least_effective_sample=5",
 )
 PAIR = ["user_id", "item_id"]
 
@@ -91,10 +94,14 @@ def _held_out(log: pd.DataFrame, mode: str, windows: dict[str, str]) -> "pd.Seri
     return (done == watches) & (watches > 0)
 
 
+def asked(mode: str) -> list[str]:
+    cut = ["windows.labels_end=2025-01-03T12:00:00Z"] if mode == "time" else []
+    return [*SMALL, f"windows.mode={mode}", *cut]
+
+
 def started(data: Path, out: Path, mode: str, *overrides: str) -> list[Outcome]:
     tracking = f"sqlite:///{out.parent / 'mlflow' / 'mlflow.db'}"
-    cut = [f"windows.mode={mode}", *(["windows.labels_end=2025-01-03T12:00:00Z"] if mode == "time" else [])]
-    return run_line("canonical", data, out, None, [*SMALL, *cut, *overrides], tracking)
+    return run_line("canonical", data, out, None, [*asked(mode), *overrides], tracking)
 
 
 @pytest.fixture(scope="module")
@@ -452,6 +459,76 @@ def test_without_pre_rank_nothing_is_cut_and_with_it_what_comes_before_stays(run
     assert [outcome.name for outcome in pre_ranked.outcomes if outcome.made] == [
         name for name in STEPS if name in changed
     ]
+
+
+def off_policy_terms(run: Run, name: str) -> pd.DataFrame:
+    """Weight, seconds and doubly robust term of every slot of the holdout, read row by row from the files."""
+    lists = run.table(name).query(f"rank <= {TOP_K}").groupby("user_id")
+    listed = {user: dict(zip(rows["item_id"], zip(rows["rank"], rows["score"], strict=True), strict=True))
+              for user, rows in lists}  # fmt: skip
+    terms, above, clicked, last = [], set[int](), set[int](), (None, 0)
+    for row in run.holdout.sort_values(["user_id", "timestamp"]).itertuples():
+        clicked = clicked if row.user_id == last[0] else set()
+        above = above if row.user_id == last[0] and row.position > last[1] else set()
+        left = {item: facts for item, facts in listed[row.user_id].items() if item not in above | clicked}
+        total = sum(1 / rank for rank, _ in left.values())
+        chances = {item: 1 / rank / total for item, (rank, _) in left.items()}
+        weight, seconds = chances.get(row.item_id, 0) / row.propensity, row.watch_seconds if row.clicked else 0.0
+        direct = sum(chance * left[item][1] for item, chance in chances.items())
+        term = direct + (weight * (seconds - left[row.item_id][1]) if weight else 0)
+        if left:
+            terms.append((weight, seconds, term))
+        above, last = above | {row.item_id}, (row.user_id, row.position)
+        clicked = clicked | ({row.item_id} if row.clicked else set())
+    return pd.DataFrame(terms, columns=["weight", "seconds", "term"])
+
+
+def test_the_reports_off_policy_estimates_can_be_recomputed_from_the_files(run: Run) -> None:
+    report, described = run.report, run.report["run"]["off_policy"]
+    if run.mode != "time":
+        assert report["off_policy.snips"] is report["off_policy.doubly_robust"] is None
+        assert described["refused"]["any list"].startswith(f"windows.mode is {run.mode}")
+        return
+    assert described == {"policy": "softmax of -log(place) / 1 over the first 10 places", "refused": {}}
+    for name, suffix in (("recommendations", ""), ("candidates", ".recall")):
+        slots = off_policy_terms(run, name)
+        weight, seconds = slots["weight"], slots["seconds"]
+        found = {key: report[f"off_policy.{key}{suffix}"] for key in ("snips", "slots", "mean_weight", "logged")}
+        expected = {"snips": (weight * seconds).sum() / weight.sum(), "slots": len(slots)}
+        assert found == pytest.approx(expected | {"mean_weight": weight.mean(), "logged": seconds.mean()})
+        sample = weight.sum() ** 2 / (weight**2).sum()
+        assert report[f"off_policy.effective_sample{suffix}"] == pytest.approx(sample)
+        for key in ("snips", "doubly_robust", "logged"):
+            assert report[f"off_policy.{key}_low{suffix}"] < report[f"off_policy.{key}_high{suffix}"]
+    # The scores of the final lists are the model's seconds, those of recall's are not.
+    robust = off_policy_terms(run, "recommendations")["term"].mean()
+    assert report["off_policy.doubly_robust"] == pytest.approx(robust, rel=1e-3)
+
+
+def off_policy(run: Run, folder: Path, *overrides: str) -> OffPolicy:
+    """The evaluation of a run's lists on its log without propensities."""
+    request = request_for("canonical", str(run.data), str(run.out), "r", None, [*asked(run.mode), *overrides])
+    work = work_of("report", request, folder)
+    log = pd.read_parquet(work.inputs["impressions"] / "impressions.parquet")
+    log.drop(columns="propensity").to_parquet(folder / "impressions.parquet")
+    return OffPolicy(Judged(replace(work, inputs={**work.inputs, "impressions": folder})))
+
+
+def test_without_propensities_there_is_no_estimate_unless_exposure_was_random(run: Run, tmp_path: Path) -> None:
+    if run.mode != "time":
+        return
+    without = off_policy(run, tmp_path)
+    assert np.isnan(list(without.metrics().values())).all()
+    assert without.refused["any list"].startswith("the holdout has no propensities")
+    uniform = off_policy(run, tmp_path, "off_policy.random_exposure=true")
+    born = pd.read_parquet(run.data / "items.parquet").set_index("item_id")["published_at"]
+    shown = run.raw.groupby("item_id")["timestamp"].min()
+    since = born[born >= run.raw["timestamp"].min()]
+    known = pd.concat([shown, since]).groupby(level=0).min()
+    slots = run.holdout.sort_values(["user_id", "timestamp"])
+    counts = [(known <= moment).sum() for moment in slots["timestamp"]]
+    np.testing.assert_allclose(np.sort(1 / uniform.logged.propensity), np.sort(counts))
+    assert uniform.metrics()["off_policy.slots"] == len(slots)
 
 
 def test_the_same_again_does_nothing_and_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

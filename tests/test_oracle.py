@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from features import world as w
@@ -15,7 +16,11 @@ from features.oracle import (
     seen_before,
 )
 from features.simulated import Log, simulate
+from features.vocabulary import Vocabulary
 from features.world import Ints, World, WorldConfig, expected_seconds
+from funnel.lists import RawIds
+from funnel.oracle import policy_seconds
+from ranking.policies import Logged, Policy, softmax_of_places
 
 CONFIG = WorldConfig(
     users=1_200, users_a_day=20, items=300, items_a_day=40, days=4, impressions_a_day=20_000, topics=12
@@ -132,6 +137,24 @@ def test_popular_lists_count_completed_watches_of_the_last_day(world: World, log
     ask = Ask(world.user_ids[20:21], AT, 2)
     lists = reference_lists(world, replace(one, watch_seconds=short), ask, _rng())["popular"]
     assert lists.tolist() == [world.item_ids[[4, 5]].tolist()]
+
+
+def test_a_policys_draws_are_worth_what_the_world_says_of_each_in_its_slot(world: World) -> None:
+    ids = RawIds(*(Vocabulary(pa.array(raw), np.zeros(len(raw), np.int64)) for raw in (world.user_ids, world.item_ids)))
+    lists = np.array([[3, 8, 0], [5, 3, 9], [0, 0, 0]], np.int32)
+    policy = Policy(np.array([1, 2, 7], np.int32), lists, softmax_of_places(lists, 1.0), np.zeros(lists.shape))
+    users, items = np.array([1, 1, 1, 2, 7], np.int32), np.array([3, 8, 4, 9, 1], np.int32)
+    positions, none = np.array([1, 2, 3, 0, 1], np.int32), np.zeros(5)
+    log, instants = Logged(users, items, none > 0, none, none + 1, positions), AT + w.HOUR * np.arange(5)
+    # The third slot of user 1 has nothing left, user 7 has no list; an unknown position is looked at like the first.
+    chances = {(0, 3): 2 / 3, (0, 8): 1 / 3, (1, 8): 1.0, (3, 5): 6 / 11, (3, 3): 3 / 11, (3, 9): 2 / 11}
+    worth = 0.0
+    for (slot, item), chance in chances.items():
+        user, raw = world.user_ids[[users[slot] - 1]], world.item_ids[[item - 1]]
+        seconds = w.expected_seconds(world, user, raw, instants[slot])[0]
+        worth += chance * seconds * max(positions[slot], 1) ** -world.config.behaviour.examination / 3
+    assert policy_seconds(world, ids, policy, log, instants) == pytest.approx(worth)
+    assert np.isnan(policy_seconds(world, ids, policy, log.take(np.arange(0)), instants[:0]))
 
 
 def test_the_default_world_is_large_enough_and_can_be_learnt(default: tuple[World, Log]) -> None:

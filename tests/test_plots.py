@@ -10,7 +10,15 @@ import pandas as pd
 import pytest
 
 from funnel import plots
-from funnel.plots import candidate_popularity, data_profile, index_sweep, loss_curves, seconds_by_bucket, share_bars
+from funnel.plots import (
+    candidate_popularity,
+    data_profile,
+    index_sweep,
+    interval_points,
+    loss_curves,
+    seconds_by_bucket,
+    share_bars,
+)
 
 DAY = np.datetime64("2025-01-01")
 NONE = np.array([])
@@ -45,6 +53,17 @@ def _loud():
 def line(panel, label):
     (found,) = [line for line in panel.get_lines() if line.get_label().startswith(label)]
     return found
+
+
+def test_estimates_stand_in_their_intervals_and_the_last_is_the_measure(tmp_path, panels):
+    rows = {"final": (5, 4, 7), "outside": (3, 3.5, 4), "the log": (2, 1, 3)}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
+    interval_points(table, "estimates", "seconds", tmp_path / "points.png")
+    assert is_png(tmp_path / "points.png")
+    assert panels[0].get_lines()[0].get_xdata() == [2, 2]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == list(rows)
+    (bars,) = panels[0].containers[0][2]
+    assert [segment[:, 0].tolist() for segment in bars.get_segments()] == [[4, 7], [3, 4], [1, 3]]
 
 
 def test_loss_curves_put_a_figure_and_its_validation_twin_in_one_panel(tmp_path, panels):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from features.ledger import Block
 from ranking import recommend
-from ranking.features import Block
 from ranking.pre_rank import INPUTS, RIDGE, PreRanker, distilled, kept, seconds_lost
 from ranking.recommend import Lists
 

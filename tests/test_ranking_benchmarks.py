@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.ranking import clickbait, depth, kuairand_cwm, kuairand_long_view, kuairec_dadf, peer, pre_rank, speed
+from benchmarks.ranking import (
+    clickbait,
+    depth,
+    kuairand_cwm,
+    kuairand_long_view,
+    kuairec_dadf,
+    off_policy,
+    peer,
+    pre_rank,
+    speed,
+)
 from benchmarks.shared import lightgbm_peer
 from benchmarks.shared.lightgbm_peer import Choice, chosen, fitted, matrix_of
 from benchmarks.shared.processes import one_core
@@ -184,6 +194,19 @@ def test_lists_by_seconds_and_by_clicks_are_worth_what_the_world_says(address: s
     # The best lists hold little of what is clicked and left.
     assert rows[2]["clickbait"] < 0.1 < rows[0]["clickbait"]
     assert (tmp_path / "clickbait_0.4" / "world" / "interactions.parquet").exists()
+
+
+def test_intervals_of_what_lists_would_earn_cover_what_the_world_says(address: str) -> None:
+    small = ["--users", "300", "--items", "120", "--impressions-a-day", "4000", "--k", "20", "--least", "20"]
+    rows = off_policy.main([*small, "--seeds", "4", "--tracking", address])
+    names = [f"{lists}, {name}" for lists in ("popular", "bayes_reader") for name in ("snips", "doubly_robust")]
+    assert [row["intervals of"] for row in rows] == names
+    assert all(float(row["covered"]) >= 0.75 for row in rows)
+    assert all(abs(float(row["error"])) < 0.25 < float(row["width"]) for row in rows)
+    assert float(rows[2]["truth"]) > 2 * float(rows[0]["truth"])
+    few = ["--users", "300", "--items", "120", "--impressions-a-day", "500"]
+    refused = off_policy.main([*few, "--seeds", "1", "--tracking", address])
+    assert [(row["seeds"], row["refused"]) for row in refused] == [(0, 1)] * 4
 
 
 def test_the_papers_layers_are_compared(of_world: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

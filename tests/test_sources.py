@@ -57,7 +57,9 @@ def kuairand(place: Path) -> Path:
         + "0,10,20220408,0,1649346288441,1,0,0,0,0,0,1,19435,18983,0,0,0,0,1\n"
         + "0,11,20220408,0,1649346289000,0,0,0,0,0,0,0,3000,0,0,0,0,0,4\n",
         log_random_4_22_to_5_08_pure__csv=KUAIRAND_LOG
-        + "2,12,20220422,1200,1650600000000,1,0,0,0,0,0,0,5000,27566,0,0,0,1,1\n",
+        + "2,12,20220422,1200,1650600000000,1,0,0,0,0,0,0,5000,27566,0,0,0,1,1\n"
+        + "2,13,20220422,1200,1650600001000,0,0,0,0,0,0,0,900,20000,0,0,0,1,1\n"
+        + "0,13,20220422,1200,1650600002000,0,0,0,0,0,0,0,900,20000,0,0,0,1,1\n",
         video_features_basic_pure__csv=KUAIRAND_VIDEOS
         + '10,7349781,NORMAL,2022-04-08,LongImport,0.0,,720.0,1280.0,1,9.0,"39,2"\n'
         + "11,2103883,AD,2022-04-09,Kmovie,0.0,218066.0,720.0,1280.0,2,9.0,\n",
@@ -66,7 +68,9 @@ def kuairand(place: Path) -> Path:
     )
 
 
-def test_kuairand_logs_are_joined_and_nothing_from_after_the_exposure_is_taken(tmp_path: Path) -> None:
+def test_kuairand_logs_are_joined_and_rows_shown_at_random_have_the_chance_of_one_in_the_random_videos(
+    tmp_path: Path,
+) -> None:
     log = tables("kuairand", kuairand(tmp_path)).interactions
     assert types(log) == {
         "user_id": "int64",
@@ -76,12 +80,22 @@ def test_kuairand_logs_are_joined_and_nothing_from_after_the_exposure_is_taken(t
         "watch_seconds": "float64",
         "surface": "string",
         "is_rand": "string",
+        "propensity": "float64",
     }
-    assert rows(log, "item_id") == [
-        (0, 10, at("2022-04-07T15:44:48.441"), True, 19.435, "1", "0"),
-        (0, 11, at("2022-04-07T15:44:49"), False, 3.0, "4", "0"),
-        (2, 12, at("2022-04-22T04:00:00"), True, 5.0, "1", "1"),
+    assert rows(log, "timestamp") == [
+        (0, 10, at("2022-04-07T15:44:48.441"), True, 19.435, "1", "0", None),
+        (0, 11, at("2022-04-07T15:44:49"), False, 3.0, "4", "0", None),
+        (2, 12, at("2022-04-22T04:00:00"), True, 5.0, "1", "1", 0.5),
+        (2, 13, at("2022-04-22T04:00:01"), False, 0.9, "1", "1", 0.5),
+        (0, 13, at("2022-04-22T04:00:02"), False, 0.9, "1", "1", 0.5),
     ]
+
+
+def test_a_kuairand_log_without_random_rows_has_no_propensities(tmp_path: Path) -> None:
+    kuairand(tmp_path)
+    (tmp_path / "log_random_4_22_to_5_08_pure.csv").unlink()
+    log = tables("kuairand", tmp_path).interactions
+    assert [row[-1] for row in rows(log, "timestamp")] == [None, None]
 
 
 def test_kuairand_videos_take_the_length_the_log_gives_and_the_day_as_beijings(tmp_path: Path) -> None:
@@ -90,6 +104,7 @@ def test_kuairand_videos_take_the_length_the_log_gives_and_the_day_as_beijings(t
         (10, at("2022-04-07T16:00"), 18.983, "7349781", ["39", "2"], "NORMAL", "LongImport"),
         (11, at("2022-04-08T16:00"), 218.066, "2103883", None, "AD", "Kmovie"),
         (12, None, 27.566, None, None, None, None),
+        (13, None, 20.0, None, None, None, None),
     ]
     assert rows(side.users, "user_id") == [(0, "1", None), (2, "0", "7")]
 

@@ -14,6 +14,7 @@ from features.tables import (
     CLICKED,
     DURATION_SECONDS,
     ITEM,
+    PROPENSITY,
     PUBLISHED_AT,
     SURFACE,
     TIMESTAMP,
@@ -23,6 +24,7 @@ from features.tables import (
     Tables,
 )
 
+IS_RANDOM = "is_rand"
 ANONYMOUS = tuple(Field(f"onehot_feat{n}", f"onehot_feat{n}", "category") for n in range(18))
 
 LOG = Part(
@@ -36,7 +38,7 @@ LOG = Part(
         Field(WATCH_SECONDS, "play_time_ms", "number", required=True, unit=MILLISECONDS),
         Field(DURATION_SECONDS, "duration_ms", "number", unit=MILLISECONDS),
         Field(SURFACE, "tab", "category"),
-        Field("is_rand", "is_rand", "category"),
+        Field(IS_RANDOM, "is_rand", "category"),
     ),
 )
 
@@ -64,7 +66,16 @@ def derive(parts: dict[str, ir.Table]) -> Tables:
         videos = videos.mutate(**{PUBLISHED_AT: beijing_midnight(videos[PUBLISHED_AT])})
     items = with_logged_durations(videos, log)
     interactions = log.drop(DURATION_SECONDS) if DURATION_SECONDS in log.columns else log
-    return Tables(interactions, items=items, users=parts.get("users"))
+    return Tables(with_random_propensities(interactions), items=items, users=parts.get("users"))
+
+
+def with_random_propensities(log: ir.Table) -> ir.Table:
+    """The log, its random rows with a propensity: one in all the videos that were shown at random; others have none."""
+    if IS_RANDOM not in log.columns:
+        return log
+    at_random = log[IS_RANDOM] == "1"
+    pool = log.filter(at_random)[ITEM].nunique().as_scalar()
+    return log.mutate(**{PROPENSITY: ibis.ifelse(at_random, 1 / pool.nullif(0), ibis.null("float64"))})
 
 
 def beijing_midnight(day: ir.Value) -> ir.Value:

@@ -1,0 +1,172 @@
+"""What the report says of the lists where they were not shown: seconds per impression from the log's propensities.
+
+`off_policy.snips` and `off_policy.doubly_robust` are the final lists', `.recall` the same of recall's, `.popularity` of
+popularity's; `_low` and `_high` bound each. `off_policy.logged` is what the log's own choice earned in the same slots.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from features.simulated import load_truth
+from funnel.judged import Judged
+from funnel.oracle import policy_seconds
+from funnel.plots import interval_points
+from funnel.work import Impressions, Work, watched
+from ranking.off_policy import Evaluation, evaluated
+from ranking.policies import Logged, Policy, softmax_of_places
+from ranking.recommend import Lists, recommender_of
+from ranking.scoring import Ranker
+from recall.scores import rolled_columns
+
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Metrics = dict[str, float]
+
+ESTIMATES = ("snips", "doubly_robust", "logged")
+LISTS = {"": "final lists", ".recall": "recall's order", ".popularity": "popularity"}
+
+
+@dataclass(frozen=True)
+class OffPolicy:
+    """The evaluations of a run's lists, each as far as the log allows it."""
+
+    judged: Judged
+
+    @property
+    def work(self) -> Work:
+        return self.judged.work
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why no list can be evaluated; None where the log allows it."""
+        if self.work.windows.mode != "time":
+            return (
+                f"windows.mode is {self.work.windows.mode}: a holdout is needed that was not chosen by what was watched"
+            )
+        if not len(self.slots.users):
+            return "the holdout has no propensities: log them, or set off_policy.random_exposure where it was uniform"
+        return None
+
+    @cached_property
+    def slots(self) -> Impressions:
+        """The holdout's impressions whose propensity is known."""
+        rows = self.judged.impressions
+        return rows.take(np.flatnonzero(~np.isnan(self._propensities(rows))))
+
+    @cached_property
+    def logged(self) -> Logged:
+        rows = self.slots
+        seconds = watched(self.work, rows)
+        return Logged(rows.users, rows.items, rows.clicked, seconds, self._propensities(rows), rows.positions)
+
+    @property
+    def places(self) -> int:
+        """How many places of every list the policies draw from: no list is judged by more than another has."""
+        config = self.work.config
+        return min(config.off_policy.k, config.ranking.top_k, config.recall.k)
+
+    @cached_property
+    def policies(self) -> dict[str, Policy]:
+        """Softmax over the first places of each list that is compared; the model is the ranker as of labels_end."""
+        judged, temperature = self.judged, self.work.config.off_policy.temperature
+        lists = {"": judged.final, ".recall": judged.candidates, ".popularity": judged.popular}
+        lists = {name: np.asarray(items[:, : self.places]) for name, items in lists.items()}
+        ends = np.cumsum([items.shape[1] for items in lists.values()])
+        seconds = np.split(listed_seconds(self.work, judged.users, np.hstack(list(lists.values()))), ends[:-1], axis=1)
+        return {
+            name: Policy(judged.users, items, softmax_of_places(items, temperature), expected)
+            for (name, items), expected in zip(lists.items(), seconds, strict=True)
+        }
+
+    @cached_property
+    def evaluations(self) -> dict[str, Evaluation]:
+        if self.refusal:
+            return {}
+        seed, least = self.work.config.seed, self.work.config.off_policy.least_effective_sample
+        return {
+            name: evaluated(policy, self.logged, least, np.random.default_rng([seed, 17]))
+            for name, policy in self.policies.items()
+        }
+
+    def metrics(self) -> Metrics:
+        """Every estimate with its interval and what it rests on; NaN where it is refused."""
+        metrics: Metrics = {}
+        for suffix, evaluation in self.evaluations.items():
+            for name in ESTIMATES:
+                value, low, high = getattr(evaluation, name)
+                found = {name: value, f"{name}_low": low, f"{name}_high": high}
+                metrics |= {f"off_policy.{key}{suffix}": figure for key, figure in found.items()}
+            for name in ("slots", "effective_sample", "mean_weight"):
+                metrics[f"off_policy.{name}{suffix}"] = getattr(evaluation, name)
+        return metrics or {f"off_policy.{name}": float("nan") for name in ("snips", "doubly_robust")}
+
+    def true_seconds(self) -> Metrics:
+        """What the policies are truly worth in the same slots, where the simulated world is known."""
+        if self.refusal:
+            return {}
+        world, ids = load_truth(self.work.data), self.work.ids
+        return {
+            f"off_policy.true{suffix}": policy_seconds(world, ids, policy, self.logged, self.slots.instants)
+            for suffix, policy in self.policies.items()
+        }
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Why there is no estimate, by list; empty where all have one."""
+        if self.refusal:
+            return {"any list": self.refusal}
+        return {LISTS[name]: each.refusal for name, each in self.evaluations.items() if each.refusal}
+
+    def described(self) -> dict[str, Any]:
+        """The policy in words, and why there is no estimate where there is none."""
+        temperature = self.work.config.off_policy.temperature
+        policy = f"softmax of -log(place) / {temperature:g} over the first {self.places} places"
+        return {"policy": policy, "refused": self.refused}
+
+    def _propensities(self, rows: Impressions) -> Float64:
+        """The log's own, or one in all items that were known at each impression's instant."""
+        if not self.work.config.off_policy.random_exposure:
+            return rows.propensities
+        known = np.searchsorted(self.work.ids.items.first_seen, rows.instants, side="right")
+        chances: Float64 = 1 / np.maximum(known, 1)
+        return chances
+
+
+def listed_seconds(work: Work, users: Int32, items: Int32) -> Float64:
+    """The ranker's expected seconds of any lists as of labels_end, [users, k]; 0 where there is no item."""
+    row, column = np.nonzero(items)
+    as_of = np.full(len(row), work.windows.labels_end)
+    found = rolled_columns(work.towers, work.readings, users[row], items[row, column], as_of)
+    recall = {name: np.full(items.shape, np.nan) for name in found}
+    for name, values in found.items():
+        recall[name][row, column] = values
+    ranker = Ranker.load(work.inputs["ranker"])
+    recommender = recommender_of(ranker, work.ledger, work.windows.labels_end, len(work.ids.items))
+    return np.where(items > 0, recommender.expected_seconds(Lists(users, items, recall)), 0.0)
+
+
+def draw_off_policy(report: Mapping[str, Any], folder: Path) -> None:
+    """Both estimates of each list with their intervals, beside what the log earned; nothing where all is refused."""
+    table = off_policy_table(report)
+    if len(table) > 1:
+        interval_points(table, "The lists in the log's slots", "seconds per impression", folder / "off_policy.png")
+
+
+def off_policy_table(report: Mapping[str, Any]) -> pd.DataFrame:
+    """Estimates as a report has them: columns value, low, high, a row a list and estimator, and the log's own."""
+    names = {"SNIPS": "snips", "doubly robust": "doubly_robust"}
+    wanted = {f"{lists}, {text}": (name, suffix) for suffix, lists in LISTS.items() for text, name in names.items()}
+    wanted["the log's own choice"] = ("logged", "")
+    rows = {
+        label: [report.get(f"off_policy.{name}{end}{suffix}") for end in ("", "_low", "_high")]
+        for label, (name, suffix) in wanted.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=np.float64)
+    return table.dropna()
