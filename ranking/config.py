@@ -23,12 +23,14 @@ class RankingConfig(BaseModel):
 
     `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces; `cross` is
     the number of cross layers beside the deep ones, `history` how the last `history_length` clicked items are pooled.
+    `pairwise` weighs the order of rows by their seconds beside the odds of the objectives `exact` and `paper`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_k: int = Field(50, ge=1, le=10_000)
     objective: Objective = "exact"
+    pairwise: float = Field(1.0, ge=0)
     hidden: tuple[PositiveInt, ...] = Field((256, 128, 64), max_length=4)
     dropout: float = Field(0.2, ge=0, lt=1)
     powers: bool = True
@@ -41,7 +43,7 @@ class RankingConfig(BaseModel):
     quantiles: int = Field(128, ge=2, le=10_000)
     batch: int = Field(512, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.3, ge=0)
+    weight_decay: float = Field(0.1, ge=0)
     epochs: int = Field(12, ge=1)
     patience: int = Field(3, ge=1)
     validation_share: float = Field(0.1, gt=0, lt=1)

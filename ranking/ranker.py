@@ -35,8 +35,13 @@ Int32 = npt.NDArray[np.int32]
 Epochs = list[dict[str, Any]]
 Tell = Callable[[dict[str, Any]], None]
 
-# An epoch of a large log is a random part of its rows, so that training does not take longer than it learns.
-STEPS_AN_EPOCH = 500
+# A large log is read in larger batches, and beyond the largest an epoch is a random part of its rows, so that training
+# does not take longer than it learns.
+STEPS_AN_EPOCH, LARGEST_BATCH = 500, 2048
+# Weight decay is stated for a training of so many steps; a longer one decays less a step, and as much in all.
+DECAYED_STEPS = 600
+# Rows of a batch are compared with so many of their neighbours.
+PAIRED = 128
 ATTENTION_UNITS = (32, 16)
 LAST_POSITION = 50
 # A play within so much of the end is complete: players round.
@@ -147,33 +152,43 @@ def _fit(
 
 
 class _Training:
-    """A net and how it is stepped: Adam with decoupled weight decay, its rate falling to zero on a cosine."""
+    """A net and how it is stepped: Adam with decoupled weight decay, its rate falling to zero on a cosine.
+
+    The loss is the objective's, plus `pairwise` times that of the order of rows, for the odds of seconds.
+    """
 
     def __init__(self, ranker: Ranker, rows: RankingRows, config: RankingConfig, seed: int) -> None:
         keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
         self._rng, self._positions = np.random.default_rng(seed), places_of(rows)
         self._examples = _examples(ranker, rows, config.censored)
-        self._batch = config.batch
+        self._batch = min(max(config.batch, -(-len(rows) // STEPS_AN_EPOCH)), max(config.batch, LARGEST_BATCH))
         self._graph = _Graph(ranker.shape, config.dropout, seed)
         steps = min(-(-len(rows) // self._batch), STEPS_AN_EPOCH) * config.epochs
-        self._adam = self._graph.optimizer(keras.optimizers.schedules.CosineDecay(config.learning_rate, steps), config)
-        loss, model = _loss(config.objective), self._graph.model
-        signature = (self._graph.specs, tf.TensorSpec((None, 3 * heads_of(config.objective))))
+        self._adam = self._graph.optimizer(config.learning_rate, config.weight_decay, steps)
+        graph, loss, pairwise = self._graph, _loss(config.objective), config.pairwise
+        compared = pairwise > 0 and config.objective in ("exact", "paper")
+        signature = (graph.specs, tf.TensorSpec((None, 3 * heads_of(config.objective) + 2)))
+
+        def mean_loss(inputs: Any, target: Any, training: bool) -> Any:
+            logits = graph.model(inputs, training=training)
+            mean = tf.reduce_mean(loss(target[:, :-2], logits))
+            order = _order_loss(target[:, -2], target[:, -1], graph.steepness * logits[:, 0]) if compared else 0.0
+            return mean + pairwise * order
 
         @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-        def losses(inputs: Any, target: Any) -> Any:
-            return loss(target, model(inputs, training=False))
+        def held_loss(inputs: Any, target: Any) -> Any:
+            return mean_loss(inputs, target, training=False)
 
         @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
         def step(inputs: Any, target: Any) -> Any:
+            variables = graph.model.trainable_variables + ([graph.steepness] if compared else [])
             with tf.GradientTape() as tape:
-                mean = tf.reduce_mean(loss(target, model(inputs, training=True)))
-            variables = model.trainable_variables
+                mean = mean_loss(inputs, target, training=True)
             self._adam.apply(tape.gradient(mean, variables), variables)
             return mean
 
-        self._step, self._losses = step, losses
+        self._step, self._held_loss = step, held_loss
 
     def run(self, epochs: int) -> dict[str, Float32]:
         for _ in range(epochs):
@@ -190,8 +205,9 @@ class _Training:
     def loss(self, examples: "_Examples") -> float:
         """Mean loss of rows that are not trained on."""
         size = len(examples.targets)
-        shards = (np.arange(at, min(at + SHARD, size)) for at in range(0, size, SHARD))
-        return float(np.mean(np.concatenate([self._losses(*examples.take(rows)).numpy() for rows in shards])))
+        shards = [np.arange(at, min(at + SHARD, size)) for at in range(0, size, SHARD)]
+        means = [float(self._held_loss(*examples.take(rows))) for rows in shards]
+        return float(np.average(means, weights=[len(rows) for rows in shards]))
 
     @property
     def weights(self) -> dict[str, Float32]:
@@ -202,7 +218,7 @@ class _Training:
 class _Examples:
     """Rows [n] as the net is fed them: numbers are widened batch by batch, so that memory grows with the log alone.
 
-    `targets` [n, 3 x heads]: labels, weights, and what a censored play is known to exceed (-inf where it is not).
+    `targets` [n, 3 x heads + 2]: labels, weights, whether the play is censored, by head; then T and the row's weight.
     """
 
     ranker: Ranker
@@ -229,7 +245,9 @@ def _examples(ranker: Ranker, rows: RankingRows, censored: bool) -> _Examples:
     # A mean weight of one keeps the size of a step apart from the length of a watch.
     weights = weights / np.maximum(weights.mean(axis=0), 1e-12)
     complete = complete_plays(rows)[:, None] & censored & np.ones_like(labels, bool)
-    return _Examples(ranker, numbers, codes, np.concatenate([labels, weights, complete], axis=1).astype(np.float32))
+    order = np.stack([rows.seconds, rows.weight], axis=1)
+    columns = np.concatenate([labels, weights, complete, order], axis=1)
+    return _Examples(ranker, numbers, codes, columns.astype(np.float32))
 
 
 def places_of(rows: RankingRows) -> Int32:
@@ -256,6 +274,18 @@ def _loss(objective: str) -> Callable[[Any, Any], Any]:
         return tf.reduce_sum(weights * losses * (1 - censored * beyond), axis=1)
 
     return loss
+
+
+def _order_loss(seconds: Any, weights: Any, scores: Any) -> Any:
+    """Mean logistic loss of pairs of rows with unequal T, by the difference of their scores (Burges et al. 2005).
+
+    Rows [n] meet within groups of `PAIRED` neighbours in the batch, which comes shuffled; what is left over meets none.
+    """
+    size = tf.shape(scores)[0] // PAIRED * PAIRED
+    t, w, s = (tf.reshape(column[:size], (-1, PAIRED)) for column in (seconds, weights, scores))
+    longer = tf.cast(t[:, :, None] > t[:, None, :], tf.float32) * w[:, :, None] * w[:, None, :]
+    losses = tf.nn.softplus(s[:, None, :] - s[:, :, None])
+    return tf.reduce_sum(longer * losses) / tf.maximum(tf.reduce_sum(longer), 1e-6)
 
 
 class _Tables(keras.layers.Layer):  # type: ignore[misc]
@@ -288,6 +318,8 @@ class _Graph:
         self._attention = _attention(shape) if shape.history == "attention" else None
         self._head, self._cross_head = keras.layers.Dense(heads), keras.layers.Dense(heads, use_bias=False)
         self._position = keras.layers.Embedding(LAST_POSITION + 1, 1, embeddings_initializer="zeros")
+        # How steep the order is in log seconds is learnt beside the net, and not served.
+        self.steepness = keras.Variable(1.0, name="steepness")
         inputs = {name: keras.Input((width,), dtype=kind, name=name) for name, (width, kind) in self._inputs().items()}
         self.model = keras.Model(inputs, self._logits(inputs))
 
@@ -349,13 +381,14 @@ class _Graph:
         """Shapes and kinds of the inputs by name."""
         return {name: tf.TensorSpec((None, width), kind) for name, (width, kind) in self._inputs().items()}
 
-    def optimizer(self, rate: Any, config: RankingConfig) -> Any:
-        """Adam whose weight decay leaves tables and biases alone."""
-        adam = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+    def optimizer(self, learning_rate: float, decay: float, steps: int) -> Any:
+        """Adam for so many steps, whose weight decay leaves tables and biases alone."""
+        rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+        adam = keras.optimizers.AdamW(rate, weight_decay=decay * min(DECAYED_STEPS / max(steps, 1), 1.0))
         tables = {id(table) for table in self._tables.weights_by_name.values()} | {id(self._position.embeddings)}
-        kept = [v for v in self.model.trainable_variables if len(v.shape) < 2 or id(v) in tables]
-        adam.exclude_from_weight_decay(var_list=kept)
-        adam.build(self.model.trainable_variables)
+        variables = [*self.model.trainable_variables, self.steepness]
+        adam.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2 or id(v) in tables])
+        adam.build(variables)
         return adam
 
 

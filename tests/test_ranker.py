@@ -27,6 +27,7 @@ CONFIG = RankingConfig(
     vocabulary=3,
     vocabulary_clicks=2,
     weight_decay=0.0,
+    pairwise=0.0,
     calibration="none",
     refit=False,
 )
@@ -243,6 +244,38 @@ def test_censored_plays_are_a_floor_and_not_a_label():
     censored, _ = fit(rows, powers=False, censored=True)
     assert scores(plain, rows.blocks).mean() == pytest.approx(25, rel=0.1)
     assert scores(censored, hidden.blocks).mean() > 30
+
+
+def test_the_order_loss_is_that_of_a_loop_over_pairs_within_groups_of_neighbours(monkeypatch):
+    monkeypatch.setattr(ranker_module, "PAIRED", 4)
+    rng = np.random.default_rng(5)
+    seconds, weights = rng.integers(0, 3, 11).astype(np.float32), rng.random(11).astype(np.float32)
+    logits = rng.normal(size=11).astype(np.float32)
+    total = above = 0.0
+    for group in (range(4), range(4, 8)):
+        for i, j in ((i, j) for i in group for j in group if seconds[i] > seconds[j]):
+            above += weights[i] * weights[j] * np.log1p(np.exp(logits[j] - logits[i]))
+            total += weights[i] * weights[j]
+    assert float(ranker_module._order_loss(seconds, weights, logits)) == pytest.approx(above / total, rel=1e-5)
+    assert float(ranker_module._order_loss(seconds[:3], weights[:3], logits[:3])) == 0
+
+
+def test_the_order_of_rows_is_learnt_beside_their_seconds_and_only_by_odds_of_seconds():
+    """Two kinds of like expected seconds: one watched often and briefly, the other rarely and long."""
+    rng = np.random.default_rng(6)
+    often = np.arange(ROWS) % 2 == 0
+    clicked = rng.random(ROWS) < np.where(often, 0.8, 0.1)
+    seconds = np.where(clicked, np.where(often, 10.0, 80.0), 0.0)
+    blocks = {"user": Block(ROWS, {}, {}), "item": Block(ROWS, {"often": often * 1.0}, {}), "pair": Block(ROWS, {}, {})}
+    rows = RankingRows(blocks, np.arange(ROWS), clicked, seconds, np.ones(ROWS), np.zeros(ROWS, np.int32))
+
+    def ratio(**choices):
+        found = scores(fit(rows, epochs=20, **choices)[0], blocks)
+        return found[often].mean() / found[~often].mean()
+
+    assert ratio() == pytest.approx(1.0, abs=0.15)
+    assert ratio(pairwise=3.0) > 1.3
+    assert ratio(objective="value", pairwise=3.0) == pytest.approx(ratio(objective="value"), rel=1e-6)
 
 
 def test_two_seeded_trainings_give_equal_weights(small):
