@@ -31,7 +31,13 @@ def sampled(negatives, corrections):
     with tf.GradientTape() as tape:
         tape.watch([users, vectors])
         losses = tf.map_fn(
-            lambda drawn: sampled_softmax_loss(users, vectors, POSITIVES, *drawn),
+            lambda drawn: sampled_softmax_loss(
+                users,
+                vectors,
+                tf.concat([POSITIVES, drawn[0]], axis=0),
+                drawn[1],
+                POSITIVES[:, None] != drawn[0][None, :],
+            ),
             (negatives, corrections),
             fn_output_signature=tf.float32,
         )
@@ -111,8 +117,11 @@ def test_the_sum_over_all_items_is_estimated_without_bias_at_any_size(sampler):
 
 
 def loss_of(users, positives, negatives, shown=None):
-    positives = positives.astype(np.int32)
-    return float(sampled_softmax_loss(users, ITEM_VECTORS, positives, negatives.items, negatives.corrections, shown))
+    """The loss; `shown`: items [n, m] that are a positive's own negatives, and which of them count."""
+    own, counted = (positives[:0, None], None) if shown is None else shown
+    places = np.concatenate([positives, negatives.items, np.ravel(own)]).astype(np.int32)
+    kept = positives[:, None] != negatives.items
+    return float(sampled_softmax_loss(users, ITEM_VECTORS, places, negatives.corrections, kept, counted))
 
 
 @pytest.mark.parametrize(("sampler", "size"), [("full", 10), ("mixed", ITEMS), ("unigram", ITEMS - 1)])
