@@ -1,7 +1,7 @@
 """Work done ahead of its need, in one thread beside the one that needs it."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 AHEAD = 2
 
 
-def made_ahead(items: Iterator[T]) -> Iterator[T]:
+def made_ahead(items: Iterator[T]) -> Generator[T, None, None]:
     """The same items in the same order, up to AHEAD of them made in a thread while an earlier one is in use.
 
     What making an item raises is raised where the item would have come. The thread ends with the last item, with an

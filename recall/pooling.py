@@ -32,7 +32,7 @@ class Pooling:
 
     def means(self, rows: Float32) -> Float32:
         """Window means [n, windows * dim] of a table's `rows` [r, dim]; an empty window is zero."""
-        sums = (self._matrix @ rows).reshape(*self._parts.shape, -1)
+        sums: Float32 = (self._matrix @ rows).reshape(*self._parts.shape, -1)
         # One window at a time: np.cumsum along an axis in the middle is many times slower.
         for wider in range(1, sums.shape[1]):
             sums[:, wider] += sums[:, wider - 1]

@@ -5,7 +5,7 @@ This is the home of TensorFlow and deepmatch: what leaves this file is numpy (`r
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +104,7 @@ class TowerTrainer:
             total, count = total + loss * positives, count + positives
         return total / max(count, 1), count
 
-    def steps(self, batches: Iterator[Batch], rate: float = 1.0) -> Iterator[tuple[float, int]]:
+    def steps(self, batches: Iterator[Batch], rate: float = 1.0) -> Generator[tuple[float, int], None, None]:
         """As `fit`, step by step: the mean loss of a step's positives and how many; the next batches are made ahead."""
         with closing(made_ahead(map(self._prepared, batches))) as prepared:
             for step in prepared:

@@ -164,6 +164,35 @@ def test_shown_negatives_count_against_their_own_row_alone_and_only_where_they_c
     assert loss_of(USER_VECTORS[:2], positives, negatives_of(7), (shown, counts)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_gradients_of_the_loss_are_those_that_tensorflow_derives_from_its_formula():
+    """With hits, corrections, and a positive's own negatives; two rows of which every shared one hits."""
+    rng = np.random.default_rng(3)
+    positives, negatives = np.array([5, 7, 9, 9], np.int32), np.array([9, 9, 9], np.int32)
+    corrections, own = rng.normal(size=3).astype(np.float32), rng.integers(1, 20, (4, 2)).astype(np.int32)
+    counted, kept = own % 2 == 0, positives[:, None] != negatives
+    users, vectors = tf.constant(rng.normal(size=(4, DIM)).astype(np.float32)), tf.constant(ITEM_VECTORS[:20])
+
+    def by_formula():
+        scores = tf.matmul(users, vectors, transpose_b=True)
+        shared = tf.where(kept, tf.gather(scores, negatives, axis=1) - corrections, -np.inf)
+        shown = tf.where(counted, tf.gather(scores, own, batch_dims=1), -np.inf)
+        positive = tf.gather(scores, positives, batch_dims=1)[:, None]
+        return tf.reduce_mean(tf.reduce_logsumexp(tf.concat([positive, shared, shown], 1), 1) - positive[:, 0])
+
+    def as_trained():
+        places = np.concatenate([positives, negatives, own.ravel()])
+        return sampled_softmax_loss(users, vectors, places, corrections, kept, counted)
+
+    def gradients_of(loss):
+        with tf.GradientTape() as tape:
+            tape.watch([users, vectors])
+            value = loss()
+        return [tf.convert_to_tensor(x).numpy() for x in (value, *tape.gradient(value, [users, vectors]))]
+
+    for found, expected in zip(gradients_of(as_trained), gradients_of(by_formula), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("sampler", ["uniform", "unigram", "mixed"])
 def test_negatives_are_drawn_as_often_as_the_background_says(sampler):
     q, draw, rng = background(sampler, COUNTS), drawer(sampler, COUNTS, 200, 0), np.random.default_rng(2)
