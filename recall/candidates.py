@@ -77,11 +77,6 @@ def _pairs(histories: Histories, starts: Int64, ends: Int64) -> Pairs:
     return Pairs(np.sort(_codes(np.repeat(np.arange(len(starts)), lengths), items)), lengths)
 
 
-def retrieve(users: Int32, vectors: Float32, index: ItemIndex, seen: Histories, as_of: int, k: int) -> Candidates:
-    """The k best items of each user (vectors [n, dim]) that the user had not seen before an instant."""
-    return Candidates(users, *nearest(vectors, index, pairs_before(users, seen, as_of), k))
-
-
 def nearest(vectors: Float32, index: ItemIndex, seen: Pairs, k: int) -> tuple[Int32, Float32]:
     """Items and scores [n, k] of the k best unseen items of each vector, best first; 0 and -inf past a list's end."""
     items, scores = np.zeros((len(vectors), k), np.int32), np.full((len(vectors), k), -np.inf, np.float32)

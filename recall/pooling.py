@@ -4,8 +4,6 @@ Training and serving pool with this code. The windows of a bag share one pass: e
 first window that holds it, and the wider windows add what the narrower ones have.
 """
 
-from functools import cached_property
-
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
@@ -18,44 +16,43 @@ Int64 = npt.NDArray[np.int64]
 class Pooling:
     """Bags int32 [n, length], newest first, 0 = nobody, averaged over their first w entries for each w of `windows`.
 
-    Windows ascend.
+    Windows ascend. What does not depend on a table is worked out at once, so that it can be done ahead of the table.
     """
 
     rows: Int32
     """The distinct indexes in the bags, ascending, nobody left out: the table rows that are read, [r]."""
 
     def __init__(self, bags: Int32, windows: tuple[int, ...]) -> None:
-        self._bags = bags[:, : windows[-1]]
-        self._present = self._bags > 0
-        self._starts = np.array([0, *windows[:-1]])
-        self._parts = np.add.reduceat(self._present, self._starts, axis=1, dtype=np.int64)
-        self.rows, self._columns = distinct(self._bags[self._present])
+        bags = bags[:, : windows[-1]]
+        present = bags > 0
+        self._parts = np.add.reduceat(present, np.array([0, *windows[:-1]]), axis=1, dtype=np.int64)
+        self._counts = np.maximum(np.cumsum(self._parts, axis=1), 1).astype(np.float32)[:, :, None]
+        self.rows, columns = distinct(bags[present])
+        self._matrix = self._sums_of(columns)
 
     def means(self, rows: Float32) -> Float32:
         """Window means [n, windows * dim] of a table's `rows` [r, dim]; an empty window is zero."""
-        sums = (self._matrix @ rows).reshape(*self._parts.shape, -1)
-        means = np.cumsum(sums, axis=1) / self._counts
-        return means.reshape(len(sums), -1).astype(np.float32, copy=False)
+        sums: Float32 = (self._matrix @ rows).reshape(*self._parts.shape, -1)
+        # One window at a time: np.cumsum along an axis in the middle is many times slower.
+        for wider in range(1, sums.shape[1]):
+            sums[:, wider] += sums[:, wider - 1]
+        sums /= self._counts
+        return sums.reshape(len(sums), -1)
 
     def row_gradients(self, gradient: Float32) -> Float32:
         """What a gradient of the means [n, windows * dim] is for each of the `rows`, [r, dim]."""
-        shares = gradient.reshape(*self._parts.shape, -1) / self._counts
+        collected = gradient.reshape(*self._parts.shape, -1) / self._counts
         # A position of an inner window is in every wider one too, so it collects their gradients.
-        collected = np.cumsum(shares[:, ::-1], axis=1)[:, ::-1]
-        gradients: Float32 = (self._matrix.T @ collected.reshape(self._parts.size, -1)).astype(np.float32, copy=False)
+        for inner in range(collected.shape[1] - 2, -1, -1):
+            collected[:, inner] += collected[:, inner + 1]
+        gradients: Float32 = self._matrix.T @ collected.reshape(self._parts.size, -1)
         return gradients
 
-    @cached_property
-    def _counts(self) -> Float32:
-        counts: Float32 = np.maximum(np.cumsum(self._parts, axis=1), 1).astype(np.float32)
-        return counts[:, :, None]
-
-    @cached_property
-    def _matrix(self) -> sparse.csr_matrix:
+    def _sums_of(self, columns: Int32) -> sparse.csr_matrix:
         """One row for each bag and window part, one column for each of `rows`, 1 where it stands there."""
         edges = np.concatenate([[0], np.cumsum(self._parts.ravel())]).astype(np.int32)
         shape = (self._parts.size, len(self.rows))
-        return sparse.csr_matrix((np.ones(len(self._columns), np.float32), self._columns, edges), shape=shape)
+        return sparse.csr_matrix((np.ones(len(columns), np.float32), columns, edges), shape=shape)
 
 
 def distinct(indexes: Int32) -> tuple[Int32, Int32]:

@@ -5,7 +5,8 @@ This is the home of TensorFlow and deepmatch: what leaves this file is numpy (`r
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +23,18 @@ with quietly():
     from deepctr.layers.utils import combined_dnn_input
     from deepmatch.inputs import create_embedding_matrix, input_from_feature_columns
 
+from recall.ahead import made_ahead
 from recall.config import RecallConfig
 from recall.negatives import Negatives
-from recall.pooling import distinct
+from recall.pooling import Pooling, distinct
 from recall.tables import Arrays, Tables, table_names
 from recall.vectors import ItemFacts, Tower, TowerInputs, TowerShape, poolings
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 INITIAL_SPREAD = 0.05
+# The logit of what does not count.
+NOTHING = -1e9
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,21 @@ class Batch:
     shown: Int32 | None = None
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a step needs of its batch and no table has a say in, so that it can be made ahead of the step.
+
+    `bags` by table; the distinct `scored` items [r] and which of them are `known` [r, 1] (see `item_rows`); `fed`: what
+    the graph is fed beside rows.
+    """
+
+    positives: int
+    bags: Mapping[str, Pooling]
+    scored: Int32
+    known: Float32 | None
+    fed: tuple[Any, ...]
+
+
 class TowerTrainer:
     """A tower under training.
 
@@ -58,8 +77,7 @@ class TowerTrainer:
         tf.config.experimental.enable_op_determinism()
         self._config, self._seed = config, seed
         self._graph = _Graph(tower.shape, config.dropout, seed)
-        self._optimizer = keras.optimizers.Adam(config.learning_rate)
-        self._optimizer.build(self._graph.variables)
+        self._optimizer = _Adam(self._graph.variables)
         self._untouched = {name: variable.numpy() for name, variable in self._hidden_state.items()}
         self._step = tf.function(self._gradients, reduce_retracing=True)
         self.start(tower)
@@ -81,11 +99,16 @@ class TowerTrainer:
 
     def fit(self, batches: Iterator[Batch], rate: float = 1.0) -> tuple[float, int]:
         """One pass over batches at a share of the learning rate: mean loss of a positive (nats), and how many."""
-        self._optimizer.learning_rate.assign(rate * self._config.learning_rate)
         total, count = 0.0, 0
-        for batch in batches:
-            total, count = total + self._train_on(batch, rate) * len(batch.items), count + len(batch.items)
+        for loss, positives in self.steps(batches, rate):
+            total, count = total + loss * positives, count + positives
         return total / max(count, 1), count
+
+    def steps(self, batches: Iterator[Batch], rate: float = 1.0) -> Generator[tuple[float, int], None, None]:
+        """As `fit`, step by step: the mean loss of a step's positives and how many; the next batches are made ahead."""
+        with closing(made_ahead(map(self._prepared, batches))) as prepared:
+            for step in prepared:
+                yield self._train_on(step, rate), step.positives
 
     @property
     def tower(self) -> Tower:
@@ -107,26 +130,27 @@ class TowerTrainer:
         self._assign_hidden(state)
         self._rng.bit_generator.state = json.loads(str(state["rng"]))
 
-    def _train_on(self, batch: Batch, rate: float) -> float:
-        bags = poolings(self.shape, batch.inputs)
-        tables = self._tables.weights
-        pooled = {name: bag.means(np.take(tables[name], bag.rows, axis=0)) for name, bag in bags.items()}
-        n, s = len(batch.items), len(batch.negatives.items)
-        own = np.zeros((n, 0), np.int32) if batch.shown is None else batch.shown
+    def _prepared(self, batch: Batch) -> Prepared:
+        own = np.zeros((len(batch.items), 0), np.int32) if batch.shown is None else batch.shown
         scored, places = distinct(np.concatenate([batch.items, batch.negatives.items, own.reshape(-1)]))
-        known = self._known(len(scored))
-        shown = places[n + s :].reshape(own.shape), (own > 0) & (own != batch.items[:, None])
-        loss, gradients, row_gradient = self._step(
-            pooled,
-            _plain_inputs(self.shape, batch.inputs),
-            self._tables.item_rows(scored, known),
-            places[:n],
-            places[n : n + s],
-            batch.negatives.corrections,
-            shown if own.size else None,
-        )
-        by_row = {name: (bag.rows, bag.row_gradients(gradients[name].numpy())) for name, bag in bags.items()}
-        self._tables.apply(by_row, scored, known, row_gradient.numpy(), rate)
+        codes, numbers = _plain_inputs(self.shape, batch.inputs)
+        counted = (own > 0) & (own != batch.items[:, None]) if own.size else None
+        kept = batch.items[:, None] != batch.negatives.items
+        # To hand an array over takes as long as many operations of the graph.
+        fed = [codes, numbers, places, batch.negatives.corrections, kept, counted]
+        tensors = tuple(None if array is None else tf.constant(array) for array in fed)
+        bags = poolings(self.shape, batch.inputs)
+        return Prepared(len(batch.items), bags, scored, self._known(len(scored)), tensors)
+
+    def _train_on(self, step: Prepared, rate: float) -> float:
+        tables, bags = self._tables.weights, step.bags
+        pooled = {name: bag.means(np.take(tables[name], bag.rows, axis=0)) for name, bag in bags.items()}
+        rows = self._tables.item_rows(step.scored, step.known)
+        rate_of_graph = np.float32(rate * self._config.learning_rate)
+        loss, gradients, row_gradient = self._step(pooled, rows, rate_of_graph, *step.fed)
+        # Unlike `numpy()`, this reads what the graph has written where it lies.
+        by_row = {name: (bag.rows, bag.row_gradients(np.asarray(gradients[name]))) for name, bag in bags.items()}
+        self._tables.apply(by_row, step.scored, step.known, np.asarray(row_gradient), rate)
         return float(loss)
 
     def _known(self, rows: int) -> Float32 | None:
@@ -135,27 +159,19 @@ class TowerTrainer:
             return None
         return (self._rng.random((rows, 1)) >= self._config.id_dropout).astype(np.float32)
 
-    def _gradients(
-        self,
-        pooled: dict[str, Any],
-        plain: dict[str, Any],
-        rows: Any,
-        items: Any,
-        negatives: Any,
-        corrections: Any,
-        shown: Any,
-    ) -> Any:
+    def _gradients(self, pooled: dict[str, Any], rows: Any, rate: Any, codes: Any, numbers: Any, *scoring: Any) -> Any:
         """Loss, gradients of the pooled inputs and of the item rows; the graph's own variables take their step."""
         with tf.GradientTape() as tape:
             tape.watch([pooled, rows])
-            users, vectors = self._graph.model(pooled | plain, training=True), rows
+            inputs = pooled | _named_inputs(self.shape, codes, numbers)
+            users, vectors = self._graph.model(inputs, training=True), rows
             if self.shape.metric == "cosine":
                 users = tf.math.l2_normalize(users, axis=1) / self.shape.temperature
                 vectors = tf.math.l2_normalize(rows, axis=1)
-            loss = sampled_softmax_loss(users, vectors, items, negatives, corrections, shown)
+            loss = sampled_softmax_loss(users, vectors, *scoring)
         variables = [variable.value for variable in self._graph.variables]
         of_pooled, of_rows, of_variables = tape.gradient(loss, (pooled, rows, variables))
-        self._optimizer.apply_gradients(zip(of_variables, self._graph.variables, strict=True))
+        self._optimizer.apply(of_variables, rate)
         return loss, of_pooled, tf.convert_to_tensor(of_rows)
 
     @property
@@ -169,24 +185,78 @@ class TowerTrainer:
             variable.assign(values[name])
 
 
+class _Adam:
+    """Adam of the graph's variables, one fused operation each: Keras's takes a dozen."""
+
+    def __init__(self, variables: list[Any], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-7) -> None:
+        self._moved = [variable.value for variable in variables]
+        self._moments = [[tf.Variable(tf.zeros_like(value)) for value in self._moved] for _ in range(2)]
+        self._powers = [tf.Variable(beta) for beta in (beta1, beta2)]
+        self._betas, self._epsilon = (beta1, beta2), epsilon
+
+    @property
+    def variables(self) -> list[Any]:
+        return [*self._powers, *self._moments[0], *self._moments[1]]
+
+    def apply(self, gradients: list[Any], rate: Any) -> None:
+        """One step at a learning rate."""
+        beta1, beta2 = self._betas
+        power1, power2 = (power.read_value() for power in self._powers)
+        for value, first, second, gradient in zip(self._moved, *self._moments, gradients, strict=True):
+            tf.raw_ops.ResourceApplyAdam(
+                var=value.handle,
+                m=first.handle,
+                v=second.handle,
+                beta1_power=power1,
+                beta2_power=power2,
+                lr=rate,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=self._epsilon,
+                grad=tf.convert_to_tensor(gradient),
+            )
+        for power, beta in zip(self._powers, self._betas, strict=True):
+            power.assign(power * beta)
+
+
 def sampled_softmax_loss(
-    users: Any, item_vectors: Any, items: Any, negatives: Any, corrections: Any, shown: Any = None
+    users: Any, item_vectors: Any, places: Any, corrections: Any, kept: Any, shown: Any = None
 ) -> Any:
     """Mean cross-entropy of each positive against itself, the shared negatives (see recall.negatives), and its own.
 
-    users [n, dim], item_vectors [rows, dim]; items [n] and negatives [s] are rows of it; corrections [s]; `shown` is
-    (rows of it [n, m], which of them count [n, m]) -> scalar.
+    users [n, dim], item_vectors [rows, dim]; `places` are rows of it: of the n positives, the s negatives, and, where
+    `shown` [n, m] says which of them count, of n * m negatives that are one positive's own; corrections [s]; `kept`
+    [n, s]: which negatives are not the positive itself -> scalar.
     """
-    positive = tf.reduce_sum(users * tf.gather(item_vectors, items), axis=1)
-    others = tf.matmul(users, tf.gather(item_vectors, negatives), transpose_b=True) - corrections
-    logits = [positive[:, None], _masked(others, tf.not_equal(items[:, None], negatives[None, :]))]
+    n, s = tf.shape(users)[0], tf.shape(corrections)[0]
+    vectors = tf.gather(item_vectors, places)
+    positive = tf.reduce_sum(users * vectors[:n], axis=1)
+    logits = [positive[:, None], _log_sum_exp(users, vectors[n : n + s], corrections, kept)[:, None]]
     if shown is not None:
-        logits.append(_masked(tf.einsum("nd,nmd->nm", users, tf.gather(item_vectors, shown[0])), shown[1]))
+        own = tf.reshape(vectors[n + s :], (n, -1, tf.shape(users)[1]))
+        logits.append(tf.where(shown, tf.einsum("nd,nmd->nm", users, own), NOTHING))
     return tf.reduce_mean(tf.reduce_logsumexp(tf.concat(logits, axis=1), axis=1) - positive)
 
 
-def _masked(logits: Any, kept: Any) -> Any:
-    return tf.where(kept, logits, tf.constant(-1e9, logits.dtype))
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _log_sum_exp(users: Any, vectors: Any, corrections: Any, kept: Any) -> Any:
+    """log sum_j exp(users_i . vectors_j - corrections_j) over the j that are kept: [n, dim], [s, dim] -> [n].
+
+    What is [n, s] is as good as the whole cost, so it is passed over as few times as will do: the exponentials serve
+    the sum and the gradient.
+    """
+    logits = tf.where(kept, tf.matmul(users, vectors, transpose_b=True) - corrections, NOTHING)
+    top = tf.reduce_max(logits, axis=1, keepdims=True)
+    powers = tf.exp(logits - top)
+    total = tf.reduce_sum(powers, axis=1, keepdims=True)
+
+    def gradient(of_sum: Any) -> Any:
+        weights = of_sum[:, None] / total
+        # Of two products with the large matrix on one side, this is the one that does not turn it over.
+        of_vectors = tf.transpose(tf.matmul(users * weights, powers, transpose_a=True))
+        return tf.matmul(powers, vectors) * weights, of_vectors, None, None
+
+    return tf.squeeze(tf.math.log(total) + top, axis=1), gradient
 
 
 def new_tower(shape: TowerShape, facts: ItemFacts, rng: np.random.Generator) -> Tower:
@@ -250,11 +320,18 @@ def _feature_columns(shape: TowerShape) -> list[Any]:
     return categories + watches + tokens + numbers + age
 
 
-def _plain_inputs(shape: TowerShape, inputs: TowerInputs) -> dict[str, Any]:
-    """The inputs that need no pooling, under the names of `_feature_columns`."""
-    named: dict[str, Any] = {f"category_{name}": codes[:, None] for name, codes in inputs.categories.items()}
-    named |= {"numbers": inputs.numbers} if shape.numbers else {}
-    return named | ({"example_age": inputs.example_age[:, None]} if shape.example_age else {})
+def _plain_inputs(shape: TowerShape, inputs: TowerInputs) -> tuple[Int32, Float32]:
+    """The inputs that need no pooling: codes [n, categories], and numbers with the example age [n, numbers]."""
+    columns = [inputs.categories[name] for name in shape.categories]
+    codes = np.stack(columns, axis=1) if columns else np.zeros((len(inputs), 0), np.int32)
+    return codes, np.concatenate([inputs.numbers, inputs.example_age[:, None]], axis=1)
+
+
+def _named_inputs(shape: TowerShape, codes: Any, numbers: Any) -> dict[str, Any]:
+    """What `_plain_inputs` packed, under the names of `_feature_columns`."""
+    named = {f"category_{name}": codes[:, i : i + 1] for i, name in enumerate(shape.categories)}
+    named |= {"numbers": numbers[:, :-1]} if shape.numbers else {}
+    return named | ({"example_age": numbers[:, -1:]} if shape.example_age else {})
 
 
 def _table_sizes(shape: TowerShape) -> dict[str, tuple[int, int]]:

@@ -14,6 +14,8 @@ from mlflow.tracking import MlflowClient
 
 from benchmarks import world
 from benchmarks.recall import ablation, cost, figures, samples
+from benchmarks.shared.deepmatch_peer import examples_of, fed_by, frame_of
+from benchmarks.shared.logs import Log
 from benchmarks.shared.options import start
 from benchmarks.shared.tables import publish
 from features.errors import Refused
@@ -120,7 +122,9 @@ def test_the_peer_builds_the_histories_that_the_views_show() -> None:
     items = np.arange(1, 65, dtype=np.int32)
     histories = histories_of(users, items, np.arange(64), 4)
     shown = histories.bags(users, samples_of(histories), samples.HISTORY)
-    padded = samples.row_by_row(users, items)
+    log = Log(users, items, 65)
+    parts = [fed_by(part, log, samples.HISTORY) for part in examples_of(frame_of(log), samples.HISTORY)]
+    padded = np.concatenate([part["hist_movie_id"] for part in parts])
     # A first watch has no history, so that the peer makes no row of it.
     assert sorted(padded.tolist()) == sorted(shown[shown[:, 0] > 0].tolist())
 

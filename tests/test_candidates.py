@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from features.histories import histories_of
 from recall import candidates
-from recall.candidates import pairs_before, pairs_between, retrieve
+from recall.candidates import Candidates, nearest, pairs_before, pairs_between
 from recall.index import index_of
 
 ITEMS, AS_OF = 12, 10
@@ -30,6 +30,11 @@ def brute_force(users, vectors, item_vectors, events, k):
     return lists
 
 
+def offered(users, vectors, item_vectors, clicks, k):
+    """The k nearest unseen items of each user, as the tower's channel takes them."""
+    return Candidates(users, *nearest(vectors, index_of(item_vectors), pairs_before(users, clicks, AS_OF), k))
+
+
 @pytest.fixture(scope="module")
 def item_vectors():
     return np.random.default_rng(1).normal(size=(ITEMS, 4)).astype(np.float32)
@@ -39,7 +44,7 @@ def item_vectors():
 def test_lists_are_the_best_unseen_items_of_the_whole_catalogue(item_vectors, events, k):
     users = np.array([4, 1, 5, 2], np.int32)
     vectors = np.random.default_rng(2).normal(size=(4, 4)).astype(np.float32)
-    lists = retrieve(users, vectors, index_of(item_vectors), histories(events), AS_OF, k)
+    lists = offered(users, vectors, item_vectors, histories(events), k)
     assert lists.items.shape == lists.scores.shape == (4, k)
     for row, expected in enumerate(brute_force(users, vectors, item_vectors, events, k)):
         filled = len(expected)
@@ -61,19 +66,19 @@ def test_what_was_seen_is_what_python_sets_say(events, asked):
 
 def test_a_click_at_the_instant_itself_is_not_yet_seen(item_vectors):
     clicks = histories([(1, AS_OF - 1, 3), (1, AS_OF, 7)])
-    lists = retrieve(np.array([1], np.int32), item_vectors[:1], index_of(item_vectors), clicks, AS_OF, ITEMS)
+    lists = offered(np.array([1], np.int32), item_vectors[:1], item_vectors, clicks, ITEMS)
     assert 3 not in lists.items
     assert 7 in lists.items
 
 
 def test_a_user_without_history_gets_a_full_list(item_vectors):
-    lists = retrieve(np.array([3], np.int32), item_vectors[1:2], index_of(item_vectors), histories([]), AS_OF, 5)
+    lists = offered(np.array([3], np.int32), item_vectors[1:2], item_vectors, histories([]), 5)
     assert (lists.items > 0).all()
 
 
 def test_a_user_who_saw_everything_gets_an_empty_list(item_vectors):
     clicks = histories([(1, 0, item) for item in range(1, ITEMS)])
-    lists = retrieve(np.array([1], np.int32), item_vectors[1:2], index_of(item_vectors), clicks, AS_OF, 4)
+    lists = offered(np.array([1], np.int32), item_vectors[1:2], item_vectors, clicks, 4)
     assert lists.items.tolist() == [[0, 0, 0, 0]]
 
 
@@ -83,16 +88,16 @@ def test_shards_and_reruns_give_the_same_lists(item_vectors, monkeypatch):
     events = [tuple(event) for event in drawn.T.tolist()]
     clicks, users = histories(events, 40), rng.permutation(np.arange(1, 40, dtype=np.int32))
     vectors = rng.normal(size=(39, 4)).astype(np.float32)
-    whole = retrieve(users, vectors, index_of(item_vectors), clicks, AS_OF, 5)
+    whole = offered(users, vectors, item_vectors, clicks, 5)
     monkeypatch.setattr(candidates, "SHARD", 7)
-    sharded = retrieve(users, vectors, index_of(item_vectors), clicks, AS_OF, 5)
+    sharded = offered(users, vectors, item_vectors, clicks, 5)
     np.testing.assert_array_equal(whole.items, sharded.items)
     np.testing.assert_allclose(whole.scores, sharded.scores, rtol=1e-5)
 
 
 def test_taking_rows_keeps_users_and_lists_together(item_vectors):
     users = np.array([4, 1, 5], np.int32)
-    lists = retrieve(users, item_vectors[1:4], index_of(item_vectors), histories([]), AS_OF, 3)
+    lists = offered(users, item_vectors[1:4], item_vectors, histories([]), 3)
     taken = lists.take(np.array([2, 0]))
     assert len(taken) == 2
     assert taken.users.tolist() == [5, 4]

@@ -31,7 +31,13 @@ def sampled(negatives, corrections):
     with tf.GradientTape() as tape:
         tape.watch([users, vectors])
         losses = tf.map_fn(
-            lambda drawn: sampled_softmax_loss(users, vectors, POSITIVES, *drawn),
+            lambda drawn: sampled_softmax_loss(
+                users,
+                vectors,
+                tf.concat([POSITIVES, drawn[0]], axis=0),
+                drawn[1],
+                POSITIVES[:, None] != drawn[0][None, :],
+            ),
             (negatives, corrections),
             fn_output_signature=tf.float32,
         )
@@ -111,8 +117,11 @@ def test_the_sum_over_all_items_is_estimated_without_bias_at_any_size(sampler):
 
 
 def loss_of(users, positives, negatives, shown=None):
-    positives = positives.astype(np.int32)
-    return float(sampled_softmax_loss(users, ITEM_VECTORS, positives, negatives.items, negatives.corrections, shown))
+    """The loss; `shown`: items [n, m] that are a positive's own negatives, and which of them count."""
+    own, counted = (positives[:0, None], None) if shown is None else shown
+    places = np.concatenate([positives, negatives.items, np.ravel(own)]).astype(np.int32)
+    kept = positives[:, None] != negatives.items
+    return float(sampled_softmax_loss(users, ITEM_VECTORS, places, negatives.corrections, kept, counted))
 
 
 @pytest.mark.parametrize(("sampler", "size"), [("full", 10), ("mixed", ITEMS), ("unigram", ITEMS - 1)])
@@ -153,6 +162,35 @@ def test_shown_negatives_count_against_their_own_row_alone_and_only_where_they_c
     logits = [[s[0, 5], s[0, 7], s[0, 9]], [s[1, 6], s[1, 7]]]
     expected = np.mean([np.log(np.exp(row).sum()) - row[0] for row in logits])
     assert loss_of(USER_VECTORS[:2], positives, negatives_of(7), (shown, counts)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_gradients_of_the_loss_are_those_that_tensorflow_derives_from_its_formula():
+    """With hits, corrections, and a positive's own negatives; two rows of which every shared one hits."""
+    rng = np.random.default_rng(3)
+    positives, negatives = np.array([5, 7, 9, 9], np.int32), np.array([9, 9, 9], np.int32)
+    corrections, own = rng.normal(size=3).astype(np.float32), rng.integers(1, 20, (4, 2)).astype(np.int32)
+    counted, kept = own % 2 == 0, positives[:, None] != negatives
+    users, vectors = tf.constant(rng.normal(size=(4, DIM)).astype(np.float32)), tf.constant(ITEM_VECTORS[:20])
+
+    def by_formula():
+        scores = tf.matmul(users, vectors, transpose_b=True)
+        shared = tf.where(kept, tf.gather(scores, negatives, axis=1) - corrections, -np.inf)
+        shown = tf.where(counted, tf.gather(scores, own, batch_dims=1), -np.inf)
+        positive = tf.gather(scores, positives, batch_dims=1)[:, None]
+        return tf.reduce_mean(tf.reduce_logsumexp(tf.concat([positive, shared, shown], 1), 1) - positive[:, 0])
+
+    def as_trained():
+        places = np.concatenate([positives, negatives, own.ravel()])
+        return sampled_softmax_loss(users, vectors, places, corrections, kept, counted)
+
+    def gradients_of(loss):
+        with tf.GradientTape() as tape:
+            tape.watch([users, vectors])
+            value = loss()
+        return [tf.convert_to_tensor(x).numpy() for x in (value, *tape.gradient(value, [users, vectors]))]
+
+    for found, expected in zip(gradients_of(as_trained), gradients_of(by_formula), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "unigram", "mixed"])

@@ -36,7 +36,7 @@ def test_our_tower_and_the_peers_are_trained_on_the_same_log(
     # Processes that the benchmark starts must find this checkout too.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     small = ["--items", "400", "--watches", "2000", "--batch", "32", "--lap", "10", "--short-lap", "2"]
-    small += ["--minutes", "2", "--negatives", "20", "--towers", "same", "--data", str(data)]
+    small += ["--turns", "1", "--minutes", "2", "--negatives", "20", "--towers", "same", "--data", str(data)]
     rows = peer.main([*small, "--tracking", f"sqlite:///{tmp_path / 'mlflow.db'}"])
     logs = ("MovieLens-1M", "synthetic, 400 items")
     assert [(row["log"], row["tower"]) for row in rows] == [

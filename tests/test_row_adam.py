@@ -6,17 +6,19 @@ import pytest
 from recall.tables import SLAB, RowAdam
 
 RATE, BETA1, BETA2 = 0.01, 0.9, 0.999
+DIM = 64
+ROWS = SLAB // DIM
 
 
-@pytest.mark.parametrize("count", [0, 1, SLAB, 2 * SLAB + 3])
+@pytest.mark.parametrize("count", [0, 1, ROWS, 2 * ROWS + 3])
 def test_named_rows_move_by_adams_formula_and_no_other(count: int) -> None:
     rng = np.random.default_rng(count)
-    start = rng.normal(size=(3 * SLAB, 4)).astype(np.float32)
+    start = rng.normal(size=(3 * ROWS, DIM)).astype(np.float32)
     table, expected = RowAdam(start, RATE), start.astype(np.float64)
     first, second = np.zeros(start.shape), np.zeros(start.shape)
     for step in (1, 2, 3):
         rows = np.sort(rng.choice(len(start), count, replace=False)).astype(np.int32)
-        gradient = rng.normal(size=(count, 4)).astype(np.float32)
+        gradient = rng.normal(size=(count, DIM)).astype(np.float32)
         table.apply(rows, gradient, rate=0.5)
         correction = np.sqrt(1 - BETA2**step) / (1 - BETA1**step)
         for row, of_row in zip(rows, gradient.astype(np.float64), strict=True):

@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 
+import recall.tower
 from recall.config import RecallConfig
 from recall.index import index_of
 from recall.negatives import Negatives
-from recall.tower import Batch, TowerTrainer, grown_tower, new_tower
+from recall.tower import Batch, TowerTrainer, grown_tower, keras, new_tower
 from recall.vectors import ItemFacts, Tower, TowerInputs, TowerShape
 
 ITEMS = 30
@@ -230,6 +231,66 @@ def test_two_seeded_trainings_give_equal_weights():
     assert loss == again
     for name, weights in first.items():
         np.testing.assert_array_equal(weights, second[name])
+
+
+def test_batches_made_ahead_train_the_tower_of_batches_made_one_by_one(monkeypatch):
+    """Equal to the bit, with every randomness of a step: dropout, and item ids hidden at random."""
+    shape = TowerShape(**EVERYTHING | SIDES)
+    facts, config = side_facts(shape), RecallConfig(dropout=0.3, id_dropout=0.5)
+
+    def run():
+        trainer = TowerTrainer(new_tower(shape, facts, np.random.default_rng(2)), config, 4)
+        return trainer.fit(batches(shape)), trainer.state()
+
+    loss, state = run()
+    monkeypatch.setattr(recall.tower, "made_ahead", lambda items: (item for item in items))
+    again, one_by_one = run()
+    assert loss == again
+    assert state.keys() == one_by_one.keys()
+    for name, values in state.items():
+        np.testing.assert_array_equal(values, one_by_one[name], err_msg=name)
+
+
+def test_an_error_in_a_batch_ends_the_pass_and_the_steps_before_it_stand():
+    shape = TowerShape(**PLAIN)
+    tower = random_weights(shape)
+
+    def broken():
+        yield from batches(shape, steps=3)
+        raise OSError("no further")
+
+    failed, whole = TowerTrainer(tower, CONFIG, 4), TowerTrainer(tower, CONFIG, 4)
+    with pytest.raises(OSError, match="no further"):
+        failed.fit(broken())
+    whole.fit(batches(shape, steps=3))
+    for name, weights in whole.tower.weights.items():
+        np.testing.assert_array_equal(failed.tower.weights[name], weights)
+
+
+def test_training_that_is_restored_goes_on_as_if_it_had_never_stopped():
+    shape = TowerShape(**EVERYTHING | SIDES)
+    config, stream = RecallConfig(dropout=0.3, id_dropout=0.5), list(batches(shape))
+    start = new_tower(shape, side_facts(shape), np.random.default_rng(2))
+    whole, first, second = (TowerTrainer(start, config, 4) for _ in range(3))
+    whole.fit(iter(stream))
+    first.fit(iter(stream[:4]))
+    second.restore(first.state())
+    second.fit(iter(stream[4:]))
+    for name, values in whole.state().items():
+        np.testing.assert_array_equal(second.state()[name], values, err_msg=name)
+
+
+def test_layers_move_by_adams_formula():
+    """Against Keras's own Adam on the same gradients, whose dozen operations the fused one stands for."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(9, 5, 3)).astype(np.float32)
+    ours, theirs = keras.Variable(start), keras.Variable(start)
+    fused, plain = recall.tower._Adam([ours]), keras.optimizers.Adam(0.01)
+    for gradient in gradients:
+        fused.apply([gradient], 0.01)
+        plain.apply([keras.ops.convert_to_tensor(gradient)], [theirs])
+    assert np.abs(ours.numpy() - start).min() > 1e-4
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_the_loss_of_a_pass_is_the_mean_over_its_positives():

@@ -11,7 +11,7 @@ from features.profiles import Side
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from recall import judging
-from recall.candidates import retrieve
+from recall.candidates import Candidates, nearest, pairs_before
 from recall.config import RecallConfig
 from recall.examples import SMALLEST_BATCH
 from recall.index import index_of
@@ -183,7 +183,8 @@ def learnt(log):
 def offered(learnt, users, k):
     tower, readings = learnt
     vectors = tower.user_vectors(readings.inputs_at(tower.shape, users, 900))
-    return retrieve(users, vectors, index_of(tower.item_vectors), readings.histories, 900, k)
+    seen = pairs_before(users, readings.histories, 900)
+    return Candidates(users, *nearest(vectors, index_of(tower.item_vectors), seen, k))
 
 
 def test_even_users_are_offered_even_items(learnt):

@@ -5,7 +5,9 @@ line is a process of its own, from a log to trained vectors. `same` is our tower
 the history, negatives by popularity, no dropout, no cap a user; `ours` has the project's defaults for what is not named
 above.
 
-Examples a second are medians over laps of training, the first left out. The peer's laps read arrays that its builder
+Examples a second are medians over laps of training, the first left out, and over turns: the machine changes while it
+measures, so every side has several short turns, one after the other, and `x the peer` is the median of the turns' own
+ratios. Both sides run with TensorFlow's default threads. The peer's laps read arrays that its builder
 has padded before and shuffle them; ours build bags from flat histories, draw negatives and shuffle. Minutes are of
 training alone, compiling included, what comes before (`seconds to prepare`) and judging left out. HR@50 is of last
 watches, over the full catalogue, without what the user had watched before. The peer is trained on all watches but each
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -69,6 +72,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--short-lap", type=int, default=8, help="the same on the synthetic log, of which there are six"
     )
+    parser.add_argument("--turns", type=int, default=3, help="turns of each side at examples a second")
     parser.add_argument("--minutes", type=float, default=8, help="training at most, where HR is taken")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
@@ -76,19 +80,26 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 def compared(name: str, options: argparse.Namespace, judged: bool) -> list[Row]:
     """The lines of one log, ours beside the peer's."""
-    rows = [in_own_process(measure, tower, options, judged) for tower in (PEER, *options.towers)]
-    peer = rows[0]["examples/s"]
-    return [{"log": name} | row | {"x the peer": row["examples/s"] / peer} for row in rows]
+    towers = (PEER, *options.towers)
+    turns = [{t: in_own_process(measure, t, options, judged, False) for t in towers} for _ in range(options.turns)]
+    rows = [in_own_process(measure, tower, options, judged, True) for tower in towers] if judged else turns[0].values()
+    return [{"log": name} | row | _speed(turns, row["tower"]) for row in rows]
 
 
-def measure(tower: str, options: argparse.Namespace, judged: bool) -> Row:
-    """One line: prepare, train, and say what it took."""
-    log = movielens(options.data) if judged else synthetic(options.items, options.watches, skew=0.0)
+def _speed(turns: Sequence[dict[str, Row]], tower: str) -> Row:
+    """The medians over the turns of a tower's examples a second, and of its ratio to the peer's of the same turn."""
+    paces = [(turn[tower]["examples/s"], turn[PEER]["examples/s"]) for turn in turns]
+    return {"examples/s": median(own for own, _ in paces), "x the peer": median(own / peer for own, peer in paces)}
+
+
+def measure(tower: str, options: argparse.Namespace, real: bool, judged: bool) -> Row:
+    """One line: prepare, train on the real log or the synthetic one, judged or for a few laps; what it took."""
+    log = movielens(options.data) if real else synthetic(options.items, options.watches, skew=0.0)
     began = time.perf_counter()
     fit, vectors = _peer(log, options) if tower == PEER else _ours(tower, log, options)
     prepared = time.perf_counter() - began
     judge = partial(_judged, log, vectors) if judged else None
-    pace = Pace(options.lap if judged else options.short_lap, judge=judge, target=TARGET, every=2)
+    pace = Pace(options.lap if real else options.short_lap, judge=judge, target=TARGET, every=2)
     fit(pace.start(minutes=options.minutes) if judged else pace.start(laps=SHORT_LAPS))
     return {
         "tower": tower,

@@ -1,7 +1,7 @@
 """Training samples as views into the histories, against a builder that gives every row a history of its own.
 
-The peer works like DeepMatch's example (`gen_data_set` and `gen_model_input`): for every user and position a tuple
-with the reversed history, shuffled, then padded to 50 and stacked into arrays. The views are measured as they are and
+The peer is DeepMatch's example as `benchmarks.shared.deepmatch_peer` has it: for every user and position a tuple with
+the reversed history, shuffled, then padded to 50 and stacked into arrays. The views are measured as they are and
 with every padded history read once, since the peer's lie ready. Each side is a process of its own that
 loads the same sorted log; memory is what the process took at its peak above the loaded log. Run:
 
@@ -9,14 +9,11 @@ loads the same sorted log; memory is what the process took at its peak above the
 """
 
 import json
-import random
-import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from benchmarks.shared.processes import peak_gigabytes
 from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
 
@@ -35,7 +33,7 @@ Row = dict[str, Any]
 
 HISTORY, BATCH = 50, 1024
 VIEWS, BATCHES, PEER = "views", "views, every batch read once", "row by row"
-MEGABYTE = 2**20
+MEGABYTE, GIGABYTE = 2**20, 1e9
 NAMES = ("users", "items", "instants")
 
 
@@ -97,25 +95,20 @@ def _medians(side: str, folder: Path, runs: int) -> dict[str, float]:
 def measured(side: str, folder: Path) -> dict[str, float]:
     """Seconds of one build in this process, and its memory before it and at the peak, in MB."""
     users, items, instants = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in NAMES)
-    random.seed(0)
-    before, began = psutil.Process().memory_info().rss, time.perf_counter()
-    kept = (
-        row_by_row(users, items) if side == PEER else views(users, items, instants, folder / "views", side == BATCHES)
-    )
-    seconds, peak = time.perf_counter() - began, highest()
-    if not len(kept):
+    # Imported before the clock starts and memory is read: what a library takes is not the builder's.
+    from benchmarks.shared.deepmatch_peer import examples_of, fed_by, frame_of
+    from benchmarks.shared.logs import Log
+
+    before, began = psutil.Process().memory_info().rss / MEGABYTE, time.perf_counter()
+    if side == PEER:
+        log = Log(users, items, int(items.max()) + 1)
+        kept = [len(fed_by(part, log, HISTORY)["movie_id"]) for part in examples_of(frame_of(log), HISTORY)]
+    else:
+        kept = [len(views(users, items, instants, folder / "views", side == BATCHES))]
+    seconds, peak = time.perf_counter() - began, peak_gigabytes() * GIGABYTE / MEGABYTE
+    if not sum(kept):
         raise Refused(f"{folder}: no sample came of {len(users)} rows.")
-    figures = {"before, MB": before, "peak, MB": peak, "above the log, MB": peak - before}
-    return {"seconds": seconds} | {name: size / MEGABYTE for name, size in figures.items()}
-
-
-def highest() -> int:
-    """Most memory that this process has had resident so far, in bytes."""
-    # Not getrusage, whose figure begins with what the process was forked from.
-    status = Path("/proc/self/status")
-    if not status.exists():
-        raise Refused("memory is read from /proc/self/status, which only Linux has; run this benchmark there.")
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) * 1024
+    return {"seconds": seconds, "before, MB": before, "peak, MB": peak, "above the log, MB": peak - before}
 
 
 def views(users: Int32, items: Int32, instants: Int64, folder: Path, read: bool) -> Int64:
@@ -130,24 +123,6 @@ def views(users: Int32, items: Int32, instants: Int64, folder: Path, read: bool)
     for at in range(0, len(ends) if read else 0, BATCH):
         histories.bags(histories.users[at : at + BATCH], ends[at : at + BATCH], HISTORY)
     return ends
-
-
-def row_by_row(users: Int32, items: Int32) -> Int32:
-    """The peer: a tuple for every user and position, then arrays of them; returns the padded histories."""
-    rows = []
-    edges = [0, *(np.flatnonzero(np.diff(users)) + 1).tolist(), len(users)]
-    for first, last in pairwise(edges):
-        user, watched = int(users[first]), items[first:last].tolist()
-        for place in range(1, len(watched)):
-            history = watched[:place][::-1]
-            rows.append((user, history, watched[place], 1, len(history)))
-    random.shuffle(rows)
-    columns = [np.array([row[column] for row in rows]) for column in (0, 2, 3, 4)]
-    padded = np.zeros((len(columns[0]), HISTORY), np.int32)
-    for place, row in enumerate(rows):
-        recent = row[1][:HISTORY]
-        padded[place, : len(recent)] = recent
-    return padded
 
 
 def canonical(data: Path) -> Log:

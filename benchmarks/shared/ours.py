@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,11 @@ class Ours:
 
     def fit(self, pace: Pace) -> None:
         """Train until the pace says that it is enough."""
-        self._trainer.fit(_told(self._batches, pace))
+        steps = self._trainer.steps(self._batches)
+        with closing(steps):
+            for _, examples in steps:
+                if pace.step(examples):
+                    return
 
     def items_a_step(self) -> int:
         """How many different items a step names: in its bags, as its positives, as its negatives."""
@@ -61,15 +66,6 @@ class Ours:
 def _endless(examples: Examples, rng: np.random.Generator) -> Iterator[Batch]:
     while True:
         yield from examples.batches(rng)
-
-
-def _told(batches: Iterator[Batch], pace: Pace) -> Iterator[Batch]:
-    """Batches until the pace says enough: a batch is asked for when the one before it has been trained on."""
-    batch = next(batches)
-    yield batch
-    while not pace.step(len(batch.items)):
-        batch = next(batches)
-        yield batch
 
 
 def _course(log: Log, config: RecallConfig, seed: int, item_side: Side) -> Course:
