@@ -279,11 +279,13 @@ def _loss(objective: str) -> Callable[[Any, Any], Any]:
 def _order_loss(seconds: Any, weights: Any, scores: Any) -> Any:
     """Mean logistic loss of pairs of rows with unequal T, by the difference of their scores (Burges et al. 2005).
 
+    A pair weighs the root of its difference of seconds: by the difference itself the order would be that of E[T],
+    which the odds say already, with all the noise of long watches; alike, that of who is watched longer more often.
     Rows [n] meet within groups of `PAIRED` neighbours in the batch, which comes shuffled; what is left over meets none.
     """
     size = tf.shape(scores)[0] // PAIRED * PAIRED
     t, w, s = (tf.reshape(column[:size], (-1, PAIRED)) for column in (seconds, weights, scores))
-    longer = tf.cast(t[:, :, None] > t[:, None, :], tf.float32) * w[:, :, None] * w[:, None, :]
+    longer = tf.sqrt(tf.nn.relu(t[:, :, None] - t[:, None, :])) * w[:, :, None] * w[:, None, :]
     losses = tf.nn.softplus(s[:, None, :] - s[:, :, None])
     return tf.reduce_sum(longer * losses) / tf.maximum(tf.reduce_sum(longer), 1e-6)
 

@@ -135,11 +135,20 @@ class Ranker:
         return np.take_along_axis(rows, np.argsort(rows == 0, axis=1, kind="stable"), axis=1)
 
     def expected_seconds(self, user: Part, item: Part, pair: Part) -> Float64:
-        """Expected seconds [n] of rows whose parts are given row by row (section 4.2)."""
+        """Expected seconds [n] of rows whose parts are given row by row (section 4.2).
+
+        No more than the cap of T, scaled: no mean is above what is averaged. The paper's odds are no mean.
+        """
         logits = self._logits(user, item, pair).astype(np.float64)
         groups = np.zeros(len(logits), np.int32) if item.groups is None else item.groups
         seconds = expected(self.shape.objective, logits, groups, self.yardstick)
-        return self.calibration.applied(seconds * self.shape.scale)
+        calibrated = self.calibration.applied(seconds * self.shape.scale)
+        return calibrated if self.shape.objective == "paper" else np.minimum(calibrated, self.most)
+
+    @property
+    def most(self) -> float:
+        """The longest watch that was learnt from, at the scale that gives back what its cap took."""
+        return self.shape.seconds_cap * self.shape.scale
 
     def scores(self, user: Block, item: Block, pair: Block) -> Float64:
         """Expected seconds of rows whose three blocks are given row by row, [n]."""

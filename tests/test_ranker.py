@@ -254,8 +254,9 @@ def test_the_order_loss_is_that_of_a_loop_over_pairs_within_groups_of_neighbours
     total = above = 0.0
     for group in (range(4), range(4, 8)):
         for i, j in ((i, j) for i in group for j in group if seconds[i] > seconds[j]):
-            above += weights[i] * weights[j] * np.log1p(np.exp(logits[j] - logits[i]))
-            total += weights[i] * weights[j]
+            weight = weights[i] * weights[j] * np.sqrt(seconds[i] - seconds[j])
+            above += weight * np.log1p(np.exp(logits[j] - logits[i]))
+            total += weight
     assert float(ranker_module._order_loss(seconds, weights, logits)) == pytest.approx(above / total, rel=1e-5)
     assert float(ranker_module._order_loss(seconds[:3], weights[:3], logits[:3])) == 0
 

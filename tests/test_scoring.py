@@ -43,8 +43,8 @@ def random_ranker(seed=1, **switches):
         codes=codes,
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
         unit="seconds",
-        seconds_cap=90,
-        **{"hidden": (6, 5), "history_length": LENGTH, "objective": "exact", "scale": 1.3} | switches,
+        **{"seconds_cap": 90, "hidden": (6, 5), "history_length": LENGTH, "objective": "exact", "scale": 1.3}
+        | switches,
     )
     sizes = {f"table_{space}": (size, shape.dims[space]) for space, size in shape.sizes.items()}
     wide = sum(map(shape.width, BLOCKS)) + shape.pooled
@@ -154,10 +154,11 @@ def test_nothing_saved_is_a_pickle(tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".parquet", ".h5"}
 
 
-def test_an_enormous_logit_is_capped_before_it_overflows():
-    ranker = random_ranker(hidden=())
+def test_an_enormous_logit_never_overflows_and_no_mean_is_above_the_longest_watch_learnt_from():
     huge, nothing = Part(np.full((1, 1), 1e4, np.float32)), Part(np.zeros((1, 1), np.float32))
-    assert ranker.expected_seconds(huge, nothing, nothing)[0] == pytest.approx(np.exp(LARGEST_LOGIT) * 1.3)
+    odds, mean = random_ranker(hidden=(), objective="paper"), random_ranker(hidden=())
+    assert odds.expected_seconds(huge, nothing, nothing)[0] == pytest.approx(np.exp(LARGEST_LOGIT) * 1.3)
+    assert mean.expected_seconds(huge, nothing, nothing)[0] == pytest.approx(90 * 1.3)
 
 
 def test_the_calibration_is_the_last_step():
@@ -167,7 +168,7 @@ def test_the_calibration_is_the_last_step():
 
 
 def test_seconds_by_quantile_are_read_in_the_items_own_duration_group():
-    ranker, blocks = random_ranker(objective="d2q", scale=1.0), random_blocks(5)
+    ranker, blocks = random_ranker(objective="d2q", scale=1.0, seconds_cap=200), random_blocks(5)
     durations = np.where(np.arange(ROWS) % 2, 3.0, 200.0)
     blocks["item"] = blocks["item"].with_numbers({"item_duration_seconds": durations})
     short, long = duration_groups(np.array([3.0, 200.0]))
