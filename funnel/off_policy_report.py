@@ -17,12 +17,12 @@ import pandas as pd
 from features.simulated import load_truth
 from funnel.judged import Judged
 from funnel.oracle import policy_seconds
+from funnel.ordering import recommender_at
 from funnel.plots import interval_points
 from funnel.work import Impressions, Work, watched
 from ranking.off_policy import Evaluation, evaluated
 from ranking.policies import Logged, Policy, softmax_of_places
-from ranking.recommend import Lists, recommender_of
-from ranking.scoring import Ranker
+from ranking.recommend import Lists
 from recall.scores import rolled_columns
 
 Float64 = npt.NDArray[np.float64]
@@ -147,9 +147,7 @@ def listed_seconds(work: Work, users: Int32, items: Int32) -> Float64:
     recall = {name: np.full(items.shape, np.nan) for name in found}
     for name, values in found.items():
         recall[name][row, column] = values
-    ranker = Ranker.load(work.inputs["ranker"])
-    recommender = recommender_of(ranker, work.ledger, work.windows.labels_end, len(work.ids.items))
-    return np.where(items > 0, recommender.expected_seconds(Lists(users, items, recall)), 0.0)
+    return np.where(items > 0, recommender_at(work).expected_seconds(Lists(users, items, recall)), 0.0)
 
 
 def draw_off_policy(report: Mapping[str, Any], folder: Path) -> None:
