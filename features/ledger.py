@@ -24,6 +24,7 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Contexts = Mapping[str, Int32]
+Counts = Mapping[str, npt.NDArray[Any]]
 Rates = tuple[Float64, Float64]
 
 HOUR, DAY = 3_600 * 1_000_000, 86_400 * 1_000_000
@@ -37,6 +38,7 @@ SPANS = {"hour": HOUR, "day": DAY}
 DURATION_EDGES = np.array([5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 2400, 4800], np.float64)
 LAST_ITEM = "user_last_item"
 HISTORY = "user_history_"
+NOBODY = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Block:
         return Block(self.size, {**self.numbers, **numbers}, self.codes)
 
 
+Blocks = dict[str, Block]
+
+
 @dataclass(frozen=True)
 class Ledger:
     """The log as tallies that can be read as of any instant, with the side columns of users and items.
@@ -72,62 +77,72 @@ class Ledger:
     contexts: Contexts = field(default_factory=dict)
     history: int = 0
 
+    def blocks(self, users: Int32, items: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Blocks:
+        """The three blocks of rows [n], as they are alone; what they have in common is looked up once."""
+        reading = _Reading(self, users, items, _moments(instants, users))
+        return {
+            "user": self._user_block(reading, contexts),
+            "item": self._item_block(reading),
+            "pair": self._pair_block(reading),
+        }
+
     def user_block(self, users: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Block:
         """Columns of users [n] at instants [n], in the contexts of their requests, else in those they were last in."""
-        moments = _moments(instants, users)
-        counts = self._tally("user").as_of(users, moments)
+        return self._user_block(_Reading(self, users, NOBODY, _moments(instants, users)), contexts)
+
+    def item_block(self, items: Int32, instants: Int64 | int) -> Block:
+        """Columns of items [n] at instants [n]."""
+        return self._item_block(_Reading(self, NOBODY, items, _moments(instants, items)))
+
+    def pair_block(self, users: Int32, items: Int32, instants: Int64 | int) -> Block:
+        """Columns of user x item pairs [n] at instants [n]: past exposures, watches of the like, what they share."""
+        return self._pair_block(_Reading(self, users, items, _moments(instants, users)))
+
+    def affinity(self, side: str, users: Int32, codes: Int32, instants: Int64 | int) -> dict[str, Float64]:
+        """What users [n] did with items of a side's codes [n] (-1 none) before instants: rates, lifts, recency."""
+        return self._affinity(side, codes, _Reading(self, users, NOBODY, _moments(instants, users)))
+
+    def _user_block(self, reading: "_Reading", contexts: Contexts | None) -> Block:
+        users, moments, counts = reading.users, reading.moments, reading.counts("user", reading.users)
         # Side columns first: one that is called like a tally does not take its place.
         numbers = {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
-        whole = self._whole_log(moments)
-        numbers |= self._rates("user", counts, whole) | _lifts("user", counts, whole)
+        numbers |= self._rates("user", counts, reading.whole) | _lifts("user", counts, reading.whole)
         numbers |= self._since("user", counts, moments)
         numbers |= self._lately("user", users, counts, moments) | self._clock(moments)
         codes = {f"user_{name}": codes[users] for name, codes in self.users.codes.items()}
         codes |= self._past(users, moments) | dict(contexts or self._last_contexts(users, moments))
         return Block(len(users), numbers, codes)
 
-    def item_block(self, items: Int32, instants: Int64 | int) -> Block:
-        """Columns of items [n] at instants [n]."""
-        moments = _moments(instants, items)
-        counts = self._tally("item").as_of(items, moments)
-        numbers, whole = self._static_item_numbers(items, moments), self._whole_log(moments)
-        numbers |= self._rates("item", counts, whole) | _lifts("item", counts, whole)
+    def _item_block(self, reading: "_Reading") -> Block:
+        items, moments, counts = reading.items, reading.moments, reading.counts("item", reading.items)
+        numbers = self._static_item_numbers(items, moments)
+        numbers |= self._rates("item", counts, reading.whole) | _lifts("item", counts, reading.whole)
         numbers |= self._since("item", counts, moments)
         numbers |= self._lately("item", items, counts, moments)
         for name, side in self.sides.items():
-            numbers |= self._rates(name, self._tally(name).as_of(side[items], moments), whole)
+            numbers |= self._rates(name, reading.counts(name, side[items]), reading.whole)
         if "duration" in self.sides:
             numbers |= _completion(counts, numbers)
         codes = {f"item_{name}": codes[items] for name, codes in self.items.codes.items()}
         return Block(len(items), numbers, {"item": items.astype(np.int32)} | codes)
 
-    def pair_block(self, users: Int32, items: Int32, instants: Int64 | int) -> Block:
-        """Columns of user x item pairs [n] at instants [n]: past exposures, watches of the like, what they share."""
-        moments = _moments(instants, users)
+    def _pair_block(self, reading: "_Reading") -> Block:
+        users, items, moments = reading.users, reading.items, reading.moments
         counts = self._tally("pair").as_of(pair_keys(users, items), moments)
         numbers = {"pair_ignored": counts["shown"] - counts["clicks"], "pair_clicks": counts["clicks"]}
         numbers |= self._since("pair", counts, moments) | self.matches(users, items)
-        standing = self._standing(users, moments)
         for name, side in self.sides.items():
-            numbers |= self._affinity(name, users, side[items], standing)
+            numbers |= self._affinity(name, side[items], reading)
         return Block(len(users), numbers, {})
 
-    def affinity(self, side: str, users: Int32, codes: Int32, instants: Int64 | int) -> dict[str, Float64]:
-        """What users [n] did with items of a side's codes [n] (-1 none) before instants: rates, lifts, recency."""
-        return self._affinity(side, users, codes, self._standing(users, _moments(instants, users)))
-
-    def _standing(self, users: Int32, moments: Int64) -> "_Standing":
-        shown = self._tally("user").shown_before(users, moments)
-        everybody = self._tally("all").shown_before(np.zeros(len(users), np.int64), moments)
-        return _Standing(moments, self._whole_log(moments), shown, everybody)
-
-    def _affinity(self, side: str, users: Int32, codes: Int32, standing: "_Standing") -> dict[str, Float64]:
+    def _affinity(self, side: str, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
         """The exposure lift is how much oftener than others a user was shown the like: a feed knows its viewers."""
-        name, moments = f"user_{side}", standing.moments
-        counts = self._tally(name).as_of(pair_keys(users, codes), moments)
-        columns = self._rates(name, counts, standing.whole) | _lifts(name, counts, standing.whole)
-        share = (self._tally(side).shown_before(codes, moments) + 1) / (standing.shown_to_all + PRIOR_SHOWN)
-        lift = np.log((counts["shown"] + HALF_SHOWN) / (standing.shown * share + HALF_SHOWN))
+        name, moments = f"user_{side}", reading.moments
+        counts = self._tally(name).as_of(pair_keys(reading.users, codes), moments)
+        columns = self._rates(name, counts, reading.whole) | _lifts(name, counts, reading.whole)
+        share = (reading.shown(side, codes) + 1) / (reading.shown_to_all + PRIOR_SHOWN)
+        due = reading.shown("user", reading.users) * share
+        lift = np.log((counts["shown"] + HALF_SHOWN) / (due + HALF_SHOWN))
         return columns | self._since(name, counts, moments) | {f"{name}_exposure_lift": lift}
 
     def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
@@ -229,7 +244,7 @@ class Ledger:
         side = self.sides[name.removeprefix("user_")][items]
         return pair_keys(users, side) if name.startswith("user_") else side
 
-    def _rates(self, name: str, counts: dict[str, npt.NDArray[Any]], whole: Rates) -> dict[str, Float64]:
+    def _rates(self, name: str, counts: Counts, whole: Rates) -> dict[str, Float64]:
         """Shown, click rate, seconds a click and seconds an impression, drawn towards the whole log's so far."""
         click_rate, seconds = whole
         rate = (counts["clicks"] + PRIOR_ROWS * click_rate) / (counts["shown"] + PRIOR_ROWS)
@@ -239,13 +254,9 @@ class Ledger:
 
     def _whole_log(self, moments: Int64) -> Rates:
         """Click rate and mean seconds a click of all rows before each instant."""
-        instants, place = np.unique(moments, return_inverse=True)
-        counts = self._tally("all").as_of(np.zeros(len(instants), np.int64), instants)
-        click_rate = (counts["clicks"] + 1) / (counts["shown"] + 2)
-        seconds = (counts["seconds"] + 1) / (counts["known"] + 1)
-        return click_rate[place], seconds[place]
+        return _rates_of_all(self._tally("all").as_of(np.zeros(len(moments), np.int64), moments))
 
-    def _since(self, name: str, counts: dict[str, npt.NDArray[Any]], moments: Int64) -> dict[str, Float64]:
+    def _since(self, name: str, counts: Counts, moments: Int64) -> dict[str, Float64]:
         """Hours since the last impression and since the last click, NaN where there was none."""
         if not self.timed:
             return {}
@@ -253,17 +264,17 @@ class Ledger:
         return {f"{name}_hours_since_{what}": _hours_since(instants, moments) for what, instants in last.items()}
 
     def _lately(
-        self, name: str, keys: Int32, counts: dict[str, npt.NDArray[Any]], moments: Int64
+        self, name: str, keys: Int32, counts: Counts, moments: Int64
     ) -> dict[str, Float64]:
         """Impressions and clicks of the last hour and of the last day, as logarithms."""
         if not self.timed:
             return {}
-        before = {span: self._tally(name).as_of(keys, moments - length) for span, length in SPANS.items()}
-        return {
-            f"{name}_{what}_last_{span}": np.log1p(counts[what] - earlier[what])
-            for span, earlier in before.items()
-            for what in ("shown", "clicks")
-        }
+        columns = {}
+        for span, length in SPANS.items():
+            shown, clicks = self._tally(name).shown_and_clicked(keys, moments - length)
+            columns[f"{name}_shown_last_{span}"] = np.log1p(counts["shown"] - shown)
+            columns[f"{name}_clicks_last_{span}"] = np.log1p(counts["clicks"] - clicks)
+        return columns
 
     def _clock(self, moments: Int64) -> dict[str, Float64]:
         """Hour of the day and day of the week (0 = Monday), UTC."""
@@ -291,17 +302,48 @@ class Ledger:
         return numbers
 
 
-@dataclass(frozen=True)
-class _Standing:
-    """Of rows [n]: their instants, the whole log's rates, and impressions so far of the user and of everybody."""
+class _Reading:
+    """Rows [n] that are asked together: users, items and instants, and what several of their blocks read."""
 
-    moments: Int64
-    whole: Rates
-    shown: Float64
-    shown_to_all: Float64
+    def __init__(self, ledger: Ledger, users: Int32, items: Int32, moments: Int64) -> None:
+        self.ledger, self.users, self.items, self.moments = ledger, users, items, moments
+        self._counts: dict[str, Counts] = {}
+        self._shown: dict[str, Float64] = {}
+
+    def counts(self, name: str, keys: Int32) -> Counts:
+        """The tally of that name as of the rows' instants."""
+        if name not in self._counts:
+            self._counts[name] = self.ledger._tally(name).as_of(keys, self.moments)
+        return self._counts[name]
+
+    def shown(self, name: str, keys: Int32) -> Float64:
+        """Impressions so far by that tally, [n]."""
+        if name in self._counts:
+            return self._counts[name]["shown"]
+        if name not in self._shown:
+            self._shown[name] = self.ledger._tally(name).shown_and_clicked(keys, self.moments)[0]
+        return self._shown[name]
+
+    @cached_property
+    def whole(self) -> Rates:
+        """The whole log's rates so far."""
+        return _rates_of_all(self._all)
+
+    @property
+    def shown_to_all(self) -> Float64:
+        """Impressions so far of everybody, [n]."""
+        return self._all["shown"]
+
+    @property
+    def _all(self) -> Counts:
+        return self.counts("all", np.zeros(len(self.moments), np.int32))
 
 
-def _lifts(name: str, counts: dict[str, npt.NDArray[Any]], whole: Rates) -> dict[str, Float64]:
+def _rates_of_all(counts: Counts) -> Rates:
+    return (counts["clicks"] + 1) / (counts["shown"] + 2), (counts["seconds"] + 1) / (counts["known"] + 1)
+
+
+def _lifts(name: str, counts: Counts, whole: Rates) -> dict[str, Float64]:
     """Logarithms of clicks and of seconds over what was due, drawn to 0 as by one click of the whole log's."""
     mean = whole[1]
     clicks = np.log((counts["clicks"] + 1) / (counts["clicks_due"] + 1))
@@ -309,7 +351,7 @@ def _lifts(name: str, counts: dict[str, npt.NDArray[Any]], whole: Rates) -> dict
     return {f"{name}_click_lift": clicks, f"{name}_seconds_lift": seconds}
 
 
-def _completion(counts: dict[str, npt.NDArray[Any]], numbers: Mapping[str, Float64]) -> dict[str, Float64]:
+def _completion(counts: Counts, numbers: Mapping[str, Float64]) -> dict[str, Float64]:
     """Mean seconds a click over the item's length, drawn to those of like length; NaN where the length is unknown."""
     known = counts["known"] + OWN_PRIOR_ROWS
     mean = (counts["seconds"] + OWN_PRIOR_ROWS * numbers["duration_seconds"]) / known

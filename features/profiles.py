@@ -187,28 +187,29 @@ class Tally:
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         # Most pairs of a candidate list never met: only the keys that have events are looked up.
         known, starts, ends = self.timeline.spans(keys, moments)
-        found = self._between(starts, ends)
-        blank = {name: NEVER if values.dtype == np.int64 else 0.0 for name, values in found.items()}
-        columns = {name: np.full(len(keys), blank[name], values.dtype) for name, values in found.items()}
-        for name, values in found.items():
-            columns[name][known] = values
-        return columns
-
-    def shown_before(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Float64:
-        """How many events each key had strictly before its instant: [m], [m] -> [m]."""
-        moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
-        known, starts, ends = self.timeline.spans(keys, moments)
-        shown = np.zeros(len(keys))
-        shown[known] = ends - starts
-        return shown
-
-    def _between(self, starts: Int64, ends: Int64) -> dict[str, npt.NDArray[Any]]:
-        counts = {name: sums[ends] - sums[starts] for name, sums in self._sums.items()}
-        return counts | {
-            "shown": (ends - starts).astype(np.float64),
+        names, sums = self._sums
+        totals = np.zeros((len(keys), len(names) + 1))
+        totals[known, :-1] = sums[ends] - sums[starts]
+        totals[known, -1] = ends - starts
+        last = {
             "last_shown": self._instant_at(ends - 1, starts),
             "last_click": self._instant_at(self._last_click[ends], starts),
         }
+        columns: dict[str, npt.NDArray[Any]] = dict(zip((*names, "shown"), totals.T, strict=True))
+        for name, found in last.items():
+            columns[name] = np.full(len(keys), NEVER)
+            columns[name][known] = found
+        return columns
+
+    def shown_and_clicked(
+        self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int
+    ) -> tuple[Float64, Float64]:
+        """How many events each key had strictly before its instant, and how many of them were clicks: [m] each."""
+        moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
+        known, starts, ends = self.timeline.spans(keys, moments)
+        shown, clicks = np.zeros(len(keys)), np.zeros(len(keys))
+        shown[known], clicks[known] = ends - starts, self._clicks[ends] - self._clicks[starts]
+        return shown, clicks
 
     def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
         if not len(self.timeline.instants):
@@ -216,10 +217,18 @@ class Tally:
         return np.where(positions >= starts, self.timeline.instants[np.maximum(positions, 0)], NEVER)
 
     @cached_property
-    def _sums(self) -> dict[str, Float64]:
+    def _clicks(self) -> Float64:
+        """Clicks among the first i events, [n + 1]."""
+        return np.concatenate([[0.0], np.cumsum(self.clicked, dtype=np.float64)])
+
+    @cached_property
+    def _sums(self) -> tuple[tuple[str, ...], Float64]:
+        """What is summed, and its sums over the first i events, side by side as they are read: [n + 1, names]."""
         known = self.clicked & ~np.isnan(self.seconds)
         columns = {"clicks": self.clicked, "known": known, "seconds": np.where(known, self.seconds, 0.0), **self.due}
-        return {name: np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)]) for name, values in columns.items()}
+        sums = np.zeros((len(known) + 1, len(columns)))
+        np.cumsum(np.stack(list(columns.values()), axis=1), axis=0, out=sums[1:])
+        return tuple(columns), sums
 
     @cached_property
     def _last_click(self) -> Int64:

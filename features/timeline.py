@@ -15,6 +15,7 @@ Int64 = npt.NDArray[np.int64]
 
 # A table of all keys is kept where it is no larger than so many times the events.
 KEYS_AN_EVENT = 4
+FAR = 2**62
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,13 @@ class Timeline:
         places = self._places(np.asarray(keys, np.int64))
         rows = np.flatnonzero(places >= 0)
         places = places[rows]
-        ranks = np.searchsorted(self._clock, np.asarray(instants, np.int64)[rows], side="left")
-        ends = np.searchsorted(self._codes, places * (len(self._clock) + 1) + ranks, side="left")
-        return rows, self._firsts[places], ends
+        codes = places * self._length + self._ticks(np.asarray(instants, np.int64)[rows])
+        return rows, self._firsts[places], _sought(self._codes, codes)
 
     def before(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Int64:
         """Flat position just past each key's last event *strictly* before its instant: [m], [m] -> [m]."""
-        ranks = np.searchsorted(self._clock, np.asarray(instants, np.int64), side="left")
-        return np.searchsorted(self._codes, self._code(np.asarray(keys, np.int64), ranks), side="left")
+        ticks = self._ticks(np.asarray(instants, np.int64))
+        return _sought(self._codes, self._code(np.asarray(keys, np.int64), ticks))
 
     def starts(self, keys: npt.NDArray[Any]) -> Int64:
         """Flat position of each key's first event, or where it would stand: [m] -> [m]."""
@@ -67,27 +67,56 @@ class Timeline:
         return np.searchsorted(self.keys, self._known, side="left")
 
     @cached_property
-    def _clock(self) -> Int64:
-        return _without_repeats(np.sort(self.instants))
+    def _codes(self) -> Int64:
+        return self._code(self.keys, self._ticks(self.instants))
+
+    def _ticks(self, instants: Int64) -> Int64:
+        """Instants, [m] or one, as numbers in their order from 0 up, below `_length`."""
+        if self._clock is not None:
+            return np.searchsorted(self._clock, instants, side="left")
+        return np.clip(instants - self._start, 0, self._length - 1)
 
     @cached_property
-    def _codes(self) -> Int64:
-        return self._code(self.keys, np.searchsorted(self._clock, self.instants))
+    def _clock(self) -> Int64 | None:
+        """The distinct instants, whose ranks are the ticks where a key and microseconds do not fit one int64."""
+        fits = len(self._known) * (self._stretch + 2) < np.iinfo(np.int64).max
+        return None if fits else _without_repeats(np.sort(self.instants))
+
+    @cached_property
+    def _length(self) -> int:
+        return self._stretch + 2 if self._clock is None else len(self._clock) + 1
+
+    @cached_property
+    def _start(self) -> int:
+        return int(self.instants.min(initial=FAR))
+
+    @property
+    def _stretch(self) -> int:
+        """From the first instant to the last."""
+        return max(int(self.instants.max(initial=-FAR)) - self._start, 0)
 
     @cached_property
     def _known(self) -> Int64:
         return _without_repeats(self.keys)
 
-    def _code(self, keys: Int64, ranks: npt.NDArray[Any]) -> Int64:
-        # Both as dense ranks: key and instant then fit one int64 for any log that fits in memory.
+    def _code(self, keys: Int64, ticks: npt.NDArray[Any]) -> Int64:
+        """Key and tick in one int64; the key as a dense rank."""
         places = np.searchsorted(self._known, keys, side="left")
         unknown = np.append(self._known, -1)[places] != keys
-        return places * (len(self._clock) + 1) + np.where(unknown, 0, ranks)
+        return places * self._length + np.where(unknown, 0, ticks)
 
 
 def timeline_order(keys: npt.NDArray[Any], instants: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """The stable order that sorts events by key, then instant."""
     return np.lexsort((instants, keys))
+
+
+def _sought(ascending: Int64, codes: Int64) -> Int64:
+    """Where codes [m] would stand in an ascending array; in their own order, which finds its way in the cache."""
+    order = np.argsort(codes)
+    places = np.empty(len(codes), np.int64)
+    places[order] = np.searchsorted(ascending, codes[order], side="left")
+    return places
 
 
 def _without_repeats(ascending: Int64) -> Int64:

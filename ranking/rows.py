@@ -77,12 +77,8 @@ class RankingRows:
 
 def blocks_of(ledger: Ledger, exposures: Exposures) -> dict[str, Block]:
     """The three feature blocks of exposures, each as of its own instant."""
-    users, items, instants = exposures.users, exposures.items, exposures.instants
-    return {
-        "user": ledger.user_block(users, instants, exposures.contexts),
-        "item": ledger.item_block(items, instants),
-        "pair": ledger.pair_block(users, items, instants).with_numbers(exposures.recall),
-    }
+    blocks = ledger.blocks(exposures.users, exposures.items, exposures.instants, exposures.contexts)
+    return blocks | {"pair": blocks["pair"].with_numbers(exposures.recall)}
 
 
 class Watches(Protocol):
