@@ -263,9 +263,7 @@ class Ledger:
         last = {what: counts[f"last_{what}"] for what in ("shown", "click")}
         return {f"{name}_hours_since_{what}": _hours_since(instants, moments) for what, instants in last.items()}
 
-    def _lately(
-        self, name: str, keys: Int32, counts: Counts, moments: Int64
-    ) -> dict[str, Float64]:
+    def _lately(self, name: str, keys: Int32, counts: Counts, moments: Int64) -> dict[str, Float64]:
         """Impressions and clicks of the last hour and of the last day, as logarithms."""
         if not self.timed:
             return {}

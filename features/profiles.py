@@ -201,9 +201,7 @@ class Tally:
             columns[name][known] = found
         return columns
 
-    def shown_and_clicked(
-        self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int
-    ) -> tuple[Float64, Float64]:
+    def shown_and_clicked(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> tuple[Float64, Float64]:
         """How many events each key had strictly before its instant, and how many of them were clicks: [m] each."""
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         known, starts, ends = self.timeline.spans(keys, moments)
@@ -227,7 +225,8 @@ class Tally:
         known = self.clicked & ~np.isnan(self.seconds)
         columns = {"clicks": self.clicked, "known": known, "seconds": np.where(known, self.seconds, 0.0), **self.due}
         sums = np.zeros((len(known) + 1, len(columns)))
-        np.cumsum(np.stack(list(columns.values()), axis=1), axis=0, out=sums[1:])
+        for place, values in enumerate(columns.values()):
+            np.cumsum(values, dtype=np.float64, out=sums[1:, place])
         return tuple(columns), sums
 
     @cached_property

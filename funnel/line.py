@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from features.ingest import source_files
 from features.tables import file_digest
-from funnel import steps
+from funnel import feature_steps, ranking_steps, recall_steps
 from funnel.config import FunnelConfig, config_of
 from funnel.store import MEASURED, Manifest, Recipe, Store, code_digest, publish
 from funnel.tracking import SUMMARY, Tracker, environment, track
@@ -57,40 +57,42 @@ class Step:
     sections: tuple[str, ...] = ()
 
 
+# What is known of the log once its ids are indexes.
+_LOG = ("interactions", "windows", "vocabulary", "impressions")
 # What every step after features reads of them.
 _FEATURES = ("windows", "vocabulary", "impressions", "histories", "profiles")
 
 STEPS: dict[str, Step] = {
-    "interactions": Step("ingest", steps.write_interactions, (), ("cleaning",)),
-    "windows": Step("features", steps.write_windows, ("interactions",), ("windows", "features")),
-    "vocabulary": Step("features", steps.write_vocabulary, ("interactions", "windows")),
-    "impressions": Step("features", steps.write_impressions, ("interactions", "windows", "vocabulary")),
-    "histories": Step("features", steps.write_histories, ("interactions", "windows", "vocabulary", "impressions")),
-    "samples": Step("features", steps.write_samples, ("histories",)),
-    "profiles": Step("features", steps.write_profiles, ("interactions", "windows", "vocabulary", "impressions")),
-    "towers": Step("recall", steps.write_towers, (*_FEATURES, "samples"), ("recall", "seed")),
-    "item_vectors": Step("recall", steps.write_item_vectors, ("towers",)),
-    "index": Step("recall", steps.write_index, (*_FEATURES, "towers", "item_vectors"), ("recall", "seed")),
-    "candidates": Step("recall", steps.write_candidates, (*_FEATURES, "towers", "index"), ("recall", "seed")),
+    "interactions": Step("ingest", feature_steps.write_interactions, (), ("cleaning",)),
+    "windows": Step("features", feature_steps.write_windows, ("interactions",), ("windows", "features")),
+    "vocabulary": Step("features", feature_steps.write_vocabulary, ("interactions", "windows")),
+    "impressions": Step("features", feature_steps.write_impressions, ("interactions", "windows", "vocabulary")),
+    "histories": Step("features", feature_steps.write_histories, _LOG),
+    "samples": Step("features", feature_steps.write_samples, ("histories",)),
+    "profiles": Step("features", feature_steps.write_profiles, _LOG),
+    "towers": Step("recall", recall_steps.write_towers, (*_FEATURES, "samples"), ("recall", "seed")),
+    "item_vectors": Step("recall", recall_steps.write_item_vectors, ("towers",)),
+    "index": Step("recall", recall_steps.write_index, (*_FEATURES, "towers", "item_vectors"), ("recall", "seed")),
+    "candidates": Step("recall", recall_steps.write_candidates, (*_FEATURES, "towers", "index"), ("recall", "seed")),
     "ranking_rows": Step(
-        "ranking", steps.write_ranking_rows, (*_FEATURES, "towers", "candidates"), ("ranking", "seed")
+        "ranking", ranking_steps.write_ranking_rows, (*_FEATURES, "towers", "candidates"), ("ranking", "seed")
     ),
-    "ranker": Step("ranking", steps.write_ranker, ("ranking_rows",), ("ranking", "seed")),
+    "ranker": Step("ranking", ranking_steps.write_ranker, ("ranking_rows",), ("ranking", "seed")),
     "pre_ranker": Step(
         "ranking",
-        steps.write_pre_ranker,
+        ranking_steps.write_pre_ranker,
         (*_FEATURES, "towers", "candidates", "ranker"),
         ("pre_rank", "ranking", "seed"),
     ),
     "recommendations": Step(
         "ranking",
-        steps.write_recommendations,
+        ranking_steps.write_recommendations,
         (*_FEATURES, "towers", "item_vectors", "candidates", "ranker", "pre_ranker"),
         ("pre_rank", "ranking", "re_rank"),
     ),
     "report": Step(
         "ranking",
-        steps.write_report,
+        ranking_steps.write_report,
         (
             *("interactions", *_FEATURES, "towers", "candidates"),
             *("ranking_rows", "ranker", "pre_ranker", "recommendations"),

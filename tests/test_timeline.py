@@ -75,6 +75,18 @@ def test_keys_of_pairs_stay_inside_64_bits_in_a_log_of_many_instants() -> None:
     assert (timeline.before(asked, 5_000) - timeline.starts(asked) == 2).all()
 
 
+@given(EVENTS, QUESTIONS)
+@settings(deadline=None)
+def test_a_clock_too_long_for_one_number_counts_the_same(
+    events: list[tuple[int, int]], questions: list[tuple[int, int]]
+) -> None:
+    """Key and instant no longer fit 64 bits together: the instants' ranks stand for them."""
+    keys, instants = np.array(questions).T
+    plain, long = timeline_of(events), timeline_of([(key, instant << 57) for key, instant in events])
+    for here, there in zip(plain.spans(keys, instants), long.spans(keys, instants << 57), strict=True):
+        np.testing.assert_array_equal(here, there)
+
+
 def test_events_are_sorted_by_key_then_instant_and_equal_ones_keep_their_order() -> None:
     keys, instants = np.array([2, 1, 2, 1, 2]), np.array([5, 9, 5, 3, 1])
     assert timeline_order(keys, instants).tolist() == [3, 1, 4, 0, 2]

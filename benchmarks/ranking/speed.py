@@ -22,7 +22,7 @@ from benchmarks.shared.options import Options, start
 from benchmarks.shared.processes import in_own_process, one_core
 from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_work, switched, training_rows
 from benchmarks.shared.tables import publish
-from funnel.steps import exposures_of
+from funnel.ranking_steps import exposures_of
 from funnel.work import Work, listed_users
 from ranking.config import RankingConfig
 from ranking.recommend import Lists, recommender_of

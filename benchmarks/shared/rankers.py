@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from features.ledger import Block
 from funnel.line import STEPS, Request, make, request_for, work_of
-from funnel.steps import exposures_of
+from funnel.ranking_steps import exposures_of
 from funnel.work import Work, held_out, watched
 from ranking import metrics
 from ranking.config import RankingConfig

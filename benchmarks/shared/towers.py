@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from funnel.line import STEPS, make, request_for, work_of
-from funnel.steps import course_of
+from funnel.recall_steps import course_of
 from recall.checkpoints import Checkpoints
 from recall.examples import Examples
 from recall.fitting import Keeping, fitted

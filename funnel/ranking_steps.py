@@ -1,0 +1,167 @@
+"""What each step of ranking reads, calls and writes: files in, one call into a package, files out."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.errors import Refused
+from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
+from funnel.epochs import draw_epochs, epoch_text
+from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
+from funnel.work import Impressions, Work, held_out, logs_impressions, saved_candidates, watched
+from ranking.audit import refuse_the_future
+from ranking.rows import Exposures, RankingRows, blocks_of, thinned
+from recall.candidates import Candidates
+from recall.scores import rolled_columns
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Labelled = tuple[Exposures, npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def write_ranking_rows(work: Work) -> None:
+    exposures, clicked, seconds, weight = (
+        _labelled_impressions(work) if logs_impressions(work) else _labelled_lists(work)
+    )
+    if clicked.sum() < 2 or clicked.all():
+        _refuse_to_rank(work, len(clicked), int(clicked.sum()))
+    refuse_the_future(work.ledger, exposures, np.random.default_rng([work.config.seed, 13]))
+    positions = exposures.positions if exposures.positions is not None else np.zeros(len(exposures), np.int32)
+    rows = RankingRows(blocks_of(work.ledger, exposures), exposures.instants, clicked, seconds, weight, positions)
+    rows.save(work.out / "ranking_rows.parquet")
+    origin = "impressions" if logs_impressions(work) else "candidates"
+    work.write_json(
+        "summary.json", {"from": origin, "unit": work.unit, "rows": len(rows), "clicked": int(clicked.sum())}
+    )
+
+
+def write_ranker(work: Work) -> None:
+    from ranking.ranker import train
+
+    folder = work.inputs["ranking_rows"]
+    unit = json.loads((folder / "summary.json").read_text())["unit"]
+    rows = RankingRows.load(folder / "ranking_rows.parquet")
+    ranker, epochs = train(
+        rows, unit, work.config.ranking, work.config.seed, lambda row: work.tell(epoch_text("ranker", row))
+    )
+    ranker.save(work.out)
+    work.write_json("epochs.json", epochs)
+    draw_epochs(work, epochs)
+
+
+def write_pre_ranker(work: Work) -> None:
+    """The light scorer between recall and ranking, and what its cut costs; nothing but that where it is off."""
+    from funnel.pre_ranking import distil
+
+    keep = work.config.pre_rank.keep
+    work.write_json("pre_ranker.json", {"keep": keep} | (distil(work) if keep else {}))
+
+
+def write_recommendations(work: Work) -> None:
+    """The ordered lists, and every impression of the holdout scored as of its instant."""
+    from funnel.ordering import ordered, recommender_at
+    from funnel.pre_ranking import pre_ranked
+
+    recommender, candidates = recommender_at(work), saved_candidates(work.inputs["candidates"])
+    items, seconds = ordered(work, recommender, pre_ranked(work, candidates))
+    np.save(work.out / "items.npy", items)
+    write_lists(
+        work.out / "recommendations.parquet", work.ids, _ranked(candidates, items, seconds), {"unit": work.unit}
+    )
+    _write_scored(work, recommender.ranker)
+
+
+def write_report(work: Work) -> None:
+    from funnel.report import draw, report_of
+
+    report = report_of(work)
+    work.write_json("report.json", report)
+    draw(work, report)
+
+
+def _refuse_to_rank(work: Work, rows: int, clicked: int) -> None:
+    origin = "impressions before labels_end" if logs_impressions(work) else "candidates as of history_end"
+    raise Refused(
+        f"The ranker has {rows} rows from {origin}, {clicked} of them watched; it needs at least two watched and one "
+        f"not. The windows are {work.windows.described()}: choose others, or give it more of the log."
+    )
+
+
+def _labelled_impressions(work: Work) -> Labelled:
+    """Every impression before labels_end, with T."""
+    log = work.impressions
+    rows = log.take(np.flatnonzero(log.instants < work.windows.labels_end))
+    return (
+        exposures_of(work, rows),
+        rows.clicked,
+        watched(work, rows),
+        np.ones(len(rows.users)),
+    )
+
+
+def _labelled_lists(work: Work) -> Labelled:
+    """Candidates as of history_end, positive where watched in the label window, the others thinned."""
+    log, windows, folder = work.impressions, work.windows, work.inputs["candidates"]
+    lists, users = np.load(folder / "label_items.npy"), np.load(folder / "label_users.npy")
+    row, column = np.nonzero(lists)
+    who, what = users[row], lists[row, column]
+    inside = log.take(
+        np.flatnonzero(log.clicked & (log.instants >= windows.history_end) & (log.instants < windows.labels_end))
+    )
+    pairs = _pairs(inside.users, inside.items)
+    first, at = np.unique(pairs, return_index=True)
+    place = np.minimum(np.searchsorted(first, _pairs(who, what)), max(len(first) - 1, 0))
+    clicked = first[place] == _pairs(who, what) if len(first) else np.zeros(len(who), bool)
+    seconds = np.where(clicked, watched(work, inside)[at[place]], 0.0) if len(first) else np.zeros(len(who))
+    rng = np.random.default_rng([work.config.seed, 7])
+    kept, weight = thinned(clicked, who, work.config.ranking.negatives_per_user, rng)
+    instants = np.full(len(kept), windows.history_end)
+    return _exposures(work, who[kept], what[kept], instants), clicked[kept], seconds[kept], weight
+
+
+def _pairs(users: Int32, items: Int32) -> Int64:
+    return (users.astype(np.int64) << 32) | items
+
+
+def _exposures(work: Work, users: Int32, items: Int32, instants: Int64) -> Exposures:
+    recall = rolled_columns(work.towers, work.readings, users, items, instants)
+    return Exposures(users, items, instants, recall)
+
+
+def exposures_of(work: Work, rows: Impressions) -> Exposures:
+    """Impressions as exposures, in their own contexts and positions."""
+    unplaced = _exposures(work, rows.users, rows.items, rows.instants)
+    contexts = {name: getattr(rows, name) for name in work.ledger.contexts}
+    return replace(unplaced, contexts=contexts, positions=rows.positions)
+
+
+def _ranked(candidates: Candidates, items: Int32, seconds: npt.NDArray[np.float64]) -> Iterator[Ranked]:
+    """Recommended items [n, top_k] in shards, with what the channels had said of them."""
+    for at in range(0, max(len(items), 1), USERS_A_SHARD):
+        rows = slice(at, at + USERS_A_SHARD)
+        part = candidates.take(rows)
+        yield Ranked(part.users, items[rows], seconds[rows], ranks_of(items[rows], part.items, part.ranks))
+
+
+def _write_scored(work: Work, ranker: Any) -> None:
+    """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant."""
+    log = work.impressions
+    rows = log.take(np.flatnonzero(held_out(log, work.windows)))
+    blocks = blocks_of(work.ledger, exposures_of(work, rows))
+    seconds = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
+    table = _timestamps(work, held_out(log, work.windows))
+    table = table.add_column(0, USER, work.ids.users.id_of(rows.users))
+    table = table.add_column(1, ITEM, work.ids.items.id_of(rows.items))
+    pq.write_table(
+        table.append_column(EXPECTED_SECONDS, pa.array(seconds.astype(np.float32))), work.out / "scored.parquet"
+    )
+
+
+def _timestamps(work: Work, rows: npt.NDArray[np.bool_]) -> pa.Table:
+    return pq.read_table(work.inputs["impressions"] / "impressions.parquet", columns=[TIMESTAMP]).filter(pa.array(rows))

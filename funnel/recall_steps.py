@@ -1,0 +1,188 @@
+"""What each step of recall reads, calls and writes: files in, one call into a package, files out."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from features.errors import Refused
+from features.histories import Histories
+from features.profiles import Side
+from funnel.epochs import draw_epochs, epoch_text
+from funnel.lists import ArrayFile, Ranked, write_lists
+from funnel.plots import index_sweep
+from funnel.store import MEASURED
+from funnel.work import Work, listed_users, logs_impressions
+from recall.channels import Channels, Log, channels_as_of, switched_off
+from recall.config import RecallConfig
+from recall.learning import Learned, Merge, learn, merged_shards
+from recall.vectors import Tower
+
+if TYPE_CHECKING:
+    from recall.training import Course
+
+Int32 = npt.NDArray[np.int32]
+
+# Users whose vectors the index is tried with: half choose its parameters, half must agree.
+INDEX_QUERIES = 2000
+
+
+def course_of(work: Work) -> "Course":
+    """What the towers of a run are trained on."""
+    from recall.checkpoints import Checkpoints
+    from recall.training import Course
+
+    ignored, warm_start = work.inputs["histories"] / "ignored", work.config.recall.warm_start
+    return Course(
+        knowledge=work.knowledge,
+        ends=np.load(work.inputs["samples"] / "ends.npy"),
+        windows=work.windows,
+        config=work.config.recall,
+        seed=work.config.seed,
+        shown=Histories.load(ignored) if ignored.exists() else None,
+        previous=earlier_towers(Path(warm_start)) if warm_start else (),
+        checkpoints=Checkpoints(work.scratch),
+        on_epoch=lambda row: work.tell(epoch_text("tower", row)),
+    )
+
+
+def write_towers(work: Work) -> None:
+    from recall.training import roll
+
+    _refuse_long_lists(work)
+    towers, epochs = roll(course_of(work))
+    for number, tower in enumerate(towers):
+        tower.save(work.out, f"tower_{number:02d}")
+    work.write_json("epochs.json", epochs)
+    draw_epochs(work, epochs)
+
+
+def write_item_vectors(work: Work) -> None:
+    np.save(work.out / "item_vectors.npy", work.towers[-1].item_vectors)
+
+
+def write_index(work: Work) -> None:
+    """The index, what it is, and the sweep it was chosen by; users as of labels_end are the sweep's queries."""
+    from recall.guard import guarded_index
+
+    users, tower = _sample(listed_users(work), INDEX_QUERIES, work.config.seed), work.towers[-1]
+    queries = tower.user_vectors(work.readings.inputs_at(tower.shape, users, work.windows.labels_end))
+    item_vectors = np.load(work.inputs["item_vectors"] / "item_vectors.npy")
+    index, trials = guarded_index(item_vectors, tower.catalogue, queries, work.config.recall)
+    index.save(work.out / "items.faiss")
+    (chosen,) = [trial for trial in trials if trial.chosen]
+    names = ("kind", "parameters", "overlap", "overlap_held_out")
+    work.write_json("index.json", {"items": len(index)} | {name: getattr(chosen, name) for name in names})
+    (work.out / MEASURED).mkdir()
+    table = pd.DataFrame([asdict(trial) for trial in trials])
+    table.to_csv(work.out / MEASURED / "index_sweep.csv", index=False)
+    index_sweep(table, work.config.recall.index_overlap, work.out / MEASURED / "index_sweep.png")
+
+
+def write_candidates(work: Work) -> None:
+    """Candidates as of labels_end for the users who get lists, and as of history_end for a sample with labels."""
+    from recall.index import ItemIndex, index_of
+
+    windows, config, log = work.windows, work.config.recall, _channel_log(work)
+    for name, reason in switched_off(config, log).items():
+        work.tell(f"channel {name} is off: {reason}")
+    learned = learn(config, log, work.towers, work.config.seed)
+    work.write_json("merge.json", learned.described())
+    work.tell(_merge_text(learned))
+    index, users = ItemIndex.load(work.inputs["index"] / "items.faiss"), listed_users(work)
+    channels = channels_as_of(config, log, work.towers[-1], index, windows.labels_end, users, learned.merge.popularity)
+    _write_merged(work, users, channels, learned.merge)
+    tower, labelled = newest(work.towers, windows.history_end), _users_with_labels(work, config.label_users)
+    channels = channels_as_of(
+        config,
+        log,
+        tower,
+        index_of(tower.item_vectors, tower.catalogue),
+        windows.history_end,
+        labelled,
+        learned.merge.popularity,
+    )
+    shards = [part.items for part in merged_shards(channels, learned.merge, labelled, config)]
+    np.save(work.out / "label_users.npy", labelled)
+    np.save(work.out / "label_items.npy", np.concatenate(shards))
+
+
+def _refuse_long_lists(work: Work) -> None:
+    """A k of one's own beyond the catalogue is a mistake; the default one gives short lists, which are reported."""
+    k, items = work.config.recall.k, work.ids.items.size_as_of(work.windows.labels_end) - 1
+    if k > items and k != RecallConfig.model_fields["k"].default:
+        raise Refused(
+            f"recall.k = {k} but the catalogue has {items:,} items before labels_end; choose at most as many as items."
+        )
+
+
+def earlier_towers(folder: Path) -> list[Tower]:
+    """The towers of an earlier run, oldest first; Refused where the folder holds none."""
+    paths = sorted(folder.glob("tower_*.json"))
+    if not paths:
+        raise Refused(
+            f"recall.warm_start = {folder}: there is no tower here; give the folder of an artefact `towers`, "
+            "as in OUT/artefacts/towers/VERSION."
+        )
+    return [Tower.load(folder, path.stem) for path in paths]
+
+
+def newest(towers: list[Tower], instant: int) -> Tower:
+    """The newest tower finished by an instant; the first is finished by history_end."""
+    return [tower for tower in towers if tower.shape.as_of <= instant][-1]
+
+
+def _channel_log(work: Work) -> Log:
+    """What channels are made of."""
+    clicks = Histories.load(work.inputs["histories"] / "clicks")
+    items = Side.load(work.inputs["profiles"] / "items.parquet")
+    ledger = work.ledger if logs_impressions(work) else None
+    return Log(work.readings, clicks, work.ids.items, items, work.windows, ledger)
+
+
+def _merge_text(learned: Learned) -> str:
+    rates = [f"{name} {', '.join(f'{rate:.3f}' for rate in by_k.values())}" for name, by_k in learned.rates.items()]
+    lengths = next(iter(learned.rates.values()), {})
+    return f"merge: {learned.merge.order}; {', '.join(lengths)} of checking users: {'; '.join(rates)}"
+
+
+def _write_merged(work: Work, users: Int32, channels: Channels, merge: Merge) -> None:
+    """Merged lists of users as arrays and as candidates.parquet, in one pass over shards of users."""
+    k, names = work.config.recall.k, list(channels.by_name)
+    np.save(work.out / "users.npy", users)
+    work.write_json("channels.json", names)
+    kinds = {"items": "<i4", "scores": "<f4", "tower_scores": "<f4"}
+    kinds |= {f"rank_{name}": "<u2" for name in names} | {f"score_{name}": "<f4" for name in names}
+    files = {name: ArrayFile(work.out / f"{name}.npy", len(users), k, kind) for name, kind in kinds.items()}
+
+    def written() -> Iterator[Ranked]:
+        for part in merged_shards(channels, merge, users, work.config.recall):
+            arrays: dict[str, Any] = {"items": part.items, "scores": part.scores, "tower_scores": part.tower_scores}
+            arrays |= {f"rank_{name}": part.ranks[name] for name in names}
+            arrays |= {f"score_{name}": part.channel_scores[name] for name in names}
+            for name, values in arrays.items():
+                files[name].append(values)
+            yield Ranked(part.users, part.items, part.scores, part.ranks)
+
+    write_lists(work.out / "candidates.parquet", work.ids, written(), {}, ranks=True)
+    for file in files.values():
+        file.close()
+
+
+def _users_with_labels(work: Work, most: int) -> Int32:
+    """A sample of the users with a watch in the label window; nobody where impressions are logged."""
+    if logs_impressions(work):
+        return np.zeros(0, np.int32)
+    log, windows = work.impressions, work.windows
+    inside = log.clicked & (log.instants >= windows.history_end) & (log.instants < windows.labels_end)
+    users = np.unique(log.users[inside])
+    return _sample(users, most, work.config.seed)
+
+
+def _sample(users: Int32, most: int, seed: int) -> Int32:
+    """At most so many of the users, ascending."""
+    return np.sort(np.random.default_rng([seed, len(users)]).permutation(users)[:most])
