@@ -23,6 +23,7 @@ class RankingConfig(BaseModel):
 
     `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces; `cross` is
     the number of cross layers beside the deep ones, `history` how the last `history_length` clicked items are pooled.
+    `measured_in`: the odds of `exact` and of `multi_task` are of seconds, or of watches as long as the item is.
     `pairwise` weighs the order of rows by their seconds beside the odds of the objectives `exact` and `paper`.
     """
 
@@ -30,6 +31,7 @@ class RankingConfig(BaseModel):
 
     top_k: int = Field(50, ge=1, le=10_000)
     objective: Objective = "exact"
+    measured_in: Literal["seconds", "length"] = "length"
     pairwise: float = Field(1.0, ge=0)
     hidden: tuple[PositiveInt, ...] = Field((256, 128, 64), max_length=4)
     dropout: float = Field(0.2, ge=0, lt=1)

@@ -17,14 +17,26 @@ Int32 = npt.NDArray[np.int32]
 
 LARGEST_LOGIT = 20.0
 GROUP_QUANTILES = 256
+# Seconds; what is shorter measures no watch.
+SHORTEST = 1.0
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Seconds that some objectives are measured in: `unit` of them, or the quantiles of T by duration group."""
+    """What seconds are measured by: `unit` of them, the item's length, or the quantiles of T by duration group.
+
+    With `by_length`, `unit` is what an item counts whose length is unknown.
+    """
 
     unit: float
     groups: dict[int, Quantiles]
+    by_length: bool = False
+
+    def measures(self, lengths: Float64) -> Float64:
+        """Seconds that the odds of each row count as one, by the lengths of the items (NaN unknown): [n] -> [n]."""
+        if not self.by_length:
+            return np.ones(len(lengths))
+        return np.maximum(np.where(np.isnan(lengths), self.unit, lengths), SHORTEST)
 
 
 def heads_of(objective: str) -> int:
@@ -45,15 +57,27 @@ def yardstick_of(objective: str, clicked: Flags, seconds: Float64, groups: Int32
     return Yardstick(1.0, {})
 
 
+def length_yardstick(clicked: Flags, seconds: Float64, lengths: Float64) -> Yardstick:
+    """By the item's length; one of unknown length counts the mean seconds of such clicks, else of all clicks.
+
+    A watch then says how much of the item was watched, and long items do not drown the others: with T in seconds a row
+    weighs 1 + T. The odds are E[T / length], so odds times length is E[T] as before.
+    """
+    alike = clicked & np.isnan(lengths)
+    used = alike if alike.any() else clicked
+    return Yardstick(max(float(seconds[used].mean()), SHORTEST) if used.any() else SHORTEST, {}, by_length=True)
+
+
 def targets(
     objective: str, clicked: Flags, seconds: Float64, groups: Int32, yardstick: Yardstick
 ) -> tuple[Float64, Float64]:
     """Labels and weights [n, heads] such that the weighted loss of the labels is the objective.
 
     `paper`: clicks weigh T, the rest 1; odds sum(T) / (N - k), which is E[T] / (1 - p) (section 4.2). `exact`: every
-    row is one unit of negative weight plus T of positive weight, so the odds are exactly E[T]; as one row with label
-    T / (1 + T) and weight 1 + T. `click`: p. `value`: T by squared error. `d2q`: the quantile of T among rows of like
-    duration (Zhan et al. 2022). `multi_task`: p, and by the exact odds of clicked rows E[T | click].
+    row is one unit of negative weight plus T of positive weight, so the odds are exactly E[T], T in whatever it is
+    measured in; as one row with label T / (1 + T) and weight 1 + T. `click`: p. `value`: T by squared error. `d2q`: the
+    quantile of T among rows of like duration (Zhan et al. 2022). `multi_task`: p, and by the exact odds of clicked rows
+    E[T | click].
     """
     ones, odds = np.ones(len(seconds)), seconds / (1 + seconds)
     if objective == "paper":

@@ -25,9 +25,9 @@ from features.ledger import HISTORY
 from ranking.calibration import AS_IT_IS, calibration_of
 from ranking.config import RankingConfig
 from ranking.normalisers import Limits, normalisers_of, widened, width_of
-from ranking.objectives import heads_of, targets, yardstick_of
+from ranking.objectives import heads_of, length_yardstick, targets, yardstick_of
 from ranking.rows import RankingRows
-from ranking.scoring import BLOCKS, ITEM_SPACE, SHARD, Ranker, RankerShape, groups_of, space_of
+from ranking.scoring import BLOCKS, ITEM_SPACE, SHARD, Ranker, RankerShape, groups_of, lengths_of, space_of
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -42,6 +42,8 @@ STEPS_AN_EPOCH, LARGEST_BATCH = 500, 2048
 DECAYED_STEPS = 600
 # Rows of a batch are compared with so many of their neighbours.
 PAIRED = 128
+# Columns of a row's target that only the order reads.
+ORDERED = 3
 ATTENTION_UNITS = (32, 16)
 LAST_POSITION = 50
 # A play within so much of the end is complete: players round.
@@ -119,7 +121,11 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
     spaces = {code: space_of(code) for name in BLOCKS for code in codes[name]}
     limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
     normalisers = normalisers_of(blocks, rows.clicked, spaces, limits)
-    yardstick = yardstick_of(config.objective, rows.clicked, rows.seconds, groups_of(blocks["item"]))
+    yardstick = (
+        length_yardstick(rows.clicked, rows.seconds, lengths_of(blocks["item"]))
+        if _measured_by_length(unit, config)
+        else yardstick_of(config.objective, rows.clicked, rows.seconds, groups_of(blocks["item"]))
+    )
     shape = RankerShape(
         numbers={name: tuple(blocks[name].numbers) for name in BLOCKS},
         codes=codes,
@@ -128,9 +134,15 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
         unit=unit,
         seconds_cap=cap,
         yardstick=yardstick.unit,
+        by_length=yardstick.by_length,
         groups=tuple(yardstick.groups),
     )
     return Ranker(shape, normalisers, {}, yardstick)
+
+
+def _measured_by_length(unit: str, config: RankingConfig) -> bool:
+    """Whether the odds count lengths of the item: the objective's odds are of T, and T is in seconds."""
+    return config.measured_in == "length" and unit == "seconds" and config.objective in ("exact", "multi_task")
 
 
 def _fit(
@@ -168,13 +180,15 @@ class _Training:
         self._adam = self._graph.optimizer(config.learning_rate, config.weight_decay, steps)
         graph, loss, pairwise = self._graph, _loss(config.objective), config.pairwise
         compared = pairwise > 0 and config.objective in ("exact", "paper")
-        signature = (graph.specs, tf.TensorSpec((None, 3 * heads_of(config.objective) + 2)))
+        signature = (graph.specs, tf.TensorSpec((None, 3 * heads_of(config.objective) + ORDERED)))
 
         def mean_loss(inputs: Any, target: Any, training: bool) -> Any:
             logits = graph.model(inputs, training=training)
-            mean = tf.reduce_mean(loss(target[:, :-2], logits))
-            order = _order_loss(target[:, -2], target[:, -1], graph.steepness * logits[:, 0]) if compared else 0.0
-            return mean + pairwise * order
+            mean = tf.reduce_mean(loss(target[:, :-ORDERED], logits))
+            if not compared:
+                return mean
+            measure, seconds, weights = tf.unstack(target[:, -ORDERED:], axis=1)
+            return mean + pairwise * _order_loss(seconds, weights, graph.steepness * (logits[:, 0] + measure))
 
         @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
         def held_loss(inputs: Any, target: Any) -> Any:
@@ -218,7 +232,8 @@ class _Training:
 class _Examples:
     """Rows [n] as the net is fed them: numbers are widened batch by batch, so that memory grows with the log alone.
 
-    `targets` [n, 3 x heads + 2]: labels, weights, whether the play is censored, by head; then T and the row's weight.
+    `targets` [n, 3 x heads + ORDERED]: labels, weights, whether the play is censored, by head; then, for the
+    order, the log of what the odds are measured in, T in seconds, and the row's weight.
     """
 
     ranker: Ranker
@@ -240,12 +255,13 @@ def _examples(ranker: Ranker, rows: RankingRows, censored: bool) -> _Examples:
     codes |= {"history": ranker.history(blocks["user"])} if shape.history != "none" else {}
     numbers = {n: ranker.normalisers.numbers(blocks[n], shape.numbers[n]) for n in BLOCKS if shape.numbers[n]}
     groups = groups_of(blocks["item"])
-    labels, weights = targets(shape.objective, rows.clicked, rows.seconds, groups, ranker.yardstick)
+    measures = ranker.measures(blocks["item"])
+    labels, weights = targets(shape.objective, rows.clicked, rows.seconds / measures, groups, ranker.yardstick)
     weights = weights * rows.weight[:, None]
     # A mean weight of one keeps the size of a step apart from the length of a watch.
     weights = weights / np.maximum(weights.mean(axis=0), 1e-12)
     complete = complete_plays(rows)[:, None] & censored & np.ones_like(labels, bool)
-    order = np.stack([rows.seconds, rows.weight], axis=1)
+    order = np.stack([np.log(measures), rows.seconds, rows.weight], axis=1)
     columns = np.concatenate([labels, weights, complete, order], axis=1)
     return _Examples(ranker, numbers, codes, columns.astype(np.float32))
 
@@ -257,8 +273,7 @@ def places_of(rows: RankingRows) -> Int32:
 
 def complete_plays(rows: RankingRows) -> npt.NDArray[np.bool_]:
     """Whether a click was watched to its end, so that the viewer might have watched longer, [n]."""
-    durations = rows.blocks["item"].numbers.get("item_duration_seconds", np.full(len(rows), np.nan))
-    return rows.clicked & (rows.seconds >= COMPLETE * durations)
+    return rows.clicked & (rows.seconds >= COMPLETE * lengths_of(rows.blocks["item"]))
 
 
 def _loss(objective: str) -> Callable[[Any, Any], Any]:

@@ -49,6 +49,7 @@ class RankerShape(BaseModel):
     seconds_cap: float
     scale: float = 1.0
     yardstick: float = 1.0
+    by_length: bool = False
     groups: tuple[int, ...] = ()
     calibration: str = "none"
 
@@ -81,13 +82,15 @@ class Part:
     """What the rows [n] of a block add to the first layers, and what only the whole row can use.
 
     `sums` [n, width]; `vectors` are the item's embedding [n, dim], or those of the user's history [n, length, dim];
-    `known` says which of the history there are [n, length]; `groups` are the item's duration groups [n].
+    `known` says which of the history there are [n, length]; `groups` are the item's duration groups [n], `measures` the
+    seconds that its odds count as one [n].
     """
 
     sums: Float32
     vectors: Float32 | None = None
     known: npt.NDArray[np.bool_] | None = None
     groups: Int32 | None = None
+    measures: Float64 | None = None
 
     def take(self, rows: npt.NDArray[Any]) -> "Part":
         kept = ((f.name, getattr(self, f.name)) for f in fields(self))
@@ -115,13 +118,17 @@ class Ranker:
         inputs = np.concatenate([*embedded, self.inputs(name, block)], axis=1)
         sums: Float32 = inputs @ self._first[self._places[name]]
         if name == "item":
-            return Part(sums, self._item_vectors(block), groups=groups_of(block))
+            return Part(sums, self._item_vectors(block), groups=groups_of(block), measures=self.measures(block))
         return self._with_history(sums, block) if name == "user" and self.shape.history != "none" else Part(sums)
 
     def inputs(self, name: str, block: Block) -> Float32:
         """The numbers of a block as the net reads them, [n, width]."""
         numbers = self.normalisers.numbers(block, self.shape.numbers[name])
         return widened(numbers, self.shape.powers, self.shape.bins)
+
+    def measures(self, item: Block) -> Float64:
+        """Seconds that the odds count as one, of the rows [n] of an item's block."""
+        return self.yardstick.measures(lengths_of(item))
 
     def rows(self, name: str, block: Block) -> Int32:
         """Rows of the embedding tables of a block's codes, [n, codes]."""
@@ -141,7 +148,8 @@ class Ranker:
         """
         logits = self._logits(user, item, pair).astype(np.float64)
         groups = np.zeros(len(logits), np.int32) if item.groups is None else item.groups
-        seconds = expected(self.shape.objective, logits, groups, self.yardstick)
+        odds = expected(self.shape.objective, logits, groups, self.yardstick)
+        seconds = odds if item.measures is None else odds * item.measures
         calibrated = self.calibration.applied(seconds * self.shape.scale)
         return calibrated if self.shape.objective == "paper" else np.minimum(calibrated, self.most)
 
@@ -262,7 +270,7 @@ class Ranker:
             shape,
             normalisers_from(quantiles, codes, numbers, list(shape.sizes)),
             weights,
-            Yardstick(shape.yardstick, {int(group): of for group, of in by_group.items()}),
+            Yardstick(shape.yardstick, {int(group): of for group, of in by_group.items()}, shape.by_length),
             Calibration.of_table(calibration),
         )
 
@@ -277,3 +285,8 @@ def groups_of(item: Block) -> Int32:
     if DURATION not in item.numbers:
         return np.zeros(item.size, np.int32)
     return duration_groups(item.numbers[DURATION])
+
+
+def lengths_of(item: Block) -> Float64:
+    """Seconds that the items of an item's block last, [n]; NaN where that is unknown."""
+    return item.numbers.get(DURATION, np.full(item.size, np.nan))

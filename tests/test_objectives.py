@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ranking.objectives import Yardstick, expected, heads_of, targets, yardstick_of
+from ranking.objectives import Yardstick, expected, heads_of, length_yardstick, targets, yardstick_of
 from ranking.rows import thinned
 
 ROWS = 40_000
@@ -43,6 +43,29 @@ def test_exact_odds_are_expected_seconds_and_the_papers_leave_the_clicked_rows_o
     assert found["exact"] == pytest.approx(mean, rel=0.05)
     assert found["multi_task"] == pytest.approx(mean, rel=0.05)
     assert found["paper"] == pytest.approx(mean / (1 - rate), rel=0.05)
+
+
+@pytest.mark.parametrize("objective", ["exact", "multi_task"])
+def test_odds_of_lengths_times_the_length_are_expected_seconds(objective):
+    """Long items are watched longer but less of them; of each kind the odds count its own lengths."""
+    rng = np.random.default_rng(3)
+    for length, rate, share in ((15.0, 0.4, 0.9), (3_000.0, 0.05, 0.1), (np.nan, 0.2, 0.5)):
+        clicked = rng.random(ROWS) < rate
+        seconds = np.where(clicked, (60.0 if np.isnan(length) else length) * share * rng.uniform(0, 2, ROWS), 0.0)
+        yardstick = length_yardstick(clicked, seconds, np.full(ROWS, length))
+        measure = yardstick.measures(np.array([length]))[0]
+        found = served(objective, clicked, seconds / measure, np.ones(ROWS)) * measure
+        assert found == pytest.approx(seconds.mean(), rel=0.01)
+
+
+def test_an_unknown_length_counts_what_such_clicks_last_and_none_less_than_a_second():
+    clicked, lengths = np.array([True, True, True, False]), np.array([100.0, np.nan, np.nan, np.nan])
+    yardstick = length_yardstick(clicked, np.array([50.0, 10.0, 30.0, 0.0]), lengths)
+    assert yardstick.measures(np.array([100.0, np.nan, 0.2])).tolist() == [100, 20, 1]
+    known = length_yardstick(clicked[:1], np.array([50.0]), lengths[:1])
+    assert known.measures(np.array([np.nan])).tolist() == [50]
+    nothing = length_yardstick(~clicked[:2], np.zeros(2), lengths[:2])
+    assert nothing.measures(np.array([np.nan, 7.0])).tolist() == [1, 7]
 
 
 def test_without_their_weights_thinned_rows_promise_too_much():

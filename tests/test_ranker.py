@@ -76,6 +76,26 @@ def test_the_exact_objective_learns_expected_seconds(exact):
     np.testing.assert_allclose(means, RATES * MEANS, rtol=0.08)
 
 
+@pytest.mark.parametrize("measured_in", ["seconds", "length"])
+@pytest.mark.parametrize("objective", ["exact", "multi_task"])
+def test_whatever_watches_are_measured_in_what_is_served_are_seconds(measured_in, objective):
+    """Lengths far apart, some unknown; a log without seconds counts watches, however long its items are."""
+    rows, kind = simulated()
+    lengths = np.array([2_000.0, 90.0, np.nan])[kind]
+    rows = replace(
+        rows, blocks=rows.blocks | {"item": replace(rows.blocks["item"], numbers={"item_duration_seconds": lengths})}
+    )
+    ranker, _ = fit(rows, measured_in=measured_in, objective=objective)
+    assert ranker.shape.by_length == (measured_in == "length")
+    found = mean_by_kind(scores(ranker, rows.blocks), kind)
+    np.testing.assert_allclose(found, mean_by_kind(rows.seconds, kind), rtol=0.06)
+    counted = replace(rows, seconds=rows.clicked * 1.0)
+    config = CONFIG.model_copy(update={"measured_in": measured_in, "objective": objective})
+    ranker, _ = train(counted, "watches", config, 3, lambda _: None)
+    assert not ranker.shape.by_length
+    np.testing.assert_allclose(mean_by_kind(scores(ranker, rows.blocks), kind), RATES, rtol=0.06)
+
+
 def test_the_papers_objective_learns_the_odds_that_leave_the_clicked_rows_out():
     rows, kind = simulated()
     ranker, _ = fit(rows, objective="paper")
@@ -198,8 +218,9 @@ def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reporte
     rows = mixed()
     rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.shape.seconds_cap))
     later = rows.take(np.flatnonzero(rows.instants >= 270))
-    logits = np.log(scores(ranker, later.blocks) / ranker.shape.scale)
-    labels, weights = (column[:, 0] for column in targets("exact", later.clicked, later.seconds, NONE, ONE))
+    measures = ranker.measures(later.blocks["item"])
+    logits = np.log(scores(ranker, later.blocks) / ranker.shape.scale / measures)
+    labels, weights = (column[:, 0] for column in targets("exact", later.clicked, later.seconds / measures, NONE, ONE))
     losses = np.maximum(logits, 0) - logits * labels + np.log1p(np.exp(-np.abs(logits)))
     assert (weights * losses).mean() / weights.mean() == pytest.approx(min(e["val_loss"] for e in epochs), rel=1e-4)
 
