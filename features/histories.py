@@ -44,7 +44,8 @@ class Histories:
         positions = np.asarray(ends, np.int64)[:, None] - 1 - np.arange(length)
         present = positions >= self.offsets[np.asarray(users)][:, None]
         padded = self.items if len(self.items) else np.zeros(1, np.int32)
-        return np.where(present, padded[np.where(present, positions, 0)], 0).astype(np.int32)
+        bags: Int32 = np.take(padded, np.maximum(positions, 0)) * present
+        return bags
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -34,11 +34,16 @@ OWN_PRIOR_ROWS = 3.0
 # An exposure lift is drawn to 0 as by half an impression, the shares of the log to nothing as by ten.
 HALF_SHOWN, PRIOR_SHOWN = 0.5, 10.0
 SPANS = {"hour": HOUR, "day": DAY}
+# Tastes change within days: what was shown of the like lately is counted apart.
+LATELY = 3 * DAY
+# How often two impressions of a user are of one topic is drawn to a tenth, as by ten pairs.
+PRIOR_PAIRS, PRIOR_ALIKE = 10.0, 1.0
 # Lengths at which watching changes: what is watched of five seconds and of five minutes is not one habit.
 DURATION_EDGES = np.array([5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 2400, 4800], np.float64)
 LAST_ITEM = "user_last_item"
 HISTORY = "user_history_"
 NOBODY = np.zeros(0, np.int32)
+TASTES = ("channel", "topic")
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class Ledger:
         numbers = {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
         numbers |= self._rates("user", counts, reading.whole) | _lifts("user", counts, reading.whole)
         numbers |= self._since("user", counts, moments)
+        numbers |= _focus(counts) if "topic" in self.sides else {}
         numbers |= self._lately("user", users, counts, moments) | self._clock(moments)
         codes = {f"user_{name}": codes[users] for name, codes in self.users.codes.items()}
         codes |= self._past(users, moments) | dict(contexts or self._last_contexts(users, moments))
@@ -128,22 +134,46 @@ class Ledger:
 
     def _pair_block(self, reading: "_Reading") -> Block:
         users, items, moments = reading.users, reading.items, reading.moments
-        counts = self._tally("pair").as_of(pair_keys(users, items), moments)
+        counts = reading.counts("pair", pair_keys(users, items))
         numbers = {"pair_ignored": counts["shown"] - counts["clicks"], "pair_clicks": counts["clicks"]}
         numbers |= self._since("pair", counts, moments) | self.matches(users, items)
         for name, side in self.sides.items():
             numbers |= self._affinity(name, side[items], reading)
+        for name in (side for side in TASTES if side in self.sides):
+            numbers |= self._taste(name, self.sides[name][items], reading)
         return Block(len(users), numbers, {})
 
     def _affinity(self, side: str, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
         """The exposure lift is how much oftener than others a user was shown the like: a feed knows its viewers."""
         name, moments = f"user_{side}", reading.moments
-        counts = self._tally(name).as_of(pair_keys(reading.users, codes), moments)
+        counts = reading.counts(name, pair_keys(reading.users, codes))
         columns = self._rates(name, counts, reading.whole) | _lifts(name, counts, reading.whole)
-        share = (reading.shown(side, codes) + 1) / (reading.shown_to_all + PRIOR_SHOWN)
-        due = reading.shown("user", reading.users) * share
-        lift = np.log((counts["shown"] + HALF_SHOWN) / (due + HALF_SHOWN))
-        return columns | self._since(name, counts, moments) | {f"{name}_exposure_lift": lift}
+        due = reading.shown("user", reading.users) * reading.share(side, codes)
+        lift = {f"{name}_exposure_lift": _exposure_lift(counts["shown"], due)}
+        return columns | self._since(name, counts, moments) | lift
+
+    def _taste(self, side: str, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
+        """The side's share of what the user was shown, and what the last days say of it.
+
+        Of a channel also whether it was shown oftener than its part of the topic: a favourite among the like.
+        """
+        name, keys = f"user_{side}", pair_keys(reading.users, codes)
+        counts, shown = reading.counts(name, keys), reading.shown("user", reading.users)
+        columns = {f"{name}_share": np.log((counts["shown"] + HALF_SHOWN) / (shown + PRIOR_SHOWN))}
+        if side == "channel" and "topic" in self.sides:
+            topics = self.sides["topic"][reading.items]
+            of_topic = reading.counts("user_topic", pair_keys(reading.users, topics))["shown"]
+            part = np.minimum(reading.share(side, codes) / reading.share("topic", topics), 1.0)
+            columns["user_channel_lift_in_topic"] = _exposure_lift(counts["shown"], of_topic * part)
+        if not self.timed:
+            return columns
+        before, clicked = self._tally(name).shown_and_clicked(keys, reading.moments - LATELY)
+        lately = counts["shown"] - before
+        return columns | {
+            f"{name}_shown_lately": np.log1p(lately),
+            f"{name}_clicks_lately": np.log1p(counts["clicks"] - clicked),
+            f"{name}_exposure_lift_lately": _exposure_lift(lately, reading.shown_lately * reading.share(side, codes)),
+        }
 
     def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
         """Items that users [n] last clicked strictly before instants [n], newest first: [n, length], 0 for none."""
@@ -200,7 +230,12 @@ class Ledger:
         return self._tallies[name]
 
     def _due(self, name: str) -> Mapping[str, Float64]:
-        """What was due of each event: by its item for what is counted by user, by its user for the item's."""
+        """What was due of each event: by its item for what is counted by user, by its user for the item's.
+
+        For the user also how many earlier impressions, and clicks, its topic makes a pair with.
+        """
+        if name == "user" and "topic" in self.sides:
+            return self._due_by_item | self._alike
         if name.startswith("user"):
             return self._due_by_item
         return self._due_by_user if name == "item" else NOTHING_DUE
@@ -217,10 +252,20 @@ class Ledger:
         topical = "topic" in self.sides
         return self._expected(self._drawn("user_topic", own, OWN_PRIOR_ROWS) if topical else own)
 
+    @cached_property
+    def _alike(self) -> dict[str, Float64]:
+        """Earlier impressions of the same user in each event's topic, and of a click the earlier clicks."""
+        earlier = self._so_far("user_topic")
+        return {"alike": earlier["shown"], "clicks_alike": np.where(self.events.clicked, earlier["clicks"], 0.0)}
+
+    def _so_far(self, name: str) -> Counts:
+        """What was known of each event's key as of it."""
+        keys = self._keys(name)
+        return tally_of(keys, self.events).as_of(keys, self.events.instants)
+
     def _drawn(self, name: str, towards: Rates, rows: float) -> Rates:
         """Click rate and mean seconds a click of each event's key as of it, drawn to others as by so many rows."""
-        keys = self._keys(name)
-        counts = tally_of(keys, self.events).as_of(keys, self.events.instants)
+        counts = self._so_far(name)
         rate = (counts["clicks"] + rows * towards[0]) / (counts["shown"] + rows)
         return rate, (counts["seconds"] + rows * towards[1]) / (counts["known"] + rows)
 
@@ -308,7 +353,7 @@ class _Reading:
         self._counts: dict[str, Counts] = {}
         self._shown: dict[str, Float64] = {}
 
-    def counts(self, name: str, keys: Int32) -> Counts:
+    def counts(self, name: str, keys: npt.NDArray[Any]) -> Counts:
         """The tally of that name as of the rows' instants."""
         if name not in self._counts:
             self._counts[name] = self.ledger._tally(name).as_of(keys, self.moments)
@@ -321,6 +366,16 @@ class _Reading:
         if name not in self._shown:
             self._shown[name] = self.ledger._tally(name).shown_and_clicked(keys, self.moments)[0]
         return self._shown[name]
+
+    def share(self, side: str, codes: Int32) -> Float64:
+        """The share of all impressions so far that were of those codes of a side, [n]."""
+        return (self.shown(side, codes) + 1) / (self.shown_to_all + PRIOR_SHOWN)
+
+    @cached_property
+    def shown_lately(self) -> Float64:
+        """Impressions of the user in the last days, [n]."""
+        before, _ = self.ledger._tally("user").shown_and_clicked(self.users, self.moments - LATELY)
+        return self.shown("user", self.users) - before
 
     @cached_property
     def whole(self) -> Rates:
@@ -347,6 +402,20 @@ def _lifts(name: str, counts: Counts, whole: Rates) -> dict[str, Float64]:
     clicks = np.log((counts["clicks"] + 1) / (counts["clicks_due"] + 1))
     seconds = np.log((counts["seconds"] + mean) / (counts["seconds_due"] + mean))
     return {f"{name}_click_lift": clicks, f"{name}_seconds_lift": seconds}
+
+
+def _exposure_lift(shown: Float64, due: Float64) -> Float64:
+    """Logarithm of impressions over how many were due, drawn to 0 as by half an impression."""
+    return np.log((shown + HALF_SHOWN) / (due + HALF_SHOWN))
+
+
+def _focus(counts: Counts) -> dict[str, Float64]:
+    """How often two impressions of a user, and two clicks, are of one topic: few tastes or many."""
+    columns = {}
+    for name, alike, of in (("focus", "alike", "shown"), ("click_focus", "clicks_alike", "clicks")):
+        pairs = counts[of] * (counts[of] - 1) / 2
+        columns[f"user_{name}"] = (counts[alike] + PRIOR_ALIKE) / (pairs + PRIOR_PAIRS)
+    return columns
 
 
 def _completion(counts: Counts, numbers: Mapping[str, Float64]) -> dict[str, Float64]:

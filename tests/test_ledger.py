@@ -10,6 +10,7 @@ from features.ledger import (
     HALF_SHOWN,
     HOUR,
     LAST_ITEM,
+    LATELY,
     OWN_PRIOR_ROWS,
     PRIOR_ROWS,
     PRIOR_SHOWN,
@@ -143,6 +144,19 @@ def lately(events, name, rows, instant):
     return columns
 
 
+def focus(events, rows):
+    """How many pairs of a user's impressions, and of clicks, are of one topic, the pairs of one instant left out."""
+    columns = {}
+    for name, some in (("focus", rows), ("click_focus", [r for r in rows if events.clicked[r]])):
+        alike = sum(
+            events.instants[q] < events.instants[r] and TOPICS[events.items[q]] == TOPICS[events.items[r]] > 0
+            for r in some
+            for q in some
+        )
+        columns[f"user_{name}"] = (alike + 1) / (len(some) * (len(some) - 1) / 2 + 10)
+    return columns
+
+
 def expected(events, user, item, instant):
     """All columns of one exposure by looping over what came strictly before it."""
     before = [r for r in range(ROWS) if events.instants[r] < instant]
@@ -151,7 +165,8 @@ def expected(events, user, item, instant):
     def of(matches):
         return [r for r in before if matches(events.users[r], events.items[r])]
 
-    shown_to_user = 0
+    mine = of(lambda u, _: u == user)
+    mine_lately = [r for r in mine if events.instants[r] >= instant - LATELY]
     row = {
         "hour": instant % DAY / HOUR,
         "weekday": (instant // DAY + 3) % 7,
@@ -162,7 +177,6 @@ def expected(events, user, item, instant):
         row |= rates(name, own, whole) | since(name, own, instant) | lately(events, name, rows, instant)
         led = item_led_to_expect(events) if name == "user" else user_led_to_expect(events)
         row |= lifts(name, own, due(events, rows, led), whole_rates(events, instant)[1])
-        shown_to_user = own[0] if name == "user" else shown_to_user
     pair = counts(events, of(lambda u, i: u == user and i == item))
     row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]} | since("pair", pair, instant)
     row["item_age_hours"] = np.maximum((instant - PUBLISHED[item]) / HOUR, 0)
@@ -179,7 +193,21 @@ def expected(events, user, item, instant):
             f"user_{name}", own, due(events, rows, item_led_to_expect(events)), whole_rates(events, instant)[1]
         )
         share = (of_side[0] + 1) / (whole[0] + PRIOR_SHOWN)
-        row[f"user_{name}_exposure_lift"] = math.log((own[0] + HALF_SHOWN) / (shown_to_user * share + HALF_SHOWN))
+        row[f"user_{name}_exposure_lift"] = math.log((own[0] + HALF_SHOWN) / (len(mine) * share + HALF_SHOWN))
+        if name == "duration":
+            continue
+        recent = [r for r in rows if r in mine_lately]
+        row[f"user_{name}_share"] = math.log((own[0] + HALF_SHOWN) / (len(mine) + PRIOR_SHOWN))
+        row[f"user_{name}_shown_lately"] = math.log1p(len(recent))
+        row[f"user_{name}_clicks_lately"] = math.log1p(sum(events.clicked[r] for r in recent))
+        recently_due = len(mine_lately) * share
+        row[f"user_{name}_exposure_lift_lately"] = math.log((len(recent) + HALF_SHOWN) / (recently_due + HALF_SHOWN))
+    of_topic = of(lambda u, i: u == user and TOPICS[i] == TOPICS[item] > 0)
+    of_channel = of(lambda u, i: u == user and CHANNELS[i] == CHANNELS[item] > 0)
+    by_all = [len(of(lambda _, i, side=side: side[i] == side[item] > 0)) + 1 for side in (CHANNELS, TOPICS)]
+    lift = (len(of_channel) + HALF_SHOWN) / (len(of_topic) * min(by_all[0] / by_all[1], 1) + HALF_SHOWN)
+    row["user_channel_lift_in_topic"] = math.log(lift)
+    row |= focus(events, mine)
     clicks = counts(events, of(lambda _, i: i == item))
     seconds = clicks[3] + OWN_PRIOR_ROWS * row["duration_seconds"]
     row["item_completion"] = seconds / (clicks[2] + OWN_PRIOR_ROWS) / np.maximum(DURATIONS[item], 1)
@@ -259,11 +287,8 @@ def test_the_order_clock_has_no_feature_of_time_and_no_other_differs(events):
     asked = exposures(events)
     timed, ordered = (columns(ledger_of(events, timed), *asked) for timed in (True, False))
     gone = set(timed) - set(ordered)
-    assert gone == {name for name in timed if "_since_" in name or "_last_" in name} | {
-        "hour",
-        "weekday",
-        "item_age_hours",
-    }
+    recent = {name for name in timed if "_since_" in name or "_last_" in name or name.endswith("_lately")}
+    assert gone == recent | {"hour", "weekday", "item_age_hours"}
     assert set(ordered) < set(timed)
     for name, values in ordered.items():
         np.testing.assert_array_equal(values, timed[name], err_msg=name)

@@ -87,13 +87,13 @@ def test_whatever_watches_are_measured_in_what_is_served_are_seconds(measured_in
     )
     ranker, _ = fit(rows, measured_in=measured_in, objective=objective)
     assert ranker.shape.by_length == (measured_in == "length")
-    found = mean_by_kind(scores(ranker, rows.blocks), kind)
-    np.testing.assert_allclose(found, mean_by_kind(rows.seconds, kind), rtol=0.06)
+    found, rare = mean_by_kind(scores(ranker, rows.blocks), kind), 0.06 if objective == "exact" else 0.15
+    np.testing.assert_allclose(found, mean_by_kind(rows.seconds, kind), rtol=rare)
     counted = replace(rows, seconds=rows.clicked * 1.0)
     config = CONFIG.model_copy(update={"measured_in": measured_in, "objective": objective})
     ranker, _ = train(counted, "watches", config, 3, lambda _: None)
     assert not ranker.shape.by_length
-    np.testing.assert_allclose(mean_by_kind(scores(ranker, rows.blocks), kind), RATES, rtol=0.06)
+    np.testing.assert_allclose(mean_by_kind(scores(ranker, rows.blocks), kind), RATES, rtol=rare)
 
 
 def test_the_papers_objective_learns_the_odds_that_leave_the_clicked_rows_out():
@@ -261,8 +261,8 @@ def test_censored_plays_are_a_floor_and_not_a_label():
     hidden = replace(rows, blocks=blocks | {"item": Block(n, {"item_duration_seconds": durations * 0 + 10}, {})})
     assert complete_plays(rows).tolist() == whole.tolist()
     assert complete_plays(replace(rows, clicked=~whole)).sum() == 0
-    plain, _ = fit(rows, powers=False)
-    censored, _ = fit(rows, powers=False, censored=True)
+    plain, _ = fit(rows, powers=False, measured_in="seconds")
+    censored, _ = fit(rows, powers=False, measured_in="seconds", censored=True)
     assert scores(plain, rows.blocks).mean() == pytest.approx(25, rel=0.1)
     assert scores(censored, hidden.blocks).mean() > 30
 
