@@ -42,7 +42,7 @@ def exposures_of(lists):
 
 @pytest.fixture(scope="module")
 def ranker(ledger, lists):
-    """Random weights over the ledger's own columns."""
+    """Random weights over the ledger's own columns, whose units are never all silent: no two candidates are tied."""
     rng, blocks = np.random.default_rng(2), blocks_of(ledger, exposures_of(lists)[0])
     codes = {name: tuple(block.codes) for name, block in blocks.items()}
     spaces = {code: space_of(code) for names in codes.values() for code in names}
@@ -58,7 +58,7 @@ def ranker(ledger, lists):
         seconds_cap=1e9,
     )
     weights = {f"table_{space}": rng.normal(size=(size, shape.dims[space])) for space, size in shape.sizes.items()}
-    weights |= {"kernel0": rng.normal(size=(sum(map(shape.width, BLOCKS)), 7)) / 3, "bias0": rng.normal(size=7)}
+    weights |= {"kernel0": rng.normal(size=(sum(map(shape.width, BLOCKS)), 7)) / 3, "bias0": 3 + rng.normal(size=7)}
     weights |= {"kernel1": rng.normal(size=(7, 1)) / 3, "bias1": rng.normal(size=1)}
     return Ranker(shape, normalisers, {name: w.astype(np.float32) for name, w in weights.items()})
 
