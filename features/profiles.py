@@ -243,7 +243,7 @@ def tally_of(keys: npt.NDArray[Any], events: Events, due: Mapping[str, Float64] 
     """
     kept = np.flatnonzero(keys >= 0)
     order = kept[timeline_order(keys[kept], events.instants[kept])]
-    timeline = Timeline(np.asarray(keys, np.int64)[order], events.instants[order])
+    timeline = Timeline(np.asarray(keys, np.int64)[order], np.asarray(events.instants, np.int64)[order])
     sums = {name: values[order] for name, values in due.items()}
     return Tally(timeline, events.clicked[order], events.seconds[order], sums)
 

@@ -98,7 +98,8 @@ def instants(interactions: ibis.Table, windows: Windows) -> ibis.Table:
     parts = 2 if windows.mode == "last" else 1
     all_watches = rows["_all_watches"]
     part = ibis.greatest(parts - (all_watches - rows["_watches"]), 0)
-    part = ibis.ifelse(all_watches == 0, 0, part).cast("int64")
+    # DuckDB's sums are wider than 64 bits, and would be written as doubles.
+    part = ibis.ifelse(all_watches == 0, 0, part).cast("int32")
     return rows.mutate(instant=part * PART + rows["_position"]).drop("_position", "_watches", "_all_watches")
 
 

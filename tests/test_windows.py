@@ -7,6 +7,7 @@ from typing import Any
 import ibis
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,9 +53,12 @@ def test_an_instant_is_exactly_the_microseconds_since_1970(micros: list[int]) ->
     assert found == micros == [instant_of(moment) for moment in moments]
 
 
-def test_instants_are_whole_numbers_in_the_table_too() -> None:
+def test_instants_are_whole_numbers_in_the_table_and_in_its_file(tmp_path: Path) -> None:
     for clock in (TIME, TIME.model_copy(update={"clock": "order"})):
-        assert str(instants(hours(2), clock).to_pyarrow().schema.field("instant").type) == "int64"
+        log = instants(hours(2), clock)
+        assert str(log.to_pyarrow().schema.field("instant").type) == "int64"
+        log.to_parquet(tmp_path / "log.parquet")
+        assert str(pq.read_schema(tmp_path / "log.parquet").field("instant").type) == "int64"
 
 
 def test_the_derived_holdout_is_the_last_tenth_and_the_labels_as_long_before_it() -> None:
