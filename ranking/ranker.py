@@ -25,19 +25,9 @@ from features.ledger import HISTORY
 from ranking.calibration import AS_IT_IS, calibration_of
 from ranking.config import RankingConfig
 from ranking.normalisers import Limits, normalisers_of, widened, width_of
-from ranking.objectives import Yardstick, heads_of, length_yardstick, targets, yardstick_of
+from ranking.objectives import heads_of, length_yardstick, targets, yardstick_of
 from ranking.rows import RankingRows
-from ranking.scoring import (
-    BLOCKS,
-    ITEM_SPACE,
-    NO_YARDSTICK,
-    SHARD,
-    Ranker,
-    RankerShape,
-    groups_of,
-    lengths_of,
-    space_of,
-)
+from ranking.scoring import BLOCKS, ITEM_SPACE, SHARD, Ranker, RankerShape, groups_of, lengths_of, space_of
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -63,17 +53,15 @@ COMPLETE = 0.98
 def train(rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epoch: Tell) -> tuple[Ranker, Epochs]:
     """The ranker of training rows, and a row of losses for each epoch.
 
-    Normalisers, yardstick and the cap on watches are fitted on the earlier rows; the last `validation_share` of the
+    Normalisers, yardstick and the cap on seconds are fitted on the earlier rows; the last `validation_share` of the
     rows by instant chooses the epoch, gives back the seconds that the cap took, and calibrates. With `refit` the net is
     then trained anew for as many epochs on all rows, the newest among them, and keeps the scale and the calibration.
     """
     early, late = _split(rows, config.validation_share)
-    yardstick = _measure(rows.take(early), unit, config)
-    measures = yardstick.measures(lengths_of(rows.blocks["item"]))
-    cap = longest(rows.take(early), measures[early], config.seconds_cap_quantile)
-    capped = replace(rows, seconds=np.minimum(rows.seconds, cap * measures))
+    cap = seconds_cap(rows.take(early), config.seconds_cap_quantile)
+    capped = replace(rows, seconds=np.minimum(rows.seconds, cap))
     earlier, later = capped.take(early), capped.take(late)
-    untrained = _untrained(earlier, cap, unit, yardstick, config)
+    untrained = _untrained(earlier, cap, unit, config)
     weights, epochs = _fit(untrained, earlier, later, config, seed, on_epoch)
     scale = _lost_mass(rows.take(late), later)
     shape = untrained.shape.model_copy(update={"scale": scale})
@@ -100,9 +88,9 @@ def _total(ranker: Ranker, rows: RankingRows) -> float:
     return float((ranker.scores(*(rows.blocks[name] for name in BLOCKS)) * rows.weight).sum())
 
 
-def longest(rows: RankingRows, measures: Float64, quantile: float) -> float:
-    """The quantile of clicked watches, in what they are measured in, at which training winsorises T."""
-    clicked = (rows.seconds / measures)[rows.clicked]
+def seconds_cap(rows: RankingRows, quantile: float) -> float:
+    """The quantile of clicked seconds at which training winsorises T."""
+    clicked = rows.seconds[rows.clicked]
     return float(np.quantile(clicked, quantile)) if len(clicked) else 1.0
 
 
@@ -127,15 +115,15 @@ def _calibrated(ranker: Ranker, rows: RankingRows, config: RankingConfig) -> Ran
     return replace(ranker, shape=ranker.shape.model_copy(update={"calibration": name}), calibration=curve)
 
 
-def _untrained(rows: RankingRows, cap: float, unit: str, measure: Yardstick, config: RankingConfig) -> Ranker:
+def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
     blocks = rows.blocks
     codes = {name: tuple(c for c in blocks[name].codes if not c.startswith(HISTORY)) for name in BLOCKS}
     spaces = {code: space_of(code) for name in BLOCKS for code in codes[name]}
     limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
     normalisers = normalisers_of(blocks, rows.clicked, spaces, limits)
     yardstick = (
-        measure
-        if measure.by_length
+        length_yardstick(rows.clicked, rows.seconds, lengths_of(blocks["item"]))
+        if _measured_by_length(unit, config)
         else yardstick_of(config.objective, rows.clicked, rows.seconds, groups_of(blocks["item"]))
     )
     shape = RankerShape(
@@ -144,7 +132,7 @@ def _untrained(rows: RankingRows, cap: float, unit: str, measure: Yardstick, con
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
         **config.model_dump(include={"hidden", "powers", "bins", "cross", "history", "history_length", "objective"}),
         unit=unit,
-        cap=cap,
+        seconds_cap=cap,
         yardstick=yardstick.unit,
         by_length=yardstick.by_length,
         groups=tuple(yardstick.groups),
@@ -152,11 +140,9 @@ def _untrained(rows: RankingRows, cap: float, unit: str, measure: Yardstick, con
     return Ranker(shape, normalisers, {}, yardstick)
 
 
-def _measure(rows: RankingRows, unit: str, config: RankingConfig) -> Yardstick:
-    """What the odds count: lengths of the item where the objective's odds are of T and T is in seconds, else T."""
-    if config.measured_in == "length" and unit == "seconds" and config.objective in ("exact", "multi_task"):
-        return length_yardstick(rows.clicked, rows.seconds, lengths_of(rows.blocks["item"]))
-    return NO_YARDSTICK
+def _measured_by_length(unit: str, config: RankingConfig) -> bool:
+    """Whether the odds count lengths of the item: the objective's odds are of T, and T is in seconds."""
+    return config.measured_in == "length" and unit == "seconds" and config.objective in ("exact", "multi_task")
 
 
 def _fit(

@@ -31,10 +31,7 @@ LAST = "user_last_"
 
 
 class RankerShape(BaseModel):
-    """What the weights mean: the columns of each block in order, table sizes, layers, and the scale of seconds.
-
-    `cap`: the longest watch that was learnt from, in what watches are measured in.
-    """
+    """What the weights mean: the columns of each block in order, table sizes, layers, and the scale of seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +46,7 @@ class RankerShape(BaseModel):
     history_length: int = 0
     objective: str
     unit: str
-    cap: float
+    seconds_cap: float
     scale: float = 1.0
     yardstick: float = 1.0
     by_length: bool = False
@@ -151,11 +148,15 @@ class Ranker:
         """
         logits = self._logits(user, item, pair).astype(np.float64)
         groups = np.zeros(len(logits), np.int32) if item.groups is None else item.groups
-        measures = np.ones(len(logits)) if item.measures is None else item.measures
-        seconds = expected(self.shape.objective, logits, groups, self.yardstick) * measures
+        odds = expected(self.shape.objective, logits, groups, self.yardstick)
+        seconds = odds if item.measures is None else odds * item.measures
         calibrated = self.calibration.applied(seconds * self.shape.scale)
-        most = self.shape.cap * self.shape.scale * measures
-        return calibrated if self.shape.objective == "paper" else np.minimum(calibrated, most)
+        return calibrated if self.shape.objective == "paper" else np.minimum(calibrated, self.most)
+
+    @property
+    def most(self) -> float:
+        """The longest watch that was learnt from, at the scale that gives back what its cap took."""
+        return self.shape.seconds_cap * self.shape.scale
 
     def scores(self, user: Block, item: Block, pair: Block) -> Float64:
         """Expected seconds of rows whose three blocks are given row by row, [n]."""

@@ -9,9 +9,9 @@ from features.ledger import LAST_ITEM, Block, history_columns
 from ranking import ranker as ranker_module
 from ranking.config import RankingConfig
 from ranking.objectives import heads_of, targets, yardstick_of
-from ranking.ranker import LAST_POSITION, _examples, _Graph, _Training, _untrained, complete_plays, longest, train
+from ranking.ranker import LAST_POSITION, _examples, _Graph, _Training, _untrained, complete_plays, seconds_cap, train
 from ranking.rows import RankingRows, thinned
-from ranking.scoring import BLOCKS, NO_YARDSTICK, Ranker
+from ranking.scoring import BLOCKS, Ranker
 
 ROWS = 6_000
 RATES, MEANS = np.array([0.02, 0.3, 0.9]), np.array([200.0, 60.0, 20.0])
@@ -117,24 +117,18 @@ def test_the_seconds_that_the_cap_takes_are_given_back_by_the_scale():
     long = replace(rows, seconds=np.where(rows.clicked & (np.arange(ROWS) % 50 == 3), 2_000.0, rows.seconds))
     ranker, _ = fit(long, seconds_cap_quantile=0.9, epochs=10)
     later = slice(ROWS - ROWS // 10, None)
-    most = ranker.shape.cap * ranker.measures(long.blocks["item"])
-    capped = np.minimum(long.seconds, most)
-    assert (most < 2_000).all()
+    capped = np.minimum(long.seconds, ranker.shape.seconds_cap)
+    assert ranker.shape.seconds_cap < 2_000
     assert ranker.shape.scale == pytest.approx(long.seconds[later].sum() / capped[later].sum())
     assert ranker.shape.scale > 1.05
     unscaled = replace(ranker, shape=ranker.shape.model_copy(update={"scale": 1.0}))
     np.testing.assert_allclose(scores(ranker, rows.blocks), scores(unscaled, rows.blocks) * ranker.shape.scale)
 
 
-def test_the_cap_is_a_quantile_of_clicked_watches_in_what_they_are_measured_in():
-    rows, kind = simulated()
-    measures = np.array([100.0, 10.0, 1.0])[kind]
-    of_clicks = (rows.seconds / measures)[rows.clicked]
-    assert longest(rows, measures, 0.5) == pytest.approx(np.median(of_clicks))
-    assert longest(replace(rows, clicked=np.zeros(ROWS, bool)), measures, 0.5) == 1
-    ranker, _ = fit(rows, seconds_cap_quantile=0.5, epochs=2)
-    most = ranker.shape.cap * ranker.shape.scale * ranker.measures(rows.blocks["item"])
-    assert (scores(ranker, rows.blocks) <= most).all()
+def test_the_cap_is_a_quantile_of_clicked_seconds():
+    rows, _ = simulated()
+    assert seconds_cap(rows, 0.5) == pytest.approx(np.median(rows.seconds[rows.clicked]))
+    assert seconds_cap(replace(rows, clicked=np.zeros(ROWS, bool)), 0.5) == 1
 
 
 def mixed(n=300):
@@ -192,7 +186,7 @@ def test_numpy_logits_are_those_of_the_keras_graph(switches):
     """With random weights everywhere; the graph's positions at their mean, as serving has them."""
     rows, rng = replace(mixed(), positions=np.full(300, 4, np.int32)), np.random.default_rng(5)
     config = SMALL.model_copy(update=switches)
-    ranker = _untrained(rows, 9.0, "seconds", NO_YARDSTICK, config)
+    ranker = _untrained(rows, 9.0, "seconds", config)
     graph = _Graph(ranker.shape, 0.2, 0)
     for variable in graph.model.trainable_variables:
         variable.assign(rng.normal(size=variable.shape) / 3)
@@ -222,7 +216,7 @@ def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reporte
     unplaced = replace(mixed(), positions=np.zeros(300, np.int32))
     ranker, epochs = train(unplaced, "seconds", SMALL, 1, lambda _: None)
     rows = mixed()
-    rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.shape.cap * ranker.measures(rows.blocks["item"])))
+    rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.shape.seconds_cap))
     later = rows.take(np.flatnonzero(rows.instants >= 270))
     measures = ranker.measures(later.blocks["item"])
     logits = np.log(scores(ranker, later.blocks) / ranker.shape.scale / measures)
@@ -326,7 +320,7 @@ def test_normalisers_and_cap_are_fitted_on_the_earlier_rows_alone(small):
         seconds=np.where(later, 5_000.0, rows.seconds),
     )
     ranker, _ = train(changed, "seconds", SMALL.model_copy(update={"epochs": 1}), 1, lambda _: None)
-    assert ranker.shape.cap == small[0].shape.cap
+    assert ranker.shape.seconds_cap == small[0].shape.seconds_cap
     assert ranker.shape.sizes == small[0].shape.sizes
     for ours, theirs in zip(small[0].normalisers.tables, ranker.normalisers.tables, strict=True):
         assert ours.equals(theirs)
@@ -359,10 +353,10 @@ def test_each_epoch_is_told_and_training_lowers_the_loss():
 def test_an_epoch_of_a_large_log_is_so_many_steps(monkeypatch):
     monkeypatch.setattr(ranker_module, "STEPS_AN_EPOCH", 3)
     rows = mixed()
-    training = _Training(_untrained(rows, 9.0, "seconds", NO_YARDSTICK, SMALL), rows, SMALL, 0)
+    training = _Training(_untrained(rows, 9.0, "seconds", SMALL), rows, SMALL, 0)
     training.epoch()
     assert int(training._adam.iterations.numpy()) == 3
     small = rows.take(np.arange(100))
-    training = _Training(_untrained(small, 9.0, "seconds", NO_YARDSTICK, SMALL), small, SMALL, 0)
+    training = _Training(_untrained(small, 9.0, "seconds", SMALL), small, SMALL, 0)
     training.epoch()
     assert int(training._adam.iterations.numpy()) == 2

@@ -55,7 +55,7 @@ def ranker(ledger, lists):
         hidden=(7,),
         objective="exact",
         unit="seconds",
-        cap=1e9,
+        seconds_cap=1e9,
     )
     weights = {f"table_{space}": rng.normal(size=(size, shape.dims[space])) for space, size in shape.sizes.items()}
     weights |= {"kernel0": rng.normal(size=(sum(map(shape.width, BLOCKS)), 7)) / 3, "bias0": 3 + rng.normal(size=7)}

@@ -43,7 +43,8 @@ def random_ranker(seed=1, **switches):
         codes=codes,
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
         unit="seconds",
-        **{"cap": 90, "hidden": (6, 5), "history_length": LENGTH, "objective": "exact", "scale": 1.3} | switches,
+        **{"seconds_cap": 90, "hidden": (6, 5), "history_length": LENGTH, "objective": "exact", "scale": 1.3}
+        | switches,
     )
     sizes = {f"table_{space}": (size, shape.dims[space]) for space, size in shape.sizes.items()}
     wide = sum(map(shape.width, BLOCKS)) + shape.pooled
@@ -167,7 +168,7 @@ def test_the_calibration_is_the_last_step():
 
 
 def test_seconds_by_quantile_are_read_in_the_items_own_duration_group():
-    ranker, blocks = random_ranker(objective="d2q", scale=1.0, cap=200), random_blocks(5)
+    ranker, blocks = random_ranker(objective="d2q", scale=1.0, seconds_cap=200), random_blocks(5)
     durations = np.where(np.arange(ROWS) % 2, 3.0, 200.0)
     blocks["item"] = blocks["item"].with_numbers({"item_duration_seconds": durations})
     short, long = duration_groups(np.array([3.0, 200.0]))
