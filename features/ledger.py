@@ -26,6 +26,8 @@ Int64 = npt.NDArray[np.int64]
 Contexts = Mapping[str, Int32]
 Counts = Mapping[str, npt.NDArray[Any]]
 Rates = tuple[Float64, Float64]
+# Click rate, mean seconds a click, mean share of the length a click.
+Expectation = tuple[Float64, Float64, Float64]
 
 HOUR, DAY = 3_600 * 1_000_000, 86_400 * 1_000_000
 PRIOR_ROWS = 10.0
@@ -36,6 +38,8 @@ HALF_SHOWN, PRIOR_SHOWN = 0.5, 10.0
 SPANS = {"hour": HOUR, "day": DAY}
 # Tastes change within days: what was shown of the like lately is counted apart.
 LATELY = 3 * DAY
+# Whoever watches an item again and again has watched it twice; a completion lift is drawn to 0 as by half a length.
+MOST_SHARE, HALF_LENGTH = 2.0, 0.5
 # How often two impressions of a user are of one topic is drawn to a tenth, as by ten pairs.
 PRIOR_PAIRS, PRIOR_ALIKE = 10.0, 1.0
 # Lengths at which watching changes: what is watched of five seconds and of five minutes is not one habit.
@@ -238,19 +242,41 @@ class Ledger:
             return self._due_by_item | self._alike
         if name.startswith("user"):
             return self._due_by_item
-        return self._due_by_user if name == "item" else NOTHING_DUE
+        if name == "item":
+            return self._due_by_user
+        return self._watched if name == "all" else NOTHING_DUE
 
     @cached_property
     def _due_by_item(self) -> dict[str, Float64]:
         """What the item of each event had led to expect: its click rate and seconds an impression as of it."""
-        return self._expected(self._drawn("item", self._whole_log(self.events.instants), PRIOR_ROWS))
+        return self._expected(self._drawn("item", self._known_before, PRIOR_ROWS))
 
     @cached_property
     def _due_by_user(self) -> dict[str, Float64]:
         """What the user of each event had led to expect, in the item's topic where there are topics."""
-        own = self._drawn("user", self._whole_log(self.events.instants), PRIOR_ROWS)
+        own = self._drawn("user", self._known_before, PRIOR_ROWS)
         topical = "topic" in self.sides
         return self._expected(self._drawn("user_topic", own, OWN_PRIOR_ROWS) if topical else own)
+
+    @cached_property
+    def _known_before(self) -> Expectation:
+        """What the whole log before each event had led to expect of any."""
+        counts = self._tally("all").as_of(self._keys("all"), self.events.instants)
+        known = "shares" in counts
+        share = (counts["shares"] + HALF_LENGTH) / (counts["measured"] + 1) if known else np.zeros(len(counts["shown"]))
+        return *_rates_of_all(counts), share
+
+    @cached_property
+    def _watched(self) -> dict[str, Float64]:
+        """Of each click how much of the item's length was watched, and whether that is known; of other events 0."""
+        if DURATION_SECONDS not in self.items.numbers:
+            return {}
+        lengths, seconds = self.items.numbers[DURATION_SECONDS][self.events.items], self.events.seconds
+        measured = self.events.clicked & ~np.isnan(seconds) & ~np.isnan(lengths)
+        shares = np.minimum(
+            np.where(measured, seconds, 0.0) / np.maximum(np.where(measured, lengths, 1.0), 1.0), MOST_SHARE
+        )
+        return {"shares": shares, "measured": measured.astype(np.float64)}
 
     @cached_property
     def _alike(self) -> dict[str, Float64]:
@@ -261,18 +287,30 @@ class Ledger:
     def _so_far(self, name: str) -> Counts:
         """What was known of each event's key as of it."""
         keys = self._keys(name)
-        return tally_of(keys, self.events).as_of(keys, self.events.instants)
+        return tally_of(keys, self.events, self._watched).as_of(keys, self.events.instants)
 
-    def _drawn(self, name: str, towards: Rates, rows: float) -> Rates:
-        """Click rate and mean seconds a click of each event's key as of it, drawn to others as by so many rows."""
+    def _drawn(self, name: str, towards: Expectation, rows: float) -> Expectation:
+        """Click rate, mean seconds and mean share of the length a click, of each event's key as of it.
+
+        Drawn to others as by so many rows.
+        """
         counts = self._so_far(name)
         rate = (counts["clicks"] + rows * towards[0]) / (counts["shown"] + rows)
-        return rate, (counts["seconds"] + rows * towards[1]) / (counts["known"] + rows)
+        seconds = (counts["seconds"] + rows * towards[1]) / (counts["known"] + rows)
+        if "shares" not in counts:
+            return rate, seconds, towards[2]
+        return rate, seconds, (counts["shares"] + rows * towards[2]) / (counts["measured"] + rows)
 
-    def _expected(self, rates: Rates) -> dict[str, Float64]:
-        """Clicks and seconds that were due of each event; none where a click's seconds are unknown."""
-        rate, seconds = rates
-        return {"clicks_due": rate, "seconds_due": np.where(np.isnan(self.events.seconds), 0.0, rate * seconds)}
+    def _expected(self, drawn: Expectation) -> dict[str, Float64]:
+        """Clicks and seconds that were due of each event; none where a click's seconds are unknown.
+
+        Of a click whose share of the length is known, that share and the one that was due.
+        """
+        rate, seconds, share = drawn
+        due = {"clicks_due": rate, "seconds_due": np.where(np.isnan(self.events.seconds), 0.0, rate * seconds)}
+        if not self._watched:
+            return due
+        return due | {"shares": self._watched["shares"], "shares_due": self._watched["measured"] * share}
 
     @cached_property
     def _tallies(self) -> dict[str, Tally]:
@@ -296,10 +334,6 @@ class Ledger:
         mean = (counts["seconds"] + PRIOR_ROWS * seconds) / (counts["known"] + PRIOR_ROWS)
         columns = {"shown": np.log1p(counts["shown"]), "click_rate": rate, "seconds": mean, "yield": rate * mean}
         return {f"{name}_{column}": values for column, values in columns.items()}
-
-    def _whole_log(self, moments: Int64) -> Rates:
-        """Click rate and mean seconds a click of all rows before each instant."""
-        return _rates_of_all(self._tally("all").as_of(np.zeros(len(moments), np.int64), moments))
 
     def _since(self, name: str, counts: Counts, moments: Int64) -> dict[str, Float64]:
         """Hours since the last impression and since the last click, NaN where there was none."""
@@ -397,11 +431,18 @@ def _rates_of_all(counts: Counts) -> Rates:
 
 
 def _lifts(name: str, counts: Counts, whole: Rates) -> dict[str, Float64]:
-    """Logarithms of clicks and of seconds over what was due, drawn to 0 as by one click of the whole log's."""
+    """Logarithms of clicks and of seconds over what was due, drawn to 0 as by one click of the whole log's.
+
+    And where lengths are known, of how much was watched of them given a click.
+    """
     mean = whole[1]
     clicks = np.log((counts["clicks"] + 1) / (counts["clicks_due"] + 1))
     seconds = np.log((counts["seconds"] + mean) / (counts["seconds_due"] + mean))
-    return {f"{name}_click_lift": clicks, f"{name}_seconds_lift": seconds}
+    columns = {f"{name}_click_lift": clicks, f"{name}_seconds_lift": seconds}
+    if "shares" in counts:
+        shares = np.log((counts["shares"] + HALF_LENGTH) / (counts["shares_due"] + HALF_LENGTH))
+        columns[f"{name}_completion_lift"] = shares
+    return columns
 
 
 def _exposure_lift(shown: Float64, due: Float64) -> Float64:

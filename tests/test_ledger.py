@@ -130,6 +130,46 @@ def lifts(name, own, owed, mean):
     }
 
 
+def share_of(events, r):
+    """How much of its length a click was watched, at most twice; None where that is not known."""
+    seconds, length = events.seconds[r], DURATIONS[events.items[r]]
+    known = events.clicked[r] and not math.isnan(seconds) and not math.isnan(length)
+    return min(seconds / max(length, 1), 2) if known else None
+
+
+def mean_share(events, rows, towards, prior):
+    shares = [share for share in (share_of(events, r) for r in rows) if share is not None]
+    return (sum(shares) + prior * towards) / (len(shares) + prior)
+
+
+def earlier_of(events, r, matches):
+    return [
+        q for q in range(ROWS) if events.instants[q] < events.instants[r] and matches(events.users[q], events.items[q])
+    ]
+
+
+def share_by_item(events, r):
+    """What the item of a row had led to expect of its length."""
+    everybody = mean_share(events, earlier_of(events, r, lambda *_: True), 0.5, 1)
+    of_item = earlier_of(events, r, lambda _, i: i == events.items[r])
+    return mean_share(events, of_item, everybody, PRIOR_ROWS)
+
+
+def share_by_user(events, r):
+    """What the user of a row had led to expect of a length, in the item's topic."""
+    user, topic = events.users[r], TOPICS[events.items[r]]
+    everybody = mean_share(events, earlier_of(events, r, lambda *_: True), 0.5, 1)
+    own = mean_share(events, earlier_of(events, r, lambda u, _: u == user), everybody, PRIOR_ROWS)
+    alike = earlier_of(events, r, lambda u, i: u == user and TOPICS[i] == topic > 0)
+    return mean_share(events, alike, own, OWN_PRIOR_ROWS)
+
+
+def completion_lift(name, events, rows, led):
+    known = [r for r in rows if share_of(events, r) is not None]
+    watched, owed = sum(share_of(events, r) for r in known), sum(led(events, r) for r in known)
+    return {f"{name}_completion_lift": math.log((watched + 0.5) / (owed + 0.5))}
+
+
 def since(name, own, instant):
     hours = [math.nan if last is None else (instant - last) / HOUR for last in own[4:6]]
     return {f"{name}_hours_since_shown": hours[0], f"{name}_hours_since_click": hours[1]}
@@ -177,6 +217,7 @@ def expected(events, user, item, instant):
         row |= rates(name, own, whole) | since(name, own, instant) | lately(events, name, rows, instant)
         led = item_led_to_expect(events) if name == "user" else user_led_to_expect(events)
         row |= lifts(name, own, due(events, rows, led), whole_rates(events, instant)[1])
+        row |= completion_lift(name, events, rows, share_by_item if name == "user" else share_by_user)
     pair = counts(events, of(lambda u, i: u == user and i == item))
     row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]} | since("pair", pair, instant)
     row["item_age_hours"] = np.maximum((instant - PUBLISHED[item]) / HOUR, 0)
@@ -192,6 +233,7 @@ def expected(events, user, item, instant):
         row |= lifts(
             f"user_{name}", own, due(events, rows, item_led_to_expect(events)), whole_rates(events, instant)[1]
         )
+        row |= completion_lift(f"user_{name}", events, rows, share_by_item)
         share = (of_side[0] + 1) / (whole[0] + PRIOR_SHOWN)
         row[f"user_{name}_exposure_lift"] = math.log((own[0] + HALF_SHOWN) / (len(mine) * share + HALF_SHOWN))
         if name == "duration":
