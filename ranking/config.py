@@ -47,7 +47,7 @@ class RankingConfig(BaseModel):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     epochs: int = Field(12, ge=1)
-    patience: int = Field(3, ge=1)
+    patience: int = Field(6, ge=1)
     validation_share: float = Field(0.1, gt=0, lt=1)
     refit: bool = True
     hard_negatives: bool = True
