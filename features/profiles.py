@@ -188,17 +188,17 @@ class Tally:
         # Most pairs of a candidate list never met: only the keys that have events are looked up.
         known, starts, ends = self.timeline.spans(keys, moments)
         names, sums = self._sums
-        totals = np.zeros((len(keys), len(names) + 1))
-        totals[known, :-1] = sums[ends] - sums[starts]
-        totals[known, -1] = ends - starts
-        last = {
-            "last_shown": self._instant_at(ends - 1, starts),
-            "last_click": self._instant_at(self._last_click[ends], starts),
-        }
-        columns: dict[str, npt.NDArray[Any]] = dict(zip((*names, "shown"), totals.T, strict=True))
-        for name, found in last.items():
-            columns[name] = np.full(len(keys), NEVER)
-            columns[name][known] = found
+        totals = np.take(sums, ends, axis=0)
+        totals -= np.take(sums, starts, axis=0)
+        found: dict[str, npt.NDArray[Any]] = dict(zip(names, np.ascontiguousarray(totals.T), strict=True))
+        found["shown"] = (ends - starts).astype(np.float64)
+        found["last_shown"] = self._instant_at(ends - 1, starts)
+        found["last_click"] = self._instant_at(np.take(self._last_click, ends), starts)
+        if len(known) == len(keys):
+            return found
+        columns = {name: np.full(len(keys), NEVER if name.startswith("last_") else 0.0) for name in found}
+        for name, values in found.items():
+            columns[name][known] = values
         return columns
 
     def shown_and_clicked(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> tuple[Float64, Float64]:
@@ -206,13 +206,14 @@ class Tally:
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         known, starts, ends = self.timeline.spans(keys, moments)
         shown, clicks = np.zeros(len(keys)), np.zeros(len(keys))
-        shown[known], clicks[known] = ends - starts, self._clicks[ends] - self._clicks[starts]
+        shown[known] = ends - starts
+        clicks[known] = np.take(self._clicks, ends) - np.take(self._clicks, starts)
         return shown, clicks
 
     def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
         if not len(self.timeline.instants):
             return np.full(len(positions), NEVER)
-        return np.where(positions >= starts, self.timeline.instants[np.maximum(positions, 0)], NEVER)
+        return np.where(positions >= starts, np.take(self.timeline.instants, np.maximum(positions, 0)), NEVER)
 
     @cached_property
     def _clicks(self) -> Float64:
