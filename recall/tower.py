@@ -135,8 +135,9 @@ class TowerTrainer:
         scored, places = distinct(np.concatenate([batch.items, batch.negatives.items, own.reshape(-1)]))
         codes, numbers = _plain_inputs(self.shape, batch.inputs)
         counted = (own > 0) & (own != batch.items[:, None]) if own.size else None
+        kept = batch.items[:, None] != batch.negatives.items
         # To hand an array over takes as long as many operations of the graph.
-        fed = [codes, numbers, places, batch.negatives.corrections, counted]
+        fed = [codes, numbers, places, batch.negatives.corrections, kept, counted]
         tensors = tuple(None if array is None else tf.constant(array) for array in fed)
         bags = poolings(self.shape, batch.inputs)
         return Prepared(len(batch.items), bags, scored, self._known(len(scored)), tensors)
@@ -218,16 +219,17 @@ class _Adam:
             power.assign(power * beta)
 
 
-def sampled_softmax_loss(users: Any, item_vectors: Any, places: Any, corrections: Any, shown: Any = None) -> Any:
+def sampled_softmax_loss(
+    users: Any, item_vectors: Any, places: Any, corrections: Any, kept: Any, shown: Any = None
+) -> Any:
     """Mean cross-entropy of each positive against itself, the shared negatives (see recall.negatives), and its own.
 
-    users [n, dim], item_vectors [rows, dim], a row an item; `places` are rows of it: of the n positives, the s
-    negatives, of which a positive does not meet itself, and, where `shown` [n, m] says which of them count, of n * m
-    negatives that are one positive's own; corrections [s] -> scalar.
+    users [n, dim], item_vectors [rows, dim]; `places` are rows of it: of the n positives, the s negatives, and, where
+    `shown` [n, m] says which of them count, of n * m negatives that are one positive's own; corrections [s]; `kept`
+    [n, s]: which negatives are not the positive itself -> scalar.
     """
     n, s = tf.shape(users)[0], tf.shape(corrections)[0]
     vectors = tf.gather(item_vectors, places)
-    kept = places[:n, None] != places[n : n + s]
     positive = tf.reduce_sum(users * vectors[:n], axis=1)
     logits = [positive[:, None], _log_sum_exp(users, vectors[n : n + s], corrections, kept)[:, None]]
     if shown is not None:

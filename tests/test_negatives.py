@@ -31,7 +31,13 @@ def sampled(negatives, corrections):
     with tf.GradientTape() as tape:
         tape.watch([users, vectors])
         losses = tf.map_fn(
-            lambda drawn: sampled_softmax_loss(users, vectors, tf.concat([POSITIVES, drawn[0]], axis=0), drawn[1]),
+            lambda drawn: sampled_softmax_loss(
+                users,
+                vectors,
+                tf.concat([POSITIVES, drawn[0]], axis=0),
+                drawn[1],
+                POSITIVES[:, None] != drawn[0][None, :],
+            ),
             (negatives, corrections),
             fn_output_signature=tf.float32,
         )
@@ -114,7 +120,8 @@ def loss_of(users, positives, negatives, shown=None):
     """The loss; `shown`: items [n, m] that are a positive's own negatives, and which of them count."""
     own, counted = (positives[:0, None], None) if shown is None else shown
     places = np.concatenate([positives, negatives.items, np.ravel(own)]).astype(np.int32)
-    return float(sampled_softmax_loss(users, ITEM_VECTORS, places, negatives.corrections, counted))
+    kept = positives[:, None] != negatives.items
+    return float(sampled_softmax_loss(users, ITEM_VECTORS, places, negatives.corrections, kept, counted))
 
 
 @pytest.mark.parametrize(("sampler", "size"), [("full", 10), ("mixed", ITEMS), ("unigram", ITEMS - 1)])
@@ -174,7 +181,7 @@ def test_the_gradients_of_the_loss_are_those_that_tensorflow_derives_from_its_fo
 
     def as_trained():
         places = np.concatenate([positives, negatives, own.ravel()])
-        return sampled_softmax_loss(users, vectors, places, corrections, counted)
+        return sampled_softmax_loss(users, vectors, places, corrections, kept, counted)
 
     def gradients_of(loss):
         with tf.GradientTape() as tape:
