@@ -31,7 +31,10 @@ LAST = "user_last_"
 
 
 class RankerShape(BaseModel):
-    """What the weights mean: the columns of each block in order, table sizes, layers, and the scale of seconds."""
+    """What the weights mean: the columns of each block in order, table sizes, layers, and the scale of seconds.
+
+    `yardstick` is in seconds; with `by_length` the odds count lengths of the item, an unknown one for so many seconds.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
