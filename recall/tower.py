@@ -33,6 +33,8 @@ from recall.vectors import ItemFacts, Tower, TowerInputs, TowerShape, poolings
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 INITIAL_SPREAD = 0.05
+# Positives from which a step is worth compiling by XLA: it then takes up to a fifth less, but each new size seconds.
+LARGE_STEP = 1024
 # The logit of what does not count.
 NOTHING = -1e9
 
@@ -54,11 +56,12 @@ class Batch:
 class Prepared:
     """What a step needs of its batch and no table has a say in, so that it can be made ahead of the step.
 
-    `bags` by table; the distinct `scored` items [r] and which of them are `known` [r, 1] (see `item_rows`); `fed`: what
-    the graph is fed beside rows.
+    `bags` by table; the distinct `scored` items [r], which of them are `known` [r, 1] (see `item_rows`), and how many
+    rows a step of this size has `room` for; `fed`: what the graph is fed beside rows.
     """
 
     positives: int
+    room: int
     bags: Mapping[str, Pooling]
     scored: Int32
     known: Float32 | None
@@ -78,8 +81,9 @@ class TowerTrainer:
         self._config, self._seed = config, seed
         self._graph = _Graph(tower.shape, config.dropout, seed)
         self._optimizer = _Adam(self._graph.variables)
-        self._untouched = {name: variable.numpy() for name, variable in self._hidden_state.items()}
-        self._step = tf.function(self._gradients, reduce_retracing=True)
+        self._untouched = {name: variable.numpy() for name, variable in self._optimizer_state.items()}
+        self._small_step = tf.function(self._gradients, reduce_retracing=True)
+        self._large_step = tf.function(self._gradients, jit_compile=True)
         self.start(tower)
 
     def start(self, tower: Tower) -> None:
@@ -87,7 +91,7 @@ class TowerTrainer:
         # The compiled step is kept: to compile it again costs as much as thousands of steps.
         self.shape, self._facts = tower.shape, tower.facts
         self._graph.assign(tower.weights)
-        self._assign_hidden(self._untouched)
+        self._assign_optimizer(self._untouched)
         self._tables = Tables(tower.shape, tower.weights, tower.facts, self._config.learning_rate)
         self._rng = np.random.default_rng([self._seed, 2])
 
@@ -119,15 +123,15 @@ class TowerTrainer:
     def state(self) -> Arrays:
         """All that the next step depends on: training that is restored goes on as if it had never stopped."""
         tables = {f"table/{name}": values for name, values in self._tables.state().items()}
-        hidden = {name: variable.numpy() for name, variable in self._hidden_state.items()}
+        optimizer = {name: variable.numpy() for name, variable in self._optimizer_state.items()}
         graph = {f"graph/{name}": values for name, values in self._graph.weights().items()}
-        return tables | hidden | graph | {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
+        return tables | optimizer | graph | {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
 
     def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Go on from a state of the same shape."""
         self._tables.restore({key.removeprefix("table/"): a for key, a in state.items() if key.startswith("table/")})
         self._graph.assign({key.removeprefix("graph/"): a for key, a in state.items() if key.startswith("graph/")})
-        self._assign_hidden(state)
+        self._assign_optimizer(state)
         self._rng.bit_generator.state = json.loads(str(state["rng"]))
 
     def _prepared(self, batch: Batch) -> Prepared:
@@ -136,21 +140,25 @@ class TowerTrainer:
         codes, numbers = _plain_inputs(self.shape, batch.inputs)
         counted = (own > 0) & (own != batch.items[:, None]) if own.size else None
         kept = batch.items[:, None] != batch.negatives.items
+        known, heard = self._known(len(scored)), self._heard(len(batch.items))
         # To hand an array over takes as long as many operations of the graph.
-        fed = [codes, numbers, places, batch.negatives.corrections, kept, counted]
+        fed = [codes, numbers, heard, places, batch.negatives.corrections, kept, counted]
         tensors = tuple(None if array is None else tf.constant(array) for array in fed)
-        bags = poolings(self.shape, batch.inputs)
-        return Prepared(len(batch.items), bags, scored, self._known(len(scored)), tensors)
+        return Prepared(len(batch.items), len(places), poolings(self.shape, batch.inputs), scored, known, tensors)
 
     def _train_on(self, step: Prepared, rate: float) -> float:
         tables, bags = self._tables.weights, step.bags
         pooled = {name: bag.means(np.take(tables[name], bag.rows, axis=0)) for name, bag in bags.items()}
-        rows = self._tables.item_rows(step.scored, step.known)
+        # As many rows as there may be: what is compiled for a size serves all steps of that size.
+        rows = np.zeros((step.room, self.shape.dim), np.float32)
+        rows[: len(step.scored)] = self._tables.item_rows(step.scored, step.known)
         rate_of_graph = np.float32(rate * self._config.learning_rate)
-        loss, gradients, row_gradient = self._step(pooled, rows, rate_of_graph, *step.fed)
+        stepped = self._large_step if step.positives >= LARGE_STEP else self._small_step
+        loss, gradients, row_gradient = stepped(pooled, rows, rate_of_graph, *step.fed)
         # Unlike `numpy()`, this reads what the graph has written where it lies.
         by_row = {name: (bag.rows, bag.row_gradients(np.asarray(gradients[name]))) for name, bag in bags.items()}
-        self._tables.apply(by_row, step.scored, step.known, np.asarray(row_gradient), rate)
+        of_rows = np.asarray(row_gradient)[: len(step.scored)]
+        self._tables.apply(by_row, step.scored, step.known, of_rows, rate)
         return float(loss)
 
     def _known(self, rows: int) -> Float32 | None:
@@ -159,11 +167,20 @@ class TowerTrainer:
             return None
         return (self._rng.random((rows, 1)) >= self._config.id_dropout).astype(np.float32)
 
-    def _gradients(self, pooled: dict[str, Any], rows: Any, rate: Any, codes: Any, numbers: Any, *scoring: Any) -> Any:
+    def _heard(self, positives: int) -> npt.NDArray[np.bool_] | None:
+        """Which of the wide layer's values dropout leaves, [positives, width]: drawn here, for it costs XLA a step."""
+        if not self._config.dropout:
+            return None
+        values = self._rng.random((positives, _wide_width(self.shape)), np.float32)
+        return values >= np.float32(self._config.dropout)
+
+    def _gradients(
+        self, pooled: dict[str, Any], rows: Any, rate: Any, codes: Any, numbers: Any, heard: Any, *scoring: Any
+    ) -> Any:
         """Loss, gradients of the pooled inputs and of the item rows; the graph's own variables take their step."""
         with tf.GradientTape() as tape:
             tape.watch([pooled, rows])
-            inputs = pooled | _named_inputs(self.shape, codes, numbers)
+            inputs = pooled | _named_inputs(self.shape, codes, numbers) | _named_share(heard, self._config.dropout)
             users, vectors = self._graph.model(inputs, training=True), rows
             if self.shape.metric == "cosine":
                 users = tf.math.l2_normalize(users, axis=1) / self.shape.temperature
@@ -175,13 +192,12 @@ class TowerTrainer:
         return loss, of_pooled, tf.convert_to_tensor(of_rows)
 
     @property
-    def _hidden_state(self) -> dict[str, Any]:
-        """Variables that are no weights: the optimiser's, and the dropout's randomness."""
-        optimizer = {f"optimizer/{i}": variable for i, variable in enumerate(self._optimizer.variables)}
-        return optimizer | {f"dropout/{i}": v for i, v in enumerate(self._graph.model.non_trainable_variables)}
+    def _optimizer_state(self) -> dict[str, Any]:
+        """The variables of the graph that are no weights."""
+        return {f"optimizer/{i}": variable for i, variable in enumerate(self._optimizer.variables)}
 
-    def _assign_hidden(self, values: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        for name, variable in self._hidden_state.items():
+    def _assign_optimizer(self, values: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        for name, variable in self._optimizer_state.items():
             variable.assign(values[name])
 
 
@@ -287,11 +303,15 @@ class _Graph:
         embeddings = create_embedding_matrix(columns, l2_reg=0, seed=seed)
         features = build_input_features(columns)
         sparse, dense = input_from_feature_columns(features, columns, 0, seed, embedding_matrix_dict=embeddings)
-        wide = keras.layers.Dropout(dropout, seed=seed)(combined_dnn_input(sparse, dense))
+        wide = combined_dnn_input(sparse, dense)
+        inputs = dict(features)
+        if dropout:
+            inputs["dropout"] = keras.Input(wide.shape[1:], name="dropout")
+            wide = keras.layers.Multiply()([wide, inputs["dropout"]])
         deep = DNN(shape.hidden, "relu", seed=seed) if shape.hidden else None
         head = keras.layers.Dense(shape.dim)
         # A plain dict: Keras orders the inputs of another kind of mapping differently from what it is called with.
-        self.model = keras.Model(dict(features), head(deep(wide) if deep else wide))
+        self.model = keras.Model(inputs, head(deep(wide) if deep else wide))
         kernels, biases = [*(deep.kernels if deep else []), head.kernel], [*(deep.bias if deep else []), head.bias]
         self._named = {name: layer.embeddings for name, layer in embeddings.items()}
         self._named |= {f"kernel{i}": kernel for i, kernel in enumerate(kernels)}
@@ -332,6 +352,11 @@ def _named_inputs(shape: TowerShape, codes: Any, numbers: Any) -> dict[str, Any]
     named = {f"category_{name}": codes[:, i : i + 1] for i, name in enumerate(shape.categories)}
     named |= {"numbers": numbers[:, :-1]} if shape.numbers else {}
     return named | ({"example_age": numbers[:, -1:]} if shape.example_age else {})
+
+
+def _named_share(heard: Any, dropout: float) -> dict[str, Any]:
+    """What dropout multiplies the wide layer by: nothing, or what keeps its mean."""
+    return {} if heard is None else {"dropout": tf.cast(heard, tf.float32) / (1 - dropout)}
 
 
 def _table_sizes(shape: TowerShape) -> dict[str, tuple[int, int]]:

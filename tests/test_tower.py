@@ -1,7 +1,9 @@
 """The Keras tower: the graph that is trained is the one that numpy serves, and training moves what it should."""
 
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -249,6 +251,44 @@ def test_batches_made_ahead_train_the_tower_of_batches_made_one_by_one(monkeypat
     assert state.keys() == one_by_one.keys()
     for name, values in state.items():
         np.testing.assert_array_equal(values, one_by_one[name], err_msg=name)
+
+
+def test_large_steps_are_compiled_and_train_the_tower_of_small_ones(monkeypatch):
+    """By XLA, with as many further rows as a step's size has room for: dropout, hidden ids, unclicked ones and all."""
+    shape = TowerShape(**EVERYTHING | SIDES)
+    facts, config = side_facts(shape), RecallConfig(dropout=0.3, id_dropout=0.5)
+    shown = np.random.default_rng(5).integers(0, 20, (16, 2)).astype(np.int32)
+    stream = [replace(batch, shown=shown) for batch in batches(shape, steps=3)]
+
+    def run():
+        trainer = TowerTrainer(new_tower(shape, facts, np.random.default_rng(2)), config, 4)
+        return trainer.fit(iter(stream))[0], trainer
+
+    loss, small = run()
+    monkeypatch.setattr(recall.tower, "LARGE_STEP", 16)
+    same, large = run()
+    assert large._large_step.experimental_get_tracing_count() == 1
+    assert small._large_step.experimental_get_tracing_count() == 0
+    assert same == pytest.approx(loss, rel=1e-5)
+    for name, weights in large.tower.weights.items():
+        # Adam moves a weight by about the rate, whatever its gradient: where that is nothing but rounding, either way.
+        far = np.abs(weights - small.tower.weights[name]) > 1e-4
+        assert far.mean() < 0.02, name
+
+
+def test_dropout_silences_a_share_of_the_inputs_and_keeps_their_mean():
+    shape = TowerShape(**PLAIN | {"recency_windows": (1, 2, 4)})
+    tower, request = random_weights(shape), random_inputs(shape).take(slice(8, 9))
+    expected = tower.user_vectors(request)[0, 0]
+    weights = tower.weights | {"item_out": np.eye(ITEMS, shape.dim, -1, dtype=np.float32)}
+    trainer = TowerTrainer(Tower(shape, weights, tower.facts), STANDSTILL.model_copy(update={"dropout": 0.25}), 0)
+    nobody = Negatives(np.array([shape.dim + 1], np.int32), np.zeros(1, np.float32))
+    stream = itertools.repeat(Batch(request, np.array([1], np.int32), nobody), 1500)
+    found = -np.log(np.expm1([loss for loss, _ in trainer.steps(iter(stream))]))
+    inputs = tower._wide_layer(request)[0] * tower.weights["kernel0"][:, 0]
+    assert found.mean() == pytest.approx(expected, abs=4 * found.std() / np.sqrt(len(found)))
+    # Each input is there or not on its own: the variance is the sum of theirs, p / (1 - p) of a square each.
+    assert found.var() == pytest.approx((inputs**2).sum() / 3, rel=0.2)
 
 
 def test_an_error_in_a_batch_ends_the_pass_and_the_steps_before_it_stand():
