@@ -320,6 +320,27 @@ def test_training_that_is_restored_goes_on_as_if_it_had_never_stopped():
         np.testing.assert_array_equal(second.state()[name], values, err_msg=name)
 
 
+def test_each_scored_row_moves_against_its_own_gradient():
+    """Adam's first step is the rate against the gradient's sign; of 24 places some name an item twice."""
+    shape = TowerShape(**PLAIN)
+    tower, batch = random_weights(shape), next(batches(shape))
+    trainer = TowerTrainer(tower, CONFIG, 4)
+    trainer.fit(iter([batch]))
+    users, rows = tower.user_vectors(batch.inputs).astype(np.float64), tower.weights["item_out"].astype(np.float64)
+    drawn = batch.negatives.items
+    logits = np.append((users * rows[batch.items]).sum(axis=1)[:, None], users @ rows[drawn].T + 1, axis=1)
+    logits[:, 1:][batch.items[:, None] == drawn] = -np.inf
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    gradient = np.zeros_like(rows)
+    np.add.at(gradient, batch.items, (chances[:, :1] - 1) * users)
+    np.add.at(gradient, drawn, chances[:, 1:].T @ users)
+    moved = trainer.tower.weights["item_out"] - rows
+    told = np.abs(gradient) > 1e-3
+    assert len(np.unique(np.append(batch.items, drawn))) < 24
+    assert told.sum() > 40
+    np.testing.assert_allclose(moved[told], -CONFIG.learning_rate * np.sign(gradient[told]), rtol=1e-3)
+
+
 def test_layers_move_by_adams_formula():
     """Against Keras's own Adam on the same gradients, whose dozen operations the fused one stands for."""
     rng = np.random.default_rng(0)
