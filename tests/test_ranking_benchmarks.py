@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_the_peer_stops_early_at_the_entropy_and_takes_codes_that_say_something(
     assert choice.loss == pytest.approx(entropy, rel=0.03)
 
 
-def test_duration_alone_is_the_mean_seconds_of_like_durations() -> None:
+def test_duration_alone_is_the_mean_seconds_of_like_durations_and_each_line_is_judged_by_them() -> None:
     durations = [10.0] * 4 + [60.0] * 4 + [np.nan] * 2
     seconds = [0, 2, 0, 2, 20, 0, 20, 0, 7, 9]
     rows = rows_of(np.array(seconds) > 0, seconds, {peer.DURATION: durations})
@@ -119,7 +120,12 @@ def test_duration_alone_is_the_mean_seconds_of_like_durations() -> None:
     held["item"] = Block(3, {peer.DURATION: np.array([10.0, 60.0, np.nan])}, {})
     truth = Truth(np.ones(3), np.ones(3, bool), np.ones(3))
     contest = Contest(RankingConfig(), "seconds", rows, held, truth)
-    assert peer.by_duration(contest).tolist() == [1, 10, 8]
+    assert peer.duration_means(contest).tolist() == [1, 10, 8]
+    contest = replace(contest, truth=Truth(np.ones(3), np.ones(3, bool), np.array([2.0, 5, 8])))
+    row = peer.judged(contest, np.array([1.0, 10, 8]))
+    assert row["ratio"] == pytest.approx(19 / 15)
+    ratios = {name: value for name, value in row.items() if name.startswith(peer.SLICE)}
+    assert ratios == {"ratio/duration_unknown": 1, "ratio/duration_10_to_20": 0.5, "ratio/duration_over_60": 2}
 
 
 def test_figures_are_those_of_the_metrics_and_what_is_not_seconds_has_no_error() -> None:

@@ -2,7 +2,8 @@
 
 The line is walked once up to its ranking rows. Every model is trained on them (theirs tuned on the last rows by
 instant, where ours chooses its epoch), and judged on all impressions of the holdout, features as of each one's instant.
-Figures are means over the seeds, with standard deviations. Run:
+Figures are means over the seeds, with standard deviations. A second table says how true the seconds of each are for
+short and long items. Run:
 
     funnel bench ranking peer --source kuairand --data kuairand --set windows.labels_end=2022-04-16T16:00:00Z
     funnel simulate --out world
@@ -31,11 +32,15 @@ from benchmarks.shared.rankers import (
     summary,
 )
 from benchmarks.shared.tables import publish
+from ranking import metrics
+from ranking.slices import by_duration
 
 Float64 = npt.NDArray[np.float64]
 
 DURATION = "item_duration_seconds"
 DURATION_BUCKETS = 50
+# What a column of the second table is called in the rows of both.
+SLICE = "ratio/"
 
 
 def main(arguments: Sequence[str]) -> list[Row]:
@@ -46,8 +51,15 @@ def main(arguments: Sequence[str]) -> list[Row]:
         for row in lines(contest_of(*ranking_work(options, home)), options):
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
-    publish(f"rankers on the same rows, {options.source}", rows, options.tracking)
+    judged = [{name: value for name, value in row.items() if not name.startswith(SLICE)} for row in rows]
+    publish(f"rankers on the same rows, {options.source}", judged, options.tracking)
+    if true := [row for row in map(_by_duration, rows) if len(row) > 1]:
+        publish(f"predicted over true seconds by duration, {options.source}", true, options.tracking)
     return rows
+
+
+def _by_duration(row: Row) -> Row:
+    return {"line": row["line"]} | {n.removeprefix(SLICE): v for n, v in row.items() if n.startswith(SLICE)}
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -64,12 +76,12 @@ def lines(contest: Contest, options: argparse.Namespace) -> Iterator[Row]:
     for objective in options.objectives:
         rankers = (ours(contest, seed, objective=objective) for seed in range(options.seeds))
         yield {"line": f"ours, {objective}"} | summary(
-            [figures(contest.truth, scores(ranker, contest.blocks)) for ranker in rankers]
+            [judged(contest, scores(ranker, contest.blocks)) for ranker in rankers]
         )
     for objective in OBJECTIVES:
         choice = chosen(contest.rows, objective, contest.config.validation_share, options.leaves)
         models = (fitted(contest.rows, choice, seed) for seed in range(options.seeds))
-        found = [figures(contest.truth, model.scores(contest.blocks)) for model in models]
+        found = [judged(contest, model.scores(contest.blocks)) for model in models]
         yield {"line": f"LightGBM, {objective}"} | summary(found) | {"chosen": choice.described()}
     yield from plain_lines(contest)
 
@@ -79,12 +91,21 @@ def plain_lines(contest: Contest) -> Iterator[Row]:
     item = contest.blocks["item"].numbers
     clicks = item["item_shown"] + np.log(item["item_click_rate"])
     yield {"line": "popularity"} | summary([figures(contest.truth, clicks, in_seconds=False)])
-    yield {"line": "item's mean"} | summary([figures(contest.truth, item["item_yield"])])
+    yield {"line": "item's mean"} | summary([judged(contest, item["item_yield"])])
     if DURATION in item:
-        yield {"line": "duration alone"} | summary([figures(contest.truth, by_duration(contest))])
+        yield {"line": "duration alone"} | summary([judged(contest, duration_means(contest))])
 
 
-def by_duration(contest: Contest) -> Float64:
+def judged(contest: Contest, predicted: Float64) -> Row:
+    """The figures of predicted seconds [n], and predicted over true seconds by the items' duration."""
+    row, item = figures(contest.truth, predicted), contest.blocks["item"].numbers
+    slices = by_duration(item[DURATION]) if DURATION in item else {}
+    seconds = contest.truth.seconds
+    ratios = {n: metrics.calibration_ratio(seconds[some], predicted[some]) for n, some in slices.items() if some.any()}
+    return row | {f"{SLICE}{name}": ratio for name, ratio in ratios.items()}
+
+
+def duration_means(contest: Contest) -> Float64:
     """The mean seconds of the training rows of like duration, [n]: fifty buckets, and one for the unknown."""
     known = contest.rows.blocks["item"].numbers[DURATION]
     edges = np.unique(np.nanquantile(known, np.linspace(0, 1, DURATION_BUCKETS + 1)[1:-1]))

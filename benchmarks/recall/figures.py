@@ -9,6 +9,7 @@ before the label window; figure 6 judges them on it. Run:
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,6 +83,7 @@ def figure_4(course: Course, examples: int) -> pd.DataFrame:
     items = np.flatnonzero((published >= start) & (published < as_of - 3 * DAY))
     columns = {}
     for name, age in (("with example age", "normalised"), ("without example age", "none")):
+        print(f"a tower {name} for figure 4", file=sys.stderr, flush=True)
         tower, stretch = trained(course, {"example_age": age}, examples)
         columns[name] = _by_age(course, tower, stretch, items, published[items])
     columns["watched"] = columns[name].pop("watched")
@@ -121,12 +123,13 @@ def figure_6(course: Course, examples: int) -> pd.DataFrame:
     """Mean reciprocal rank of the label window's watches, by hidden layers: the paper's MAP, one item being right."""
     judge = judge_at(course)
 
-    def quality(switch: dict[str, Any]) -> float:
-        return float((1 / judge.ranks(trained(course, switch, examples)[0])).mean())
+    def quality(name: str, depth: int) -> float:
+        tower, _ = trained(course, {**INPUTS[name], "depth": depth}, examples)
+        found = float((1 / judge.ranks(tower)).mean())
+        print(f"{name}, {depth} hidden layers: {found:.4f}", file=sys.stderr, flush=True)
+        return found
 
-    columns = {
-        name: {depth: quality({**inputs, "depth": depth}) for depth in DEPTHS} for name, inputs in INPUTS.items()
-    }
+    columns = {name: {depth: quality(name, depth) for depth in DEPTHS} for name in INPUTS}
     return pd.DataFrame(columns).rename_axis("depth")
 
 
