@@ -72,11 +72,10 @@ def _walk(request: Request) -> list[Outcome]:
 def write_world(out: Path, seed: int, users: int | None, impressions: int | None, days: int | None) -> int:
     """Simulate a world, with its defaults where None is given, and write its tables; returns the log's rows.
 
-    `impressions` is about how many rows the whole log has. Refused where there is no such world.
+    `impressions` are those of a day, about, so that more days leave the earlier ones as they were. Refused where there
+    is no such world.
     """
-    days = WorldConfig.model_fields["days"].default if days is None else days
-    daily = None if impressions is None else round(impressions / max(days, 1))
-    given = {"users": users, "impressions_a_day": daily, "days": days}
+    given = {"users": users, "impressions_a_day": impressions, "days": days}
     try:
         config = WorldConfig(seed=seed, **{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

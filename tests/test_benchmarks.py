@@ -38,7 +38,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    write_world(folder, 0, users=300, impressions=12_000, days=6)
+    write_world(folder, 0, users=300, impressions=2_000, days=6)
     return folder
 
 

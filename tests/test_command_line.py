@@ -186,10 +186,15 @@ def test_a_tracking_address_that_leads_nowhere_is_refused(funnel: Shell, data: P
     assert refused(said, "tracking address nowhere")
 
 
-def test_the_world_is_simulated_into_a_folder(funnel: Shell, tmp_path: Path) -> None:
-    said = funnel("simulate", "--out", tmp_path, "--users", "200", "--impressions", "2000", "--days", "2")
-    assert said.code == 0
-    assert pq.read_metadata(tmp_path / "interactions.parquet").num_rows > 1_000
+def test_the_world_is_simulated_into_a_folder_so_many_impressions_a_day(funnel: Shell, tmp_path: Path) -> None:
+    rows = {}
+    for days in ("1", "3"):
+        said = funnel("simulate", "--out", tmp_path, "--users", "200", "--impressions", "2000", "--days", days)
+        assert said.code == 0
+        rows[days] = pq.read_table(tmp_path / "interactions.parquet").to_pylist()
+    assert len(rows["1"]) == pytest.approx(2_000, rel=0.5)
+    assert rows["3"][: len(rows["1"])] == rows["1"]
+    assert len(rows["3"]) > 2 * len(rows["1"])
 
 
 def test_a_world_that_cannot_be_is_refused(funnel: Shell, tmp_path: Path) -> None:
