@@ -35,6 +35,8 @@ Int32 = npt.NDArray[np.int32]
 INITIAL_SPREAD = 0.05
 # Positives from which a step is worth compiling by XLA: it then takes up to a fifth less, but each new size seconds.
 LARGE_STEP = 1024
+# Inputs up to which a layer is trained at the full rate.
+WIDE = 256
 # The logit of what does not count.
 NOTHING = -1e9
 
@@ -80,7 +82,7 @@ class TowerTrainer:
         tf.config.experimental.enable_op_determinism()
         self._config, self._seed = config, seed
         self._graph = _Graph(tower.shape, config.dropout, seed)
-        self._optimizer = _Adam(self._graph.variables)
+        self._optimizer = _Adam(self._graph.variables, self._graph.shares)
         self._untouched = {name: variable.numpy() for name, variable in self._optimizer_state.items()}
         self._small_step = tf.function(self._gradients, reduce_retracing=True)
         self._large_step = tf.function(self._gradients, jit_compile=True)
@@ -202,10 +204,12 @@ class TowerTrainer:
 
 
 class _Adam:
-    """Adam of the graph's variables, one fused operation each: Keras's takes a dozen."""
+    """Adam of the graph's variables, each at its share of the rate; one fused operation each: Keras's takes a dozen."""
 
-    def __init__(self, variables: list[Any], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-7) -> None:
-        self._moved = [variable.value for variable in variables]
+    def __init__(
+        self, variables: list[Any], shares: list[float], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-7
+    ) -> None:
+        self._moved, self._shares = [variable.value for variable in variables], shares
         self._moments = [[tf.Variable(tf.zeros_like(value)) for value in self._moved] for _ in range(2)]
         self._powers = [tf.Variable(beta) for beta in (beta1, beta2)]
         self._betas, self._epsilon = (beta1, beta2), epsilon
@@ -218,14 +222,15 @@ class _Adam:
         """One step at a learning rate."""
         beta1, beta2 = self._betas
         power1, power2 = (power.read_value() for power in self._powers)
-        for value, first, second, gradient in zip(self._moved, *self._moments, gradients, strict=True):
+        moved = zip(self._moved, self._shares, *self._moments, gradients, strict=True)
+        for value, share, first, second, gradient in moved:
             tf.raw_ops.ResourceApplyAdam(
                 var=value.handle,
                 m=first.handle,
                 v=second.handle,
                 beta1_power=power1,
                 beta2_power=power2,
-                lr=rate,
+                lr=rate * share,
                 beta1=beta1,
                 beta2=beta2,
                 epsilon=self._epsilon,
@@ -316,10 +321,17 @@ class _Graph:
         self._named = {name: layer.embeddings for name, layer in embeddings.items()}
         self._named |= {f"kernel{i}": kernel for i, kernel in enumerate(kernels)}
         self._named |= {f"bias{i}": bias for i, bias in enumerate(biases)}
+        self._inputs = {f"kernel{i}": kernel.shape[0] for i, kernel in enumerate(kernels)}
 
     @property
     def variables(self) -> list[Any]:
         return list(self._named.values())
+
+    @property
+    def shares(self) -> list[float]:
+        """Of the learning rate, by variable. A step of Adam moves what a layer puts out by its inputs times the rate:
+        a wide layer takes smaller steps (Yang et al. 2021), or the deepest towers learn nothing."""
+        return [min(WIDE / self._inputs.get(name, WIDE), 1.0) for name in self._named]
 
     def weights(self) -> dict[str, Float32]:
         return {name: variable.numpy() for name, variable in self._named.items()}
