@@ -102,7 +102,7 @@ def bench(
 def main() -> None:
     """Entry point: refusals are one sentence on standard error and exit code 2."""
     try:
-        app()
+        app(prog_name="funnel")
     except Refused as refusal:
         print(f"Refused: {refusal}", file=sys.stderr)
         sys.exit(2)
