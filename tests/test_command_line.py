@@ -227,7 +227,7 @@ def test_an_unknown_benchmark_is_refused_with_those_there_are(funnel: Shell, nam
 
 
 def test_any_other_fault_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
+    def broken(**_: str) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(command_line, "app", broken)
@@ -237,7 +237,7 @@ def test_any_other_fault_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_refusal_anywhere_is_exit_code_2(funnel: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing() -> None:
+    def refusing(**_: str) -> None:
         raise Refused("the log is empty")
 
     monkeypatch.setattr(command_line, "app", refusing)
