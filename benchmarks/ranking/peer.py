@@ -51,14 +51,14 @@ def main(arguments: Sequence[str]) -> list[Row]:
         for row in lines(contest_of(*ranking_work(options, home)), options):
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
-    judged = [{name: value for name, value in row.items() if not name.startswith(SLICE)} for row in rows]
-    publish(f"rankers on the same rows, {options.source}", judged, options.tracking)
-    if true := [row for row in map(_by_duration, rows) if len(row) > 1]:
-        publish(f"predicted over true seconds by duration, {options.source}", true, options.tracking)
+    overall = [{name: value for name, value in row.items() if not name.startswith(SLICE)} for row in rows]
+    publish(f"rankers on the same rows, {options.source}", overall, options.tracking)
+    if sliced := [row for row in map(_ratios, rows) if len(row) > 1]:
+        publish(f"predicted over true seconds by duration, {options.source}", sliced, options.tracking)
     return rows
 
 
-def _by_duration(row: Row) -> Row:
+def _ratios(row: Row) -> Row:
     return {"line": row["line"]} | {n.removeprefix(SLICE): v for n, v in row.items() if n.startswith(SLICE)}
 
 
