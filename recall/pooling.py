@@ -1,4 +1,4 @@
-"""Bags of indexes averaged into vectors, forwards and backwards, as one sparse product.
+"""Bags of indexes averaged into vectors, forwards and backwards.
 
 Training and serving pool with this code. The windows of a bag share one pass: each position is summed once, in the
 first window that holds it, and the wider windows add what the narrower ones have.
@@ -6,7 +6,8 @@ first window that holds it, and the wider windows add what the narrower ones hav
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
+
+from recall.compiled import average_bags, spread_gradient
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -25,34 +26,23 @@ class Pooling:
     def __init__(self, bags: Int32, windows: tuple[int, ...]) -> None:
         bags = bags[:, : windows[-1]]
         present = bags > 0
-        self._parts = np.add.reduceat(present, np.array([0, *windows[:-1]]), axis=1, dtype=np.int64)
-        self._counts = np.maximum(np.cumsum(self._parts, axis=1), 1).astype(np.float32)[:, :, None]
-        self.rows, columns = distinct(bags[present])
-        self._matrix = self._sums_of(columns)
+        parts = np.add.reduceat(present, np.array([0, *windows[:-1]]), axis=1, dtype=np.int64)
+        self._counts = np.maximum(np.cumsum(parts, axis=1), 1).astype(np.float32)
+        self._edges = np.concatenate([[0], np.cumsum(parts.ravel())])
+        self.rows, self._places = distinct(bags[present])
 
     def means(self, rows: Float32) -> Float32:
         """Window means [n, windows * dim] of a table's `rows` [r, dim]; an empty window is zero."""
-        sums: Float32 = (self._matrix @ rows).reshape(*self._parts.shape, -1)
-        # One window at a time: np.cumsum along an axis in the middle is many times slower.
-        for wider in range(1, sums.shape[1]):
-            sums[:, wider] += sums[:, wider - 1]
-        sums /= self._counts
-        return sums.reshape(len(sums), -1)
+        means = np.empty((*self._counts.shape, rows.shape[1]), np.float32)
+        average_bags(rows, self._places, self._edges, self._counts, means)
+        return means.reshape(len(means), -1)
 
     def row_gradients(self, gradient: Float32) -> Float32:
         """What a gradient of the means [n, windows * dim] is for each of the `rows`, [r, dim]."""
-        collected = gradient.reshape(*self._parts.shape, -1) / self._counts
-        # A position of an inner window is in every wider one too, so it collects their gradients.
-        for inner in range(collected.shape[1] - 2, -1, -1):
-            collected[:, inner] += collected[:, inner + 1]
-        gradients: Float32 = self._matrix.T @ collected.reshape(self._parts.size, -1)
-        return gradients
-
-    def _sums_of(self, columns: Int32) -> sparse.csr_matrix:
-        """One row for each bag and window part, one column for each of `rows`, 1 where it stands there."""
-        edges = np.concatenate([[0], np.cumsum(self._parts.ravel())]).astype(np.int32)
-        shape = (self._parts.size, len(self.rows))
-        return sparse.csr_matrix((np.ones(len(columns), np.float32), columns, edges), shape=shape)
+        of_means = gradient.reshape(*self._counts.shape, -1)
+        of_rows = np.zeros((len(self.rows), of_means.shape[2]), np.float32)
+        spread_gradient(of_means, self._places, self._edges, self._counts, of_rows)
+        return of_rows
 
 
 def distinct(indexes: Int32) -> tuple[Int32, Int32]:

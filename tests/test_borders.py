@@ -28,6 +28,7 @@ HOMES = {
     "deepctr": ("recall/tower.py", "ranking/ranker.py"),
     "faiss": ("recall/index.py",),
     "gensim": ("recall/pretraining.py",),
+    "numba": ("recall/compiled.py",),
     "sklearn": ("ranking/calibration.py",),
     "ibis": ("features/",),
     "duckdb": ("features/",),
@@ -40,7 +41,7 @@ HOMES = {
     "shelve": (),
 }
 HEAVY = (
-    *("tensorflow", "keras", "deepctr", "deepmatch", "faiss", "gensim"),
+    *("tensorflow", "keras", "deepctr", "deepmatch", "faiss", "gensim", "numba"),
     *("mlflow", "pandas", "matplotlib", "duckdb", "ibis"),
 )
 FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))

@@ -1,0 +1,76 @@
+"""Loops over bags and table rows that numba compiles: numpy would read and write the same rows many times over.
+
+The home of numba. A function is compiled when it is first called, which takes part of a second, once a process; while
+one runs, other threads of Python run too.
+"""
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def average_bags(rows: Float32, places: Int32, edges: Int64, counts: Float32, means: Float32) -> None:
+    """Write the means [n, windows, dim] of bags; part p of them holds the rows at `places[edges[p]:edges[p + 1]]`.
+
+    A bag has as many parts as there are windows, and window w is all its parts up to w: `counts` [n, windows] rows.
+    """
+    bags, windows, dim = means.shape
+    total = np.empty(dim, np.float32)
+    for bag in range(bags):
+        total[:] = 0
+        for window in range(windows):
+            part = bag * windows + window
+            for at in range(edges[part], edges[part + 1]):
+                row = rows[places[at]]
+                for i in range(dim):
+                    total[i] += row[i]
+            mean = means[bag, window]
+            for i in range(dim):
+                mean[i] = total[i] / counts[bag, window]
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def spread_gradient(gradient: Float32, places: Int32, edges: Int64, counts: Float32, of_rows: Float32) -> None:
+    """Add what a gradient of these means, [n, windows, dim], is for each row to `of_rows` [r, dim]."""
+    bags, windows, dim = gradient.shape
+    share = np.empty(dim, np.float32)
+    for bag in range(bags):
+        share[:] = 0
+        # A row of an inner window is in every wider one too, so it collects their gradients.
+        for window in range(windows - 1, -1, -1):
+            of_mean = gradient[bag, window]
+            for i in range(dim):
+                share[i] += of_mean[i] / counts[bag, window]
+            part = bag * windows + window
+            for at in range(edges[part], edges[part + 1]):
+                of_row = of_rows[places[at]]
+                for i in range(dim):
+                    of_row[i] += share[i]
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def move_rows(
+    values: Float32,
+    first: Float32,
+    second: Float32,
+    rows: Int32,
+    gradient: Float32,
+    step: np.float32,
+    beta1: np.float32,
+    beta2: np.float32,
+    epsilon: np.float32,
+) -> None:
+    """Adam's step of distinct `rows` [r] of a table and of its two moments, in place; `gradient` [r, dim]."""
+    one = np.float32(1)
+    for place in range(len(rows)):
+        row = rows[place]
+        value, mean, square, slope = values[row], first[row], second[row], gradient[place]
+        for i in range(len(slope)):
+            mean[i] = beta1 * mean[i] + (one - beta1) * slope[i]
+            square[i] = beta2 * square[i] + (one - beta2) * slope[i] * slope[i]
+            value[i] -= step * mean[i] / (np.sqrt(square[i]) + epsilon)
