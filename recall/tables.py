@@ -33,8 +33,8 @@ class RowAdam:
         """One step for distinct rows [r] with their gradients [r, dim], at a share of the learning rate."""
         self._steps += 1
         step = rate * self._rate * np.sqrt(1 - self._beta2**self._steps) / (1 - self._beta1**self._steps)
-        sizes = (np.float32(size) for size in (step, self._beta1, self._beta2, EPSILON))
-        move_rows(self.values, self._first, self._second, rows, gradient, *sizes)
+        scalars = (np.float32(scalar) for scalar in (step, self._beta1, self._beta2, EPSILON))
+        move_rows(self.values, self._first, self._second, rows, gradient, *scalars)
 
     def state(self) -> Arrays:
         """All that the next step depends on."""
