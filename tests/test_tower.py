@@ -276,6 +276,15 @@ def test_large_steps_are_compiled_and_train_the_tower_of_small_ones(monkeypatch)
         assert far.mean() < 0.02, name
 
 
+def test_each_size_of_a_large_step_is_compiled_once(monkeypatch):
+    monkeypatch.setattr(recall.tower, "LARGE_STEP", 16)
+    shape = TowerShape(**PLAIN)
+    trainer = TowerTrainer(new_tower(shape, facts_of(shape), np.random.default_rng(2)), CONFIG, 4)
+    for n in (16, 24, 16):
+        assert trainer.fit(batches(shape, steps=2, n=n))[1] == 2 * n
+    assert trainer._large_step.experimental_get_tracing_count() == 2
+
+
 def test_dropout_silences_a_share_of_the_inputs_and_keeps_their_mean():
     shape = TowerShape(**PLAIN | {"recency_windows": (1, 2, 4)})
     tower, request = random_weights(shape), random_inputs(shape).take(slice(8, 9))
