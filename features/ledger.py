@@ -5,9 +5,6 @@ pair's is computed for each row. Every tally is of what came strictly before the
 
 A *lift* compares what became of impressions with what was due: of a user's, what their items had led to expect, and of
 an item's, what their users had. So a taste is told from good items, and a good item from willing viewers.
-
-What is shown in answer to a search is *sought*, all else is *offered*. A feed that knows its viewers betrays their
-tastes by what it offers; a page of answers repeats one query, and is counted apart.
 """
 
 from collections.abc import Mapping
@@ -41,8 +38,6 @@ HALF_SHOWN, PRIOR_SHOWN = 0.5, 10.0
 SPANS = {"hour": HOUR, "day": DAY}
 # Tastes change within days: what was shown of the like lately is counted apart.
 LATELY = 3 * DAY
-# What a user is shown for so long after a search of theirs answers it.
-ANSWERED = 10 * 60 * 1_000_000
 # Whoever watches an item again and again has watched it twice; a completion lift is drawn to 0 as by half a length.
 MOST_SHARE, HALF_LENGTH = 2.0, 0.5
 # How often two impressions of a user are of one topic is drawn to a tenth, as by ten pairs.
@@ -81,7 +76,7 @@ class Ledger:
 
     `timed` is False where the log's clock is order only: then nothing reads an hour, an age or a recency. `contexts`
     are codes of each event, [n] by column, 0 unknown: on which device and surface it was shown. So many clicks of the
-    `history` are in the user's block. `searches` are users' searches in time order, where the log has any.
+    `history` are in the user's block.
     """
 
     events: Events
@@ -90,7 +85,6 @@ class Ledger:
     timed: bool
     contexts: Contexts = field(default_factory=dict)
     history: int = 0
-    searches: Timeline | None = None
 
     def blocks(self, users: Int32, items: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Blocks:
         """The three blocks of rows [n], as they are alone; what they have in common is looked up once."""
@@ -154,37 +148,35 @@ class Ledger:
         return Block(len(users), numbers, {})
 
     def _affinity(self, side: str, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
-        """The exposure lift is how much oftener than others a user was offered the like: a feed knows its viewers."""
+        """The exposure lift is how much oftener than others a user was shown the like: a feed knows its viewers."""
         name, moments = f"user_{side}", reading.moments
         counts = reading.counts(name, pair_keys(reading.users, codes))
         columns = self._rates(name, counts, reading.whole) | _lifts(name, counts, reading.whole)
-        due = reading.offered * reading.share(side, codes)
-        lift = {f"{name}_exposure_lift": _exposure_lift(_offered(counts), due)}
+        due = reading.shown("user", reading.users) * reading.share(side, codes)
+        lift = {f"{name}_exposure_lift": _exposure_lift(counts["shown"], due)}
         return columns | self._since(name, counts, moments) | lift
 
     def _taste(self, side: str, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
-        """The side's share of what the user was offered, what the last days say of it, and how much of it was sought.
+        """The side's share of what the user was shown, and what the last days say of it.
 
-        Of a channel also whether it was offered oftener than its part of the topic: a favourite among the like.
+        Of a channel also whether it was shown oftener than its part of the topic: a favourite among the like.
         """
         name, keys = f"user_{side}", pair_keys(reading.users, codes)
-        counts = reading.counts(name, keys)
-        columns = {f"{name}_share": np.log((_offered(counts) + HALF_SHOWN) / (reading.offered + PRIOR_SHOWN))}
-        if self._sought:
-            columns[f"{name}_sought"] = np.log1p(counts["sought"])
+        counts, shown = reading.counts(name, keys), reading.shown("user", reading.users)
+        columns = {f"{name}_share": np.log((counts["shown"] + HALF_SHOWN) / (shown + PRIOR_SHOWN))}
         if side == "channel" and "topic" in self.sides:
             topics = self.sides["topic"][reading.items]
-            of_topic = _offered(reading.counts("user_topic", pair_keys(reading.users, topics)))
+            of_topic = reading.counts("user_topic", pair_keys(reading.users, topics))["shown"]
             part = np.minimum(reading.share(side, codes) / reading.share("topic", topics), 1.0)
-            columns["user_channel_lift_in_topic"] = _exposure_lift(_offered(counts), of_topic * part)
+            columns["user_channel_lift_in_topic"] = _exposure_lift(counts["shown"], of_topic * part)
         if not self.timed:
             return columns
-        before = self._tally(name).sums_as_of(("clicks", *self._sought), keys, reading.moments - LATELY)
-        lately = _offered(counts) - _offered(before)
+        before, clicked = self._tally(name).shown_and_clicked(keys, reading.moments - LATELY)
+        lately = counts["shown"] - before
         return columns | {
-            f"{name}_shown_lately": np.log1p(counts["shown"] - before["shown"]),
-            f"{name}_clicks_lately": np.log1p(counts["clicks"] - before["clicks"]),
-            f"{name}_exposure_lift_lately": _exposure_lift(lately, reading.offered_lately * reading.share(side, codes)),
+            f"{name}_shown_lately": np.log1p(lately),
+            f"{name}_clicks_lately": np.log1p(counts["clicks"] - clicked),
+            f"{name}_exposure_lift_lately": _exposure_lift(lately, reading.shown_lately * reading.share(side, codes)),
         }
 
     def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
@@ -244,13 +236,12 @@ class Ledger:
     def _due(self, name: str) -> Mapping[str, Float64]:
         """What was due of each event: by its item for what is counted by user, by its user for the item's.
 
-        By user also whether it was sought; for the user alone how many earlier impressions, and clicks, its topic makes
-        a pair with.
+        For the user also how many earlier impressions, and clicks, its topic makes a pair with.
         """
         if name == "user" and "topic" in self.sides:
-            return self._due_by_item | self._sought | self._alike
+            return self._due_by_item | self._alike
         if name.startswith("user"):
-            return self._due_by_item | self._sought
+            return self._due_by_item
         if name == "item":
             return self._due_by_user
         return self._watched if name == "all" else NOTHING_DUE
@@ -286,16 +277,6 @@ class Ledger:
             np.where(measured, seconds, 0.0) / np.maximum(np.where(measured, lengths, 1.0), 1.0), MOST_SHARE
         )
         return {"shares": shares, "measured": measured.astype(np.float64)}
-
-    @cached_property
-    def _sought(self) -> dict[str, Float64]:
-        """Of each event 1 where it was shown in answer to a search; no column where the log has no searches."""
-        if self.searches is None or not len(self.searches.instants):
-            return {}
-        users, instants = self.events.users, self.events.instants
-        ends = self.searches.before(users, instants)
-        lately = instants - self.searches.instants[np.maximum(ends - 1, 0)] <= ANSWERED
-        return {"sought": (lately & (ends > self.searches.starts(users))).astype(np.float64)}
 
     @cached_property
     def _alike(self) -> dict[str, Float64]:
@@ -367,9 +348,9 @@ class Ledger:
             return {}
         columns = {}
         for span, length in SPANS.items():
-            before = self._tally(name).sums_as_of(("clicks",), keys, moments - length)
-            columns[f"{name}_shown_last_{span}"] = np.log1p(counts["shown"] - before["shown"])
-            columns[f"{name}_clicks_last_{span}"] = np.log1p(counts["clicks"] - before["clicks"])
+            shown, clicks = self._tally(name).shown_and_clicked(keys, moments - length)
+            columns[f"{name}_shown_last_{span}"] = np.log1p(counts["shown"] - shown)
+            columns[f"{name}_clicks_last_{span}"] = np.log1p(counts["clicks"] - clicks)
         return columns
 
     def _clock(self, moments: Int64) -> dict[str, Float64]:
@@ -417,7 +398,7 @@ class _Reading:
         if name in self._counts:
             return self._counts[name]["shown"]
         if name not in self._shown:
-            self._shown[name] = self.ledger._tally(name).sums_as_of((), keys, self.moments)["shown"]
+            self._shown[name] = self.ledger._tally(name).shown_and_clicked(keys, self.moments)[0]
         return self._shown[name]
 
     def share(self, side: str, codes: Int32) -> Float64:
@@ -425,17 +406,10 @@ class _Reading:
         return (self.shown(side, codes) + 1) / (self.shown_to_all + PRIOR_SHOWN)
 
     @cached_property
-    def offered(self) -> Float64:
-        """Impressions of the user so far that no search asked for, [n]."""
-        return _offered(self._counts["user"] if "user" in self._counts else self._of_the_user(self.moments))
-
-    @cached_property
-    def offered_lately(self) -> Float64:
-        """Those of the last days, [n]."""
-        return self.offered - _offered(self._of_the_user(self.moments - LATELY))
-
-    def _of_the_user(self, moments: Int64) -> Counts:
-        return self.ledger._tally("user").sums_as_of(self.ledger._sought, self.users, moments)
+    def shown_lately(self) -> Float64:
+        """Impressions of the user in the last days, [n]."""
+        before, _ = self.ledger._tally("user").shown_and_clicked(self.users, self.moments - LATELY)
+        return self.shown("user", self.users) - before
 
     @cached_property
     def whole(self) -> Rates:
@@ -469,11 +443,6 @@ def _lifts(name: str, counts: Counts, whole: Rates) -> dict[str, Float64]:
         shares = np.log((counts["shares"] + HALF_LENGTH) / (counts["shares_due"] + HALF_LENGTH))
         columns[f"{name}_completion_lift"] = shares
     return columns
-
-
-def _offered(counts: Counts) -> Float64:
-    """Impressions that no search asked for, [n]."""
-    return counts["shown"] - counts["sought"] if "sought" in counts else counts["shown"]
 
 
 def _exposure_lift(shown: Float64, due: Float64) -> Float64:

@@ -1,6 +1,6 @@
 """What is known of users and items: their side columns in indexes, and their tallies as of any instant."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -201,24 +201,24 @@ class Tally:
             columns[name][known] = values
         return columns
 
-    def sums_as_of(
-        self, names: Collection[str], keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int
-    ) -> dict[str, Float64]:
-        """How many events each key had strictly before its instant, `shown`, and the named sums over them: [m] each."""
+    def shown_and_clicked(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> tuple[Float64, Float64]:
+        """How many events each key had strictly before its instant, and how many of them were clicks: [m] each."""
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         known, starts, ends = self.timeline.spans(keys, moments)
-        found = {name: np.zeros(len(keys)) for name in ("shown", *names)}
-        found["shown"][known] = ends - starts
-        columns, sums = self._sums
-        for name in names:
-            column = sums[:, columns.index(name)]
-            found[name][known] = np.take(column, ends) - np.take(column, starts)
-        return found
+        shown, clicks = np.zeros(len(keys)), np.zeros(len(keys))
+        shown[known] = ends - starts
+        clicks[known] = np.take(self._clicks, ends) - np.take(self._clicks, starts)
+        return shown, clicks
 
     def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
         if not len(self.timeline.instants):
             return np.full(len(positions), NEVER)
         return np.where(positions >= starts, np.take(self.timeline.instants, np.maximum(positions, 0)), NEVER)
+
+    @cached_property
+    def _clicks(self) -> Float64:
+        """Clicks among the first i events, [n + 1]."""
+        return np.concatenate([[0.0], np.cumsum(self.clicked, dtype=np.float64)])
 
     @cached_property
     def _sums(self) -> tuple[tuple[str, ...], Float64]:

@@ -62,14 +62,10 @@ class Work:
 
     @cached_property
     def readings(self) -> Readings:
+        folder = self.inputs["histories"]
+        searches = Histories.load(folder / "searches") if (folder / "searches").exists() else None
         users = Side.load(self.inputs["profiles"] / "users.parquet")
-        return Readings(Histories.load(self.inputs["histories"] / "watches"), self.searches, users)
-
-    @cached_property
-    def searches(self) -> Histories | None:
-        """Users' search tokens; None where the log has none, or where its clock is order only."""
-        folder = self.inputs["histories"] / "searches"
-        return Histories.load(folder) if folder.exists() else None
+        return Readings(Histories.load(folder / "watches"), searches, users)
 
     @cached_property
     def knowledge(self) -> Knowledge:
@@ -101,8 +97,7 @@ class Work:
         users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
         ranking = self.config.ranking
         history = ranking.history_length if ranking.history != "none" else 0
-        timed, searches = self.windows.clock == "time", self.searches.timeline if self.searches else None
-        return Ledger(events, users, items, timed, log.contexts, history, searches)
+        return Ledger(events, users, items, self.windows.clock == "time", log.contexts, history)
 
     def write_json(self, name: str, value: Any) -> None:
         (self.out / name).write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from features.errors import Refused
 from features.ledger import Block, Ledger
 from features.profiles import Events
-from features.timeline import Timeline
 from ranking.rows import Exposures, blocks_of
 
 Blocks = dict[str, Block]
@@ -42,13 +41,10 @@ def refuse_the_future(
 
 
 def before(ledger: Ledger, instant: int) -> Ledger:
-    """The ledger of the events and searches strictly before an instant."""
+    """The ledger of the events strictly before an instant."""
     rows = np.flatnonzero(ledger.events.instants < instant)
     events = Events(**{field.name: getattr(ledger.events, field.name)[rows] for field in fields(ledger.events)})
-    contexts, searches = {name: codes[rows] for name, codes in ledger.contexts.items()}, ledger.searches
-    if searches is not None:
-        searches = Timeline(*(values[searches.instants < instant] for values in (searches.keys, searches.instants)))
-    return replace(ledger, events=events, contexts=contexts, searches=searches)
+    return replace(ledger, events=events, contexts={name: codes[rows] for name, codes in ledger.contexts.items()})
 
 
 def taken(exposures: Exposures, rows: npt.NDArray[np.intp]) -> Exposures:

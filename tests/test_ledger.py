@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from features.ledger import (
-    ANSWERED,
     DAY,
     HALF_SHOWN,
     HOUR,
@@ -21,7 +20,6 @@ from features.ledger import (
     duration_groups,
 )
 from features.profiles import Events, Side
-from features.timeline import Timeline
 
 USERS, ITEMS, ROWS = 5, 7, 150
 COUNTRIES, ITEM_COUNTRIES = np.array([0, 1, 2, 1, 0], np.int32), np.array([0, 1, 2, 0, 1, 1, 2], np.int32)
@@ -38,18 +36,6 @@ ITEM_SIDE = Side(
 )
 
 
-def random_searches():
-    """Searches just within and just beyond what is answered, at and after some of the log's hours."""
-    rng = np.random.default_rng(3)
-    before = rng.choice([ANSWERED, ANSWERED + 1, 1, 0, -1], 90)
-    who, instants = np.sort(rng.integers(1, USERS - 1, 90)), rng.integers(0, 36, 90) * 2 * HOUR - before
-    order = np.lexsort((instants, who))
-    return Timeline(who[order], instants[order])
-
-
-SEARCHES = random_searches()
-
-
 def random_log(seed=0):
     """Impressions over three days at few distinct hours, so that rows of one instant are common.
 
@@ -63,7 +49,7 @@ def random_log(seed=0):
 
 
 def ledger_of(events, timed=True):
-    return Ledger(events, USER_SIDE, ITEM_SIDE, timed, searches=SEARCHES)
+    return Ledger(events, USER_SIDE, ITEM_SIDE, timed)
 
 
 def columns(ledger, users, items, instants):
@@ -211,16 +197,6 @@ def focus(events, rows):
     return columns
 
 
-def sought(events, row):
-    """Whether a row was shown in answer to its user's latest search."""
-    searches = [
-        instant
-        for user, instant in zip(SEARCHES.keys, SEARCHES.instants, strict=True)
-        if user == events.users[row] and instant < events.instants[row]
-    ]
-    return bool(searches) and events.instants[row] - max(searches) <= ANSWERED
-
-
 def expected(events, user, item, instant):
     """All columns of one exposure by looping over what came strictly before it."""
     before = [r for r in range(ROWS) if events.instants[r] < instant]
@@ -230,8 +206,7 @@ def expected(events, user, item, instant):
         return [r for r in before if matches(events.users[r], events.items[r])]
 
     mine = of(lambda u, _: u == user)
-    offered = [r for r in mine if not sought(events, r)]
-    offered_lately = [r for r in offered if events.instants[r] >= instant - LATELY]
+    mine_lately = [r for r in mine if events.instants[r] >= instant - LATELY]
     row = {
         "hour": instant % DAY / HOUR,
         "weekday": (instant // DAY + 3) % 7,
@@ -260,20 +235,17 @@ def expected(events, user, item, instant):
         )
         row |= completion_lift(f"user_{name}", events, rows, share_by_item)
         share = (of_side[0] + 1) / (whole[0] + PRIOR_SHOWN)
-        alike = [r for r in rows if r in offered]
-        row[f"user_{name}_exposure_lift"] = math.log((len(alike) + HALF_SHOWN) / (len(offered) * share + HALF_SHOWN))
+        row[f"user_{name}_exposure_lift"] = math.log((own[0] + HALF_SHOWN) / (len(mine) * share + HALF_SHOWN))
         if name == "duration":
             continue
-        recent = [r for r in rows if events.instants[r] >= instant - LATELY]
-        row[f"user_{name}_share"] = math.log((len(alike) + HALF_SHOWN) / (len(offered) + PRIOR_SHOWN))
-        row[f"user_{name}_sought"] = math.log1p(len(rows) - len(alike))
+        recent = [r for r in rows if r in mine_lately]
+        row[f"user_{name}_share"] = math.log((own[0] + HALF_SHOWN) / (len(mine) + PRIOR_SHOWN))
         row[f"user_{name}_shown_lately"] = math.log1p(len(recent))
         row[f"user_{name}_clicks_lately"] = math.log1p(sum(events.clicked[r] for r in recent))
-        alike_lately = len([r for r in rows if r in offered_lately])
-        due_lately = len(offered_lately) * share
-        row[f"user_{name}_exposure_lift_lately"] = math.log((alike_lately + HALF_SHOWN) / (due_lately + HALF_SHOWN))
-    of_topic = [r for r in offered if TOPICS[events.items[r]] == TOPICS[item] > 0]
-    of_channel = [r for r in offered if CHANNELS[events.items[r]] == CHANNELS[item] > 0]
+        recently_due = len(mine_lately) * share
+        row[f"user_{name}_exposure_lift_lately"] = math.log((len(recent) + HALF_SHOWN) / (recently_due + HALF_SHOWN))
+    of_topic = of(lambda u, i: u == user and TOPICS[i] == TOPICS[item] > 0)
+    of_channel = of(lambda u, i: u == user and CHANNELS[i] == CHANNELS[item] > 0)
     by_all = [len(of(lambda _, i, side=side: side[i] == side[item] > 0)) + 1 for side in (CHANNELS, TOPICS)]
     lift = (len(of_channel) + HALF_SHOWN) / (len(of_topic) * min(by_all[0] / by_all[1], 1) + HALF_SHOWN)
     row["user_channel_lift_in_topic"] = math.log(lift)
@@ -303,21 +275,6 @@ def test_every_column_is_what_a_loop_over_the_earlier_rows_finds(events):
     assert set(found) == set(wanted[0])
     for name, values in found.items():
         np.testing.assert_allclose(values, [row[name] for row in wanted], rtol=1e-9, err_msg=name)
-
-
-def test_without_searches_all_is_offered_and_nothing_else_changes(events):
-    asked = exposures(events)
-    found = columns(ledger_of(events), *asked)
-    nobody = Timeline(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    for searches in (None, nobody):
-        bare = columns(Ledger(events, USER_SIDE, ITEM_SIDE, timed=True, searches=searches), *asked)
-        assert set(found) - set(bare) == {"user_channel_sought", "user_topic_sought"}
-        differing = {name for name in bare if not np.array_equal(bare[name], found[name], equal_nan=True)}
-        offers = ("lift_in_topic", "exposure_lift", "exposure_lift_lately", "_share")
-        assert differing == {name for name in bare if name.endswith(offers)}
-        mine = np.array([sum((events.users == u) & (events.instants < at)) for u, _, at in zip(*asked, strict=True)])
-        of_topic = np.expm1(bare["user_topic_shown"]) + HALF_SHOWN
-        np.testing.assert_allclose(bare["user_topic_share"], np.log(of_topic / (mine + PRIOR_SHOWN)))
 
 
 def test_codes_are_the_side_columns_and_the_item_itself(events):

@@ -321,16 +321,12 @@ def test_every_impression_of_the_holdout_is_scored_once(run: Run) -> None:
 
 def test_ranking_rows_are_the_impressions_before_the_holdout_in_their_order(run: Run) -> None:
     folder = run.out / "artefacts" / "ranking_rows" / manifests(run)["ranking_rows"]["version"]
-    rows = pd.read_parquet(folder / "ranking_rows.parquet")
+    rows = pd.read_parquet(folder / "ranking_rows.parquet", columns=["clicked", "seconds", "weight"])
     first = run.raw.groupby("user_id")["timestamp"].transform("min")
     if run.mode != "last":
         order = run.before.assign(first=first).sort_values(["first", "user_id", "timestamp"], kind="stable")
         assert rows["clicked"].tolist() == order["clicked"].tolist()
         np.testing.assert_allclose(rows["seconds"], np.where(order["clicked"], order["watch_seconds"], 0))
-        topic = order["item_id"].map(pd.read_parquet(run.data / "items.parquet").set_index("item_id")["topics"].str[0])
-        answer = (order["surface"] == "search").astype(int)
-        earlier = answer.groupby([order["user_id"], topic]).cumsum() - answer
-        np.testing.assert_allclose(np.expm1(rows["pair.number.user_topic_sought"]), earlier, atol=1e-9)
     assert len(rows) == len(run.before)
     assert (rows.loc[~rows["clicked"], "seconds"] == 0).all()
 
