@@ -180,10 +180,11 @@ class TowerTrainer:
         return (self._rng.random((rows, 1)) >= self._config.id_dropout).astype(np.float32)
 
     def _heard(self, positives: int) -> npt.NDArray[np.bool_] | None:
-        """Which of the wide layer's values dropout leaves, [positives, width]: drawn here, for it costs XLA a step."""
+        """Which embedded values of the wide layer dropout leaves, [positives, width]: drawn here, or XLA takes a step's
+        time for it."""
         if not self._config.dropout:
             return None
-        values = self._rng.random((positives, _wide_width(self.shape)), np.float32)
+        values = self._rng.random((positives, _embedded_width(self.shape)), np.float32)
         return values >= np.float32(self._config.dropout)
 
     def _gradients(
@@ -192,7 +193,8 @@ class TowerTrainer:
         """Loss, gradients of the pooled inputs and of the item rows; the graph's own variables take their step."""
         with tf.GradientTape() as tape:
             tape.watch([pooled, rows])
-            inputs = pooled | _named_inputs(self.shape, codes, numbers) | _named_share(heard, self._config.dropout)
+            inputs = pooled | _named_inputs(self.shape, codes, numbers)
+            inputs |= _named_share(self.shape, heard, self._config.dropout)
             users, vectors = self._graph.model(inputs, training=True), rows
             if self.shape.metric == "cosine":
                 users = tf.math.l2_normalize(users, axis=1) / self.shape.temperature
@@ -376,9 +378,15 @@ def _named_inputs(shape: TowerShape, codes: Any, numbers: Any) -> dict[str, Any]
     return named | ({"example_age": numbers[:, -1:]} if shape.example_age else {})
 
 
-def _named_share(heard: Any, dropout: float) -> dict[str, Any]:
-    """What dropout multiplies the wide layer by: nothing, or what keeps its mean."""
-    return {} if heard is None else {"dropout": tf.cast(heard, tf.float32) / (1 - dropout)}
+def _named_share(shape: TowerShape, heard: Any, dropout: float) -> dict[str, Any]:
+    """What dropout multiplies the wide layer by: nothing, or what keeps the mean of its embedded values.
+
+    Numbers are left alone: a dropped one would say 0, which is a value of its own and of the example age the newest.
+    """
+    if heard is None:
+        return {}
+    share = tf.cast(heard, tf.float32) / (1 - dropout)
+    return {"dropout": tf.pad(share, [[0, 0], [0, _number_width(shape)]], constant_values=1.0)}
 
 
 def _table_sizes(shape: TowerShape) -> dict[str, tuple[int, int]]:
@@ -390,9 +398,18 @@ def _table_sizes(shape: TowerShape) -> dict[str, tuple[int, int]]:
 
 
 def _wide_width(shape: TowerShape) -> int:
+    return _embedded_width(shape) + _number_width(shape)
+
+
+def _embedded_width(shape: TowerShape) -> int:
+    """Of the wide layer's values those that come first: pooled bags and categories."""
     bags = len(shape.recency_windows) + (1 if shape.token_bag else 0)
-    categories = sum(shape.category_dims[name] for name in shape.categories)
-    return bags * shape.dim + categories + shape.powers * len(shape.numbers) + int(shape.example_age)
+    return bags * shape.dim + sum(shape.category_dims[name] for name in shape.categories)
+
+
+def _number_width(shape: TowerShape) -> int:
+    """Those that come last: numbers and the example age."""
+    return shape.powers * len(shape.numbers) + int(shape.example_age)
 
 
 def _table(rng: np.random.Generator, rows: int, dim: int) -> Float32:

@@ -300,6 +300,24 @@ def test_dropout_silences_a_share_of_the_inputs_and_keeps_their_mean():
     assert found.var() == pytest.approx((inputs**2).sum() / 3, rel=0.2)
 
 
+@pytest.mark.parametrize("example_age", [True, False])
+def test_dropout_leaves_numbers_and_the_example_age_as_they_are(example_age):
+    """A dropped number would say 0, which is a value of its own, and of the example age the one that is served."""
+    shape = TowerShape(**EVERYTHING | {"hidden": (), "example_age": example_age})
+    tower, request = random_weights(shape), random_inputs(shape).take(slice(8, 9))
+    numbers = np.arange(len(tower.weights["kernel0"])) >= len(tower.weights["kernel0"]) - 6 - example_age
+    weights = tower.weights | {"kernel0": tower.weights["kernel0"] * numbers[:, None]}
+    by_numbers = Tower(shape, weights, tower.facts)
+    expected = by_numbers.user_vectors(request)[0, 0]
+    weights |= {"item_out": np.eye(ITEMS, shape.dim, -1, dtype=np.float32)}
+    trainer = TowerTrainer(Tower(shape, weights, tower.facts), STANDSTILL.model_copy(update={"dropout": 0.5}), 0)
+    nobody = Negatives(np.array([shape.dim + 1], np.int32), np.zeros(1, np.float32))
+    stream = itertools.repeat(Batch(request, np.array([1], np.int32), nobody), 20)
+    found = -np.log(np.expm1([loss for loss, _ in trainer.steps(iter(stream))]))
+    assert abs(expected) > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_an_error_in_a_batch_ends_the_pass_and_the_steps_before_it_stand():
     shape = TowerShape(**PLAIN)
     tower = random_weights(shape)
