@@ -180,8 +180,7 @@ class TowerTrainer:
         return (self._rng.random((rows, 1)) >= self._config.id_dropout).astype(np.float32)
 
     def _heard(self, positives: int) -> npt.NDArray[np.bool_] | None:
-        """Which embedded values of the wide layer dropout leaves, [positives, width]: drawn here, or XLA takes a step's
-        time for it."""
+        """Which embedded values dropout leaves, [positives, width]: drawn here, for it costs XLA a step."""
         if not self._config.dropout:
             return None
         values = self._rng.random((positives, _embedded_width(self.shape)), np.float32)
