@@ -15,7 +15,8 @@ Intp = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
 
 # Strength of the L2 penalty, in users of the fit, on weights of standardised columns. A weaker one follows the few
-# items of the hours it was taught in: with this one news taught at three instants beats the popular list at a fourth.
+# items of the hours it was taught in: 30 has a news log's HR@50 at .86 instead of .84, at an instant that the three
+# others taught, but at the worst of four its HR@10 is .024 behind the popular list's, with this one .008.
 PENALTY, LARGEST_SHARE = 500.0, 0.25
 ITERATIONS = 200
 
