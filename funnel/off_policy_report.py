@@ -19,7 +19,7 @@ from funnel.judged import Judged
 from funnel.oracle import policy_seconds
 from funnel.ordering import recommender_at
 from funnel.plots import interval_points
-from funnel.work import Impressions, Work, watched
+from funnel.work import Impressions, Work, logs_impressions, watched
 from ranking.off_policy import Evaluation, evaluated
 from ranking.policies import Logged, Policy, softmax_of_places
 from ranking.recommend import Lists
@@ -50,6 +50,8 @@ class OffPolicy:
             return (
                 f"windows.mode is {self.work.windows.mode}: a holdout is needed that was not chosen by what was watched"
             )
+        if not logs_impressions(self.work):
+            return "the log does not say what was shown and not clicked, so that every slot would seem a success"
         if not len(self.slots.users):
             return "the holdout has no propensities: log them, or set off_policy.random_exposure where it was uniform"
         return None

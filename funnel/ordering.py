@@ -13,6 +13,7 @@ from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
 from funnel.work import Work
 from ranking.re_rank import Ranked, ReRankConfig, Shelf, re_ranked, seconds_lost
 from ranking.recommend import Lists, Recommender, recommender_of
+from ranking.rows import MERGED
 from ranking.scoring import Ranker
 from recall.candidates import Candidates
 from recall.scores import Opinion
@@ -44,7 +45,8 @@ def recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.fl
     of_row = np.repeat(np.arange(shape[0]), shape[1])
     scores = np.asarray(lists.tower_scores).reshape(-1).astype(np.float64)
     columns = Opinion(tower).columns(vectors, scores, of_row)
-    return {name: values.reshape(shape) for name, values in columns.items()}
+    merged = np.asarray(lists.scores, np.float64)
+    return {name: values.reshape(shape) for name, values in columns.items()} | {MERGED: merged}
 
 
 def ordered(work: Work, recommender: Recommender, lists: Lists) -> tuple[Int32, Float64]:

@@ -18,7 +18,6 @@ Intp = npt.NDArray[np.intp]
 
 # Users on whose candidates the ranker teaches, and as many others on whose candidates the cut is judged.
 USERS = 500
-MERGED = "recall_merged"
 
 
 def distil(work: Work) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def distil(work: Work) -> dict[str, Any]:
     """
     recommender, candidates = recommender_at(work), saved_candidates(work.inputs["candidates"])
     teachers, checkers = _halves(len(candidates.users), np.random.default_rng([work.config.seed, 17]))
-    taught, checked = (lists_with_merge(work, candidates.take(rows)) for rows in (teachers, checkers))
+    taught, checked = (lists_of(work, candidates.take(rows)) for rows in (teachers, checkers))
     pre_ranker = distilled(items_of(work), taught, recommender.expected_seconds(taught))
     pre_ranker.save(work.out)
     np.save(work.out / "check_users.npy", checked.users)
@@ -46,16 +45,10 @@ def pre_ranked(work: Work, candidates: Candidates) -> Lists:
     if not keep:
         return lists_of(work, candidates)
     pre_ranker = PreRanker.load(work.inputs["pre_ranker"])
-    lists = lists_with_merge(work, candidates)
+    lists = lists_of(work, candidates)
     left = kept(lists, pre_ranker.scores(pre_ranker.worth(items_of(work)), lists), keep)
     np.save(work.out / "pre_ranked_items.npy", left.items)
     return left
-
-
-def lists_with_merge(work: Work, candidates: Candidates) -> Lists:
-    """Candidates with recall's columns and the score they were merged by."""
-    lists = lists_of(work, candidates)
-    return Lists(lists.users, lists.items, lists.recall | {MERGED: np.asarray(candidates.scores, np.float64)})
 
 
 def items_of(work: Work) -> Block:

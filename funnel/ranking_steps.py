@@ -16,12 +16,14 @@ from funnel.epochs import draw_epochs, epoch_text
 from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
 from funnel.work import Impressions, Work, held_out, logs_impressions, saved_candidates, watched
 from ranking.audit import refuse_the_future
-from ranking.rows import Exposures, RankingRows, blocks_of, thinned
+from ranking.rows import MERGED, Exposures, RankingRows, blocks_of, thinned
 from recall.candidates import Candidates
+from recall.labelled import LabelledLists
 from recall.scores import rolled_columns
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+Intp = npt.NDArray[np.intp]
 Labelled = tuple[Exposures, npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
@@ -86,7 +88,7 @@ def write_report(work: Work) -> None:
 
 
 def _refuse_to_rank(work: Work, rows: int, clicked: int) -> None:
-    origin = "impressions before labels_end" if logs_impressions(work) else "candidates as of history_end"
+    origin = "impressions before labels_end" if logs_impressions(work) else "recall's lists as of its towers' instants"
     raise Refused(
         f"The ranker has {rows} rows from {origin}, {clicked} of them watched; it needs at least two watched and one "
         f"not. The windows are {work.windows.described()}: choose others, or give it more of the log."
@@ -106,23 +108,64 @@ def _labelled_impressions(work: Work) -> Labelled:
 
 
 def _labelled_lists(work: Work) -> Labelled:
-    """Candidates as of history_end, positive where watched in the label window, the others thinned."""
-    log, windows, folder = work.impressions, work.windows, work.inputs["candidates"]
-    lists, users = np.load(folder / "label_items.npy"), np.load(folder / "label_users.npy")
-    row, column = np.nonzero(lists)
-    who, what = users[row], lists[row, column]
-    inside = log.take(
-        np.flatnonzero(log.clicked & (log.instants >= windows.history_end) & (log.instants < windows.labels_end))
-    )
-    pairs = _pairs(inside.users, inside.items)
-    first, at = np.unique(pairs, return_index=True)
-    place = np.minimum(np.searchsorted(first, _pairs(who, what)), max(len(first) - 1, 0))
-    clicked = first[place] == _pairs(who, what) if len(first) else np.zeros(len(who), bool)
-    seconds = np.where(clicked, watched(work, inside)[at[place]], 0.0) if len(first) else np.zeros(len(who))
+    """Recall's lists as of the towers' instants, positive where clicked until the next one; the others are thinned, or
+    replaced by any items."""
+    lists, config = LabelledLists.load(work.inputs["candidates"]), work.config.ranking
+    row, column = np.nonzero(lists.items)
+    items, merged = lists.items[row, column], lists.scores[row, column].astype(np.float64)
+    clicked, seconds = _clicked_next(work, lists, row, items)
     rng = np.random.default_rng([work.config.seed, 7])
-    kept, weight = thinned(clicked, who, work.config.ranking.negatives_per_user, rng)
-    instants = np.full(len(kept), windows.history_end)
-    return _exposures(work, who[kept], what[kept], instants), clicked[kept], seconds[kept], weight
+    if config.hard_negatives:
+        kept, weight = thinned(clicked, row, config.negatives_per_user, rng)
+        exposures = _listed(work, lists, row[kept], items[kept])
+        recall = exposures.recall | {MERGED: merged[kept]}
+        return replace(exposures, recall=recall), clicked[kept], seconds[kept], weight
+    others, any_items, stands_for = _any_items(work, lists, config.negatives_per_user, rng)
+    order = np.argsort(np.append(row[clicked], others), kind="stable")
+
+    def together(positives: npt.NDArray[Any], negatives: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.append(positives, negatives)[order]
+
+    exposures = _listed(work, lists, together(row[clicked], others), together(items[clicked], any_items))
+    count, nothing = int(clicked.sum()), np.zeros(len(others))
+    weight = together(np.ones(count), stands_for)
+    return exposures, together(np.ones(count, bool), nothing > 0), together(seconds[clicked], nothing), weight
+
+
+def _listed(work: Work, lists: LabelledLists, row: Intp, items: Int32) -> Exposures:
+    """Items [n] as if they had been shown to the users of lists row [n], when these were made."""
+    return _exposures(work, lists.users[row], items, lists.since[row])
+
+
+def _any_items(
+    work: Work, lists: LabelledLists, most: int, rng: np.random.Generator
+) -> tuple[Intp, Int32, npt.NDArray[np.float64]]:
+    """Up to `most` random items for each list that its user did not go on to click: list, item, how many it stands for.
+
+    They are of the catalogue as it was when the list was made, uniformly, and stand for all of it.
+    """
+    row = np.repeat(np.arange(len(lists.users)), most)
+    sizes = np.searchsorted(work.ids.items.first_seen, lists.since)[row]
+    items = rng.integers(1, np.maximum(sizes, 1), endpoint=True).astype(np.int32)
+    left = np.flatnonzero(~_clicked_next(work, lists, row, items)[0])
+    return row[left], items[left], sizes[left] / most
+
+
+def _clicked_next(
+    work: Work, lists: LabelledLists, row: Intp, items: Int32
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Whether the users of lists row [n] clicked the items between the lists' instants, and T of the first click."""
+    log, clicked, seconds = work.impressions, np.zeros(len(row), bool), np.zeros(len(row))
+    for since, until in np.unique(np.stack([lists.since, lists.until], axis=1), axis=0):
+        inside = log.take(np.flatnonzero(log.clicked & (log.instants >= since) & (log.instants < until)))
+        pairs, first = np.unique(_pairs(inside.users, inside.items), return_index=True)
+        rows = np.flatnonzero(lists.since[row] == since)
+        wanted = _pairs(lists.users[row[rows]], items[rows])
+        place = np.searchsorted(pairs, wanted)
+        found = np.append(pairs, -1)[place] == wanted
+        clicked[rows] = found
+        seconds[rows[found]] = watched(work, inside.take(first))[place[found]]
+    return clicked, seconds
 
 
 def _pairs(users: Int32, items: Int32) -> Int64:
@@ -135,10 +178,11 @@ def _exposures(work: Work, users: Int32, items: Int32, instants: Int64) -> Expos
 
 
 def exposures_of(work: Work, rows: Impressions) -> Exposures:
-    """Impressions as exposures, in their own contexts and positions."""
+    """Impressions as exposures, in their own contexts and positions; no list that was merged is known of them."""
     unplaced = _exposures(work, rows.users, rows.items, rows.instants)
     contexts = {name: getattr(rows, name) for name in work.ledger.contexts}
-    return replace(unplaced, contexts=contexts, positions=rows.positions)
+    unmerged = {} if logs_impressions(work) else {MERGED: np.full(len(rows.users), np.nan)}
+    return replace(unplaced, recall=unplaced.recall | unmerged, contexts=contexts, positions=rows.positions)
 
 
 def _ranked(candidates: Candidates, items: Int32, seconds: npt.NDArray[np.float64]) -> Iterator[Ranked]:

@@ -84,31 +84,23 @@ def write_index(work: Work) -> None:
 
 
 def write_candidates(work: Work) -> None:
-    """Candidates as of labels_end for the users who get lists, and as of history_end for a sample with labels."""
-    from recall.index import ItemIndex, index_of
+    """Candidates as of labels_end for the users who get lists; where the log does not say what was shown, also lists
+    as of the towers' instants with labels."""
+    from recall.index import ItemIndex
+    from recall.labelled import labelled_lists
 
-    windows, config, log = work.windows, work.config.recall, _channel_log(work)
+    config, log = work.config.recall, _channel_log(work)
     for name, reason in switched_off(config, log).items():
         work.tell(f"channel {name} is off: {reason}")
     learned = learn(config, log, work.towers, work.config.seed)
     work.write_json("merge.json", learned.described())
     work.tell(_merge_text(learned))
-    index, users = ItemIndex.load(work.inputs["index"] / "items.faiss"), listed_users(work)
-    channels = channels_as_of(config, log, work.towers[-1], index, windows.labels_end, users, learned.merge.popularity)
-    _write_merged(work, users, channels, learned.merge)
-    tower, labelled = newest(work.towers, windows.history_end), _users_with_labels(work, config.label_users)
-    channels = channels_as_of(
-        config,
-        log,
-        tower,
-        index_of(tower.item_vectors, tower.catalogue),
-        windows.history_end,
-        labelled,
-        learned.merge.popularity,
-    )
-    shards = [part.items for part in merged_shards(channels, learned.merge, labelled, config)]
-    np.save(work.out / "label_users.npy", labelled)
-    np.save(work.out / "label_items.npy", np.concatenate(shards))
+    index, users, merge = ItemIndex.load(work.inputs["index"] / "items.faiss"), listed_users(work), learned.merge
+    channels = channels_as_of(config, log, work.towers[-1], index, work.windows.labels_end, users, merge.popularity)
+    _write_merged(work, users, channels, merge)
+    if not logs_impressions(work):
+        rng = np.random.default_rng([work.config.seed, 19])
+        labelled_lists(config, log, work.towers, merge, rng).save(work.out)
 
 
 def _refuse_long_lists(work: Work) -> None:
@@ -129,11 +121,6 @@ def earlier_towers(folder: Path) -> list[Tower]:
             "as in OUT/artefacts/towers/VERSION."
         )
     return [Tower.load(folder, path.stem) for path in paths]
-
-
-def newest(towers: list[Tower], instant: int) -> Tower:
-    """The newest tower finished by an instant; the first is finished by history_end."""
-    return [tower for tower in towers if tower.shape.as_of <= instant][-1]
 
 
 def _channel_log(work: Work) -> Log:
@@ -171,16 +158,6 @@ def _write_merged(work: Work, users: Int32, channels: Channels, merge: Merge) ->
     write_lists(work.out / "candidates.parquet", work.ids, written(), {}, ranks=True)
     for file in files.values():
         file.close()
-
-
-def _users_with_labels(work: Work, most: int) -> Int32:
-    """A sample of the users with a watch in the label window; nobody where impressions are logged."""
-    if logs_impressions(work):
-        return np.zeros(0, np.int32)
-    log, windows = work.impressions, work.windows
-    inside = log.clicked & (log.instants >= windows.history_end) & (log.instants < windows.labels_end)
-    users = np.unique(log.users[inside])
-    return _sample(users, most, work.config.seed)
 
 
 def _sample(users: Int32, most: int, seed: int) -> Int32:

@@ -24,6 +24,9 @@ class RankingConfig(BaseModel):
     `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces; `cross` is
     the number of cross layers beside the deep ones, `history` how the last `history_length` clicked items are pooled.
     `measured_in`: the odds of `exact` and of `multi_task` are of seconds, or of watches as long as the item is.
+    Where the log does not say what was shown, rows are recall's lists, thinned to `negatives_per_user` unwatched items;
+    without `hard_negatives` these are any items of the catalogue. With `recall_prior` the net starts from recall's log
+    chance of a candidate, and learns what to change.
     `pairwise` weighs the order of rows by their seconds beside the odds of the objectives `exact` and `paper`.
     """
 
@@ -50,6 +53,7 @@ class RankingConfig(BaseModel):
     patience: int = Field(6, ge=1)
     validation_share: float = Field(0.1, gt=0, lt=1)
     refit: bool = True
+    recall_prior: bool = True
     hard_negatives: bool = True
     negatives_per_user: int = Field(40, ge=1)
     seconds_cap_quantile: float = Field(0.99, gt=0.5, le=1)

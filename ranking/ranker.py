@@ -26,7 +26,7 @@ from ranking.calibration import AS_IT_IS, calibration_of
 from ranking.config import RankingConfig
 from ranking.normalisers import Limits, normalisers_of, widened, width_of
 from ranking.objectives import heads_of, length_yardstick, targets, yardstick_of
-from ranking.rows import RankingRows
+from ranking.rows import MERGED, RankingRows
 from ranking.scoring import BLOCKS, ITEM_SPACE, SHARD, Ranker, RankerShape, groups_of, lengths_of, space_of
 
 Float32 = npt.NDArray[np.float32]
@@ -44,6 +44,8 @@ DECAYED_STEPS = 600
 PAIRED = 128
 # Columns of a row's target that only the order reads.
 ORDERED = 3
+# The objectives whose first logit is one of odds.
+ODDS = ("exact", "paper", "click", "multi_task")
 ATTENTION_UNITS = (32, 16)
 LAST_POSITION = 50
 # A play within so much of the end is complete: players round.
@@ -95,9 +97,14 @@ def seconds_cap(rows: RankingRows, quantile: float) -> float:
 
 
 def _split(rows: RankingRows, share: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Earlier and later rows by instant. Rows of one instant (made from candidates) are split by their order."""
+    """Earlier and later rows by instant. What is of one instant stays together, unless it is all there is.
+
+    Rows made from lists are of few instants, and no hour is like another: what learnt one is not judged by it.
+    """
     order = np.argsort(rows.instants, kind="stable")
     cut = len(order) - max(round(len(order) * share), 1)
+    begin = int(np.searchsorted(rows.instants[order], rows.instants[order[cut]]))
+    cut = begin or cut
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
@@ -131,6 +138,7 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
         codes=codes,
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
         **config.model_dump(include={"hidden", "powers", "bins", "cross", "history", "history_length", "objective"}),
+        **_prior(rows, config),
         unit=unit,
         seconds_cap=cap,
         yardstick=yardstick.unit,
@@ -138,6 +146,16 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
         groups=tuple(yardstick.groups),
     )
     return Ranker(shape, normalisers, {}, yardstick)
+
+
+def _prior(rows: RankingRows, config: RankingConfig) -> dict[str, Any]:
+    """Recall's log chance as where the logits start, where it is known of the rows and a logit is one of odds."""
+    merged = rows.blocks["pair"].numbers.get(MERGED)
+    if merged is None or not config.recall_prior or config.objective not in ODDS:
+        return {}
+    known = ~np.isnan(merged)
+    mean = np.average(np.exp(merged[known]), weights=rows.weight[known]) if known.any() else 1.0
+    return {"prior": MERGED, "prior_unknown": float(np.log(mean))}
 
 
 def _measured_by_length(unit: str, config: RankingConfig) -> bool:
@@ -239,12 +257,14 @@ class _Examples:
     ranker: Ranker
     numbers: dict[str, Float32]
     codes: dict[str, Int32]
+    prior: Float32 | None
     targets: Float32
 
     def take(self, rows: npt.NDArray[np.intp]) -> tuple[dict[str, Any], Float32]:
         shape = self.ranker.shape
         inputs: dict[str, Any] = {name: codes[rows] for name, codes in self.codes.items()}
         inputs |= {n: widened(x[rows], shape.powers, shape.bins) for n, x in self.numbers.items()}
+        inputs |= {} if self.prior is None else {"prior": self.prior[rows]}
         return inputs, self.targets[rows]
 
 
@@ -252,6 +272,7 @@ def _examples(ranker: Ranker, rows: RankingRows, censored: bool) -> _Examples:
     shape, blocks = ranker.shape, rows.blocks
     codes = {f"codes_{name}": ranker.rows(name, blocks[name]) for name in BLOCKS if shape.codes[name]}
     codes |= {"position": places_of(rows)[:, None]}
+    prior = ranker.prior(blocks["pair"])[:, None] if shape.prior else None
     codes |= {"history": ranker.history(blocks["user"])} if shape.history != "none" else {}
     numbers = {n: ranker.normalisers.numbers(blocks[n], shape.numbers[n]) for n in BLOCKS if shape.numbers[n]}
     groups = groups_of(blocks["item"])
@@ -263,7 +284,7 @@ def _examples(ranker: Ranker, rows: RankingRows, censored: bool) -> _Examples:
     complete = complete_plays(rows)[:, None] & censored & np.ones_like(labels, bool)
     order = np.stack([np.log(measures), rows.seconds, rows.weight], axis=1)
     columns = np.concatenate([labels, weights, complete, order], axis=1)
-    return _Examples(ranker, numbers, codes, columns.astype(np.float32))
+    return _Examples(ranker, numbers, codes, prior, columns.astype(np.float32))
 
 
 def places_of(rows: RankingRows) -> Int32:
@@ -346,7 +367,8 @@ class _Graph:
         numbers = {b: (per_number * len(shape.numbers[b]), "float32") for b in BLOCKS if shape.numbers[b]}
         codes = {f"codes_{b}": (len(shape.codes[b]), "int32") for b in BLOCKS if shape.codes[b]}
         history = {"history": (shape.history_length, "int32")} if shape.history != "none" else {}
-        return numbers | codes | {"position": (1, "int32")} | history
+        prior = {"prior": (1, "float32")} if shape.prior else {}
+        return numbers | codes | {"position": (1, "int32")} | history | prior
 
     def _logits(self, inputs: Mapping[str, Any]) -> Any:
         read = [part for block in BLOCKS for part in self._read(block, inputs)]
@@ -355,6 +377,8 @@ class _Graph:
         logits = self._head(self._deep(wide) if self._deep else wide)
         if self._cross:
             logits = logits + self._cross_head(self._cross(wide))
+        if "prior" in inputs:
+            logits = logits + keras.ops.pad(inputs["prior"], ((0, 0), (0, logits.shape[1] - 1)))
         # Where it stood on the page is told apart from what it is, and left out when serving.
         return logits + keras.layers.Flatten()(self._position(inputs["position"]))
 

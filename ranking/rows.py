@@ -18,6 +18,8 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 LABELS = ("instants", "clicked", "seconds", "weight", "positions")
+# The column of recall's log chance that a candidate is watched next: its score in the list it was merged into.
+MERGED = "recall_merged"
 SHRINKAGE = 10.0
 MOSTLY_UNKNOWN = 0.5
 
@@ -112,13 +114,15 @@ def unit_of(clicked: npt.NDArray[np.bool_], seconds: Float64, before: npt.NDArra
     return "watches" if used.any() and np.isnan(seconds[used]).mean() > MOSTLY_UNKNOWN else "seconds"
 
 
-def thinned(clicked: npt.NDArray[np.bool_], users: Int32, kept: int, rng: np.random.Generator) -> tuple[Int64, Float64]:
-    """Rows left when each user keeps at most `kept` random unclicked ones, in order, and the weight 1 / r of each."""
-    order = np.lexsort((rng.random(len(users)), clicked, users))
-    of_user = users[order].astype(np.int64) * 2 + clicked[order]
-    first = np.searchsorted(of_user, of_user, "left")
+def thinned(
+    clicked: npt.NDArray[np.bool_], lists: npt.NDArray[np.integer], kept: int, rng: np.random.Generator
+) -> tuple[Int64, Float64]:
+    """Rows left when each list keeps at most `kept` random unclicked ones, in order, and the weight 1 / r of each."""
+    order = np.lexsort((rng.random(len(lists)), clicked, lists))
+    of_list = lists[order].astype(np.int64) * 2 + clicked[order]
+    first = np.searchsorted(of_list, of_list, "left")
     turn = np.arange(len(order)) - first
-    size = np.searchsorted(of_user, of_user, "right") - first
+    size = np.searchsorted(of_list, of_list, "right") - first
     weight = np.empty(len(order))
     weight[order] = np.where(clicked[order], 1.0, np.maximum(size / kept, 1.0))
     rows = np.sort(order[clicked[order] | (turn < kept)])

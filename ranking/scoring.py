@@ -33,6 +33,7 @@ LAST = "user_last_"
 class RankerShape(BaseModel):
     """What the weights mean: the columns of each block in order, table sizes, layers, and the scale of seconds.
 
+    `prior` names the column of the pair's block that the first logit starts from, `prior_unknown` stands in for it.
     `yardstick` is in seconds; with `by_length` the odds count lengths of the item, an unknown one for so many seconds.
     """
 
@@ -48,6 +49,8 @@ class RankerShape(BaseModel):
     history: str = "none"
     history_length: int = 0
     objective: str
+    prior: str = ""
+    prior_unknown: float = 0.0
     unit: str
     seconds_cap: float
     scale: float = 1.0
@@ -86,7 +89,7 @@ class Part:
 
     `sums` [n, width]; `vectors` are the item's embedding [n, dim], or those of the user's history [n, length, dim];
     `known` says which of the history there are [n, length]; `groups` are the item's duration groups [n], `measures` the
-    seconds that its odds count as one [n].
+    seconds that its odds count as one [n]; `prior` is where the pair's first logit starts [n].
     """
 
     sums: Float32
@@ -94,6 +97,7 @@ class Part:
     known: npt.NDArray[np.bool_] | None = None
     groups: Int32 | None = None
     measures: Float64 | None = None
+    prior: Float32 | None = None
 
     def take(self, rows: npt.NDArray[Any]) -> "Part":
         kept = ((f.name, getattr(self, f.name)) for f in fields(self))
@@ -122,6 +126,8 @@ class Ranker:
         sums: Float32 = inputs @ self._first[self._places[name]]
         if name == "item":
             return Part(sums, self._item_vectors(block), groups=groups_of(block), measures=self.measures(block))
+        if name == "pair" and self.shape.prior:
+            return Part(sums, prior=self.prior(block))
         return self._with_history(sums, block) if name == "user" and self.shape.history != "none" else Part(sums)
 
     def inputs(self, name: str, block: Block) -> Float32:
@@ -132,6 +138,11 @@ class Ranker:
     def measures(self, item: Block) -> Float64:
         """Seconds that the odds count as one, of the rows [n] of an item's block."""
         return self.yardstick.measures(lengths_of(item))
+
+    def prior(self, pair: Block) -> Float32:
+        """Where the first logit of the rows [n] of a pair's block starts; the shape names a prior."""
+        prior = pair.numbers[self.shape.prior]
+        return np.where(np.isnan(prior), self.shape.prior_unknown, prior).astype(np.float32)
 
     def rows(self, name: str, block: Block) -> Int32:
         """Rows of the embedding tables of a block's codes, [n, codes]."""
@@ -175,7 +186,11 @@ class Ranker:
         if self.shape.history == "attention":
             sums = sums + self._attended(user, item) @ self._first[self._places["history"]]
         logits = self._deep(sums[:, : self._width])
-        return logits + self._crossed(sums[:, self._width :]) if self.shape.cross else logits
+        if self.shape.cross:
+            logits = logits + self._crossed(sums[:, self._width :])
+        if pair.prior is not None:
+            logits = logits + np.pad(pair.prior[:, None], ((0, 0), (0, logits.shape[1] - 1)))
+        return logits
 
     def _deep(self, values: Float32) -> Float32:
         values = values + self.weights["bias0"]

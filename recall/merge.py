@@ -125,10 +125,10 @@ def group_of(lengths: npt.NDArray[np.integer]) -> Intp:
 
 
 def round_robin(union: Union) -> Float32:
-    """1 / turn of every pair: all channels' first items come before their second ones, channels in their order."""
+    """Minus the logarithm of each pair's turn: all channels' first items, in their order, come before second ones."""
     ranks, channels = np.stack(list(union.ranks.values())).astype(np.int64), len(union.ranks)
     turns = np.where(ranks > 0, (ranks - 1) * channels + np.arange(1, channels + 1)[:, None], np.iinfo(np.int64).max)
-    scores: Float32 = (1 / turns.min(axis=0)).astype(np.float32)
+    scores: Float32 = -np.log(turns.min(axis=0)).astype(np.float32)
     return scores
 
 

@@ -9,8 +9,18 @@ from features.ledger import LAST_ITEM, Block, history_columns
 from ranking import ranker as ranker_module
 from ranking.config import RankingConfig
 from ranking.objectives import heads_of, targets, yardstick_of
-from ranking.ranker import LAST_POSITION, _examples, _Graph, _Training, _untrained, complete_plays, seconds_cap, train
-from ranking.rows import RankingRows, thinned
+from ranking.ranker import (
+    LAST_POSITION,
+    _examples,
+    _Graph,
+    _split,
+    _Training,
+    _untrained,
+    complete_plays,
+    seconds_cap,
+    train,
+)
+from ranking.rows import MERGED, RankingRows, thinned
 from ranking.scoring import BLOCKS, Ranker
 
 ROWS = 6_000
@@ -197,6 +207,58 @@ def test_numpy_logits_are_those_of_the_keras_graph(switches):
     assert logits.shape == (300, heads_of(config.objective))
     assert logits.std() > 0.01
     np.testing.assert_allclose(ranker._logits(*parts), logits, rtol=1e-4, atol=1e-4)
+
+
+def listed(rows, seed=6):
+    """The rows as candidates of recall's lists, with its log chances; those of the first ten are unknown."""
+    merged = np.log(np.random.default_rng(seed).random(len(rows)))
+    merged[:10] = np.nan
+    pair = rows.blocks["pair"].with_numbers({MERGED: merged})
+    return replace(rows, blocks={**rows.blocks, "pair": pair}), merged
+
+
+@pytest.mark.parametrize("objective", ["exact", "paper", "click", "multi_task"])
+def test_the_first_logit_starts_from_recalls_log_chance(objective):
+    """All else being 0, the logits of the graph and of serving are the log chances, the unknown ones their mean's."""
+    rows, merged = listed(replace(mixed(), positions=np.full(300, 4, np.int32)))
+    ranker = _untrained(rows, 9.0, "seconds", SMALL.model_copy(update={"objective": objective}))
+    graph = _Graph(ranker.shape, 0.2, 0)
+    for variable in graph.model.trainable_variables:
+        variable.assign(np.zeros(variable.shape))
+    ranker = replace(ranker, weights=graph.weights(rows.positions))
+    expected = np.zeros((300, heads_of(objective)))
+    expected[:, 0] = np.where(np.isnan(merged), np.log(np.mean(np.exp(merged[10:]))), merged)
+    inputs, _ = _examples(ranker, rows, censored=False).take(np.arange(300))
+    parts = (ranker.part(name, rows.blocks[name]) for name in BLOCKS)
+    np.testing.assert_allclose(graph.model(inputs, training=False).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(ranker._logits(*parts), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("switches", [{"recall_prior": False}, {"objective": "value"}, {"objective": "d2q"}], ids=str)
+def test_no_logit_starts_from_recall_where_that_is_off_or_no_odds(switches):
+    rows, _ = listed(mixed())
+    assert _untrained(rows, 9.0, "seconds", SMALL.model_copy(update=switches)).shape.prior == ""
+    assert _untrained(mixed(), 9.0, "seconds", SMALL).shape.prior == ""
+
+
+def test_a_ranker_that_learns_nothing_leaves_recalls_order(tmp_path):
+    rows, merged = listed(mixed())
+    still = {"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1, "measured_in": "seconds"}
+    ranker, _ = train(rows, "seconds", SMALL.model_copy(update=still), 1, lambda _: None)
+    ranker.save(tmp_path)
+    served, known = scores(Ranker.load(tmp_path), rows.blocks), ~np.isnan(merged)
+    assert np.corrcoef(np.log(served[known]), merged[known])[0, 1] > 0.99
+
+
+def test_what_is_of_one_instant_is_not_split_between_learning_and_validation():
+    rows = replace(mixed(), instants=np.arange(300) % 4)
+    early, late = _split(rows, 0.1)
+    assert set(rows.instants[early]) == {0, 1, 2}
+    assert set(rows.instants[late]) == {3}
+    early, late = _split(replace(rows, instants=np.full(300, 7)), 0.1)
+    assert (len(early), len(late)) == (270, 30)
+    early, late = _split(replace(rows, instants=np.arange(300)), 0.1)
+    assert (len(early), len(late)) == (270, 30)
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)

@@ -26,8 +26,8 @@ from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_w
 from benchmarks.shared.tables import publish
 from features.errors import Refused
 from funnel.line import Request
-from funnel.ordering import COSTS_AT, recommender_at
-from funnel.pre_ranking import in_order, items_of, lists_with_merge
+from funnel.ordering import COSTS_AT, lists_of, recommender_at
+from funnel.pre_ranking import in_order, items_of
 from funnel.work import Work, saved_candidates
 from ranking.pre_rank import PreRanker, kept, seconds_lost
 from ranking.recommend import Lists, Recommender
@@ -82,7 +82,7 @@ def bench_of(request: Request, work: Work) -> Bench:
     pre_ranker = PreRanker.load(folder)
     worth = pre_ranker.worth(items_of(work))
     rows = np.searchsorted(candidates.users, np.load(folder / "check_users.npy"))
-    lists, config = lists_with_merge(work, candidates.take(rows)), request.config
+    lists, config = lists_of(work, candidates.take(rows)), request.config
     return Bench(
         recommender_at(work),
         lambda some: pre_ranker.scores(worth, some),

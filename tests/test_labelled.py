@@ -1,0 +1,150 @@
+"""Where a log says only what was clicked, the ranker learns from recall's own lists, each against what came next."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from features.simulated import simulate, write
+from features.vocabulary import Vocabulary
+from features.world import WorldConfig
+from funnel.run import run_line
+from funnel.store import MANIFEST
+from ranking.rows import MERGED, RankingRows
+from recall.candidates import pairs_before
+from recall.channels import Popularity, channels_as_of
+from recall.config import RecallConfig
+from recall.index import index_of
+from recall.labelled import LabelledLists, labelled_lists
+from recall.learning import Merge, cohorts, merged
+
+WORLD = WorldConfig(
+    users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
+)
+SMALL = (
+    *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=2", "recall.history=5"),
+    *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=10"),
+    *("windows.labels_end=2025-01-03T12:00:00Z", "ranking.negatives_per_user=6"),
+)
+CONFIG = RecallConfig(k=12, channel_items=8, label_users=90)
+
+
+def test_lists_are_the_merges_as_of_each_instant_but_the_last(chain_world):
+    log, towers, merge = chain_world.log, chain_world.towers, Merge(Popularity(), "round_robin", None)
+    lists = labelled_lists(CONFIG, log, towers, merge, np.random.default_rng(1))
+    drawn = cohorts(log.readings.histories, towers, CONFIG.label_users, np.random.default_rng(1))
+    assert sorted({*zip(lists.since, lists.until, strict=True)}) == [(each.since, each.until) for each in drawn]
+    assert [(each.tower.shape.as_of, len(each.users)) for each in drawn] == [(each.since, 45) for each in drawn]
+    for cohort in drawn:
+        index = index_of(cohort.tower.item_vectors, cohort.tower.catalogue)
+        channels = channels_as_of(CONFIG, log, cohort.tower, index, cohort.since, cohort.users, merge.popularity)
+        expected, of = merged(channels, merge, cohort.users, CONFIG.k), lists.since == cohort.since
+        np.testing.assert_array_equal(lists.users[of], cohort.users)
+        np.testing.assert_array_equal(lists.items[of], expected.items)
+        np.testing.assert_array_equal(lists.scores[of], expected.scores)
+        seen = pairs_before(cohort.users, log.clicks, cohort.since)
+        assert not seen.holds(np.arange(len(cohort.users))[:, None], lists.items[of]).any()
+
+
+def test_lists_are_read_as_they_were_saved(tmp_path):
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(1, 9, 3, np.int32), rng.integers(0, 9, (3, 4), np.int32)
+    lists = LabelledLists(users, np.arange(3), np.arange(3) + 5, items, rng.random((3, 4), np.float32))
+    lists.save(tmp_path)
+    read = LabelledLists.load(tmp_path)
+    for name, values in vars(lists).items():
+        np.testing.assert_array_equal(getattr(read, name), values)
+
+
+class ClicksAlone:
+    """A run on a world's clicks alone: recall's lists, the rows the ranker learns from, and what the raw log says."""
+
+    def __init__(self, data, out):
+        manifests = {path.parent.parent.name: path.parent for path in out.glob(f"artefacts/*/*/{MANIFEST}")}
+        users, items = (Vocabulary.load(manifests["vocabulary"] / f"{side}.parquet") for side in ("users", "items"))
+        log = pd.read_parquet(data / "interactions.parquet").sort_values("timestamp", kind="stable")
+        log["user"], log["item"] = users.index_of(pa.array(log["user_id"])), items.index_of(pa.array(log["item_id"]))
+        self.log, self.first_seen = log, items.first_seen
+        self.lists = LabelledLists.load(manifests["candidates"])
+        self.rows = RankingRows.load(manifests["ranking_rows"] / "ranking_rows.parquet")
+
+    def clicked_next(self, number):
+        """T of each item's first click by the user of a list, from when it was made until the next tower."""
+        since, until = (
+            pd.Timestamp(int(each[number]), unit="us", tz="UTC") for each in (self.lists.since, self.lists.until)
+        )
+        log = self.log[self.log["user"] == self.lists.users[number]]
+        return log[(log["timestamp"] >= since) & (log["timestamp"] < until)].groupby("item")["watch_seconds"].first()
+
+    def entries(self):
+        """Each list's items: when it was made, the item, the merge's score, and T of its first click (NaN: none)."""
+        lists = self.lists
+        made = [
+            pd.DataFrame(
+                {"list": n, "since": lists.since[n], "item": lists.items[n], "merged": lists.scores[n]}
+            ).assign(seconds=lambda rows, n=n: rows["item"].map(self.clicked_next(n)))
+            for n in range(len(lists.users))
+        ]
+        entries = pd.concat(made)
+        return entries[entries["item"] > 0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    place = tmp_path_factory.mktemp("clicks")
+    write(*simulate(WORLD), place)
+    shutil.rmtree(place / "truth")
+    log = pd.read_parquet(place / "interactions.parquet")
+    log[log["clicked"]].reset_index(drop=True).to_parquet(place / "interactions.parquet")
+    return place
+
+
+def run(data, out, *overrides):
+    run_line("canonical", data, out, None, [*SMALL, *overrides], f"sqlite:///{out.parent / 'mlflow.db'}")
+    return ClicksAlone(data, out)
+
+
+@pytest.fixture(scope="module")
+def clicks(data, tmp_path_factory):
+    return run(data, tmp_path_factory.mktemp("run") / "out")
+
+
+def test_listed_items_that_were_clicked_next_are_the_positives(clicks):
+    entries, rows = clicks.entries(), clicks.rows
+    positives = entries[entries["seconds"].notna()]
+    assert entries["since"].nunique() == 2
+    assert len(positives) > 20
+    assert (rows.blocks["item"].codes["item"][rows.clicked] == positives["item"]).all()
+    np.testing.assert_array_equal(rows.instants[rows.clicked], positives["since"])
+    np.testing.assert_allclose(rows.seconds[rows.clicked], positives["seconds"])
+    np.testing.assert_allclose(rows.blocks["pair"].numbers[MERGED][rows.clicked], positives["merged"], rtol=1e-6)
+    assert (rows.weight[rows.clicked] == 1).all()
+
+
+def test_listed_items_that_were_not_are_thinned_and_stand_for_all_of_them(clicks):
+    entries, rows = clicks.entries(), clicks.rows
+    negatives = entries[entries["seconds"].isna()]
+    sizes = negatives.groupby("list").size()
+    assert (~rows.clicked).sum() == sizes.clip(upper=6).sum()
+    assert rows.weight[~rows.clicked].sum() == pytest.approx(sizes.sum())
+    known = set(zip(negatives["since"], negatives["item"], negatives["merged"].astype(np.float32), strict=True))
+    merged = rows.blocks["pair"].numbers[MERGED][~rows.clicked].astype(np.float32)
+    items = rows.blocks["item"].codes["item"][~rows.clicked]
+    assert set(zip(rows.instants[~rows.clicked], items, merged, strict=True)) <= known
+
+
+def test_any_items_of_the_catalogue_can_be_the_negatives(data, tmp_path):
+    clicks = run(data, tmp_path / "out", "ranking.hard_negatives=false")
+    rows, lists = clicks.rows, clicks.lists
+    assert MERGED not in rows.blocks["pair"].numbers
+    items, instants = rows.blocks["item"].codes["item"][~rows.clicked], rows.instants[~rows.clicked]
+    known = np.searchsorted(clicks.first_seen, lists.since)
+    assert (items <= np.searchsorted(clicks.first_seen, instants)).all()
+    assert len(set(items)) > 0.9 * known.min()
+    positives = clicks.entries()["seconds"].notna().sum()
+    assert rows.clicked.sum() == positives
+    drawn, left = 6 * len(lists.users), (~rows.clicked).sum()
+    assert 0.8 * drawn < left < drawn
+    assert rows.weight[~rows.clicked].sum() == pytest.approx(known.sum() * left / drawn, rel=0.05)
