@@ -13,24 +13,18 @@ import pyarrow.parquet as pq
 from features.errors import Refused
 from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
 from funnel.epochs import draw_epochs, epoch_text
+from funnel.listed_rows import Labelled, exposures_at, rows_of_lists
 from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
 from funnel.work import Impressions, Work, held_out, logs_impressions, saved_candidates, watched
 from ranking.audit import refuse_the_future
-from ranking.rows import MERGED, Exposures, RankingRows, blocks_of, thinned
+from ranking.rows import MERGED, Exposures, RankingRows, blocks_of
 from recall.candidates import Candidates
-from recall.labelled import LabelledLists
-from recall.scores import rolled_columns
 
 Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Intp = npt.NDArray[np.intp]
-Labelled = tuple[Exposures, npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 def write_ranking_rows(work: Work) -> None:
-    exposures, clicked, seconds, weight = (
-        _labelled_impressions(work) if logs_impressions(work) else _labelled_lists(work)
-    )
+    exposures, clicked, seconds, weight = _labelled_impressions(work) if logs_impressions(work) else rows_of_lists(work)
     if clicked.sum() < 2 or clicked.all():
         _refuse_to_rank(work, len(clicked), int(clicked.sum()))
     refuse_the_future(work.ledger, exposures, np.random.default_rng([work.config.seed, 13]))
@@ -99,87 +93,12 @@ def _labelled_impressions(work: Work) -> Labelled:
     """Every impression before labels_end, with T."""
     log = work.impressions
     rows = log.take(np.flatnonzero(log.instants < work.windows.labels_end))
-    return (
-        exposures_of(work, rows),
-        rows.clicked,
-        watched(work, rows),
-        np.ones(len(rows.users)),
-    )
-
-
-def _labelled_lists(work: Work) -> Labelled:
-    """Recall's lists as of the towers' instants, positive where clicked until the next one; the others are thinned, or
-    replaced by any items."""
-    lists, config = LabelledLists.load(work.inputs["candidates"]), work.config.ranking
-    row, column = np.nonzero(lists.items)
-    items, merged = lists.items[row, column], lists.scores[row, column].astype(np.float64)
-    clicked, seconds = _clicked_next(work, lists, row, items)
-    rng = np.random.default_rng([work.config.seed, 7])
-    if config.hard_negatives:
-        kept, weight = thinned(clicked, row, config.negatives_per_user, rng)
-        exposures = _listed(work, lists, row[kept], items[kept])
-        recall = exposures.recall | {MERGED: merged[kept]}
-        return replace(exposures, recall=recall), clicked[kept], seconds[kept], weight
-    others, any_items, stands_for = _any_items(work, lists, config.negatives_per_user, rng)
-    order = np.argsort(np.append(row[clicked], others), kind="stable")
-
-    def together(positives: npt.NDArray[Any], negatives: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.append(positives, negatives)[order]
-
-    exposures = _listed(work, lists, together(row[clicked], others), together(items[clicked], any_items))
-    count, nothing = int(clicked.sum()), np.zeros(len(others))
-    weight = together(np.ones(count), stands_for)
-    return exposures, together(np.ones(count, bool), nothing > 0), together(seconds[clicked], nothing), weight
-
-
-def _listed(work: Work, lists: LabelledLists, row: Intp, items: Int32) -> Exposures:
-    """Items [n] as if they had been shown to the users of lists row [n], when these were made."""
-    return _exposures(work, lists.users[row], items, lists.since[row])
-
-
-def _any_items(
-    work: Work, lists: LabelledLists, most: int, rng: np.random.Generator
-) -> tuple[Intp, Int32, npt.NDArray[np.float64]]:
-    """Up to `most` random items for each list that its user did not go on to click: list, item, how many it stands for.
-
-    They are of the catalogue as it was when the list was made, uniformly, and stand for all of it.
-    """
-    row = np.repeat(np.arange(len(lists.users)), most)
-    sizes = np.searchsorted(work.ids.items.first_seen, lists.since)[row]
-    items = rng.integers(1, np.maximum(sizes, 1), endpoint=True).astype(np.int32)
-    left = np.flatnonzero(~_clicked_next(work, lists, row, items)[0])
-    return row[left], items[left], sizes[left] / most
-
-
-def _clicked_next(
-    work: Work, lists: LabelledLists, row: Intp, items: Int32
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-    """Whether the users of lists row [n] clicked the items between the lists' instants, and T of the first click."""
-    log, clicked, seconds = work.impressions, np.zeros(len(row), bool), np.zeros(len(row))
-    for since, until in np.unique(np.stack([lists.since, lists.until], axis=1), axis=0):
-        inside = log.take(np.flatnonzero(log.clicked & (log.instants >= since) & (log.instants < until)))
-        pairs, first = np.unique(_pairs(inside.users, inside.items), return_index=True)
-        rows = np.flatnonzero(lists.since[row] == since)
-        wanted = _pairs(lists.users[row[rows]], items[rows])
-        place = np.searchsorted(pairs, wanted)
-        found = np.append(pairs, -1)[place] == wanted
-        clicked[rows] = found
-        seconds[rows[found]] = watched(work, inside.take(first))[place[found]]
-    return clicked, seconds
-
-
-def _pairs(users: Int32, items: Int32) -> Int64:
-    return (users.astype(np.int64) << 32) | items
-
-
-def _exposures(work: Work, users: Int32, items: Int32, instants: Int64) -> Exposures:
-    recall = rolled_columns(work.towers, work.readings, users, items, instants)
-    return Exposures(users, items, instants, recall)
+    return exposures_of(work, rows), rows.clicked, watched(work, rows), np.ones(len(rows.users))
 
 
 def exposures_of(work: Work, rows: Impressions) -> Exposures:
     """Impressions as exposures, in their own contexts and positions; no list that was merged is known of them."""
-    unplaced = _exposures(work, rows.users, rows.items, rows.instants)
+    unplaced = exposures_at(work, rows.users, rows.items, rows.instants)
     contexts = {name: getattr(rows, name) for name in work.ledger.contexts}
     unmerged = {} if logs_impressions(work) else {MERGED: np.full(len(rows.users), np.nan)}
     return replace(unplaced, recall=unplaced.recall | unmerged, contexts=contexts, positions=rows.positions)
