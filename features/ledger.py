@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features.profiles import NEVER, NOTHING_DUE, Events, Side, Tally, pair_keys, tally_of
-from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
+from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
+from features.tastes import Slots, TasteLaws, beliefs_as_of, followed, taste_columns
 from features.timeline import Timeline, timeline_order
 
 Float32 = npt.NDArray[np.float32]
@@ -48,6 +49,7 @@ LAST_ITEM = "user_last_item"
 HISTORY = "user_history_"
 NOBODY = np.zeros(0, np.int32)
 TASTES = ("channel", "topic")
+BELIEF, CLOCK, FOLLOWED = "belief_", "clock", ("user", "user_topic")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Ledger:
 
     `timed` is False where the log's clock is order only: then nothing reads an hour, an age or a recency. `contexts`
     are codes of each event, [n] by column, 0 unknown: on which device and surface it was shown. So many clicks of the
-    `history` are in the user's block.
+    `history` are in the user's block. With the laws of `tastes` those are followed.
     """
 
     events: Events
@@ -85,6 +87,7 @@ class Ledger:
     timed: bool
     contexts: Contexts = field(default_factory=dict)
     history: int = 0
+    tastes: TasteLaws | None = None
 
     def blocks(self, users: Int32, items: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Blocks:
         """The three blocks of rows [n], as they are alone; what they have in common is looked up once."""
@@ -169,6 +172,8 @@ class Ledger:
             of_topic = reading.counts("user_topic", pair_keys(reading.users, topics))["shown"]
             part = np.minimum(reading.share(side, codes) / reading.share("topic", topics), 1.0)
             columns["user_channel_lift_in_topic"] = _exposure_lift(counts["shown"], of_topic * part)
+        if side == "topic" and self.tastes:
+            columns |= self._believed(self.tastes, codes, counts, reading)
         if not self.timed:
             return columns
         before, clicked = self._tally(name).shown_and_clicked(keys, reading.moments - LATELY)
@@ -178,6 +183,55 @@ class Ledger:
             f"{name}_clicks_lately": np.log1p(counts["clicks"] - clicked),
             f"{name}_exposure_lift_lately": _exposure_lift(lately, reading.shown_lately * reading.share(side, codes)),
         }
+
+    def _believed(self, laws: TasteLaws, codes: Int32, counts: Counts, reading: "_Reading") -> dict[str, Float64]:
+        """What is believed of the taste in a topic; NaN of an item without one."""
+        left = np.stack([counts[f"{BELIEF}{state}"] for state in range(len(laws.pulls))], axis=1)
+        days = _hours_since(counts["last_shown"], reading.moments) / 24
+        beliefs = beliefs_as_of(laws, codes - 1, left, days, reading.clock - counts[CLOCK])
+        columns = taste_columns(laws, beliefs)
+        return {f"user_topic_{name}": np.where(codes > 0, values, np.nan) for name, values in columns.items()}
+
+    @cached_property
+    def slots(self) -> Slots:
+        """The log as tastes are told from it, by user and time."""
+        topics = self.sides["topic"][self.events.items]
+        slots = Slots(
+            users=self.events.users.astype(np.int64),
+            instants=np.asarray(self.events.instants, np.int64),
+            topics=np.where(topics > 0, topics - 1, -1).astype(np.int64),
+            surfaces=np.asarray(self.contexts.get(SURFACE, np.zeros(len(topics))), np.int64),
+            rates=self._due_by_item["clicks_due"],
+            clicked=self.events.clicked,
+            watched=self._watched_over_due,
+        )
+        return slots.take(self._shown[1])
+
+    @property
+    def topics(self) -> int:
+        """How many topics items have; 0 where the log does not say."""
+        return int(self.sides["topic"].max(initial=0)) if "topic" in self.sides else 0
+
+    @cached_property
+    def _watched_over_due(self) -> Float64:
+        """How much of each click was watched, over what its item had led to expect; NaN of what is not known."""
+        due, seconds = self._due_by_item, self.events.seconds
+        if "shares" in due:
+            given, expected = due["shares"], due["shares_due"]
+        else:
+            given, expected = seconds, due["seconds_due"] / due["clicks_due"]
+        known = self.events.clicked & ~np.isnan(seconds) & (expected > 0)
+        return np.where(known, given, np.nan) / np.where(known, expected, 1.0)
+
+    @cached_property
+    def _left(self) -> dict[str, dict[str, Float64]]:
+        """What each event left in the tallies of users and of users' topics, as tastes are followed."""
+        assert self.tastes is not None
+        rows, walk = self._shown[1], followed(self.slots, self.tastes)
+        clocks, clocks_after, beliefs = (np.empty_like(x) for x in (walk.clocks, walk.clocks_after, walk.beliefs))
+        clocks[rows], clocks_after[rows], beliefs[rows] = walk.clocks, walk.clocks_after, walk.beliefs
+        of_topic = {f"{BELIEF}{state}": belief for state, belief in enumerate(beliefs.T)}
+        return {"user": {CLOCK: clocks_after}, "user_topic": of_topic | {CLOCK: clocks}}
 
     def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
         """Items that users [n] last clicked strictly before instants [n], newest first: [n, length], 0 for none."""
@@ -230,7 +284,8 @@ class Ledger:
 
     def _tally(self, name: str) -> Tally:
         if name not in self._tallies:
-            self._tallies[name] = tally_of(self._keys(name), self.events, self._due(name))
+            left = self._left[name] if self.tastes and name in FOLLOWED else NOTHING_DUE
+            self._tallies[name] = tally_of(self._keys(name), self.events, self._due(name), left)
         return self._tallies[name]
 
     def _due(self, name: str) -> Mapping[str, Float64]:
@@ -410,6 +465,11 @@ class _Reading:
         """Impressions of the user in the last days, [n]."""
         before, _ = self.ledger._tally("user").shown_and_clicked(self.users, self.moments - LATELY)
         return self.shown("user", self.users) - before
+
+    @cached_property
+    def clock(self) -> Float64:
+        """The clock by which the user's tastes are followed, [n]."""
+        return self.ledger._tally("user").left_by_last(CLOCK, self.users, self.moments)
 
     @cached_property
     def whole(self) -> Rates:

@@ -170,19 +170,21 @@ class Events:
 class Tally:
     """Counts of one key space (users, items, user x channel ...) that can be read as of any instant.
 
-    `due` {name: float64 [n]} are further columns of the events to be summed beside them.
+    `due` {name: float64 [n]} are further columns of the events to be summed beside them; `left` {name: float64 [n]}
+    is what each event left behind it.
     """
 
     timeline: Timeline
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
     due: Mapping[str, Float64] = field(default_factory=dict)
+    left: Mapping[str, Float64] = field(default_factory=dict)
 
     def as_of(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
         """What was known of each key strictly before its instant, [m], [m] -> [m] each.
 
         shown, clicks, seconds (of the clicks with known seconds), known (their number), the sums of what was due,
-        last_shown and last_click (instants, NEVER where there was none).
+        last_shown and last_click (instants, NEVER where there was none), and what the last event left, 0 without one.
         """
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         # Most pairs of a candidate list never met: only the keys that have events are looked up.
@@ -194,6 +196,7 @@ class Tally:
         found["shown"] = (ends - starts).astype(np.float64)
         found["last_shown"] = self._instant_at(ends - 1, starts)
         found["last_click"] = self._instant_at(np.take(self._last_click, ends), starts)
+        found |= {name: _left_at(values, ends, starts) for name, values in self.left.items()}
         if len(known) == len(keys):
             return found
         columns = {name: np.full(len(keys), NEVER if name.startswith("last_") else 0.0) for name in found}
@@ -209,6 +212,14 @@ class Tally:
         shown[known] = ends - starts
         clicks[known] = np.take(self._clicks, ends) - np.take(self._clicks, starts)
         return shown, clicks
+
+    def left_by_last(self, name: str, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Float64:
+        """What the last event of each key strictly before its instant left, 0 without one: [m], [m] -> [m]."""
+        moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
+        known, starts, ends = self.timeline.spans(keys, moments)
+        values = np.zeros(len(keys))
+        values[known] = _left_at(self.left[name], ends, starts)
+        return values
 
     def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
         if not len(self.timeline.instants):
@@ -237,16 +248,27 @@ class Tally:
         return np.concatenate([[-1], np.maximum.accumulate(positions)]) if len(positions) else np.array([-1])
 
 
-def tally_of(keys: npt.NDArray[Any], events: Events, due: Mapping[str, Float64] = NOTHING_DUE) -> Tally:
+def _left_at(values: Float64, ends: Int64, starts: Int64) -> Float64:
+    if not len(values):
+        return np.zeros(len(ends))
+    return np.where(ends > starts, np.take(values, np.maximum(ends - 1, 0)), 0.0)
+
+
+def tally_of(
+    keys: npt.NDArray[Any],
+    events: Events,
+    due: Mapping[str, Float64] = NOTHING_DUE,
+    left: Mapping[str, Float64] = NOTHING_DUE,
+) -> Tally:
     """The tally of a key for each event: keys [n], int64 >= 0; a negative key leaves its event out.
 
-    `due` {name: float64 [n]} are columns of the events that are summed too.
+    `due` {name: float64 [n]} are columns of the events that are summed too, `left` what each of them leaves.
     """
     kept = np.flatnonzero(keys >= 0)
     order = kept[timeline_order(keys[kept], events.instants[kept])]
     timeline = Timeline(np.asarray(keys, np.int64)[order], np.asarray(events.instants, np.int64)[order])
-    sums = {name: values[order] for name, values in due.items()}
-    return Tally(timeline, events.clicked[order], events.seconds[order], sums)
+    sums, kept_by = ({name: values[order] for name, values in columns.items()} for columns in (due, left))
+    return Tally(timeline, events.clicked[order], events.seconds[order], sums, kept_by)
 
 
 def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:

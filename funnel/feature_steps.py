@@ -8,13 +8,14 @@ import pyarrow.parquet as pq
 
 from features import ingest as ingestion
 from features.histories import Histories, histories_of, samples_of
-from features.profiles import Events, category_values, profiles, side_of, tally_of
+from features.profiles import Events, Side, category_values, profiles, side_of, tally_of
 from features.tables import ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
+from features.tastes import learn_tastes
 from features.tokens import token_histories
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
 from features.windows import instant_column, instants, windows_of
 from funnel.plots import data_profile
-from funnel.work import Impressions, Work, logs_impressions
+from funnel.work import TASTES, Impressions, Work, logs_impressions
 
 
 def write_interactions(work: Work) -> None:
@@ -79,6 +80,17 @@ def write_profiles(work: Work) -> None:
     for name, (side, keys, vocabulary) in sides.items():
         frame = profiles(side, tally_of(keys, events), len(vocabulary), work.windows.labels_end)
         frame.to_parquet(work.out / f"{name}.parquet", index=False)
+    if work.config.features.tastes and work.windows.clock == "time":
+        _write_tastes(work, *(side for side, _, _ in sides.values()))
+
+
+def _write_tastes(work: Work, users: Side, items: Side) -> None:
+    """The laws by which tastes are followed; none where the log does not tell of topics."""
+    ledger = work.ledger_of(users, items)
+    rng = np.random.default_rng([work.config.seed, 23])
+    laws = learn_tastes(ledger.slots, ledger.topics, work.windows.labels_end, rng) if ledger.topics else None
+    if laws:
+        laws.save(work.out / TASTES)
 
 
 def _draw_log(work: Work) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from features.histories import Histories
 from features.ledger import Ledger
 from features.profiles import Events, Side
 from features.tables import DEVICE, POSITION, PROPENSITY, SURFACE, WATCH_SECONDS
+from features.tastes import TasteLaws
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from funnel.config import FunnelConfig
@@ -32,6 +33,7 @@ Int64 = npt.NDArray[np.int64]
 
 # A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
 UNCLICKED_SHARE = 0.01
+TASTES = "tastes.json"
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,16 @@ class Work:
 
     @cached_property
     def ledger(self) -> Ledger:
-        log, folder = self.impressions, self.inputs["profiles"]
+        folder = self.inputs["profiles"]
+        users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
+        laws = folder / TASTES
+        return replace(self.ledger_of(users, items), tastes=TasteLaws.load(laws) if laws.exists() else None)
+
+    def ledger_of(self, users: Side, items: Side) -> Ledger:
+        """The log with these side columns, tastes not followed."""
+        log, ranking = self.impressions, self.config.ranking
         seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
         events = Events(log.users, log.items, log.instants, log.clicked, seconds)
-        users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
-        ranking = self.config.ranking
         history = ranking.history_length if ranking.history != "none" else 0
         return Ledger(events, users, items, self.windows.clock == "time", log.contexts, history)
 
