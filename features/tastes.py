@@ -85,7 +85,8 @@ class TasteLaws:
 
     `shares` [topics] of all slots; `prior` [topics, states]; `pulls` [states]; `drift` draws a day; `again` [surfaces];
     `reactions` [states, rate parts, 1 + watch parts + 1]: the chances that a slot stays unclicked, is clicked and
-    watched that much, is clicked and nobody knows. `watch_levels` [watch parts] stand for the parts.
+    watched that much, is clicked and nobody knows. Parts lie between edges; `rate_shares` [rate parts] of all slots are
+    in each, `watch_levels` [watch parts] stand for them.
     """
 
     shares: Float64
@@ -95,6 +96,7 @@ class TasteLaws:
     background: float
     again: Float64
     rate_edges: Float64
+    rate_shares: Float64
     watch_edges: Float64
     watch_levels: Float64
     reactions: Float64
@@ -107,12 +109,12 @@ class TasteLaws:
     @cached_property
     def click_rates(self) -> Float64:
         """Click rate in each state of an item like any other, [states]."""
-        return np.asarray(self.reactions[:, :, UNCLICKED + 1 :].sum(axis=2).mean(axis=1))
+        return np.asarray(self.reactions[:, :, UNCLICKED + 1 :].sum(axis=2) @ self.rate_shares)
 
     @cached_property
     def watch_ratios(self) -> Float64:
         """How much of a click is watched in each state, over what was due, [states]."""
-        known = self.reactions[:, :, UNCLICKED + 1 : -1].sum(axis=1)
+        known = np.einsum("srk,r->sk", self.reactions[:, :, UNCLICKED + 1 : -1], self.rate_shares)
         return np.asarray(known @ self.watch_levels / np.maximum(known.sum(axis=1), 1e-12))
 
     def likes(self, slots: Slots) -> Float64:
@@ -206,7 +208,7 @@ def learn_tastes(slots: Slots, topics: int, as_of: int, rng: np.random.Generator
     if topics < 2 or np.count_nonzero(slots.topics >= 0) < FEWEST_SLOTS:
         return None
     laws, sample = _first_guess(slots, topics, surfaces), _sample(slots, topics, rng)
-    chains = _chains(sample, topics, as_of)
+    chains = _chains(sample, topics)
     for _ in range(ROUNDS):
         laws = _learnt(laws, sample, chains)
     return laws
@@ -232,7 +234,7 @@ def _first_guess(slots: Slots, topics: int, surfaces: int) -> TasteLaws:
     known = slots.watched[slots.clicked & ~np.isnan(slots.watched)]
     rate_edges, watch_edges = _edges(slots.rates, RATE_PARTS), _edges(known, WATCH_PARTS)
     counts = np.bincount(slots.topics[slots.topics >= 0], minlength=topics) + 0.5
-    tilt = np.linspace(-1.2, 1.2, STATES)[:, None, None] * np.r_[-1.0, np.linspace(0, 1, WATCH_PARTS), 0.5]
+    tilt = np.linspace(-1.2, 1.2, STATES)[:, None, None] * np.r_[-1.0, np.linspace(0, 1, len(watch_edges) + 1), 0.5]
     reactions = _chances(slots, rate_edges, watch_edges) * np.exp(tilt)
     return TasteLaws(
         shares=counts / counts.sum(),
@@ -242,6 +244,7 @@ def _first_guess(slots: Slots, topics: int, surfaces: int) -> TasteLaws:
         background=0.4,
         again=np.full(surfaces, 0.3),
         rate_edges=rate_edges,
+        rate_shares=np.bincount(np.searchsorted(rate_edges, slots.rates)) / len(slots),
         watch_edges=watch_edges,
         watch_levels=_levels(known, watch_edges),
         reactions=reactions / reactions.sum(axis=2, keepdims=True),
@@ -249,8 +252,11 @@ def _first_guess(slots: Slots, topics: int, surfaces: int) -> TasteLaws:
 
 
 def _edges(values: Float64, parts: int) -> Float64:
-    """Edges that cut values into equal parts; without values any do."""
-    return np.quantile(values, np.arange(1, parts) / parts) if len(values) else np.ones(parts - 1)
+    """Edges that cut values into about equal parts, none of them empty: at most so many."""
+    if not len(values):
+        return np.zeros(0)
+    edges = np.unique(np.quantile(values, np.arange(1, parts) / parts))
+    return np.asarray(edges[edges < values.max()])
 
 
 def _levels(known: Float64, edges: Float64) -> Float64:
@@ -276,9 +282,9 @@ def _counted(slots: Slots, rate_edges: Float64, watch_edges: Float64, weights: F
 
 @dataclass(frozen=True)
 class _Chains:
-    """Every topic of every user as a chain of links, end to end: the slots that showed it, and the instant of the end.
+    """Every topic of every user as a chain of links, end to end: the slots that showed it, and the user's last.
 
-    `slots` [n] are rows, -1 for the end; `users` [n] count from 0; `ends` [users] are rows of each user's last slot.
+    `slots` [n] are rows, -1 for the last; `users` [n] count from 0; `ends` [users] are rows of each user's last slot.
     """
 
     slots: Int64
@@ -293,13 +299,13 @@ class _Chains:
         return self.slots >= 0
 
 
-def _chains(slots: Slots, topics: int, as_of: int) -> _Chains:
+def _chains(slots: Slots, topics: int) -> _Chains:
     users = np.cumsum(slots.firsts) - 1
     last = np.flatnonzero(np.append(slots.firsts[1:], True))
     rows = np.flatnonzero(slots.topics >= 0)
     of_user = np.concatenate([users[rows], np.repeat(np.arange(len(last)), topics)])
     of_topic = np.concatenate([slots.topics[rows], np.tile(np.arange(topics), len(last))])
-    instants = np.concatenate([slots.instants[rows], np.full(len(last) * topics, as_of)])
+    instants = np.concatenate([slots.instants[rows], np.repeat(slots.instants[last], topics)])
     row = np.concatenate([rows, np.full(len(last) * topics, -1)])
     keys = of_user * topics + of_topic
     order = np.lexsort((instants, keys))
