@@ -30,6 +30,8 @@ Int64 = npt.NDArray[np.int64]
 STATES, ROUNDS = 4, 15
 # The most chains, of one user and one topic, and the most users that laws are learnt from; the fewest slots.
 MOST_CHAINS, MOST_USERS, FEWEST_SLOTS = 100_000, 2_000, 1_000
+# Where fewer slots would be others for another viewer, tallies of clicks tell as much of a taste.
+LEAST_FOLLOWING = 0.05
 # Click rates that items had led to expect, and what was watched, are told apart in so many equal parts.
 RATE_PARTS, WATCH_PARTS = 8, 6
 # A topic's prior is drawn to that of all topics as by so many draws, a reaction's chances to those of all as by one.
@@ -117,6 +119,12 @@ class TasteLaws:
         known = np.einsum("srk,r->sk", self.reactions[:, :, UNCLICKED + 1 : -1], self.rate_shares)
         return np.asarray(known @ self.watch_levels / np.maximum(known.sum(axis=1), 1e-12))
 
+    @property
+    def following(self) -> float:
+        """How far what a viewer is shown is from what all are: the share of slots that would have to change."""
+        mean = self.mean_prior @ self.pulls
+        return float((1 - self.background) * (self.mean_prior @ np.abs(self.pulls - mean)) / (2 * mean))
+
     def likes(self, slots: Slots) -> Float64:
         """Chance of what became of each slot by state, [n, states]."""
         parts = np.searchsorted(self.rate_edges, slots.rates), outcomes(slots, self.watch_edges)
@@ -202,7 +210,10 @@ def taste_columns(laws: TasteLaws, beliefs: Float64) -> Mapping[str, Float64]:
 
 
 def learn_tastes(slots: Slots, topics: int, as_of: int, rng: np.random.Generator) -> TasteLaws | None:
-    """Laws by what was shown before an instant, of so many topics; None where that is next to nothing."""
+    """Laws by what was shown before an instant, of so many topics.
+
+    None where that is next to nothing, and where what is shown does not depend on who is shown it.
+    """
     surfaces = int(slots.surfaces.max(initial=0)) + 1
     slots = slots.take(np.flatnonzero(slots.instants < as_of))
     if topics < 2 or np.count_nonzero(slots.topics >= 0) < FEWEST_SLOTS:
@@ -211,7 +222,7 @@ def learn_tastes(slots: Slots, topics: int, as_of: int, rng: np.random.Generator
     chains = _chains(sample, topics)
     for _ in range(ROUNDS):
         laws = _learnt(laws, sample, chains)
-    return laws
+    return laws if laws.following >= LEAST_FOLLOWING else None
 
 
 def outcomes(slots: Slots, watch_edges: Float64) -> Int64:

@@ -153,15 +153,32 @@ def test_laws_come_back_as_they_were(tmp_path):
 
 
 def test_next_to_nothing_teaches_no_laws():
-    slots, rng = random_slots(n=FEWEST_SLOTS + 500), np.random.default_rng(0)
+    slots, rng = drawn_slots(n=FEWEST_SLOTS + 500), np.random.default_rng(0)
     assert learn_tastes(slots, 1, 10**18, rng) is None
     assert learn_tastes(slots.take(np.arange(100)), TOPICS, 10**18, rng) is None
     assert learn_tastes(slots, TOPICS, 0, rng) is None
     assert learn_tastes(slots, TOPICS, 10**18, rng) is not None
 
 
+def test_a_feed_that_shows_all_the_same_teaches_no_laws():
+    """Whoever likes topic 0 clicks it, and is shown it no oftener than others."""
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(200), 100)
+    topics = rng.integers(0, 5, len(users))
+    clicked = rng.random(len(users)) < np.where(topics == users % 5, 0.7, 0.1)
+    watched, zeros = np.where(clicked, 1.0, np.nan), np.zeros(len(users), np.int64)
+    slots = Slots(users, np.arange(len(users)) * 60_000_000, topics, zeros, np.full(len(users), 0.22), clicked, watched)
+    assert learn_tastes(slots, 5, 10**18, rng) is None
+
+
+def drawn_slots(seed=0, n=3_000):
+    """Slots of users who are each shown one topic most of the time."""
+    slots, rng = random_slots(seed, n), np.random.default_rng(seed)
+    return replace(slots, topics=np.where(rng.random(n) < 0.7, slots.users % TOPICS, slots.topics))
+
+
 def test_what_comes_after_the_instant_teaches_nothing():
-    slots, edge = random_slots(n=3_000), 4 * HOUR
+    slots, edge = drawn_slots(), 4 * HOUR
     later = slots.instants >= edge
     other = replace(
         slots,
@@ -303,8 +320,9 @@ def test_an_item_without_a_topic_has_no_taste_and_a_ledger_without_laws_none_at_
 
 
 def test_a_log_of_clicks_alone_has_tastes_too():
-    events = random_events(n=3_000)
-    events = replace(events, clicked=np.ones(3_000, bool), seconds=np.full(3_000, np.nan))
+    events, often = random_events(n=3_000), np.random.default_rng(1).random(3_000) < 0.7
+    items = np.where(often, 2 * (events.users % 3) + 1, events.items).astype(np.int32)
+    events = replace(events, items=items, clicked=np.ones(3_000, bool), seconds=np.full(3_000, np.nan))
     ledger = ledger_with_tastes(events)
     laws = learn_tastes(ledger.slots, ledger.topics, 10**18, np.random.default_rng(0))
     columns = believed(replace(ledger, tastes=laws), events.users[:50], np.full(50, 1, np.int32), 90 * HOUR)
