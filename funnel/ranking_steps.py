@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import Refused
+from features.ledger import Blocks
 from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
 from funnel.epochs import draw_epochs, epoch_text
 from funnel.listed_rows import Labelled, exposures_at, rows_of_lists
@@ -18,6 +19,8 @@ from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
 from funnel.work import Impressions, Work, held_out, logs_impressions, saved_candidates, watched
 from ranking.audit import refuse_the_future
 from ranking.rows import MERGED, Exposures, RankingRows, blocks_of
+from ranking.scoring import lengths_of
+from ranking.streaming import streamed
 from recall.candidates import Candidates
 
 Int32 = npt.NDArray[np.int32]
@@ -117,13 +120,24 @@ def _write_scored(work: Work, ranker: Any) -> None:
     log = work.impressions
     rows = log.take(np.flatnonzero(held_out(log, work.windows)))
     blocks = blocks_of(work.ledger, exposures_of(work, rows))
-    seconds = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
+    seconds = streamed_seconds(work, rows, blocks, ranker.scores(blocks["user"], blocks["item"], blocks["pair"]))
     table = _timestamps(work, held_out(log, work.windows))
     table = table.add_column(0, USER, work.ids.users.id_of(rows.users))
     table = table.add_column(1, ITEM, work.ids.items.id_of(rows.items))
     pq.write_table(
         table.append_column(EXPECTED_SECONDS, pa.array(seconds.astype(np.float32))), work.out / "scored.parquet"
     )
+
+
+def streamed_seconds(
+    work: Work, rows: Impressions, blocks: Blocks, expected: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Expected seconds of impressions, as calibrated by those before; as they are where no clock or nothing unclicked
+    tells of that."""
+    hours = work.config.ranking.streaming_hours
+    if not hours or work.windows.clock != "time" or not logs_impressions(work):
+        return expected
+    return streamed(expected, watched(work, rows), rows.instants, lengths_of(blocks["item"]), hours)
 
 
 def _timestamps(work: Work, rows: npt.NDArray[np.bool_]) -> pa.Table:

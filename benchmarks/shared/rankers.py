@@ -29,11 +29,12 @@ SPREAD = ("XAUC", "loss", "MAE")
 
 @dataclass(frozen=True)
 class Truth:
-    """What became of impressions [n]: T is 0 where not clicked."""
+    """What became of impressions [n]: T is 0 where not clicked; and when they were, where that is used."""
 
     users: npt.NDArray[Any]
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
+    instants: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def contest_of(request: Request, work: Work) -> Contest:
     log = work.impressions
     shown = log.take(np.flatnonzero(held_out(log, work.windows)))
     blocks = blocks_of(work.ledger, exposures_of(work, shown))
-    truth = Truth(shown.users, shown.clicked, watched(work, shown))
+    truth = Truth(shown.users, shown.clicked, watched(work, shown), shown.instants)
     return Contest(request.config.ranking, work.unit, training_rows(request), blocks, truth)
 
 

@@ -1,0 +1,53 @@
+"""Calibration that goes on after the weights freeze: what became of earlier impressions scales the later ones.
+
+Days differ in how long viewers stay, and not alike for short and for long items. Expected seconds are multiplied by
+true over predicted seconds of the earlier impressions of like length, which count half as much every few hours.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ranking.slices import by_duration
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+HOUR = 3_600 * 1_000_000
+# The factor is drawn to 1 as by so many impressions.
+PRIOR_ROWS = 100.0
+LEAST_SECONDS = 1e-9
+
+
+def streamed(predicted: Float64, seconds: Float64, instants: Int64, durations: Float64, hours: float) -> Float64:
+    """Expected seconds [n] of impressions in any order, scaled by what was known strictly before each instant.
+
+    `seconds` are the true ones, `durations` the items' lengths, NaN unknown, `hours` the half-life of what is known.
+    """
+    factors = np.ones(len(predicted))
+    for alike in by_duration(durations).values():
+        rows = np.flatnonzero(alike)
+        rows = rows[np.argsort(instants[rows], kind="stable")]
+        factors[rows] = _factors(predicted[rows], seconds[rows], instants[rows], hours)
+    return predicted * factors
+
+
+def _factors(predicted: Float64, seconds: Float64, instants: Int64, hours: float) -> Float64:
+    """Of impressions [n] of like length in the order of time."""
+    before = np.searchsorted(instants, instants, "left")
+    lately = before - np.searchsorted(instants, instants - round(hours * HOUR), "left")
+    ratios = _decayed_mean(seconds, instants, hours) / np.maximum(
+        _decayed_mean(predicted, instants, hours), LEAST_SECONDS
+    )
+    known = np.where(before > 0, ratios[np.maximum(before - 1, 0)], 1.0)
+    return np.asarray(1 + lately / (lately + PRIOR_ROWS) * (known - 1))
+
+
+def _decayed_mean(values: Float64, instants: Int64, hours: float) -> Float64:
+    """Mean of the values up to each one, [n], each half as heavy as one so many hours later."""
+    # The stubs of pandas know no half-life that is a time.
+    half_life: Any = pd.Timedelta(hours=hours)
+    means = pd.Series(values).ewm(halflife=half_life, times=instants.astype("datetime64[us]")).mean()
+    return np.asarray(means.to_numpy(np.float64))
