@@ -146,13 +146,15 @@ def test_a_line_is_the_mean_over_its_seeds_with_the_spread_of_some_columns() -> 
 def test_ours_and_the_peers_are_judged_on_the_same_rows(of_world: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lightgbm_peer, "PATIENCE", 5)
     rows = peer.main([*of_world, "--seeds", "2", "--leaves", "7", "--objectives", "exact", "click"])
-    assert [row["line"] for row in rows] == [
-        *("ours, exact", "ours, click"),
-        *("LightGBM, squared error", "LightGBM, click", "LightGBM, exact"),
+    trained = ("ours, exact", "ours, click", "LightGBM, squared error", "LightGBM, click", "LightGBM, exact")
+    lines = {row["line"]: row for row in rows}
+    assert list(lines) == [
+        *(name for line in trained for name in (line, f"{line}, streamed")),
         *("popularity", "item's mean", "duration alone"),
     ]
-    assert all(0.5 < row["XAUC"] < 0.95 and 0 < row["loss"] < 0.5 for row in rows[2:5])
-    assert all("sd XAUC" in row for row in rows[:5])
+    assert all(0.5 < lines[line]["XAUC"] < 0.95 and 0 < lines[line]["loss"] < 0.5 for line in trained[2:])
+    assert all("sd XAUC" in lines[line] for line in trained)
+    assert all(lines[line]["MAE"] != lines[f"{line}, streamed"]["MAE"] for line in trained)
 
 
 def test_ranking_is_timed_on_one_core(of_world: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
