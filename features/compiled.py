@@ -16,6 +16,7 @@ A_DAY = 86_400 * 1e6
 # How many slots of a user pass until all their beliefs are brought up to date.
 REFRESHED_EVERY = 5
 LEAST_PULL = 0.1
+NEAR = 1e-5
 
 
 @numba.njit(nogil=True, error_model="numpy")
@@ -23,7 +24,7 @@ def follow_slots(
     firsts: Bools,
     instants: Int64,
     topics: Int64,
-    likes: Float64,
+    likelihoods: Float64,
     same: Float64,
     steps: Float64,
     offered: Float64,
@@ -34,10 +35,10 @@ def follow_slots(
     left: Float64,
     clocks: Float64,
     totals: Float64,
-) -> float:
-    """Follow the tastes of users through their slots [n], by user and time; log likelihood of all that is read.
+) -> None:
+    """Follow the tastes of users through their slots [n], by user and time.
 
-    `likes` [n, states] are the chances of what became of each slot, `same` that it repeats the topic before it,
+    `likelihoods` [n, states] are the chances of what became of each slot, `same` that it repeats the topic before it,
     `steps` that taste chose it, `offered` that neither did, but its topic was there. Written are the belief that each
     slot `left` of its topic [n, states], the user's clock before it, and the sum of pulls at it, [n] each. Topics are
     0, 1, ..., -1 for none. Those a user has not been shown yet are followed as one, with the mean prior.
@@ -46,8 +47,8 @@ def follow_slots(
     beliefs, pulled = np.empty((topics_in_all, states)), np.empty(topics_in_all)
     at_clock, at_instant = np.empty(topics_in_all), np.empty(topics_in_all, np.int64)
     seen, places = np.empty(topics_in_all, np.int64), np.full(topics_in_all, -1, np.int64)
-    unseen, belief = np.empty(states), np.empty(states)
-    count, clock, total, since, of_unseen, likelihood = 0, 0.0, 0.0, 0, 0.0, 0.0
+    unseen, belief, came = np.empty(states), np.empty(states), np.empty(states)
+    count, clock, total, since, of_unseen = 0, 0.0, 0.0, 0, 0.0
     start = instants[0] if len(instants) else 0
     unseen_clock, unseen_instant = 0.0, start
     for slot in range(len(topics)):
@@ -59,14 +60,14 @@ def follow_slots(
             _copy(mean_prior, unseen)
             unseen_clock, unseen_instant = 0.0, now
         if since >= REFRESHED_EVERY:
-            _pass(unseen, mean_prior, pulls, drift, (now - unseen_instant) / A_DAY, clock - unseen_clock)
+            _pass(unseen, mean_prior, pulls, drift, (now - unseen_instant) / A_DAY, clock - unseen_clock, came)
             unseen_clock, unseen_instant = clock, now
             of_unseen = _product(unseen, pulls)
             total = (topics_in_all - count) * of_unseen
             for place in range(count):
                 topic = seen[place]
                 days, passed = (now - at_instant[topic]) / A_DAY, clock - at_clock[topic]
-                _pass(beliefs[topic], prior[topic], pulls, drift, days, passed)
+                _pass(beliefs[topic], prior[topic], pulls, drift, days, passed, came)
                 at_clock[topic], at_instant[topic] = clock, now
                 pulled[topic] = _product(beliefs[topic], pulls)
                 total += pulled[topic]
@@ -80,19 +81,18 @@ def follow_slots(
             places[topic], seen[count] = count, topic
             count += 1
             _copy(prior[topic], belief)
-            _pass(belief, prior[topic], pulls, drift, 0.0, clock)
+            _pass(belief, prior[topic], pulls, drift, (now - start) / A_DAY, clock, came)
             before = of_unseen
         else:
             _copy(beliefs[topic], belief)
             days, passed = (now - at_instant[topic]) / A_DAY, clock - at_clock[topic]
-            _pass(belief, prior[topic], pulls, drift, days, passed)
+            _pass(belief, prior[topic], pulls, drift, days, passed, came)
             before = pulled[topic]
         whole = 0.0
         for state in range(states):
             chance = same[slot] + offered[slot] + steps[slot] * pulls[state] / totals[slot]
-            belief[state] *= chance * likes[slot, state]
+            belief[state] *= chance * likelihoods[slot, state]
             whole += belief[state]
-        likelihood += np.log(whole)
         for state in range(states):
             belief[state] /= whole
         _copy(belief, left[slot])
@@ -102,7 +102,6 @@ def follow_slots(
         clock += steps[slot] / totals[slot]
         total += pulled[topic] - before
         since += 1
-    return likelihood
 
 
 @numba.njit(nogil=True, error_model="numpy")
@@ -120,14 +119,49 @@ def _product(values: Float64, weights: Float64) -> float:
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _pass(belief: Float64, prior: Float64, pulls: Float64, drift: float, days: float, clock: float) -> None:
-    """Bring a belief forward in place: over days it is drawn anew, and a clock without a slot speaks against a pull."""
-    kept, whole = np.exp(-drift * days), 0.0
-    for state in range(len(belief)):
-        belief[state] = (kept * belief[state] + (1 - kept) * prior[state]) * np.exp(-pulls[state] * clock)
-        whole += belief[state]
-    for state in range(len(belief)):
-        belief[state] /= whole
+def bring_forward(
+    beliefs: Float64, topics: Int64, prior: Float64, pulls: Float64, drift: float, days: Float64, passed: Float64
+) -> None:
+    """Bring beliefs [n, states] in topics [n] forward in place, by so many days and so much of the user's clock."""
+    came = np.empty(len(pulls))
+    for row in range(len(topics)):
+        _pass(beliefs[row], prior[topics[row]], pulls, drift, days[row], passed[row], came)
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _pass(
+    belief: Float64, prior: Float64, pulls: Float64, drift: float, days: float, passed: float, came: Float64
+) -> None:
+    """Bring one belief forward in place: kept, or drawn anew once, at any time of the interval.
+
+    A clock that passes without a slot speaks against a pull, before that time the old one and after it the new one.
+    `came` [states] is room to work in.
+    """
+    kept, whole, states = np.exp(-drift * days), 0.0, len(belief)
+    for state in range(states):
+        drawn = 0.0
+        for old in range(states):
+            drawn += belief[old] * _silence(pulls[old] * passed, pulls[state] * passed)
+        came[state] = kept * belief[state] * np.exp(-pulls[state] * passed) + (1 - kept) * prior[state] * drawn
+        whole += came[state]
+    for state in range(states):
+        belief[state] = came[state] / whole if whole > 0 else prior[state]
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _silence(old: float, new: float) -> float:
+    """Chance of an interval without a slot where so many are due in the old state and so many in the new one, drawn at
+    any time of it: the mean of exp(-old (1 - u) - new u) for u from 0 to 1."""
+    if abs(old - new) < NEAR:
+        return float(np.exp(-(old + new) / 2))
+    return float((np.exp(-new) - np.exp(-old)) / (old - new))
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _part_after(old: float, new: float) -> float:
+    """The expected part of a silent interval that lay after the draw."""
+    more = new - old
+    return 0.5 - more / 12 if abs(more) < NEAR else 1 / more - 1 / np.expm1(more)
 
 
 @numba.njit(nogil=True, error_model="numpy")
@@ -135,7 +169,7 @@ def filter_chains(
     firsts: Bools,
     days: Float64,
     passed: Float64,
-    likes: Float64,
+    likelihoods: Float64,
     topics: Int64,
     prior: Float64,
     pulls: Float64,
@@ -144,16 +178,16 @@ def filter_chains(
 ) -> None:
     """Write the belief that each link of many chains left, [n, states]: one chain a user and topic, end to end.
 
-    `days` and `passed` (of the user's clock) lie between a link and the one before it, the chain's start for a first.
+    `days` and `passed` (of the user's clock) lie between a link and the one before it, or the user's first slot.
     """
-    belief = np.empty(len(pulls))
+    belief, came = np.empty(len(pulls)), np.empty(len(pulls))
     for link in range(len(firsts)):
         if firsts[link]:
             _copy(prior[topics[link]], belief)
-        _pass(belief, prior[topics[link]], pulls, drift, days[link], passed[link])
-        whole = _product(belief, likes[link])
+        _pass(belief, prior[topics[link]], pulls, drift, days[link], passed[link], came)
+        whole = _product(belief, likelihoods[link])
         for state in range(len(pulls)):
-            belief[state] *= likes[link, state] / whole
+            belief[state] *= likelihoods[link, state] / whole
         _copy(belief, left[link])
 
 
@@ -162,7 +196,7 @@ def smooth_chains(
     firsts: Bools,
     days: Float64,
     passed: Float64,
-    likes: Float64,
+    likelihoods: Float64,
     topics: Int64,
     prior: Float64,
     pulls: Float64,
@@ -170,10 +204,12 @@ def smooth_chains(
     left: Float64,
     smoothed: Float64,
     draws: Float64,
+    spent: Float64,
 ) -> float:
     """Write what the whole chain says of each link's state, [n, states], from what `filter_chains` left.
 
-    Adds to `draws` [topics, states] how often each state was drawn, at first or anew; returns how often anew.
+    Adds to `draws` [topics, states] how often each state was drawn, at first or anew, and to `spent` [states] how much
+    of the users' clocks passed in it; returns how often a state was drawn anew.
     """
     states = len(pulls)
     later, message = np.ones(states), np.empty(states)
@@ -185,22 +221,32 @@ def smooth_chains(
         whole = _product(left[link], later)
         for state in range(states):
             smoothed[link, state] = left[link, state] * later[state] / whole
-            message[state] = later[state] * likes[link, state] * np.exp(-pulls[state] * passed[link])
-        of_topic = prior[topics[link]]
-        drawn = _product(of_topic, message)
-        if firsts[link]:
-            for state in range(states):
-                draws[topics[link], state] += of_topic[state] * message[state] / drawn
-            continue
-        kept, whole = np.exp(-drift * days[link]), 0.0
-        for state in range(states):
-            later[state] = kept * message[state] + (1 - kept) * drawn
-            whole += left[link - 1, state] * later[state]
-        chance, most = (1 - kept) * drawn / whole, 0.0
-        anew += chance
-        for state in range(states):
-            draws[topics[link], state] += chance * of_topic[state] * message[state] / drawn
-            most = max(most, later[state])
+            message[state] = later[state] * likelihoods[link, state]
+        of_topic, clock = prior[topics[link]], passed[link]
+        before = of_topic if firsts[link] else left[link - 1]
+        kept = np.exp(-drift * days[link])
+        for old in range(states):
+            drawn = 0.0
+            for new in range(states):
+                drawn += of_topic[new] * message[new] * _silence(pulls[old] * clock, pulls[new] * clock)
+            later[old] = kept * message[old] * np.exp(-pulls[old] * clock) + (1 - kept) * drawn
+        whole, chance, most = _product(before, later), 0.0, 0.0
+        for old in range(states):
+            spent[old] += before[old] * kept * message[old] * np.exp(-pulls[old] * clock) / whole * clock
+            if firsts[link]:
+                draws[topics[link], old] += of_topic[old] * later[old] / whole
+            for new in range(states):
+                silence = _silence(pulls[old] * clock, pulls[new] * clock)
+                weight = before[old] * (1 - kept) * of_topic[new] * message[new] * silence / whole
+                after = _part_after(pulls[old] * clock, pulls[new] * clock)
+                chance += weight
+                draws[topics[link], new] += weight
+                spent[old] += weight * (1 - after) * clock
+                spent[new] += weight * after * clock
+            most = max(most, later[old])
+        if chance > 0:
+            # Where a state was drawn anew at all, it was so often.
+            anew += chance * drift * days[link] / (1 - kept)
         for state in range(states):
             later[state] /= most
     return anew

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from features.profiles import NEVER, NOTHING_DUE, Events, Side, Tally, pair_keys, tally_of
 from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
-from features.tastes import Slots, TasteLaws, beliefs_as_of, followed, taste_columns
+from features.tastes import Since, Slots, TasteLaws, beliefs_as_of, followed, taste_columns
 from features.timeline import Timeline, timeline_order
 
 Float32 = npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ LAST_ITEM = "user_last_item"
 HISTORY = "user_history_"
 NOBODY = np.zeros(0, np.int32)
 TASTES = ("channel", "topic")
-BELIEF, CLOCK, FOLLOWED = "belief_", "clock", ("user", "user_topic")
+BELIEF, CLOCK, LEFT_AT, FOLLOWED = "belief_", "taste_clock", "left_at", ("user", "user_topic")
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Ledger:
             part = np.minimum(reading.share(side, codes) / reading.share("topic", topics), 1.0)
             columns["user_channel_lift_in_topic"] = _exposure_lift(counts["shown"], of_topic * part)
         if side == "topic" and self.tastes:
-            columns |= self._believed(self.tastes, codes, counts, reading)
+            columns |= self._believed(self.tastes, codes, reading)
         if not self.timed:
             return columns
         before, clicked = self._tally(name).shown_and_clicked(keys, reading.moments - LATELY)
@@ -184,12 +184,15 @@ class Ledger:
             f"{name}_exposure_lift_lately": _exposure_lift(lately, reading.shown_lately * reading.share(side, codes)),
         }
 
-    def _believed(self, laws: TasteLaws, codes: Int32, counts: Counts, reading: "_Reading") -> dict[str, Float64]:
+    def _believed(self, laws: TasteLaws, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
         """What is believed of the taste in a topic; NaN of an item without one."""
-        left = np.stack([counts[f"{BELIEF}{state}"] for state in range(len(laws.pulls))], axis=1)
-        days = _hours_since(counts["last_shown"], reading.moments) / 24
-        beliefs = beliefs_as_of(laws, codes - 1, left, days, reading.clock - counts[CLOCK])
-        columns = taste_columns(laws, beliefs)
+        of_user = self._tally("user").left_by_last(reading.users, reading.moments)
+        of_topic = self._tally("user_topic").left_by_last(pair_keys(reading.users, codes), reading.moments)
+        left = np.stack([of_topic[f"{BELIEF}{state}"] for state in range(len(laws.pulls))], axis=1)
+        met = np.asarray(left.any(axis=1))
+        days = (reading.moments - np.where(met, of_topic[LEFT_AT], of_user[LEFT_AT])) / DAY
+        since = Since(left, met, days, of_user[CLOCK] - of_topic[CLOCK])
+        columns = taste_columns(laws, beliefs_as_of(laws, codes - 1, since))
         return {f"user_topic_{name}": np.where(codes > 0, values, np.nan) for name, values in columns.items()}
 
     @cached_property
@@ -231,7 +234,13 @@ class Ledger:
         clocks, clocks_after, beliefs = (np.empty_like(x) for x in (walk.clocks, walk.clocks_after, walk.beliefs))
         clocks[rows], clocks_after[rows], beliefs[rows] = walk.clocks, walk.clocks_after, walk.beliefs
         of_topic = {f"{BELIEF}{state}": belief for state, belief in enumerate(beliefs.T)}
-        return {"user": {CLOCK: clocks_after}, "user_topic": of_topic | {CLOCK: clocks}}
+        instants = np.asarray(self.events.instants, np.float64)
+        began = np.empty_like(instants)
+        began[rows] = instants[rows][self.slots.firsts][np.cumsum(self.slots.firsts) - 1]
+        return {
+            "user": {CLOCK: clocks_after, LEFT_AT: began},
+            "user_topic": of_topic | {CLOCK: clocks, LEFT_AT: instants},
+        }
 
     def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
         """Items that users [n] last clicked strictly before instants [n], newest first: [n, length], 0 for none."""
@@ -465,11 +474,6 @@ class _Reading:
         """Impressions of the user in the last days, [n]."""
         before, _ = self.ledger._tally("user").shown_and_clicked(self.users, self.moments - LATELY)
         return self.shown("user", self.users) - before
-
-    @cached_property
-    def clock(self) -> Float64:
-        """The clock by which the user's tastes are followed, [n]."""
-        return self.ledger._tally("user").left_by_last(CLOCK, self.users, self.moments)
 
     @cached_property
     def whole(self) -> Rates:

@@ -184,7 +184,7 @@ class Tally:
         """What was known of each key strictly before its instant, [m], [m] -> [m] each.
 
         shown, clicks, seconds (of the clicks with known seconds), known (their number), the sums of what was due,
-        last_shown and last_click (instants, NEVER where there was none), and what the last event left, 0 without one.
+        last_shown and last_click (instants, NEVER where there was none).
         """
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         # Most pairs of a candidate list never met: only the keys that have events are looked up.
@@ -196,7 +196,6 @@ class Tally:
         found["shown"] = (ends - starts).astype(np.float64)
         found["last_shown"] = self._instant_at(ends - 1, starts)
         found["last_click"] = self._instant_at(np.take(self._last_click, ends), starts)
-        found |= {name: _left_at(values, ends, starts) for name, values in self.left.items()}
         if len(known) == len(keys):
             return found
         columns = {name: np.full(len(keys), NEVER if name.startswith("last_") else 0.0) for name in found}
@@ -213,13 +212,15 @@ class Tally:
         clicks[known] = np.take(self._clicks, ends) - np.take(self._clicks, starts)
         return shown, clicks
 
-    def left_by_last(self, name: str, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Float64:
-        """What the last event of each key strictly before its instant left, 0 without one: [m], [m] -> [m]."""
+    def left_by_last(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, Float64]:
+        """What the last event of each key strictly before its instant left, 0 without one: [m], [m] -> [m] each."""
         moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
         known, starts, ends = self.timeline.spans(keys, moments)
-        values = np.zeros(len(keys))
-        values[known] = _left_at(self.left[name], ends, starts)
-        return values
+        some = ends > starts
+        columns = {name: np.zeros(len(keys)) for name in self.left}
+        for name, values in self.left.items():
+            columns[name][known[some]] = values[ends[some] - 1]
+        return columns
 
     def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
         if not len(self.timeline.instants):
@@ -248,12 +249,6 @@ class Tally:
         return np.concatenate([[-1], np.maximum.accumulate(positions)]) if len(positions) else np.array([-1])
 
 
-def _left_at(values: Float64, ends: Int64, starts: Int64) -> Float64:
-    if not len(values):
-        return np.zeros(len(ends))
-    return np.where(ends > starts, np.take(values, np.maximum(ends - 1, 0)), 0.0)
-
-
 def tally_of(
     keys: npt.NDArray[Any],
     events: Events,
@@ -267,8 +262,8 @@ def tally_of(
     kept = np.flatnonzero(keys >= 0)
     order = kept[timeline_order(keys[kept], events.instants[kept])]
     timeline = Timeline(np.asarray(keys, np.int64)[order], np.asarray(events.instants, np.int64)[order])
-    sums, kept_by = ({name: values[order] for name, values in columns.items()} for columns in (due, left))
-    return Tally(timeline, events.clicked[order], events.seconds[order], sums, kept_by)
+    sums, traces = ({name: values[order] for name, values in columns.items()} for columns in (due, left))
+    return Tally(timeline, events.clicked[order], events.seconds[order], sums, traces)
 
 
 def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:

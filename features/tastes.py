@@ -21,21 +21,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.compiled import A_DAY, filter_chains, follow_slots, smooth_chains
+from features.compiled import A_DAY, bring_forward, filter_chains, follow_slots, smooth_chains
 
 Bools = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 STATES, ROUNDS = 4, 15
-# The most chains, of one user and one topic, and the most users that laws are learnt from; the fewest slots.
-MOST_CHAINS, MOST_USERS, FEWEST_SLOTS = 100_000, 2_000, 1_000
+# The most chains, of one user and one topic, users and slots that laws are learnt from; the fewest slots.
+MOST_CHAINS, MOST_USERS, MOST_SLOTS, FEWEST_SLOTS = 100_000, 2_000, 1_000_000, 1_000
 # Where fewer slots would be others for another viewer, tallies of clicks tell as much of a taste.
 LEAST_FOLLOWING = 0.05
 # Click rates that items had led to expect, and what was watched, are told apart in so many equal parts.
 RATE_PARTS, WATCH_PARTS = 8, 6
-# A topic's prior is drawn to that of all topics as by so many draws, a reaction's chances to those of all as by one.
-PRIOR_DRAWS, PRIOR_REACTIONS = 200.0, 1.0
+# A topic's prior is drawn to that of all topics as by so many draws, a surface's repeats to those of all as by so many
+# slots, a reaction's chances to those of all as by one.
+PRIOR_DRAWS, PRIOR_REPEATS, PRIOR_REACTIONS = 200.0, 20.0, 1.0
 PAGE = 10 * 60 * 1_000_000
 # The strongest pull, by which the others are measured: only their ratios tell.
 STRONGEST, WEAKEST = 4.0, 0.004
@@ -71,9 +72,10 @@ class Slots:
 
     @cached_property
     def follows(self) -> Bools:
-        """Which slots come after another of their page: same user and surface, within ten minutes."""
+        """Which slots come after another of their page, both of a topic: same user and surface, within ten minutes."""
         near = np.diff(self.instants, prepend=0) <= PAGE
-        return np.asarray(~self.firsts & near & (np.diff(self.surfaces, prepend=-1) == 0))
+        told = (self.topics >= 0) & (np.append(-1, self.topics[:-1]) >= 0)
+        return np.asarray(~self.firsts & near & told & (np.diff(self.surfaces, prepend=-1) == 0))
 
     @cached_property
     def repeats(self) -> Bools:
@@ -125,7 +127,7 @@ class TasteLaws:
         mean = self.mean_prior @ self.pulls
         return float((1 - self.background) * (self.mean_prior @ np.abs(self.pulls - mean)) / (2 * mean))
 
-    def likes(self, slots: Slots) -> Float64:
+    def likelihoods(self, slots: Slots) -> Float64:
         """Chance of what became of each slot by state, [n, states]."""
         parts = np.searchsorted(self.rate_edges, slots.rates), outcomes(slots, self.watch_edges)
         return np.ascontiguousarray(self.reactions[:, *parts].T)
@@ -155,25 +157,24 @@ class TasteLaws:
 
 @dataclass(frozen=True)
 class Followed:
-    """What each slot left, [n] each: the belief in its topic's states [n, states], and the user's clock before and
-    after it, which counts the slots that taste could have taken, each over the sum of pulls."""
+    """What each slot left, [n] each: the belief in its topic's states [n, states], the user's clock before and after,
+    which counts the slots that taste could have taken, each over the sum of pulls, and that sum at it."""
 
     beliefs: Float64
     clocks: Float64
     clocks_after: Float64
     totals: Float64
-    likelihood: float
 
 
 def followed(slots: Slots, laws: TasteLaws) -> Followed:
     """Follow all users through their slots."""
     beliefs, clocks, totals = np.empty((len(slots), len(laws.pulls))), np.empty(len(slots)), np.empty(len(slots))
     steps = np.where(slots.topics >= 0, laws.of_taste(slots), 0.0)
-    likelihood = follow_slots(
+    follow_slots(
         slots.firsts,
         slots.instants,
         slots.topics,
-        laws.likes(slots),
+        laws.likelihoods(slots),
         laws.of_repeats(slots) * slots.repeats,
         steps,
         laws.of_feed(slots),
@@ -185,17 +186,27 @@ def followed(slots: Slots, laws: TasteLaws) -> Followed:
         clocks,
         totals,
     )
-    return Followed(beliefs, clocks, clocks + steps / totals, totals, likelihood)
+    return Followed(beliefs, clocks, clocks + steps / totals, totals)
 
 
-def beliefs_as_of(
-    laws: TasteLaws, topics: npt.NDArray[np.integer], left: Float64, days: Float64, passed: Float64
-) -> Float64:
-    """Belief in the states of topics [n] from what the last slot of each `left` [n, states], so many days ago, while so
-    much of the user's clock passed. NaN days where there was none: then all of the clock has."""
-    kept = np.exp(-laws.drift * np.nan_to_num(days, nan=np.inf))[:, None]
-    beliefs = (kept * left + (1 - kept) * laws.prior[topics]) * np.exp(-laws.pulls * passed[:, None])
-    return np.asarray(beliefs / beliefs.sum(axis=1, keepdims=True))
+@dataclass(frozen=True)
+class Since:
+    """What was last left of topics [n], and what has passed since: the belief [n, states], days, and the user's clock.
+
+    Of a topic that its user has never been shown (not `met`), since the user's first slot.
+    """
+
+    left: Float64
+    met: Bools
+    days: Float64
+    passed: Float64
+
+
+def beliefs_as_of(laws: TasteLaws, topics: npt.NDArray[np.integer], since: Since) -> Float64:
+    """Belief in the states of topics [n]: [n, states]."""
+    beliefs = np.where(since.met[:, None], since.left, laws.prior[topics])
+    bring_forward(beliefs, topics.astype(np.int64), laws.prior, laws.pulls, laws.drift, since.days, since.passed)
+    return beliefs
 
 
 def taste_columns(laws: TasteLaws, beliefs: Float64) -> Mapping[str, Float64]:
@@ -216,10 +227,10 @@ def learn_tastes(slots: Slots, topics: int, as_of: int, rng: np.random.Generator
     """
     surfaces = int(slots.surfaces.max(initial=0)) + 1
     slots = slots.take(np.flatnonzero(slots.instants < as_of))
-    if topics < 2 or np.count_nonzero(slots.topics >= 0) < FEWEST_SLOTS:
+    sample = _sample(slots, topics, rng) if topics >= 2 else slots
+    if topics < 2 or np.count_nonzero(sample.topics >= 0) < FEWEST_SLOTS:
         return None
-    laws, sample = _first_guess(slots, topics, surfaces), _sample(slots, topics, rng)
-    chains = _chains(sample, topics)
+    laws, chains = _first_guess(slots, topics, surfaces), _chains(sample, topics)
     for _ in range(ROUNDS):
         laws = _learnt(laws, sample, chains)
     return laws if laws.following >= LEAST_FOLLOWING else None
@@ -233,11 +244,11 @@ def outcomes(slots: Slots, watch_edges: Float64) -> Int64:
 
 
 def _sample(slots: Slots, topics: int, rng: np.random.Generator) -> Slots:
-    """All slots of random users, whose chains are few enough."""
-    users = np.unique(slots.users)
-    most = max(min(MOST_CHAINS // topics, MOST_USERS), 1)
-    kept = users if len(users) <= most else rng.choice(users, most, replace=False)
-    return slots.take(np.flatnonzero(np.isin(slots.users, kept)))
+    """All slots of random users, as many as their chains and slots allow; at least one."""
+    users, counts = np.unique(slots.users, return_counts=True)
+    order = rng.permutation(len(users))[: max(min(MOST_CHAINS // topics, MOST_USERS), 1)]
+    enough = np.searchsorted(np.cumsum(counts[order]), MOST_SLOTS, side="right")
+    return slots.take(np.flatnonzero(np.isin(slots.users, users[order[: max(enough, 1)]])))
 
 
 def _first_guess(slots: Slots, topics: int, surfaces: int) -> TasteLaws:
@@ -263,7 +274,7 @@ def _first_guess(slots: Slots, topics: int, surfaces: int) -> TasteLaws:
 
 
 def _edges(values: Float64, parts: int) -> Float64:
-    """Edges that cut values into about equal parts, none of them empty: at most so many."""
+    """Edges that cut values into at most so many parts, about equal; a value that is common is a part of its own."""
     if not len(values):
         return np.zeros(0)
     edges = np.unique(np.quantile(values, np.arange(1, parts) / parts))
@@ -321,7 +332,8 @@ def _chains(slots: Slots, topics: int) -> _Chains:
     keys = of_user * topics + of_topic
     order = np.lexsort((instants, keys))
     firsts = np.diff(keys[order], prepend=-1) != 0
-    days = np.where(firsts, 0.0, np.diff(instants[order], prepend=0) / A_DAY)
+    since = np.where(firsts, slots.instants[slots.firsts][of_user[order]], np.append(0, instants[order][:-1]))
+    days = (instants[order] - since) / A_DAY
     return _Chains(row[order], of_user[order], of_topic[order], firsts, days, last)
 
 
@@ -331,11 +343,11 @@ def _learnt(laws: TasteLaws, slots: Slots, chains: _Chains) -> TasteLaws:
     causes["taste"] = causes["taste"] / walk.totals[:, None]
     chances = sum(causes.values())
     passed = _passed(chains, walk)
-    states, draws, anew = _smoothed(laws, chains, passed, chances * laws.likes(slots))
+    states, draws, spent, anew = _smoothed(laws, chains, passed, chances * laws.likelihoods(slots))
     of_slots = np.zeros_like(chances)
     of_slots[chains.slots[chains.shown]] = states[chains.shown]
     parts = {name: of_slots * cause / chances for name, cause in causes.items()}
-    pulls = parts["taste"].sum(axis=0) / np.maximum((states * passed[:, None]).sum(axis=0), 1e-9)
+    pulls = parts["taste"].sum(axis=0) / np.maximum(spent, 1e-9)
     return replace(
         laws,
         prior=_drawn(draws),
@@ -353,15 +365,19 @@ def _passed(chains: _Chains, walk: Followed) -> Float64:
     return np.where(chains.firsts, clocks, np.diff(clocks, prepend=0.0))
 
 
-def _smoothed(laws: TasteLaws, chains: _Chains, passed: Float64, chances: Float64) -> tuple[Float64, Float64, float]:
-    """What whole chains tell of each link's state, of the draws in each topic, and how often one was drawn anew."""
-    likes = np.ones((len(passed), chances.shape[1]))
-    likes[chains.shown] = chances[chains.slots[chains.shown]]
-    left, states, draws = np.empty_like(likes), np.empty_like(likes), np.zeros_like(laws.prior)
-    of_chains = (chains.firsts, chains.days, passed, likes, chains.topics, laws.prior, laws.pulls, laws.drift)
+def _smoothed(
+    laws: TasteLaws, chains: _Chains, passed: Float64, chances: Float64
+) -> tuple[Float64, Float64, Float64, float]:
+    """What whole chains tell: each link's state, the draws in each topic, the clock spent in each state, and how often
+    one was drawn anew."""
+    likelihoods = np.ones((len(passed), chances.shape[1]))
+    likelihoods[chains.shown] = chances[chains.slots[chains.shown]]
+    left, states, draws = np.empty_like(likelihoods), np.empty_like(likelihoods), np.zeros_like(laws.prior)
+    spent = np.zeros_like(laws.pulls)
+    of_chains = (chains.firsts, chains.days, passed, likelihoods, chains.topics, laws.prior, laws.pulls, laws.drift)
     filter_chains(*of_chains, left)
-    anew = smooth_chains(*of_chains, left, states, draws)
-    return states, draws, anew
+    anew = smooth_chains(*of_chains, left, states, draws, spent)
+    return states, draws, spent, anew
 
 
 def _causes(laws: TasteLaws, slots: Slots) -> dict[str, Float64]:
@@ -380,11 +396,12 @@ def _drawn(draws: Float64) -> Float64:
 
 
 def _share_of_repeats(laws: TasteLaws, slots: Slots, again: Float64) -> Float64:
-    """By surface, how many slots that come after another only repeat it; a surface without any keeps its share."""
+    """By surface, the share of slots that only repeat the one they come after, drawn to that of all surfaces."""
     surfaces = slots.surfaces[slots.follows]
-    counts = np.bincount(surfaces, minlength=len(laws.again))
+    counts = np.bincount(surfaces, minlength=len(laws.again)).astype(np.float64)
     repeated = np.bincount(surfaces, again[slots.follows], len(laws.again))
-    return np.where(counts > 0, repeated / np.maximum(counts, 1), laws.again)
+    of_all = (repeated.sum() + 1) / (counts.sum() + 2)
+    return np.asarray((repeated + PRIOR_REPEATS * of_all) / (counts + PRIOR_REPEATS))
 
 
 def _reactions(laws: TasteLaws, slots: Slots, smoothed: Float64) -> Float64:

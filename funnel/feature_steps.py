@@ -15,7 +15,7 @@ from features.tokens import token_histories
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
 from features.windows import instant_column, instants, windows_of
 from funnel.plots import data_profile
-from funnel.work import TASTES, Impressions, Work, logs_impressions
+from funnel.work import TASTE_LAWS, Impressions, Work, logs_impressions
 
 
 def write_interactions(work: Work) -> None:
@@ -90,7 +90,7 @@ def _write_tastes(work: Work, users: Side, items: Side) -> None:
     rng = np.random.default_rng([work.config.seed, 23])
     laws = learn_tastes(ledger.slots, ledger.topics, work.windows.labels_end, rng) if ledger.topics else None
     if laws:
-        laws.save(work.out / TASTES)
+        laws.save(work.out / TASTE_LAWS)
 
 
 def _draw_log(work: Work) -> None:

@@ -33,7 +33,7 @@ Int64 = npt.NDArray[np.int64]
 
 # A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
 UNCLICKED_SHARE = 0.01
-TASTES = "tastes.json"
+TASTE_LAWS = "tastes.json"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Work:
     def ledger(self) -> Ledger:
         folder = self.inputs["profiles"]
         users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
-        laws = folder / TASTES
+        laws = folder / TASTE_LAWS
         return replace(self.ledger_of(users, items), tastes=TasteLaws.load(laws) if laws.exists() else None)
 
     def ledger_of(self, users: Side, items: Side) -> Ledger:

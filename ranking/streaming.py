@@ -15,7 +15,7 @@ from ranking.slices import by_duration
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-HOUR = 3_600 * 1_000_000
+SECOND, HOUR = 1_000_000, 3_600 * 1_000_000
 # The factor is drawn to 1 as by so many impressions.
 PRIOR_ROWS = 100.0
 LEAST_SECONDS = 1e-9
@@ -24,24 +24,26 @@ LEAST_SECONDS = 1e-9
 def streamed(predicted: Float64, seconds: Float64, instants: Int64, durations: Float64, hours: float) -> Float64:
     """Expected seconds [n] of impressions in any order, scaled by what was known strictly before each instant.
 
-    `seconds` are the true ones, `durations` the items' lengths, NaN unknown, `hours` the half-life of what is known.
+    `seconds` are the true ones, known once they have passed; `durations` the items' lengths, NaN unknown; `hours` the
+    half-life of what is known.
     """
     factors = np.ones(len(predicted))
     for alike in by_duration(durations).values():
         rows = np.flatnonzero(alike)
-        rows = rows[np.argsort(instants[rows], kind="stable")]
         factors[rows] = _factors(predicted[rows], seconds[rows], instants[rows], hours)
     return predicted * factors
 
 
 def _factors(predicted: Float64, seconds: Float64, instants: Int64, hours: float) -> Float64:
-    """Of impressions [n] of like length in the order of time."""
-    before = np.searchsorted(instants, instants, "left")
-    lately = before - np.searchsorted(instants, instants - round(hours * HOUR), "left")
-    ratios = _decayed_mean(seconds, instants, hours) / np.maximum(
-        _decayed_mean(predicted, instants, hours), LEAST_SECONDS
-    )
-    known = np.where(before > 0, ratios[np.maximum(before - 1, 0)], 1.0)
+    """Of impressions [n] of like length."""
+    ends = instants + np.ceil(seconds * SECOND).astype(np.int64)
+    order = np.argsort(ends, kind="stable")
+    known_at = ends[order]
+    before = np.searchsorted(known_at, instants, "left")
+    lately = before - np.searchsorted(known_at, instants - round(hours * HOUR), "left")
+    true, due = (_decayed_mean(values[order], known_at, hours) for values in (seconds, predicted))
+    ratios = true / np.maximum(due, LEAST_SECONDS)
+    known = np.where(before > 0, np.append(ratios, 1.0)[np.maximum(before - 1, 0)], 1.0)
     return np.asarray(1 + lately / (lately + PRIOR_ROWS) * (known - 1))
 
 

@@ -24,7 +24,7 @@ from funnel.report import cutoffs
 from funnel.run import run_line
 from funnel.store import MANIFEST, MEASURED
 from funnel.waterfall import waterfall_table
-from funnel.work import TASTES
+from funnel.work import TASTE_LAWS
 
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
@@ -335,7 +335,7 @@ def test_ranking_rows_are_the_impressions_before_the_holdout_in_their_order(run:
 
 def test_tastes_are_followed_where_there_is_time_and_nobody_forbids_it(run: Run, tmp_path: Path) -> None:
     timed = run.mode != "last"
-    assert (artefact(run, "profiles") / TASTES).exists() == timed
+    assert (artefact(run, "profiles") / TASTE_LAWS).exists() == timed
     rows = pq.read_schema(artefact(run, "ranking_rows") / "ranking_rows.parquet").names
     assert ("pair.number.user_topic_believed_click" in rows) == timed
     without = request_for(
@@ -343,7 +343,7 @@ def test_tastes_are_followed_where_there_is_time_and_nobody_forbids_it(run: Run,
     )
     for name in ("interactions", "windows", "vocabulary", "impressions", "profiles"):
         make(name, without, lambda _: None)
-    assert not (without.store.path("profiles") / TASTES).exists()
+    assert not (without.store.path("profiles") / TASTE_LAWS).exists()
 
 
 def test_the_reports_hit_rate_and_seconds_share_can_be_recomputed_from_the_files(run: Run) -> None:

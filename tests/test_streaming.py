@@ -21,12 +21,13 @@ def by_a_loop(predicted, seconds, instants, durations):
     scaled = []
     for row in range(len(predicted)):
         alike = (durations == durations[row]) | (np.isnan(durations) & np.isnan(durations[row]))
-        before = alike & (instants < instants[row])
-        lately = before & (instants >= instants[row] - HALF_LIFE * HOUR)
+        known_at = instants + np.ceil(seconds * 1e6)
+        before = alike & (known_at < instants[row])
+        lately = before & (known_at >= instants[row] - HALF_LIFE * HOUR)
         if not before.any():
             scaled.append(predicted[row])
             continue
-        weights = 0.5 ** ((instants[row] - instants[before]) / (HALF_LIFE * HOUR))
+        weights = 0.5 ** ((instants[row] - known_at[before]) / (HALF_LIFE * HOUR))
         ratio = (weights * seconds[before]).sum() / (weights * predicted[before]).sum()
         scaled.append(predicted[row] * (1 + lately.sum() / (lately.sum() + PRIOR_ROWS) * (ratio - 1)))
     return np.array(scaled)
@@ -45,6 +46,16 @@ def test_what_comes_at_the_same_instant_or_later_changes_nothing():
     one, two = (streamed(predicted, given, instants, durations, HALF_LIFE) for given in (seconds, other))
     np.testing.assert_array_equal(one[instants <= edge], two[instants <= edge])
     assert not np.allclose(one, two)
+
+
+def test_a_watch_tells_nothing_before_it_is_over():
+    """Two impressions an hour apart: the first is watched for half an hour, then for two."""
+    first_known, first_going_on = (
+        streamed(np.full(2, 10.0), np.array([hours * 3_600, 0.0]), np.array([0, HOUR]), np.full(2, 5.0), HALF_LIFE)
+        for hours in (0.5, 2.0)
+    )
+    assert first_known[1] > 10
+    assert first_going_on[1] == 10
 
 
 def test_the_first_rows_and_none_at_all_stay_as_they_are():

@@ -1,18 +1,20 @@
 """Tastes that are followed, against a loop over the slots and against a log whose tastes are known."""
 
+import itertools
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from features.compiled import A_DAY, LEAST_PULL, REFRESHED_EVERY
+from features.compiled import A_DAY, LEAST_PULL, REFRESHED_EVERY, filter_chains, smooth_chains
 from features.ledger import DAY, HOUR, Ledger
 from features.profiles import Events, Side
 from features.tastes import (
     FEWEST_SLOTS,
     PAGE,
     STATES,
+    Since,
     Slots,
     TasteLaws,
     beliefs_as_of,
@@ -57,18 +59,34 @@ def random_slots(seed=0, n=200, topics=TOPICS):
 
 
 def passing(belief, prior, laws, days, clock):
-    kept = math.exp(-laws.drift * days)
-    found = (kept * belief + (1 - kept) * prior) * np.exp(-laws.pulls * clock)
+    """Kept, or drawn anew once, at any of so many moments, and silent before and after."""
+    kept, silence = math.exp(-laws.drift * days), silences(laws.pulls * clock)
+    found = kept * belief * np.exp(-laws.pulls * clock) + (1 - kept) * prior * (belief @ silence)
     return found / found.sum()
 
 
+MOMENTS = (np.arange(400) + 0.5) / 400
+
+
+def silences(silent):
+    """Chance of silence by the state before and the state after a draw at any moment: [states, states]."""
+    before, after = np.exp(-np.outer(1 - MOMENTS, silent)), np.exp(-np.outer(MOMENTS, silent))
+    return before.T @ after / len(MOMENTS)
+
+
+def parts_after(silent):
+    """The expected part after the draw, of intervals that were silent: [states, states]."""
+    before, after = np.exp(-np.outer(1 - MOMENTS, silent)), np.exp(-np.outer(MOMENTS, silent))
+    return (before.T @ (after * MOMENTS[:, None])) / (before.T @ after)
+
+
 def by_a_loop(slots, laws):
-    """Beliefs, clocks and sums of pulls of each slot, topic by topic; and the log likelihood of all."""
-    beliefs, clocks, totals, likelihood = [], [], [], 0.0
+    """Beliefs, clocks and sums of pulls of each slot, topic by topic."""
+    beliefs, clocks, totals = [], [], []
     for row in range(len(slots)):
         now, topic = slots.instants[row], slots.topics[row]
         if row == 0 or slots.users[row] != slots.users[row - 1]:
-            of, clock, since = {}, 0.0, REFRESHED_EVERY
+            of, clock, since, began = {}, 0.0, REFRESHED_EVERY, now
             unseen = (laws.prior.mean(axis=0), now, 0.0)
         if since >= REFRESHED_EVERY:
             since = 0
@@ -83,33 +101,30 @@ def by_a_loop(slots, laws):
         if topic < 0:
             beliefs.append(laws.prior.mean(axis=0))
             continue
-        start = (laws.prior[topic], now, 0.0)
-        belief, then, at = of.get(topic, start)
+        belief, then, at = of.get(topic, (laws.prior[topic], began, 0.0))
         before = passing(belief, laws.prior[topic], laws, (now - then) / A_DAY, clock - at)
         page = row > 0 and not slots.firsts[row] and slots.surfaces[row] == slots.surfaces[row - 1]
-        page = page and now - slots.instants[row - 1] <= PAGE
+        page = page and now - slots.instants[row - 1] <= PAGE and slots.topics[row - 1] >= 0
         again = laws.again[slots.surfaces[row]] if page else 0.0
         same = again if page and slots.topics[row - 1] == topic else 0.0
         chosen = (1 - again) * (1 - laws.background)
         chance = same + (1 - again) * laws.background * laws.shares[topic] + chosen * laws.pulls / totals[-1]
         outcome = outcomes(slots, laws.watch_edges)[row]
         found = before * chance * laws.reactions[:, np.searchsorted(laws.rate_edges, slots.rates[row]), outcome]
-        likelihood += math.log(found.sum())
         of[topic] = found / found.sum(), now, clock
         beliefs.append(of[topic][0])
         clock, since = clock + chosen / totals[-1], since + 1
-    return np.array(beliefs), np.array(clocks), np.array(totals), likelihood
+    return np.array(beliefs), np.array(clocks), np.array(totals)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_beliefs_are_what_a_loop_over_users_and_topics_finds(seed):
     slots, laws = random_slots(seed), laws_of(seed=seed)
     walk = followed(slots, laws)
-    beliefs, clocks, totals, likelihood = by_a_loop(slots, laws)
-    np.testing.assert_allclose(walk.beliefs, beliefs, rtol=1e-9)
-    np.testing.assert_allclose(walk.clocks, clocks, rtol=1e-9)
-    np.testing.assert_allclose(walk.totals, totals, rtol=1e-9)
-    assert walk.likelihood == pytest.approx(likelihood)
+    beliefs, clocks, totals = by_a_loop(slots, laws)
+    np.testing.assert_allclose(walk.beliefs, beliefs, rtol=1e-5)
+    np.testing.assert_allclose(walk.clocks, clocks, rtol=1e-5)
+    np.testing.assert_allclose(walk.totals, totals, rtol=1e-5)
 
 
 def test_outcomes_count_from_the_unclicked_to_what_nobody_knows():
@@ -124,14 +139,81 @@ def test_outcomes_count_from_the_unclicked_to_what_nobody_knows():
 def test_a_belief_goes_back_to_the_prior_with_time_and_down_with_silence():
     laws = laws_of()
     topics, left = np.zeros(4, np.int64), np.tile([0.0, 0.0, 0.0, 1.0], (4, 1))
-    days, passed = np.array([0.0, 1e6, 0.0, np.nan]), np.array([0.0, 0.0, 100.0, 0.0])
-    at_once, much_later, never_again, never_met = beliefs_as_of(laws, topics, left, days, passed)
+    since = Since(left, np.arange(4) < 3, np.array([0.0, 1e6, 0.0, 0.0]), np.array([0.0, 0.0, 100.0, 0.0]))
+    at_once, much_later, never_again, never_met = beliefs_as_of(laws, topics, since)
     np.testing.assert_allclose(at_once, left[0])
     np.testing.assert_allclose(much_later, laws.prior[0])
     np.testing.assert_allclose(never_met, laws.prior[0])
     np.testing.assert_allclose(never_again, left[2])  # What is certain stays so while no time passes.
-    unsure = beliefs_as_of(laws, topics[:1], np.full((1, 4), 0.25), days[:1], np.array([100.0]))
+    some, long = np.ones(1, bool), np.array([1e5])
+    unsure = beliefs_as_of(laws, topics[:1], Since(np.full((1, 4), 0.25), some, np.zeros(1), np.array([100.0])))
     assert taste_columns(laws, unsure)["believed_pull"][0] < 0.02
+    # Where nothing is left that can be believed, the prior is.
+    np.testing.assert_allclose(
+        beliefs_as_of(laws, topics[:1], Since(left[:1], some, np.zeros(1), long)), laws.prior[:1]
+    )
+
+
+@pytest.mark.parametrize("pieces", [4, 40])
+def test_an_interval_is_about_as_long_as_its_pieces(pieces):
+    """Ten days without a slot of the topic, at once and piece by piece: half a slot's clock a day."""
+    laws, some = replace(laws_of(), drift=0.05), np.ones(1, bool)
+    left, topic = np.array([[0.1, 0.2, 0.3, 0.4]]), np.zeros(1, np.int64)
+    at_once = beliefs_as_of(laws, topic, Since(left, some, np.full(1, 10.0), np.full(1, 5.0)))
+    for _ in range(pieces):
+        left = beliefs_as_of(laws, topic, Since(left, some, np.full(1, 10 / pieces), np.full(1, 5 / pieces)))
+    np.testing.assert_allclose(at_once, left, rtol=0.15)
+
+
+def test_what_chains_say_of_their_states_is_what_all_their_paths_do():
+    """One chain of four links of three states, and one of one: every path weighed by its chance."""
+    rng = np.random.default_rng(3)
+    firsts, topics = np.array([True, False, False, False, True]), np.array([1, 1, 1, 1, 0])
+    days, passed, likelihoods = rng.random(5) * 3, rng.random(5), rng.random((5, 3))
+    prior, pulls, drift = rng.dirichlet(np.ones(3), 2), np.array([0.1, 1.0, 3.0]), 0.4
+    left, smoothed, draws, spent = np.empty((5, 3)), np.empty((5, 3)), np.zeros((2, 3)), np.zeros(3)
+    chains = (firsts, days, passed, likelihoods, topics, prior, pulls, drift)
+    filter_chains(*chains, left)
+    anew = smooth_chains(*chains, left, smoothed, draws, spent)
+    silent = pulls * passed[:, None]
+    kept, silence, after = np.exp(-drift * days), [*map(silences, silent)], [*map(parts_after, silent)]
+    weights, wanted_states, wanted_draws, wanted_anew, wanted_spent = (
+        0.0,
+        np.zeros((4, 3)),
+        np.zeros(3),
+        0.0,
+        np.zeros(3),
+    )
+    # A path: the state drawn at first, and at each link the state and whether it was drawn anew.
+    for start, *path in itertools.product(range(3), *[[(s, new) for s in range(3) for new in (False, True)]] * 4):
+        weight, before = prior[1, start], start
+        for link, (state, new) in enumerate(path):
+            if new:
+                weight *= (1 - kept[link]) * prior[1, state] * silence[link][before, state]
+            else:
+                weight *= kept[link] * (state == before) * np.exp(-silent[link, state])
+            weight *= likelihoods[link, state]
+            before = state
+        weights += weight
+        wanted_draws[start] += weight
+        before = start
+        for link, (state, new) in enumerate(path):
+            later = after[link][before, state] if new else 1.0
+            wanted_spent[before] += weight * (1 - later) * passed[link]
+            wanted_spent[state] += weight * later * passed[link]
+            before = state
+            wanted_states[link, state] += weight
+            wanted_draws[state] += weight * new
+            wanted_anew += weight * new * drift * days[link] / (1 - kept[link])
+    np.testing.assert_allclose(smoothed[:4], wanted_states / weights, rtol=1e-4)
+    np.testing.assert_allclose(draws[1], wanted_draws / weights, rtol=1e-4)
+    np.testing.assert_allclose(left[3], smoothed[3])
+    own = np.zeros(3)
+    alone = [values[4:].copy() for values in (*chains[:5], left, smoothed)]
+    of_last = smooth_chains(*alone[:5], *chains[5:], *alone[5:], np.zeros((2, 3)), own)
+    assert anew - of_last == pytest.approx(wanted_anew / weights, rel=1e-4)
+    np.testing.assert_allclose(spent - own, wanted_spent / weights, rtol=1e-4)
+    assert own.sum() == pytest.approx(passed[4])
 
 
 def test_columns_are_expectations_over_the_states():
@@ -252,9 +334,9 @@ def test_beliefs_of_a_known_log_are_as_often_right_as_they_say(known, learnt):
     users, topics = (grid.ravel() for grid in np.meshgrid(np.arange(600), np.arange(10), indexing="ij"))
     rows = np.array([last.get(pair, -1) for pair in zip(users, topics, strict=True)])
     met, now = rows >= 0, slots.instants.max()
-    days = np.where(met, (now - slots.instants[rows]) / DAY, np.nan)
+    days = np.where(met, (now - slots.instants[rows]) / DAY, (now - slots.instants.min()) / DAY)
     clocks = walk.clocks_after[[ends[user] for user in users]] - np.where(met, walk.clocks[rows], 0.0)
-    beliefs = beliefs_as_of(laws, topics, walk.beliefs[rows], days, clocks)
+    beliefs = beliefs_as_of(laws, topics, Since(walk.beliefs[rows], met, days, clocks))
     believed, truth = beliefs[:, laws.click_rates > 0.3].sum(axis=1), liking.ravel()
     assert believed.mean() == pytest.approx(truth.mean(), abs=0.03)
     sure, unsure = believed > 0.9, believed < 0.1
@@ -301,11 +383,13 @@ def test_the_ledger_reads_each_belief_strictly_before_the_instant():
         mine = np.flatnonzero(slots.users == user)
         met = mine[slots.topics[mine] == topic]
         clock = walk.clocks_after[mine[-1]] if len(mine) else 0.0
-        left, days = np.zeros((1, STATES)), np.array([np.nan])
+        left, at = laws.prior[[topic]], slots.instants[mine[:1]]
         if len(met):
-            left, days = walk.beliefs[met[-1:]], (instant - slots.instants[met[-1:]]) / DAY
+            left, at = walk.beliefs[met[-1:]], slots.instants[met[-1:]]
             clock -= walk.clocks[met[-1]]
-        wanted = taste_columns(laws, beliefs_as_of(laws, np.array([topic]), left, days, np.array([clock])))
+        days = (instant - at) / DAY if len(mine) else np.zeros(1)
+        since = Since(left, np.ones(1, bool), days, np.array([clock]))
+        wanted = taste_columns(laws, beliefs_as_of(laws, np.array([topic]), since))
         for name, values in wanted.items():
             assert found[f"user_topic_{name}"][row] == pytest.approx(values[0], rel=1e-9), (name, row)
 
