@@ -16,7 +16,7 @@ from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
 from funnel.epochs import draw_epochs, epoch_text
 from funnel.listed_rows import Labelled, exposures_at, rows_of_lists
 from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
-from funnel.work import Impressions, Work, held_out, logs_impressions, saved_candidates, watched
+from funnel.work import FROZEN, Impressions, Work, held_out, logs_impressions, saved_candidates, watched
 from ranking.audit import refuse_the_future
 from ranking.rows import MERGED, Exposures, RankingRows, blocks_of
 from ranking.scoring import lengths_of
@@ -116,11 +116,16 @@ def _ranked(candidates: Candidates, items: Int32, seconds: npt.NDArray[np.float6
 
 
 def _write_scored(work: Work, ranker: Any) -> None:
-    """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant."""
+    """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant.
+
+    Calibrated by the earlier ones; `frozen_seconds.npy` has them as the frozen weights expect them, in the same order.
+    """
     log = work.impressions
     rows = log.take(np.flatnonzero(held_out(log, work.windows)))
     blocks = blocks_of(work.ledger, exposures_of(work, rows))
-    seconds = streamed_seconds(work, rows, blocks, ranker.scores(blocks["user"], blocks["item"], blocks["pair"]))
+    frozen = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
+    np.save(work.out / FROZEN, frozen)
+    seconds = streamed_seconds(work, rows, blocks, frozen)
     table = _timestamps(work, held_out(log, work.windows))
     table = table.add_column(0, USER, work.ids.users.id_of(rows.users))
     table = table.add_column(1, ITEM, work.ids.items.id_of(rows.items))

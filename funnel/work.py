@@ -33,7 +33,7 @@ Int64 = npt.NDArray[np.int64]
 
 # A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
 UNCLICKED_SHARE = 0.01
-TASTE_LAWS = "tastes.json"
+TASTE_LAWS, FROZEN = "tastes.json", "frozen_seconds.npy"
 
 
 @dataclass(frozen=True)

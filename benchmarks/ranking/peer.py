@@ -33,6 +33,7 @@ from benchmarks.shared.rankers import (
 )
 from benchmarks.shared.tables import publish
 from ranking import metrics
+from ranking.scoring import lengths_of
 from ranking.slices import by_duration
 from ranking.streaming import streamed
 
@@ -90,9 +91,9 @@ def with_streamed(contest: Contest, line: str, predictions: Sequence[Float64]) -
     """The line of each seed's predictions [n], and that of the same as they are calibrated while impressions stream."""
     yield {"line": line} | summary([judged(contest, predicted) for predicted in predictions])
     truth, hours = contest.truth, contest.config.streaming_hours
-    if truth.instants is None or not hours or DURATION not in contest.blocks["item"].numbers:
+    if truth.instants is None or not hours:
         return
-    lengths = contest.blocks["item"].numbers[DURATION]
+    lengths = lengths_of(contest.blocks["item"])
     found = [streamed(predicted, truth.seconds, truth.instants, lengths, hours) for predicted in predictions]
     yield {"line": f"{line}, streamed"} | summary([judged(contest, predicted) for predicted in found])
 
