@@ -24,8 +24,9 @@ LEAST_SECONDS = 1e-9
 def streamed(predicted: Float64, seconds: Float64, instants: Int64, durations: Float64, hours: float) -> Float64:
     """Expected seconds [n] of impressions in any order, scaled by what was known strictly before each instant.
 
-    `seconds` are the true ones, known once they have passed; `durations` the items' lengths, NaN unknown; `hours` the
-    half-life of what is known.
+    `seconds` are the true ones, `durations` the items' lengths, NaN unknown, `hours` the half-life of what is known.
+    What became of an impression counts from an hour after it, a longer watch from its end: by then all are over, and
+    those that were not watched do not come in before those that were.
     """
     factors = np.ones(len(predicted))
     for alike in by_duration(durations).values():
@@ -36,9 +37,9 @@ def streamed(predicted: Float64, seconds: Float64, instants: Int64, durations: F
 
 def _factors(predicted: Float64, seconds: Float64, instants: Int64, hours: float) -> Float64:
     """Of impressions [n] of like length."""
-    ends = instants + np.ceil(seconds * SECOND).astype(np.int64)
-    order = np.argsort(ends, kind="stable")
-    known_at = ends[order]
+    outcomes = instants + np.maximum(np.ceil(seconds * SECOND).astype(np.int64), HOUR)
+    order = np.argsort(outcomes, kind="stable")
+    known_at = outcomes[order]
     before = np.searchsorted(known_at, instants, "left")
     lately = before - np.searchsorted(known_at, instants - round(hours * HOUR), "left")
     true, due = (_decayed_mean(values[order], known_at, hours) for values in (seconds, predicted))

@@ -332,7 +332,7 @@ def test_what_the_frozen_weights_expect_is_calibrated_by_what_came_before(run: R
     kinds = np.digitize(rows["item_id"].map(length), [10, 20, 60])
     true = rows["watch_seconds"].where(rows["clicked"], 0.0).to_numpy()
     shown = rows["timestamp"].astype("int64").to_numpy() / 3.6e9
-    known = shown + true / 3_600
+    known = shown + np.maximum(true / 3_600, 1)
     for row in range(0, len(rows), 7):
         before = (kinds == kinds[row]) & (known < shown[row])
         lately = np.count_nonzero(before & (known >= shown[row] - 6))

@@ -21,7 +21,7 @@ def by_a_loop(predicted, seconds, instants, durations):
     scaled = []
     for row in range(len(predicted)):
         alike = (durations == durations[row]) | (np.isnan(durations) & np.isnan(durations[row]))
-        known_at = instants + np.ceil(seconds * 1e6)
+        known_at = instants + np.maximum(np.ceil(seconds * 1e6), HOUR)
         before = alike & (known_at < instants[row])
         lately = before & (known_at >= instants[row] - HALF_LIFE * HOUR)
         if not before.any():
@@ -49,13 +49,24 @@ def test_what_comes_at_the_same_instant_or_later_changes_nothing():
 
 
 def test_a_watch_tells_nothing_before_it_is_over():
-    """Two impressions an hour apart: the first is watched for half an hour, then for two."""
+    """Two impressions an hour and a half apart: the first is watched for half an hour, then for two."""
     first_known, first_going_on = (
-        streamed(np.full(2, 10.0), np.array([hours * 3_600, 0.0]), np.array([0, HOUR]), np.full(2, 5.0), HALF_LIFE)
+        streamed(
+            np.full(2, 10.0), np.array([hours * 3_600, 0.0]), np.array([0, HOUR * 3 // 2]), np.full(2, 5.0), HALF_LIFE
+        )
         for hours in (0.5, 2.0)
     )
     assert first_known[1] > 10
     assert first_going_on[1] == 10
+
+
+def test_what_was_not_watched_does_not_come_in_before_what_was():
+    """Right predictions of watches of half an hour stay right, though every other impression ends at once."""
+    rng = np.random.default_rng(2)
+    n = 20_000
+    seconds = np.where(rng.random(n) < 0.5, 1_800.0, 0.0)
+    found = streamed(np.full(n, 900.0), seconds, np.sort(rng.integers(0, 24 * HOUR, n)), np.full(n, 5.0), HALF_LIFE)
+    assert found.mean() == pytest.approx(seconds.mean(), rel=0.01)
 
 
 def test_the_first_rows_and_none_at_all_stay_as_they_are():
