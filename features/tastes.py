@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.compiled import A_DAY, bring_forward, filter_chains, follow_slots, smooth_chains
+from features.errors import Refused
 
 Bools = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
@@ -167,7 +168,13 @@ class Followed:
 
 
 def followed(slots: Slots, laws: TasteLaws) -> Followed:
-    """Follow all users through their slots."""
+    """Follow all users through their slots; Refused where the laws do not know a topic or a surface of them."""
+    topics, surfaces = (int(codes.max(initial=-1)) for codes in (slots.topics, slots.surfaces))
+    if topics >= len(laws.prior) or surfaces >= len(laws.again):
+        raise Refused(
+            f"Slots of topic {topics} and surface {surfaces} are to be followed by laws of {len(laws.prior)} topics and "
+            f"{len(laws.again)} surfaces, each from 0; learn laws from this log, or number it as theirs was."
+        )
     beliefs, clocks, totals = np.empty((len(slots), len(laws.pulls))), np.empty(len(slots)), np.empty(len(slots))
     steps = np.where(slots.topics >= 0, laws.of_taste(slots), 0.0)
     follow_slots(

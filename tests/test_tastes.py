@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from features.compiled import A_DAY, LEAST_PULL, REFRESHED_EVERY, filter_chains, smooth_chains
+from features.errors import Refused
 from features.ledger import DAY, HOUR, Ledger
 from features.profiles import Events, Side
 from features.tastes import (
@@ -125,6 +126,13 @@ def test_beliefs_are_what_a_loop_over_users_and_topics_finds(seed):
     np.testing.assert_allclose(walk.beliefs, beliefs, rtol=1e-5)
     np.testing.assert_allclose(walk.clocks, clocks, rtol=1e-5)
     np.testing.assert_allclose(walk.totals, totals, rtol=1e-5)
+
+
+@pytest.mark.parametrize("column", ["topics", "surfaces"])
+def test_laws_of_another_log_are_refused(column):
+    slots = random_slots()
+    with pytest.raises(Refused, match="learn laws from this log"):
+        followed(replace(slots, **{column: getattr(slots, column) + 2}), laws_of())
 
 
 def test_outcomes_count_from_the_unclicked_to_what_nobody_knows():
