@@ -172,8 +172,8 @@ def followed(slots: Slots, laws: TasteLaws) -> Followed:
     topics, surfaces = (int(codes.max(initial=-1)) for codes in (slots.topics, slots.surfaces))
     if topics >= len(laws.prior) or surfaces >= len(laws.again):
         raise Refused(
-            f"Slots of topic {topics} and surface {surfaces} are to be followed by laws of {len(laws.prior)} topics and "
-            f"{len(laws.again)} surfaces, each from 0; learn laws from this log, or number it as theirs was."
+            f"Slots of topic {topics} and surface {surfaces} are to be followed by laws of {len(laws.prior)} topics "
+            f"and {len(laws.again)} surfaces, each from 0; learn laws from this log, or number it as theirs was."
         )
     beliefs, clocks, totals = np.empty((len(slots), len(laws.pulls))), np.empty(len(slots)), np.empty(len(slots))
     steps = np.where(slots.topics >= 0, laws.of_taste(slots), 0.0)
