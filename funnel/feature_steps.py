@@ -10,7 +10,7 @@ from features import ingest as ingestion
 from features.histories import Histories, histories_of, samples_of
 from features.profiles import Events, Side, category_values, profiles, side_of, tally_of
 from features.tables import ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
-from features.tastes import learn_tastes
+from features.taste_learning import learn_tastes
 from features.tokens import token_histories
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
 from features.windows import instant_column, instants, windows_of

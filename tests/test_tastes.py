@@ -11,19 +11,8 @@ from features.compiled import A_DAY, LEAST_PULL, REFRESHED_EVERY, filter_chains,
 from features.errors import Refused
 from features.ledger import DAY, HOUR, Ledger
 from features.profiles import Events, Side
-from features.tastes import (
-    FEWEST_SLOTS,
-    PAGE,
-    STATES,
-    Since,
-    Slots,
-    TasteLaws,
-    beliefs_as_of,
-    followed,
-    learn_tastes,
-    outcomes,
-    taste_columns,
-)
+from features.taste_learning import FEWEST_SLOTS, STATES, learn_tastes
+from features.tastes import PAGE, Since, Slots, TasteLaws, beliefs_as_of, followed, outcomes, taste_columns
 
 TOPICS = 3
 
