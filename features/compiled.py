@@ -1,7 +1,7 @@
 """Loops over the slots of a log that numba compiles: each reads what the one before it left.
 
-The home of numba in this package. A function is compiled when it is first called, once a process: all three take about
-two seconds. While one runs, other threads of Python run too.
+The home of numba in this package. A function is compiled when it is first called, once a process: all four take about
+six seconds. While one runs, other threads of Python run too.
 """
 
 import numba
