@@ -154,7 +154,8 @@ def _learnt(laws: TasteLaws, slots: Slots, chains: _Chains) -> TasteLaws:
     return replace(
         laws,
         prior=_drawn(draws),
-        pulls=np.maximum(pulls * STRONGEST / pulls.max(), WEAKEST),
+        # A feed that follows nobody leaves no pull at all.
+        pulls=np.maximum(pulls * STRONGEST / max(pulls.max(), 1e-12), WEAKEST),
         drift=anew / max(chains.days.sum(), 1e-9),
         background=float(parts["feed"].sum() / (parts["feed"] + parts["taste"]).sum()),
         again=_share_of_repeats(laws, slots, parts["again"].sum(axis=1)),

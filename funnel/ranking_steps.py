@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import Refused
-from features.ledger import Blocks
 from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
 from funnel.epochs import draw_epochs, epoch_text
 from funnel.listed_rows import Labelled, exposures_at, rows_of_lists
@@ -125,7 +124,8 @@ def _write_scored(work: Work, ranker: Any) -> None:
     blocks = blocks_of(work.ledger, exposures_of(work, rows))
     frozen = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
     np.save(work.out / FROZEN, frozen)
-    seconds = streamed_seconds(work, rows, blocks, frozen)
+    hours, lengths = work.config.ranking.streaming_hours, lengths_of(blocks["item"])
+    seconds = streamed(frozen, watched(work, rows), rows.instants, lengths, hours) if streams(work) else frozen
     table = _timestamps(work, held_out(log, work.windows))
     table = table.add_column(0, USER, work.ids.users.id_of(rows.users))
     table = table.add_column(1, ITEM, work.ids.items.id_of(rows.items))
@@ -134,15 +134,9 @@ def _write_scored(work: Work, ranker: Any) -> None:
     )
 
 
-def streamed_seconds(
-    work: Work, rows: Impressions, blocks: Blocks, expected: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Expected seconds of impressions, as calibrated by those before; as they are where no clock or nothing unclicked
-    tells of that."""
-    hours = work.config.ranking.streaming_hours
-    if not hours or work.windows.clock != "time" or not logs_impressions(work):
-        return expected
-    return streamed(expected, watched(work, rows), rows.instants, lengths_of(blocks["item"]), hours)
+def streams(work: Work) -> bool:
+    """Whether calibration goes on in the holdout: it is wanted, and a clock and unclicked impressions tell of it."""
+    return work.config.ranking.streaming_hours > 0 and work.windows.clock == "time" and logs_impressions(work)
 
 
 def _timestamps(work: Work, rows: npt.NDArray[np.bool_]) -> pa.Table:

@@ -256,6 +256,15 @@ def drawn_slots(seed=0, n=3_000):
     return replace(slots, topics=np.where(rng.random(n) < 0.7, slots.users % TOPICS, slots.topics))
 
 
+def test_a_surface_that_was_seen_to_repeat_once_may_do_otherwise():
+    slots = drawn_slots()
+    pair = np.flatnonzero(slots.repeats)[0]
+    surfaces = slots.surfaces.copy()
+    surfaces[[pair - 1, pair]] = 2
+    laws = learn_tastes(replace(slots, surfaces=surfaces), TOPICS, 10**18, np.random.default_rng(0))
+    assert laws.again[2] < 0.5
+
+
 def test_what_comes_after_the_instant_teaches_nothing():
     slots, edge = drawn_slots(), 4 * HOUR
     later = slots.instants >= edge

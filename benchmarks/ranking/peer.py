@@ -90,10 +90,10 @@ def lines(contest: Contest, options: argparse.Namespace) -> Iterator[Row]:
 def with_streamed(contest: Contest, line: str, predictions: Sequence[Float64]) -> Iterator[Row]:
     """The line of each seed's predictions [n], and that of the same as they are calibrated while impressions stream."""
     yield {"line": line} | summary([judged(contest, predicted) for predicted in predictions])
-    truth, hours = contest.truth, contest.config.streaming_hours
-    if truth.instants is None or not hours:
+    truth, lengths = contest.truth, lengths_of(contest.blocks["item"])
+    if truth.instants is None:
         return
-    lengths = lengths_of(contest.blocks["item"])
+    hours = contest.config.streaming_hours
     found = [streamed(predicted, truth.seconds, truth.instants, lengths, hours) for predicted in predictions]
     yield {"line": f"{line}, streamed"} | summary([judged(contest, predicted) for predicted in found])
 
