@@ -18,7 +18,7 @@ import numpy.typing as npt
 from features.profiles import NEVER, NOTHING_DUE, Events, Side, Tally, pair_keys, tally_of
 from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
 from features.tastes import Since, Slots, TasteLaws, beliefs_as_of, followed, taste_columns
-from features.timeline import Timeline, timeline_order
+from features.timeline import Spans, Timeline, timeline_order
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -176,7 +176,7 @@ class Ledger:
             columns |= self._believed(self.tastes, codes, reading)
         if not self.timed:
             return columns
-        before, clicked = self._tally(name).shown_and_clicked(keys, reading.moments - LATELY)
+        before, clicked = self._shown_and_clicked(name, keys, reading.moments - LATELY)
         lately = counts["shown"] - before
         return columns | {
             f"{name}_shown_lately": np.log1p(lately),
@@ -186,8 +186,8 @@ class Ledger:
 
     def _believed(self, laws: TasteLaws, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
         """What is believed of the taste in a topic; NaN of an item without one."""
-        of_user = self._tally("user").left_by_last(reading.users, reading.moments)
-        of_topic = self._tally("user_topic").left_by_last(pair_keys(reading.users, codes), reading.moments)
+        of_user = reading.left_by_last("user", reading.users)
+        of_topic = reading.left_by_last("user_topic", pair_keys(reading.users, codes))
         left = np.stack([of_topic[f"{BELIEF}{state}"] for state in range(len(laws.pulls))], axis=1)
         met = np.asarray(left.any(axis=1))
         days = (reading.moments - np.where(met, of_topic[LEFT_AT], of_user[LEFT_AT])) / DAY
@@ -262,11 +262,13 @@ class Ledger:
     def _last_contexts(self, users: Int32, moments: Int64) -> Contexts:
         """Contexts of users' last impressions strictly before instants, 0 where there was none."""
         timeline, rows = self._shown
-        ends = timeline.before(users, moments)
-        some = ends > timeline.starts(users)
-        # Without any event nobody has some, and the row is not looked at.
-        last = np.append(rows, 0)[np.where(some, ends - 1, 0)]
-        return {name: np.where(some, codes[last], 0).astype(np.int32) for name, codes in self.contexts.items()}
+        spans = timeline.spans(users, moments)
+        some = spans.ends > spans.starts
+        asked, last = spans.rows[some], rows[spans.ends[some] - 1]
+        columns = {name: np.zeros(len(users), np.int32) for name in self.contexts}
+        for name, codes in self.contexts.items():
+            columns[name][asked] = codes[last]
+        return columns
 
     @cached_property
     def _shown(self) -> tuple[Timeline, npt.NDArray[np.intp]]:
@@ -296,6 +298,11 @@ class Ledger:
             left = self._left[name] if self.tastes and name in FOLLOWED else NOTHING_DUE
             self._tallies[name] = tally_of(self._keys(name), self.events, self._due(name), left)
         return self._tallies[name]
+
+    def _shown_and_clicked(self, name: str, keys: npt.NDArray[Any], moments: Int64) -> tuple[Float64, Float64]:
+        """Impressions and clicks of keys [n] before moments [n], by the tally of that name."""
+        tally = self._tally(name)
+        return tally.shown_and_clicked(tally.timeline.spans(keys, moments))
 
     def _due(self, name: str) -> Mapping[str, Float64]:
         """What was due of each event: by its item for what is counted by user, by its user for the item's.
@@ -412,7 +419,7 @@ class Ledger:
             return {}
         columns = {}
         for span, length in SPANS.items():
-            shown, clicks = self._tally(name).shown_and_clicked(keys, moments - length)
+            shown, clicks = self._shown_and_clicked(name, keys, moments - length)
             columns[f"{name}_shown_last_{span}"] = np.log1p(counts["shown"] - shown)
             columns[f"{name}_clicks_last_{span}"] = np.log1p(counts["clicks"] - clicks)
         return columns
@@ -448,22 +455,30 @@ class _Reading:
 
     def __init__(self, ledger: Ledger, users: Int32, items: Int32, moments: Int64) -> None:
         self.ledger, self.users, self.items, self.moments = ledger, users, items, moments
+        self._spans: dict[str, Spans] = {}
         self._counts: dict[str, Counts] = {}
-        self._shown: dict[str, Float64] = {}
+
+    def spans(self, name: str, keys: npt.NDArray[Any]) -> Spans:
+        """The events of the rows' keys so far in the tally of that name."""
+        if name not in self._spans:
+            self._spans[name] = self.ledger._tally(name).timeline.spans(keys, self.moments)
+        return self._spans[name]
 
     def counts(self, name: str, keys: npt.NDArray[Any]) -> Counts:
         """The tally of that name as of the rows' instants."""
         if name not in self._counts:
-            self._counts[name] = self.ledger._tally(name).as_of(keys, self.moments)
+            self._counts[name] = self.ledger._tally(name).counts(self.spans(name, keys))
         return self._counts[name]
+
+    def left_by_last(self, name: str, keys: npt.NDArray[Any]) -> Mapping[str, Float64]:
+        """What the last event so far of the rows' keys left, [n] each."""
+        return self.ledger._tally(name).left_by_last(self.spans(name, keys))
 
     def shown(self, name: str, keys: Int32) -> Float64:
         """Impressions so far by that tally, [n]."""
         if name in self._counts:
             return self._counts[name]["shown"]
-        if name not in self._shown:
-            self._shown[name] = self.ledger._tally(name).shown_and_clicked(keys, self.moments)[0]
-        return self._shown[name]
+        return self.spans(name, keys).counted
 
     def share(self, side: str, codes: Int32) -> Float64:
         """The share of all impressions so far that were of those codes of a side, [n]."""
@@ -472,7 +487,7 @@ class _Reading:
     @cached_property
     def shown_lately(self) -> Float64:
         """Impressions of the user in the last days, [n]."""
-        before, _ = self.ledger._tally("user").shown_and_clicked(self.users, self.moments - LATELY)
+        before = self.ledger._tally("user").timeline.spans(self.users, self.moments - LATELY).counted
         return self.shown("user", self.users) - before
 
     @cached_property

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.tables import AGE, DURATION_SECONDS, PUBLISHED_AT, TOPICS
-from features.timeline import Timeline, timeline_order
+from features.timeline import Spans, Timeline, timeline_order
 from features.vocabulary import Vocabulary
 
 Float64 = npt.NDArray[np.float64]
@@ -181,46 +181,36 @@ class Tally:
     left: Mapping[str, Float64] = field(default_factory=dict)
 
     def as_of(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
-        """What was known of each key strictly before its instant, [m], [m] -> [m] each.
+        """What was known of each key strictly before its instant, `counts` of [m], [m] -> [m] each."""
+        return self.counts(self.timeline.spans(keys, instants))
+
+    def counts(self, spans: Spans) -> dict[str, npt.NDArray[Any]]:
+        """What is known of keys by their events in spans, [size] each.
 
         shown, clicks, seconds (of the clicks with known seconds), known (their number), the sums of what was due,
         last_shown and last_click (instants, NEVER where there was none).
         """
-        moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
-        # Most pairs of a candidate list never met: only the keys that have events are looked up.
-        known, starts, ends = self.timeline.spans(keys, moments)
+        starts, ends = spans.starts, spans.ends
         names, sums = self._sums
         totals = np.take(sums, ends, axis=0)
         totals -= np.take(sums, starts, axis=0)
         found: dict[str, npt.NDArray[Any]] = dict(zip(names, np.ascontiguousarray(totals.T), strict=True))
         found["shown"] = (ends - starts).astype(np.float64)
-        found["last_shown"] = self._instant_at(ends - 1, starts)
-        found["last_click"] = self._instant_at(np.take(self._last_click, ends), starts)
-        if len(known) == len(keys):
-            return found
-        columns = {name: np.full(len(keys), NEVER if name.startswith("last_") else 0.0) for name in found}
-        for name, values in found.items():
-            columns[name][known] = values
+        # Most pairs of a candidate list never met: only the keys that have events were looked up.
+        columns = {name: spans.spread(values) for name, values in found.items()}
+        columns["last_shown"] = spans.spread(self._instant_at(ends - 1, starts), NEVER)
+        columns["last_click"] = spans.spread(self._instant_at(np.take(self._last_click, ends), starts), NEVER)
         return columns
 
-    def shown_and_clicked(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> tuple[Float64, Float64]:
-        """How many events each key had strictly before its instant, and how many of them were clicks: [m] each."""
-        moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
-        known, starts, ends = self.timeline.spans(keys, moments)
-        shown, clicks = np.zeros(len(keys)), np.zeros(len(keys))
-        shown[known] = ends - starts
-        clicks[known] = np.take(self._clicks, ends) - np.take(self._clicks, starts)
-        return shown, clicks
+    def shown_and_clicked(self, spans: Spans) -> tuple[Float64, Float64]:
+        """How many events there are in spans, and how many of them are clicks: [size] each."""
+        clicks = np.take(self._clicks, spans.ends) - np.take(self._clicks, spans.starts)
+        return spans.counted, spans.spread(clicks)
 
-    def left_by_last(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, Float64]:
-        """What the last event of each key strictly before its instant left, 0 without one: [m], [m] -> [m] each."""
-        moments = np.broadcast_to(np.asarray(instants, np.int64), keys.shape)
-        known, starts, ends = self.timeline.spans(keys, moments)
-        some = ends > starts
-        columns = {name: np.zeros(len(keys)) for name in self.left}
-        for name, values in self.left.items():
-            columns[name][known[some]] = values[ends[some] - 1]
-        return columns
+    def left_by_last(self, spans: Spans) -> dict[str, Float64]:
+        """What the last event in each span left, 0 where there is none: [size] each."""
+        some, last = spans.ends > spans.starts, np.maximum(spans.ends - 1, 0)
+        return {name: spans.spread(np.where(some, np.take(x, last), 0.0)) for name, x in self.left.items() if len(x)}
 
     def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
         if not len(self.timeline.instants):
