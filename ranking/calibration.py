@@ -17,8 +17,8 @@ Float64 = npt.NDArray[np.float64]
 KNOTS = 64
 SMALLEST, RISE = 1e-6, 1e-4
 NEWTON_STEPS = 25
-# What a bent curve must take off the loss, of which noise alone takes some.
-WORTH = 1e-3
+# What a bent curve must take off the loss to be worth it, and by how many standard errors: noise alone takes some.
+WORTH, ERRORS = 1e-3, 2.0
 # Less seconds than this many rows of the mean carry say nothing of a scale.
 LEAST_ROWS = 50
 
@@ -50,11 +50,10 @@ AS_IT_IS = Calibration(np.array([1.0]), np.array([1.0]))
 Fit = Callable[[Float64, Float64, Float64], Calibration]
 
 
-def exact_loss(seconds: Float64, predicted: Float64, weight: Float64) -> float:
-    """Mean weighted cross-entropy of T against the odds `predicted`: (1 + T) log(1 + E) - T log E."""
+def exact_losses(seconds: Float64, predicted: Float64) -> Float64:
+    """Cross-entropy of T against the odds `predicted` by row: (1 + T) log(1 + E) - T log E, [n]."""
     odds = np.maximum(predicted, SMALLEST)
-    losses = (1 + seconds) * np.log1p(odds) - seconds * np.log(odds)
-    return float(np.average(losses, weights=weight))
+    return np.asarray((1 + seconds) * np.log1p(odds) - seconds * np.log(odds))
 
 
 def scaled(predicted: Float64, seconds: Float64, weight: Float64) -> Calibration:
@@ -91,8 +90,9 @@ FITS: dict[str, Fit] = {"scale": scaled, "platt": platt, "isotonic": isotonic}
 def calibration_of(method: str, predicted: Float64, seconds: Float64, weight: Float64) -> tuple[str, Calibration]:
     """The calibration fitted on validation rows [n] in their order of time, and its name.
 
-    `best` fits each on the earlier half and keeps what lowers the loss of the later half, the plainest unless a curve
-    takes `WORTH` of it off; it is then fitted on all rows. Too few rows, or none watched, and nothing is calibrated.
+    `best` is the scale, unless a bent curve helps measurably: fitted on the earlier half it must take `WORTH` off the
+    loss of the later half, and twice the standard error of that. The one that takes most is then fitted on all rows.
+    Too few rows, or none watched, and nothing is calibrated.
     """
     if method == "none" or len(seconds) < LEAST_ROWS or not seconds.any() or len(np.unique(predicted)) < 2:
         return "none", AS_IT_IS
@@ -105,10 +105,18 @@ def _best(predicted: Float64, seconds: Float64, weight: Float64) -> str:
     early, late = slice(0, half), slice(half, None)
     if not seconds[early].any() or not seconds[late].any():
         return "none"
-    losses = {"none": exact_loss(seconds[late], predicted[late], weight[late])}
-    for name, fit in FITS.items():
-        curve = fit(predicted[early], seconds[early], weight[early])
-        losses[name] = exact_loss(seconds[late], curve.applied(predicted[late]), weight[late])
-    plain = min(("none", "scale"), key=losses.__getitem__)
-    bent = min(("platt", "isotonic"), key=losses.__getitem__)
-    return bent if losses[bent] < (1 - WORTH) * losses[plain] else plain
+    losses = {
+        name: exact_losses(seconds[late], fit(predicted[early], seconds[early], weight[early]).applied(predicted[late]))
+        for name, fit in FITS.items()
+    }
+    gains = {name: _gain(losses["scale"], losses[name], weight[late]) for name in ("platt", "isotonic")}
+    bent = max(gains, key=gains.__getitem__)
+    return bent if gains[bent] > 0 else "scale"
+
+
+def _gain(plain: Float64, bent: Float64, weight: Float64) -> float:
+    """What the bent curve takes off the mean loss of rows [n]; 0 where that is too little, or may be noise."""
+    gains = plain - bent
+    gain = float(np.average(gains, weights=weight))
+    error = float(np.sqrt(((weight * (gains - gain)) ** 2).sum()) / weight.sum())
+    return gain if gain > max(ERRORS * error, WORTH * float(np.average(plain, weights=weight))) else 0.0

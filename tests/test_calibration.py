@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ranking.calibration import FITS, WORTH, Calibration, calibration_of, exact_loss, isotonic, platt, scaled
+from ranking.calibration import FITS, WORTH, Calibration, calibration_of, exact_losses, isotonic, platt, scaled
 
 ROWS = 20_000
 
@@ -59,16 +59,23 @@ def test_weights_count_as_so_many_rows():
 
 
 def test_the_loss_is_lowest_at_the_mean():
-    seconds, weight = world(lambda e: 20 + 0 * e)[1:]
-    losses = [exact_loss(seconds, np.full(ROWS, level * seconds.mean()), weight) for level in (0.8, 0.95, 1, 1.05, 1.2)]
+    seconds = world(lambda e: 20 + 0 * e)[1]
+    levels = seconds.mean() * np.array([0.8, 0.95, 1, 1.05, 1.2])
+    losses = [exact_losses(seconds, np.full(ROWS, level)).mean() for level in levels]
     assert np.argmin(losses) == 2
 
 
 def test_best_bends_what_is_bent_and_only_that():
     assert calibration_of("best", *world(BENDS["platt"]))[0] in ("platt", "isotonic")
     assert calibration_of("best", *world(BENDS["scale"]))[0] == "scale"
-    assert calibration_of("best", *world(BENDS["none"], seed=3))[0] in ("none", "scale")
+    assert calibration_of("best", *world(BENDS["none"], seed=3))[0] == "scale"
     assert 0 < WORTH < 0.01
+
+
+def test_noise_bends_nothing():
+    """Some curve takes a little off the loss of few rows by luck in every other world; by two errors it seldom does."""
+    chosen = [calibration_of("best", *world(BENDS["scale"], seed, n=600))[0] for seed in range(100)]
+    assert chosen.count("scale") >= 90
 
 
 def test_a_named_method_is_taken_and_none_changes_nothing():
