@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.profiles import NEVER, NOTHING_DUE, Events, Side, Tally, pair_keys, tally_of
+from features.profiles import NEVER, NOTHING_DUE, Events, Side, Tally, tally_of
 from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
 from features.tastes import Since, Slots, TasteLaws, beliefs_as_of, followed, taste_columns
-from features.timeline import Spans, Timeline, timeline_order
+from features.timeline import Spans, Timeline, pair_keys, timeline_order
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

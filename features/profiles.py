@@ -256,11 +256,6 @@ def tally_of(
     return Tally(timeline, events.clicked[order], events.seconds[order], sums, traces)
 
 
-def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:
-    """One int64 key for a pair of indexes, each [n] below 2^31."""
-    return (np.asarray(first, np.int64) << 31) | np.asarray(second, np.int64)
-
-
 def profiles(side: Side, tally: Tally, size: int, as_of: int) -> pd.DataFrame:
     """One row for each of `size` indexes: side columns, and `tally:<name>` counts strictly before an instant."""
     counts = tally.as_of(np.arange(size), as_of)

@@ -111,6 +111,14 @@ def timeline_order(keys: npt.NDArray[Any], instants: npt.NDArray[Any]) -> npt.ND
     return np.lexsort((instants, keys))
 
 
+def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:
+    """One int64 key for a pair of indexes below 2^31, in the order of the first, then the second; both broadcast.
+
+    A negative second index makes a negative key, which no event has.
+    """
+    return (np.asarray(first, np.int64) << 32) | np.asarray(second, np.int64)
+
+
 def _without_repeats(ascending: Int64) -> Int64:
     distinct: Int64 = ascending[np.diff(ascending, prepend=ascending[:1] - 1) != 0]
     return distinct

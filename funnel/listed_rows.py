@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
+from features.timeline import pair_keys
 from funnel.work import Work, watched
 from ranking.rows import MERGED, Exposures, thinned
 from recall.labelled import LabelledLists
@@ -87,15 +88,11 @@ def _entries(work: Work, lists: LabelledLists, row: Intp, items: Int32, merged: 
     log, clicked, seconds = work.impressions, np.zeros(len(row), bool), np.zeros(len(row))
     for since, until in np.unique(np.stack([lists.since, lists.until], axis=1), axis=0):
         inside = log.take(np.flatnonzero(log.clicked & (log.instants >= since) & (log.instants < until)))
-        pairs, first = np.unique(_pairs(inside.users, inside.items), return_index=True)
+        pairs, first = np.unique(pair_keys(inside.users, inside.items), return_index=True)
         rows = np.flatnonzero(lists.since[row] == since)
-        wanted = _pairs(lists.users[row[rows]], items[rows])
+        wanted = pair_keys(lists.users[row[rows]], items[rows])
         place = np.searchsorted(pairs, wanted)
         found = np.append(pairs, -1)[place] == wanted
         clicked[rows] = found
         seconds[rows[found]] = watched(work, inside.take(first))[place[found]]
     return Entries(row, items, merged, clicked, seconds, np.ones(len(row)))
-
-
-def _pairs(users: Int32, items: Int32) -> Int64:
-    return (users.astype(np.int64) << 32) | items

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.tables import ITEM, RANK, SCORE, USER
+from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
 
 Int32 = npt.NDArray[np.int32]
@@ -93,8 +94,8 @@ def ranks_of(chosen: Int32, items: Int32, ranks: Mapping[str, UInt16]) -> dict[s
     """The channels' ranks [n, m] of items chosen [n, m] out of lists of items [n, k] with ranks [n, k]; 0 for none."""
     order = np.argsort(items, axis=1, kind="stable")
     sorted_items = np.take_along_axis(items, order, axis=1)
-    codes = (np.arange(len(items), dtype=np.int64)[:, None] << 32) | sorted_items
-    wanted = (np.arange(len(chosen), dtype=np.int64)[:, None] << 32) | chosen
+    codes = pair_keys(np.arange(len(items))[:, None], sorted_items)
+    wanted = pair_keys(np.arange(len(chosen))[:, None], chosen)
     flat = np.minimum(np.searchsorted(codes.ravel(), wanted.ravel()), max(codes.size - 1, 0)).reshape(chosen.shape)
     found = codes.ravel()[flat] == wanted if codes.size else np.zeros(chosen.shape, bool)
     place = order.ravel()[flat] if codes.size else flat

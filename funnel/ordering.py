@@ -10,6 +10,7 @@ import pyarrow as pa
 from features.errors import Refused
 from features.profiles import Side
 from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
+from features.timeline import pair_keys
 from funnel.work import Work
 from ranking.re_rank import Ranked, ReRankConfig, Shelf, re_ranked, seconds_lost
 from ranking.recommend import Lists, Recommender, recommender_of
@@ -75,7 +76,7 @@ def shelf_of(work: Work, config: ReRankConfig) -> Shelf:
 
 
 def excluded_pairs(work: Work, path: str | None) -> Int64:
-    """The excluded user << 32 | item pairs, ascending, user 0 for everybody; ids the log does not know exclude nobody.
+    """The keys of excluded pairs of user and item, ascending; user 0 is everybody, ids the log does not know nobody.
 
     Refused where the table cannot be read or has other columns than item_id and user_id.
     """
@@ -91,7 +92,7 @@ def excluded_pairs(work: Work, path: str | None) -> Int64:
     else:
         users = work.ids.users.index_of(_ids(path, table[USER], work.ids.users.ids.type)).astype(np.int64)
     known = (items > 0) & ((users > 0) | (USER not in table))
-    return np.unique((users[known] << 32) | items[known])
+    return np.unique(pair_keys(users[known], items[known]))
 
 
 def _ids(path: str, column: "pd.Series", kind: pa.DataType) -> pa.Array:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from features.timeline import pair_keys
+
 Flags = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -59,7 +61,7 @@ class ReRankConfig(BaseModel):
 @dataclass(frozen=True)
 class Shelf:
     """What re-ranking knows of items by index: unit `vectors` [items, dim], `channels` [items] (0 none), `fresh`
-    [items], and `excluded` pairs, user << 32 | item, ascending; user 0 stands for everybody."""
+    [items], and the keys of `excluded` pairs of user and item, ascending; user 0 stands for everybody."""
 
     vectors: Float32
     channels: Int32
@@ -128,7 +130,7 @@ def _walk(ranked: Ranked, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int
 def _excluded(ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> Flags:
     if config.exclusions is None:
         return np.zeros(ranked.items.shape, bool)
-    own = np.isin(ranked.users.astype(np.int64)[:, None] << 32 | ranked.items, shelf.excluded)
+    own = np.isin(pair_keys(ranked.users[:, None], ranked.items), shelf.excluded)
     flags: Flags = own | np.isin(ranked.items.astype(np.int64), shelf.excluded)
     return flags
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.timeline import pair_keys
 from recall.index import ItemIndex
 
 Float32 = npt.NDArray[np.float32]
@@ -53,7 +54,7 @@ class Pairs:
 
     def holds(self, rows: npt.NDArray[np.integer], items: npt.NDArray[np.integer]) -> Flags:
         """Whether each item is paired with its row; rows and items broadcast against each other."""
-        codes = _codes(rows, items)
+        codes = pair_keys(rows, items)
         at = np.searchsorted(self.codes, codes)
         held: Flags = np.append(self.codes, -1)[at] == codes
         return held
@@ -74,7 +75,7 @@ def _pairs(histories: Histories, starts: Int64, ends: Int64) -> Pairs:
     lengths = ends - starts
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     items = histories.items[np.repeat(starts, lengths) + within]
-    return Pairs(np.sort(_codes(np.repeat(np.arange(len(starts)), lengths), items)), lengths)
+    return Pairs(np.sort(pair_keys(np.repeat(np.arange(len(starts)), lengths), items)), lengths)
 
 
 def nearest(vectors: Float32, index: ItemIndex, seen: Pairs, k: int) -> tuple[Int32, Float32]:
@@ -93,10 +94,6 @@ def _shards(counts: Int64) -> Iterator[npt.NDArray[np.intp]]:
     order = np.argsort(counts, kind="stable")
     for at in range(0, len(order), SHARD):
         yield order[at : at + SHARD]
-
-
-def _codes(rows: npt.NDArray[np.integer], items: npt.NDArray[np.integer]) -> Int64:
-    return (rows.astype(np.int64) << 32) | items
 
 
 def first(kept: Flags, items: Int32, scores: Float32, k: int) -> tuple[Int32, Float32]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from features.timeline import pair_keys
 from recall.config import RecallConfig
 from recall.index import ItemIndex, approximate_index_of, cells_of, index_of
 
@@ -164,5 +165,5 @@ def _rate(queries: int, seconds: float) -> float:
 
 def _overlap(found: Int32, truth: Int32) -> float:
     """Mean share of the true items [n, k] that were found."""
-    rows = np.arange(len(truth))[:, None].astype(np.int64) << 32
-    return float(np.isin(rows | truth, rows | found).mean())
+    rows = np.arange(len(truth))[:, None]
+    return float(np.isin(pair_keys(rows, truth), pair_keys(rows, found)).mean())

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.profiles import NEVER, Events, Side, Tally, pair_keys, profiles, side_of, tally_of
+from features.profiles import NEVER, Events, Side, Tally, profiles, side_of, tally_of
 from features.vocabulary import Vocabulary
 
 Event = tuple[int, int, bool, float | None]
@@ -72,12 +72,6 @@ def test_the_event_itself_is_not_in_its_own_tally() -> None:
     tally = tally_of_events([(1, 10, True, 30.0), (1, 10, True, 5.0)])
     assert tally.as_of(np.array([1]), 10)["shown"].tolist() == [0]
     assert tally.as_of(np.array([1]), 11)["seconds"].tolist() == [35]
-
-
-def test_keys_of_pairs_are_different_for_different_pairs() -> None:
-    first, second = np.meshgrid(np.arange(40), np.arange(40))
-    assert len(np.unique(pair_keys(first.ravel(), second.ravel()))) == 1_600
-    assert pair_keys(np.array([2**31 - 1]), np.array([2**31 - 1])) > 0
 
 
 def vocabulary_of_ids(*ids: Any) -> Vocabulary:
