@@ -1,7 +1,7 @@
-"""Loops over the events of a log that numba compiles.
+"""Loops that numba compiles, over the events of a log and what is asked of it.
 
-The home of numba in this package. A function is compiled when it is first called, once a process: all five take about
-six seconds. While one runs, other threads of Python run too.
+The home of numba in this package. A function is compiled when it is first called, once a process: all six take about
+seven seconds. While one runs, other threads of Python run too.
 """
 
 import numba
@@ -34,6 +34,37 @@ def seek(instants: Int64, starts: Int64, stops: Int64, moments: Int64, found: In
             else:
                 high = middle
         found[row] = low
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def interpolate(
+    columns: Float64, values: Float64, shares: Float64, starts: Int64, stops: Int64, between: npt.NDArray[np.float32]
+) -> None:
+    """Write `between` [n, m]: the shares of columns [m, n] by straight lines between the values of each column.
+
+    A column's values, ascending, and their shares stand from its start to its stop. Beyond them the share is that of
+    the nearest; NaN stays NaN, and so does every number of a column without values.
+    """
+    for column in range(len(columns)):
+        start, last = starts[column], stops[column] - 1
+        for row in range(columns.shape[1]):
+            number = columns[column, row]
+            if np.isnan(number) or last < start:
+                between[row, column] = np.nan
+            elif number <= values[start]:
+                between[row, column] = shares[start]
+            elif number >= values[last]:
+                between[row, column] = shares[last]
+            else:
+                low, high = start, last
+                while high - low > 1:
+                    middle = (low + high) >> 1
+                    if values[middle] <= number:
+                        low = middle
+                    else:
+                        high = middle
+                slope = (shares[high] - shares[low]) / (values[high] - values[low])
+                between[row, column] = shares[low] + slope * (number - values[low])
 
 
 @numba.njit(nogil=True, error_model="numpy")

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from features.compiled import interpolate
 from features.ledger import Block
 
 Float32 = npt.NDArray[np.float32]
@@ -61,10 +64,23 @@ class Normalisers:
 
     def numbers(self, block: Block, names: Sequence[str]) -> Float32:
         """The named numbers at their quantiles, [n, names] in [0, 1], NaN where unknown."""
-        columns = np.empty((block.size, len(names)), np.float32)
-        for place, name in enumerate(names):
-            columns[:, place] = self.quantiles[name].normalised(block.numbers[name])
-        return columns
+        normalised = np.empty((block.size, len(names)), np.float32)
+        if names:
+            columns = np.stack([block.numbers[name] for name in names])
+            values, shares, spans = self._side_by_side
+            starts, stops = np.array([spans[name] for name in names]).T
+            interpolate(columns, values, shares, starts, stops, normalised)
+        return normalised
+
+    @cached_property
+    def _side_by_side(self) -> tuple[Float64, Float64, dict[str, tuple[int, int]]]:
+        """Values and shares of all quantiles, and from where to where each number's stand."""
+        stops = np.cumsum([0, *(len(each.values) for each in self.quantiles.values())]).tolist()
+        values, shares = (
+            np.concatenate([np.zeros(0), *(getattr(each, name) for each in self.quantiles.values())])
+            for name in ("values", "shares")
+        )
+        return values, shares, dict(zip(self.quantiles, pairwise(stops), strict=True))
 
     def rows(self, codes: Int32, space: str) -> Int32:
         """Rows of a space's embedding table for codes of any shape; out of vocabulary = 0."""

@@ -77,6 +77,23 @@ def test_each_number_stands_at_its_quantile_and_the_unknown_stay_unknown():
     assert fitted().numbers(block(), ("flat",)).tolist() == [[0.5]] * 6
 
 
+def test_numbers_side_by_side_are_what_each_is_alone():
+    rng = np.random.default_rng(0)
+    columns = {
+        "even": rng.normal(size=500),
+        "few": rng.integers(0, 3, 500).astype(float),
+        "holes": np.where(rng.random(500) < 0.5, np.nan, rng.exponential(size=500)),
+        "never": np.full(500, np.nan),
+        "one": np.full(500, 2.0),
+    }
+    fit = normalisers_of({"item": Block(500, columns, {})}, np.ones(500, bool), {}, Limits(20, 5, 1))
+    ends = np.array([-np.inf, np.inf, np.nan, 2.0, -99.0, 99.0])
+    asked = {name: np.concatenate([x, x + rng.normal(size=500), ends]) for name, x in columns.items()}
+    found = fit.numbers(Block(1_006, asked, {}), tuple(columns))
+    for place, (name, numbers) in enumerate(asked.items()):
+        np.testing.assert_allclose(found[:, place], fit.quantiles[name].normalised(numbers), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("powers", "bins"), [(True, 0), (False, 0), (True, 4), (False, 3)])
 def test_the_net_reads_powers_pieces_and_whether_a_number_is_unknown(powers, bins):
     x = np.array([[0.0, 1.0], [0.6, np.nan]], np.float32)
