@@ -1,7 +1,7 @@
 """Events of many keys in time order, which can be asked what came before an instant.
 
 One structure answers every as-of question of the funnel: training asks at the instant of each impression,
-serving at the instant of the request, and both run the same two binary searches.
+serving at the instant of the request, and both run the same two searches, for the key and then for the instant.
 """
 
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class Timeline:
         """Which of the known keys each one is, -1 for one without events: [m] -> [m]."""
         if self._table is None:
             places = np.searchsorted(self._known, keys, side="left")
-            return np.where(self._known_and_none[places] == keys, places, -1)
+            return np.where((keys >= 0) & (self._known_and_none[places] == keys), places, -1)
         inside = (keys >= 0) & (keys < len(self._table))
         return np.where(inside, self._table[np.where(inside, keys, 0)], -1)
 

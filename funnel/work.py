@@ -144,8 +144,8 @@ class Impressions:
             **flags,
             seconds=_numbers(table, WATCH_SECONDS),
             positions=np.where(np.isnan(positions), 0, np.maximum(positions, 0)).astype(np.int32),
-            device=_category_codes(table, DEVICE),
-            surface=_category_codes(table, SURFACE),
+            device=_category_codes(table, DEVICE, columns["instants"]),
+            surface=_category_codes(table, SURFACE, columns["instants"]),
             propensities=_numbers(table, PROPENSITY),
         )
 
@@ -166,11 +166,15 @@ def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
     return values
 
 
-def _category_codes(table: pa.Table, name: str) -> Int32:
-    """A column as codes 1, 2, ... of its sorted values, 0 where unknown."""
-    if name not in table.column_names:
-        return np.zeros(len(table), np.int32)
-    codes: Int32 = (pd.factorize(table[name].to_pandas(), sort=True)[0] + 1).astype(np.int32)
+def _category_codes(table: pa.Table, name: str, instants: Int64) -> Int32:
+    """A column as codes 1, 2, ... of its values in the order of their first instant, 0 where unknown.
+
+    So what comes later changes no older code.
+    """
+    codes = np.zeros(len(table), np.int32)
+    if name in table.column_names:
+        order = np.argsort(instants, kind="stable")
+        codes[order] = pd.factorize(table[name].to_pandas().iloc[order])[0] + 1
     return codes
 
 

@@ -64,14 +64,20 @@ def scaled(predicted: Float64, seconds: Float64, weight: Float64) -> Calibration
 
 
 def platt(predicted: Float64, seconds: Float64, weight: Float64) -> Calibration:
-    """exp(a + b log E): logistic regression of T on the log odds (Platt 1999), by Newton's method."""
+    """exp(a + b log E): logistic regression of T on the log odds (Platt 1999), by Newton's method from the scale.
+
+    The scale itself where the curve would not rise: what predictions do not tell bends nothing.
+    """
+    scale = scaled(predicted, seconds, weight)
     x = np.log(np.maximum(predicted, SMALLEST))
-    design, coefficients = np.stack([np.ones_like(x), x], axis=1), np.array([0.0, 1.0])
+    design, coefficients = np.stack([np.ones_like(x), x], axis=1), np.array([np.log(scale.calibrated[0]), 1.0])
     for _ in range(NEWTON_STEPS):
         chance = 1 / (1 + np.exp(-np.clip(design @ coefficients, -30, 30)))
         gradient = design.T @ (weight * (seconds - (1 + seconds) * chance))
         curvature = (design * (weight * (1 + seconds) * chance * (1 - chance))[:, None]).T @ design
         coefficients = coefficients + np.linalg.solve(curvature + SMALLEST * np.eye(2), gradient)
+    if not (np.isfinite(coefficients).all() and coefficients[1] > 0):
+        return scale
     knots = np.exp(np.linspace(x.min(), x.max(), KNOTS))
     return Calibration(knots, np.exp(coefficients[0] + coefficients[1] * np.log(knots)))
 

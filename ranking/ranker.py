@@ -103,8 +103,9 @@ def _split(rows: RankingRows, share: float) -> tuple[npt.NDArray[np.intp], npt.N
     """
     order = np.argsort(rows.instants, kind="stable")
     cut = len(order) - max(round(len(order) * share), 1)
-    begin = int(np.searchsorted(rows.instants[order], rows.instants[order[cut]]))
-    cut = begin or cut
+    ascending = rows.instants[order]
+    begin, end = (int(np.searchsorted(ascending, ascending[cut], side)) for side in ("left", "right"))
+    cut = begin or (end if end < len(order) else cut)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
@@ -168,7 +169,9 @@ def _fit(
 ) -> tuple[dict[str, Float32], Epochs]:
     """The weights of the epoch with the lowest loss on the later rows; `patience` epochs without a lower one end it."""
     training = _Training(ranker, earlier, config, seed)
-    held = _examples(ranker, later, config.censored)
+    # In the log's order neighbours are of one user, and what orders users would not count.
+    shuffled = later.take(np.random.default_rng(seed).permutation(len(later)))
+    held = _examples(ranker, shuffled, config.censored)
     epochs: Epochs = []
     best: dict[str, Float32] = {}
     for epoch in range(1, config.epochs + 1):
@@ -317,10 +320,12 @@ def _order_loss(seconds: Any, weights: Any, scores: Any) -> Any:
 
     A pair weighs the root of its difference of seconds: by the difference itself the order would be that of E[T],
     which the odds say already, with all the noise of long watches; alike, that of who is watched longer more often.
-    Rows [n] meet within groups of `PAIRED` neighbours in the batch, which comes shuffled; what is left over meets none.
+    Rows [n], which come shuffled, meet within groups of `PAIRED` neighbours; what is left over meets none. Fewer are
+    one group.
     """
-    size = tf.shape(scores)[0] // PAIRED * PAIRED
-    t, w, s = (tf.reshape(column[:size], (-1, PAIRED)) for column in (seconds, weights, scores))
+    rows = tf.shape(scores)[0]
+    group = tf.minimum(rows, PAIRED)
+    t, w, s = (tf.reshape(column[: rows // group * group], (-1, group)) for column in (seconds, weights, scores))
     longer = tf.sqrt(tf.nn.relu(t[:, :, None] - t[:, None, :])) * w[:, :, None] * w[:, None, :]
     losses = tf.nn.softplus(s[:, None, :] - s[:, :, None])
     return tf.reduce_sum(longer * losses) / tf.maximum(tf.reduce_sum(longer), 1e-6)

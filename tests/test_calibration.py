@@ -46,6 +46,22 @@ def test_every_curve_makes_the_total_right_and_returns_from_its_table(fit):
     np.testing.assert_array_equal(back.applied(predicted), curve.applied(predicted))
 
 
+def test_predictions_that_tell_nothing_are_not_turned_round():
+    """Of noise every other Platt curve would fall, and reverse the order."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        predicted, seconds = np.exp(rng.normal(2, 1, 1_000)), rng.exponential(20, 1_000)
+        found = platt(predicted, seconds, np.ones(1_000)).applied(np.sort(predicted))
+        assert (np.diff(found) > 0).all()
+
+
+@pytest.mark.parametrize("times", [0.01, 0.1, 10, 100])
+def test_predictions_of_another_size_are_put_right(times):
+    predicted, seconds, weight = world(BENDS["platt"])
+    found = platt(times * predicted, seconds, weight).applied(times * predicted)
+    np.testing.assert_allclose(found, platt(predicted, seconds, weight).applied(predicted), rtol=1e-3)
+
+
 def test_weights_count_as_so_many_rows():
     predicted, seconds, _ = world(BENDS["platt"], n=400)
     twice = np.repeat(np.arange(400), 1 + np.arange(400) % 3)

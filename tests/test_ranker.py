@@ -257,6 +257,8 @@ def test_what_is_of_one_instant_is_not_split_between_learning_and_validation():
     assert set(rows.instants[late]) == {3}
     early, late = _split(replace(rows, instants=np.full(300, 7)), 0.1)
     assert (len(early), len(late)) == (270, 30)
+    early, late = _split(replace(rows, instants=(np.arange(300) == 7) * 1), 0.1)
+    assert late.tolist() == [7]
     early, late = _split(replace(rows, instants=np.arange(300)), 0.1)
     assert (len(early), len(late)) == (270, 30)
 
@@ -341,7 +343,24 @@ def test_the_order_loss_is_that_of_a_loop_over_pairs_within_groups_of_neighbours
             above += weight * np.log1p(np.exp(logits[j] - logits[i]))
             total += weight
     assert float(ranker_module._order_loss(seconds, weights, logits)) == pytest.approx(above / total, rel=1e-5)
-    assert float(ranker_module._order_loss(seconds[:3], weights[:3], logits[:3])) == 0
+    few = float(ranker_module._order_loss(seconds[:3], weights[:3], logits[:3]))
+    monkeypatch.setattr(ranker_module, "PAIRED", 3)
+    assert few == pytest.approx(float(ranker_module._order_loss(seconds[:3], weights[:3], logits[:3])))
+    assert few > 0
+
+
+def test_the_order_that_chooses_the_epoch_is_between_users_too():
+    """Rows by user, as the log has them; no two of one user differ, so that neighbours have no order."""
+    n = 4_096
+    users = np.repeat(np.arange(16), 256)
+    blocks = {"user": Block(n, {"worth": users / 16}, {}), "item": Block(n, {}, {}), "pair": Block(n, {}, {})}
+    instants, none = np.tile(np.arange(256), 16), np.zeros(n, np.int32)
+    rows = RankingRows(blocks, instants, np.ones(n, bool), 10.0 + users, np.ones(n), none)
+    losses = []
+    for pairwise in (0.0, 1.0):
+        _, epochs = fit(rows, pairwise=pairwise, epochs=1, validation_share=0.5)
+        losses.append(epochs[0]["val_loss"])
+    assert losses[1] - losses[0] > 0.2
 
 
 def test_the_order_of_rows_is_learnt_beside_their_seconds_and_only_by_odds_of_seconds():
