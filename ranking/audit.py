@@ -13,9 +13,11 @@ from features.profiles import Events
 from ranking.rows import Exposures, blocks_of
 
 Blocks = dict[str, Block]
+Int64 = npt.NDArray[np.int64]
 Features = Callable[[Ledger, Exposures], Blocks]
 
-AUDITED = 5_000
+# Rows made twice, half of them at the edge; events of the excerpt, about; instants that its clock still tells apart.
+AUDITED, EXCERPT, TICKS = 5_000, 100_000, 10
 
 
 def refuse_the_future(
@@ -23,16 +25,19 @@ def refuse_the_future(
 ) -> None:
     """Refused where a feature reads what came at or after its row's instant.
 
-    An instant is drawn among the exposures'; at most 5,000 of the rows up to it are made twice, from the whole log and
-    from the log strictly before the instant of the latest of them. Recall's columns come with the exposures and are not
-    made here: the rolling tower answers for them.
+    Of an excerpt of the log whose clock stands still for a tenth of the rows at a time, one instant is drawn, the edge.
+    Rows at it and before it are made twice, from the whole excerpt and from what came strictly before the edge: so a
+    leak of the future is told, and one of the row's own outcome, which is an event of its very instant. Recall's
+    columns come with the exposures and are not made here: the rolling tower answers for them. The laws of tastes, like
+    all that is learnt from the log, are of the time before `labels_end`.
     """
     if not len(exposures):
         return
-    edge = rng.choice(exposures.instants)
-    rows = np.sort(rng.permutation(np.flatnonzero(exposures.instants <= edge))[:AUDITED])
-    some = taken(exposures, rows)
-    changed = differing(features(ledger, some), features(before(ledger, int(edge)), some))
+    ledger, exposures = _coarse(*_excerpt(ledger, exposures, rng))
+    edge = int(rng.choice(exposures.instants))
+    parts = (np.flatnonzero(exposures.instants == edge), np.flatnonzero(exposures.instants < edge))
+    some = taken(exposures, np.sort(np.concatenate([rng.permutation(part)[: AUDITED // 2] for part in parts])))
+    changed = differing(features(ledger, some), features(before(ledger, edge), some))
     if changed:
         raise Refused(
             f"Ranking rows: {', '.join(changed)} changed when what came at or after the rows' instant was struck from "
@@ -40,9 +45,33 @@ def refuse_the_future(
         )
 
 
+def _excerpt(ledger: Ledger, exposures: Exposures, rng: np.random.Generator) -> tuple[Ledger, Exposures]:
+    """The events and exposures of random users: as many as have about `EXCERPT` events, and one at least."""
+    users = rng.permutation(np.unique(exposures.users))
+    events = np.bincount(ledger.events.users, minlength=int(users.max()) + 1)[users]
+    some = users[: max(int(np.searchsorted(np.cumsum(events), EXCERPT)), 1)]
+    rows = np.flatnonzero(np.isin(exposures.users, some))
+    return _with_events(ledger, np.flatnonzero(np.isin(ledger.events.users, some))), taken(exposures, rows)
+
+
+def _coarse(ledger: Ledger, exposures: Exposures) -> tuple[Ledger, Exposures]:
+    """The same by a clock that goes on with every tenth of the exposures only."""
+    ticks = np.unique(np.sort(exposures.instants)[:: -(-len(exposures) // TICKS)])
+
+    def told(instants: Int64) -> Int64:
+        place = np.searchsorted(ticks, instants, side="right") - 1
+        return np.where(place >= 0, ticks[place], instants)
+
+    events = replace(ledger.events, instants=told(ledger.events.instants))
+    return replace(ledger, events=events), replace(exposures, instants=told(exposures.instants))
+
+
 def before(ledger: Ledger, instant: int) -> Ledger:
     """The ledger of the events strictly before an instant."""
-    rows = np.flatnonzero(ledger.events.instants < instant)
+    return _with_events(ledger, np.flatnonzero(ledger.events.instants < instant))
+
+
+def _with_events(ledger: Ledger, rows: npt.NDArray[np.intp]) -> Ledger:
     events = Events(**{field.name: getattr(ledger.events, field.name)[rows] for field in fields(ledger.events)})
     return replace(ledger, events=events, contexts={name: codes[rows] for name, codes in ledger.contexts.items()})
 

@@ -12,19 +12,19 @@ from ranking.rows import Exposures, blocks_of
 ROWS = 400
 
 
-def world(seed=0):
+def world(seed=0, rows=ROWS, moments=200):
     rng = np.random.default_rng(seed)
-    clicked = rng.random(ROWS) < 0.4
-    users, items = rng.integers(1, 6, ROWS).astype(np.int32), rng.integers(1, 9, ROWS).astype(np.int32)
-    instants = np.sort(rng.integers(0, 200, ROWS)) * HOUR
-    events = Events(users, items, instants, clicked, np.where(clicked, rng.exponential(30, ROWS), 0.0))
+    clicked = rng.random(rows) < 0.4
+    users, items = rng.integers(1, 6, rows).astype(np.int32), rng.integers(1, 9, rows).astype(np.int32)
+    instants = np.sort(rng.integers(0, moments, rows)) * HOUR
+    events = Events(users, items, instants, clicked, np.where(clicked, rng.exponential(30, rows), 0.0))
     side = Side(
         {"channel_id": rng.integers(0, 4, 9).astype(np.int32)}, {"channel_id": 4}, {"duration_seconds": rng.random(9)}
     )
-    contexts = {"device": rng.integers(0, 3, ROWS).astype(np.int32)}
+    contexts = {"device": rng.integers(0, 3, rows).astype(np.int32)}
     ledger = Ledger(events, Side({}, {}, {}), side, timed=True, contexts=contexts, history=3)
-    recall = {"recall_score": rng.normal(size=ROWS)}
-    return ledger, Exposures(users, items, instants, recall, contexts, np.ones(ROWS, np.int32))
+    recall = {"recall_score": rng.normal(size=rows)}
+    return ledger, Exposures(users, items, instants, recall, contexts, np.ones(rows, np.int32))
 
 
 def planted(leak):
@@ -65,15 +65,17 @@ def test_a_feature_from_the_future_is_refused_by_name(seed):
         refuse_the_future(*world(seed), np.random.default_rng(seed), planted(all_clicks))
 
 
-def test_the_rows_own_label_is_the_future():
-    ledger, exposures = world()
-    refused = 0
-    for seed in range(20):
-        try:
-            refuse_the_future(ledger, exposures, np.random.default_rng(seed), planted(own_click))
-        except Refused:
-            refused += 1
-    assert refused >= 10
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("rows", "moments", "excerpt"), [(400, 200, 400), (20_000, 10**7, 10**5), (9_000, 10**7, 2_000)]
+)
+def test_the_rows_own_label_is_the_future(seed, rows, moments, excerpt, monkeypatch):
+    """However many rows there are, and though hardly two of them are of one instant."""
+    monkeypatch.setattr("ranking.audit.EXCERPT", excerpt)
+    ledger, exposures = world(seed, rows, moments)
+    refuse_the_future(ledger, exposures, np.random.default_rng(seed))
+    with pytest.raises(Refused, match="item_trend changed"):
+        refuse_the_future(ledger, exposures, np.random.default_rng(seed), planted(own_click))
 
 
 def test_an_honest_addition_passes_and_no_rows_need_no_audit():
