@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from features.profiles import NEVER, NOTHING_DUE, Events, Side, Tally, tally_of
 from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
-from features.tastes import Since, Slots, TasteLaws, beliefs_as_of, followed, taste_columns
+from features.tastes import TASTE_COLUMNS, Since, Slots, TasteLaws, beliefs_as_of, followed, taste_columns
 from features.timeline import Spans, Timeline, pair_keys, timeline_order
 
 Float32 = npt.NDArray[np.float32]
@@ -46,7 +46,9 @@ PRIOR_PAIRS, PRIOR_ALIKE = 10.0, 1.0
 # Lengths at which watching changes: what is watched of five seconds and of five minutes is not one habit.
 DURATION_EDGES = np.array([5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 2400, 4800], np.float64)
 LAST_ITEM = "user_last_item"
-HISTORY = "user_history_"
+# The side columns of the item last clicked, as columns of its user, and the columns that they are of.
+LAST = {f"user_last_{name}": f"item_{name}" for name in (CHANNEL, TOPICS)}
+HISTORY, LONGEST_HISTORY = "user_history_", 100
 NOBODY = np.zeros(0, np.int32)
 TASTES = ("channel", "topic")
 BELIEF, CLOCK, LEFT_AT, FOLLOWED = "belief_", "taste_clock", "left_at", ("user", "user_topic")
@@ -114,9 +116,21 @@ class Ledger:
         """What users [n] did with items of a side's codes [n] (-1 none) before instants: rates, lifts, recency."""
         return self._affinity(side, codes, _Reading(self, users, NOBODY, _moments(instants, users)))
 
+    def ambiguous(self) -> list[str]:
+        """Side columns that are called like one which is made of the log, as `user_<name>` and `item_<name>`."""
+        needed = (CHANNEL, TOPICS, DURATION_SECONDS, PUBLISHED_AT)
+        codes = {name: codes for name, codes in self.items.codes.items() if name in needed}
+        numbers = {name: numbers for name, numbers in self.items.numbers.items() if name in needed}
+        nothing = Events(NOBODY, NOBODY, NOBODY.astype(np.int64), NOBODY.astype(bool), NOBODY.astype(np.float64))
+        bare = Ledger(nothing, Side({}, {}, {}), Side(codes, {}, numbers), self.timed, history=LONGEST_HISTORY)
+        made = {name for block in bare.blocks(NOBODY, NOBODY, 0).values() for name in (*block.numbers, *block.codes)}
+        made |= {f"user_topic_{name}" for name in TASTE_COLUMNS}
+        users = [f"user_{name}" for name in (*self.users.numbers, *self.users.codes)]
+        items = [f"item_{name}" for name in (*self.items.numbers, *self.items.codes) if name not in needed]
+        return [name for name in users + items if name in made]
+
     def _user_block(self, reading: "_Reading", contexts: Contexts | None) -> Block:
         users, moments, counts = reading.users, reading.moments, reading.counts("user", reading.users)
-        # Side columns first: one that is called like a tally does not take its place.
         numbers = {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
         numbers |= self._rates("user", counts, reading.whole) | _lifts("user", counts, reading.whole)
         numbers |= self._since("user", counts, moments)
@@ -255,8 +269,9 @@ class Ledger:
         """The item last clicked with its side columns, and the history."""
         clicked = self.last_clicked(users, moments, max(self.history, 1))
         columns = {LAST_ITEM: clicked[:, 0]}
-        sides = [name for name in (CHANNEL, TOPICS) if name in self.items.codes]
-        columns |= {f"user_last_{name}": self.items.codes[name][clicked[:, 0]] for name in sides}
+        sides = {own: name.removeprefix("item_") for own, name in LAST.items()}
+        known = {own: self.items.codes[name] for own, name in sides.items() if name in self.items.codes}
+        columns |= {own: codes[clicked[:, 0]] for own, codes in known.items()}
         return columns | dict(zip(history_columns(self.history), clicked.T, strict=False))
 
     def _last_contexts(self, users: Int32, moments: Int64) -> Contexts:

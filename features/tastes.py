@@ -30,6 +30,7 @@ Int64 = npt.NDArray[np.int64]
 
 PAGE = 10 * 60 * 1_000_000
 UNCLICKED = 0
+TASTE_COLUMNS = ("believed_click", "believed_watch", "believed_pull", "certainty")
 
 
 @dataclass(frozen=True)
@@ -207,12 +208,8 @@ def beliefs_as_of(laws: TasteLaws, topics: npt.NDArray[np.integer], since: Since
 def taste_columns(laws: TasteLaws, beliefs: Float64) -> Mapping[str, Float64]:
     """What beliefs [n, states] come to: click rate and watching to expect, how strong the pull is, and how sure."""
     clicks = beliefs @ laws.click_rates
-    return {
-        "believed_click": clicks,
-        "believed_watch": beliefs @ (laws.click_rates * laws.watch_ratios) / clicks,
-        "believed_pull": beliefs @ laws.pulls,
-        "certainty": (beliefs**2).sum(axis=1),
-    }
+    watching = beliefs @ (laws.click_rates * laws.watch_ratios) / clicks
+    return dict(zip(TASTE_COLUMNS, (clicks, watching, beliefs @ laws.pulls, (beliefs**2).sum(axis=1)), strict=True))
 
 
 def outcomes(slots: Slots, watch_edges: Float64) -> Int64:

@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from features import ingest as ingestion
+from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
+from features.ledger import Ledger
 from features.profiles import Events, Side, category_values, profiles, side_of, tally_of
 from features.tables import ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
 from features.taste_learning import learn_tastes
@@ -80,8 +82,18 @@ def write_profiles(work: Work) -> None:
     for name, (side, keys, vocabulary) in sides.items():
         frame = profiles(side, tally_of(keys, events), len(vocabulary), work.windows.labels_end)
         frame.to_parquet(work.out / f"{name}.parquet", index=False)
+    _refuse_ambiguous(work.ledger_of(*(side for side, _, _ in sides.values())))
     if work.config.features.tastes and work.windows.clock == "time":
         _write_tastes(work, *(side for side, _, _ in sides.values()))
+
+
+def _refuse_ambiguous(ledger: Ledger) -> None:
+    for column in ledger.ambiguous():
+        side, _, name = column.partition("_")
+        raise Refused(
+            f"The {side}s table has a column {name}, and {column} is a feature that is made of the log: rename the "
+            "column, or leave it out."
+        )
 
 
 def _write_tastes(work: Work, users: Side, items: Side) -> None:

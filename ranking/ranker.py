@@ -21,7 +21,7 @@ with quietly():
     from deepctr.layers.interaction import CrossNet
     from deepctr.layers.sequence import AttentionSequencePoolingLayer
 
-from features.ledger import HISTORY
+from features.ledger import history_columns
 from ranking.calibration import AS_IT_IS, calibration_of
 from ranking.config import RankingConfig
 from ranking.normalisers import Limits, normalisers_of, widened, width_of
@@ -125,7 +125,8 @@ def _calibrated(ranker: Ranker, rows: RankingRows, config: RankingConfig) -> Ran
 
 def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
     blocks = rows.blocks
-    codes = {name: tuple(c for c in blocks[name].codes if not c.startswith(HISTORY)) for name in BLOCKS}
+    past = history_columns(config.history_length)
+    codes = {name: tuple(c for c in blocks[name].codes if c not in past) for name in BLOCKS}
     spaces = {code: space_of(code) for name in BLOCKS for code in codes[name]}
     limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
     normalisers = normalisers_of(blocks, rows.clicked, spaces, limits)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from features.ledger import Block, duration_groups, history_columns
+from features.ledger import LAST, LAST_ITEM, Block, duration_groups, history_columns
 from ranking.calibration import AS_IT_IS, Calibration
 from ranking.normalisers import Normalisers, normalisers_from, quantiles_from, quantiles_table, widened, width_of
 from ranking.objectives import Yardstick, expected
@@ -26,8 +26,6 @@ BLOCKS = ("user", "item", "pair")
 ITEM_SPACE, DURATION = "item", "item_duration_seconds"
 NO_YARDSTICK = Yardstick(1.0, {})
 SHARD = 16_384
-# Columns of the user's block that hold ids of an item's space, fed apart from the item's own (paper, section 4.1).
-LAST = "user_last_"
 
 
 class RankerShape(BaseModel):
@@ -76,11 +74,11 @@ class RankerShape(BaseModel):
 
 
 def space_of(column: str) -> str:
-    """The id space of a code column: the last item clicked is an item, its channel an item's channel."""
-    if not column.startswith(LAST):
-        return column
-    name = column.removeprefix(LAST)
-    return ITEM_SPACE if name == "item" else f"item_{name}"
+    """The id space of a code column: the last item clicked is an item, its channel an item's channel.
+
+    A space is shared, and its columns are fed apart (paper, section 4.1).
+    """
+    return LAST.get(column, ITEM_SPACE if column == LAST_ITEM else column)
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,14 @@ def test_a_faulty_log_is_refused_with_file_column_and_value(
     assert not list(out.glob("*.*"))
 
 
+def test_a_column_called_like_a_feature_is_refused(funnel: Shell, data: Path, tmp_path: Path, tracking: str) -> None:
+    (data / "users.csv").write_text("user_id,shown\n0,0.5\n1,1.5\n")
+    out = tmp_path / "out"
+    said = funnel("run", "--source", "canonical", "--data", data, "--out", out, "--tracking", tracking)
+    assert refused(said, "The users table has a column shown, and user_shown is a feature that is made of the log")
+    assert not list(out.glob("artefacts/profiles/*"))
+
+
 def test_an_unknown_source_is_refused_with_the_known_ones(
     funnel: Shell, data: Path, tmp_path: Path, tracking: str
 ) -> None:

@@ -1,6 +1,7 @@
 """Every as-of column of the ranker against a loop over the log, and the audit that nothing later is in it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -372,3 +373,24 @@ def test_blocks_keep_their_columns_together():
     assert taken.numbers["x"].tolist() == [3, 1]
     assert taken.numbers["y"].tolist() == [9, 7]
     assert taken.codes["c"].tolist() == [6, 4]
+
+
+def test_side_columns_that_are_called_like_what_is_made_of_the_log_are_named():
+    """`last_device`, `history_length` and the like are the users' own; of a log without topics nothing is of topics."""
+    own = {"last_device": COUNTRIES, "last_item": COUNTRIES, "history_length": COUNTRIES, "history_07": COUNTRIES}
+    ages = USER_SIDE.numbers["age"]
+    numbers = {"age": ages, "shown": ages, "topic_share": ages, "topic_certainty": ages, "last_topics_seen": ages}
+    more = {"seconds": DURATIONS, "age_hours": DURATIONS, "size": DURATIONS}
+    items = replace(ITEM_SIDE, numbers=ITEM_SIDE.numbers | more)
+    ledger = Ledger(random_log(), Side(own, {}, numbers), items, timed=True)
+    users = ["user_shown", "user_topic_share", "user_topic_certainty", "user_last_item", "user_history_07"]
+    assert ledger.ambiguous() == [*users, "item_seconds", "item_age_hours"]
+    assert not Ledger(random_log(), USER_SIDE, ITEM_SIDE, timed=True).ambiguous()
+
+
+def test_a_log_whose_items_have_no_channel_has_all_its_blocks():
+    side = replace(ITEM_SIDE, codes=ITEM_SIDE.codes | {"channel_id": np.zeros(7, np.int32)})
+    ledger = Ledger(random_log(), USER_SIDE, side, timed=True)
+    blocks = ledger.blocks(np.array([1, 2, 0], np.int32), np.array([1, 0, 6], np.int32), 50 * HOUR)
+    assert not blocks["item"].numbers["channel_shown"].any()
+    assert not blocks["pair"].numbers["user_channel_shown"].any()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.ledger import HISTORY, LAST_ITEM, Block, duration_groups, history_columns
+from features.ledger import LAST_ITEM, Block, duration_groups, history_columns
 from ranking import scoring
 from ranking.calibration import Calibration
 from ranking.normalisers import Limits, Quantiles, normalisers_of
@@ -33,9 +33,15 @@ def random_blocks(seed=0, n=ROWS):
     }
 
 
+def test_the_last_item_and_its_sides_are_read_in_the_items_spaces_and_nothing_else_is():
+    columns = ("user_last_item", "user_last_channel_id", "user_last_topics", "user_last_device", "item_kind")
+    assert [*map(space_of, columns)] == ["item", "item_channel_id", "item_topics", "user_last_device", "item_kind"]
+
+
 def random_ranker(seed=1, **switches):
     rng, blocks = np.random.default_rng(seed), random_blocks()
-    codes = {name: tuple(c for c in block.codes if not c.startswith(HISTORY)) for name, block in blocks.items()}
+    past = history_columns(LENGTH)
+    codes = {name: tuple(c for c in block.codes if c not in past) for name, block in blocks.items()}
     spaces = {code: space_of(code) for names in codes.values() for code in names}
     normalisers = normalisers_of(blocks, np.ones(ROWS, bool), spaces, Limits(8, 5, 1))
     shape = RankerShape(
