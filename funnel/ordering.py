@@ -6,11 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from features.errors import Refused
 from features.profiles import Side
 from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
 from features.timeline import pair_keys
+from features.vocabulary import Vocabulary
 from funnel.work import Work
 from ranking.re_rank import Ranked, ReRankConfig, Shelf, re_ranked, seconds_lost
 from ranking.recommend import Lists, Recommender, recommender_of
@@ -78,35 +81,44 @@ def shelf_of(work: Work, config: ReRankConfig) -> Shelf:
 def excluded_pairs(work: Work, path: str | None) -> Int64:
     """The keys of excluded pairs of user and item, ascending; user 0 is everybody, ids the log does not know nobody.
 
-    Refused where the table cannot be read or has other columns than item_id and user_id.
+    A row without a user excludes its item for everybody. Refused where the table cannot be read, has other columns than
+    item_id and user_id, or ids of another type than the log's.
     """
     if path is None:
         return np.zeros(0, np.int64)
     table = _table(Path(path))
-    if ITEM not in table or not set(table) <= {ITEM, USER}:
-        found = ", ".join(map(str, table)) or "none"
+    if ITEM not in table.column_names or not set(table.column_names) <= {ITEM, USER}:
+        found = ", ".join(table.column_names) or "none"
         raise Refused(f"{path}: its columns are {found}; a table of exclusions has {ITEM} and, if it likes, {USER}.")
-    items = work.ids.items.index_of(_ids(path, table[ITEM], work.ids.items.ids.type))
-    if USER not in table:
-        users = np.zeros(len(items), np.int64)
-    else:
-        users = work.ids.users.index_of(_ids(path, table[USER], work.ids.users.ids.type)).astype(np.int64)
-    known = (items > 0) & ((users > 0) | (USER not in table))
+    items = _indexes(path, table, ITEM, work.ids.items)
+    users = _indexes(path, table, USER, work.ids.users) if USER in table.column_names else np.zeros(len(items))
+    known = (items > 0) & (users >= 0)
+    if not known.all():
+        work.tell(f"re_rank.exclusions: {(~known).sum()} of {len(known)} rows name what the log does not know")
     return np.unique(pair_keys(users[known], items[known]))
 
 
-def _ids(path: str, column: "pd.Series", kind: pa.DataType) -> pa.Array:
-    """A column as ids of the log's kind; Refused where they are of another."""
+def _indexes(path: str, table: pa.Table, name: str, vocabulary: Vocabulary) -> Int64:
+    """A column's indexes: 0 where it is blank, -1 where the log does not know the id."""
+    column = table[name].combine_chunks()
+    blank = np.asarray(pc.fill_null(pc.equal(column.cast(pa.string()), ""), True))
     try:
-        return pa.array(column).cast(kind)
-    except pa.ArrowInvalid:
-        raise Refused(f"{path}: {column.name} holds {column.iloc[0]!r}; the log's ids are of type {kind}.") from None
+        ids = column.filter(pa.array(~blank)).cast(vocabulary.ids.type)
+    except pa.ArrowInvalid as error:
+        raise Refused(f"{path}: {name} is not of the log's type, {vocabulary.ids.type}: {error}.") from None
+    indexes = np.zeros(len(column), np.int64)
+    found = vocabulary.index_of(ids)
+    indexes[~blank] = np.where(found > 0, found, -1)
+    return indexes
 
 
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Path) -> pa.Table:
+    """The table as it is written: in CSV every id is text, so that 007 stays what it is."""
     try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+        if path.suffix == ".parquet":
+            return pq.read_table(path)
+        return pa.Table.from_pandas(pd.read_csv(path, dtype=str, keep_default_na=False), preserve_index=False)
+    except (OSError, ValueError, pd.errors.ParserError, pa.ArrowInvalid) as error:
         raise Refused(f"{path}: the table of exclusions cannot be read ({error}).") from None
 
 
