@@ -52,19 +52,14 @@ class OffPolicy:
             )
         if not logs_impressions(self.work):
             return "the log does not say what was shown and not clicked, so that every slot would seem a success"
-        if not len(self.slots.users):
+        if np.isnan(self.logged.propensity).all():
             return "the holdout has no propensities: log them, or set off_policy.random_exposure where it was uniform"
         return None
 
     @cached_property
-    def slots(self) -> Impressions:
-        """The holdout's impressions whose propensity is known."""
-        rows = self.judged.impressions
-        return rows.take(np.flatnonzero(~np.isnan(self._propensities(rows))))
-
-    @cached_property
     def logged(self) -> Logged:
-        rows = self.slots
+        """The holdout, also where its propensity is not known: the other slots have it above them."""
+        rows = self.judged.impressions
         seconds = watched(self.work, rows)
         return Logged(rows.users, rows.items, rows.clicked, seconds, self._propensities(rows), rows.positions)
 
@@ -115,7 +110,9 @@ class OffPolicy:
             return {}
         world, ids = load_truth(self.work.data), self.work.ids
         return {
-            f"off_policy.true{suffix}": policy_seconds(world, ids, policy, self.logged, self.slots.instants)
+            f"off_policy.true{suffix}": policy_seconds(
+                world, ids, policy, self.logged, self.judged.impressions.instants
+            )
             for suffix, policy in self.policies.items()
         }
 

@@ -38,7 +38,7 @@ class Logged:
     """Logged slots [n] by user and time: what was shown, T in seconds (0 unclicked) and where.
 
     `propensity` in (0, 1] is the chance that the log's own mixture showed this item in this slot, given the user, the
-    instant and what stands above; `positions` on the page count from 1, 0 unknown.
+    instant and what stands above, NaN where the log does not say; `positions` on the page count from 1, 0 unknown.
     """
 
     users: Int32
@@ -100,12 +100,15 @@ def slots_of(policy: Policy, logged: Logged) -> Slots:
 
 
 def draws_of(policy: Policy, logged: Logged) -> Iterator[Draws]:
-    """The policy's chances in every slot of a user with a list, shard by shard; all 0 where nothing is left to show."""
+    """The policy's chances in every slot of a user with a list, shard by shard; all 0 where nothing is left to show.
+
+    A slot of unknown propensity says what stood on its page and what was clicked; the policy draws nothing in it.
+    """
     column, row = _columns(policy, logged), _rows(policy, logged)
     pages, listed = pages_of(logged.users, logged.positions), np.flatnonzero(column >= 0)
     on_page = _first_at(listed, pages, column, policy.items.shape[1])
     clicked = _first_at(listed[logged.clicked[listed]], row, column, policy.items.shape[1])
-    slots = np.flatnonzero(row >= 0)
+    slots = np.flatnonzero((row >= 0) & ~np.isnan(logged.propensity))
     for at in range(0, len(slots), SHARD):
         shard = slots[at : at + SHARD]
         barred = on_page.is_before(shard, pages[shard]) | clicked.is_before(shard, row[shard])

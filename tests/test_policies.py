@@ -22,6 +22,7 @@ def world(request):
     clicked = rng.random(300) < 0.05
     seconds, propensity = np.where(clicked, rng.gamma(1, 60, 300), 0.0), rng.uniform(0.01, 1, 300)
     items = rng.integers(1, ITEMS + 1, 300).astype(np.int32)
+    propensity = np.where(rng.random(300) < 0.2, np.nan, propensity)
     return policy, Logged(users, items, clicked, seconds, propensity, positions)
 
 
@@ -35,7 +36,7 @@ def by_pencil(policy, logged):
             page = set()
         row = np.flatnonzero(policy.users == user)
         answers.append(None)
-        if len(row):
+        if len(row) and not np.isnan(logged.propensity[i]):
             listed = zip(policy.items[row[0]].tolist(), policy.chances[row[0]].tolist(), strict=True)
             barred = page | clicked.get(user, set())
             left = {a: chance for a, chance in listed if a and a not in barred}
@@ -86,7 +87,8 @@ def test_slots_weigh_the_logged_item_and_know_the_models_seconds_of_it_and_of_th
     }
     for i, answer in enumerate(by_pencil(policy, logged)):
         chances, user, item = answer or {}, logged.users[i], logged.items[i]
-        assert slots.weights[i] == pytest.approx(chances.get(item, 0.0) / logged.propensity[i])
+        weight = chances[item] / logged.propensity[i] if item in chances else 0.0
+        assert slots.weights[i] == pytest.approx(weight)
         assert slots.direct[i] == pytest.approx(sum(chance * model[user, a] for a, chance in chances.items()))
         assert slots.filled[i] == bool(chances)
         if chances.get(item):
