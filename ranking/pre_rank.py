@@ -44,7 +44,7 @@ class PreRanker:
     def scores(self, worth: Float64, lists: Lists) -> Float64:
         """What orders the items of each list alike, by the worth of all items: [n, k], -inf where there is no item."""
         scores = np.full(lists.items.shape, -np.inf)
-        for shard in shards(lists):
+        for shard in shards(lists.items):
             items, recall = lists.items[shard], {name: lists.recall[name][shard] for name in self.recall}
             there = items > 0
             said = self._summed(self.recall, {name: values[there] for name, values in recall.items()})
@@ -119,7 +119,7 @@ class _Lessons:
     def __iter__(self) -> Iterator[tuple[Float64, Float64, Float64]]:
         """By shards of users: inputs [u, k, columns x 4], logarithms [u, k], both about their means; weights [u, k]."""
         worth = self._inputs(self.items.numbers)
-        for rows in shards(self.lists):
+        for rows in shards(self.lists.items):
             said = self._inputs({name: values[rows] for name, values in self.lists.recall.items()})
             inputs = np.concatenate([worth[self.lists.items[rows]], said], axis=2)
             seconds = np.maximum(self.seconds[rows], SMALLEST)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from features.timeline import pair_keys
+from ranking.recommend import shards
 
 Flags = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
@@ -21,7 +22,6 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-USERS_A_SHARD = 500
 SMALLEST = 1e-10
 
 
@@ -88,8 +88,7 @@ def re_ranked(ranked: Ranked, shelf: Shelf, config: ReRankConfig, top_k: int) ->
     as it can be, so that a list is never shorter than what is allowed of its pool.
     """
     items, seconds = (np.zeros((len(ranked.users), top_k), kind) for kind in (np.int32, np.float64))
-    for at in range(0, len(ranked.users), USERS_A_SHARD):
-        rows = slice(at, at + USERS_A_SHARD)
+    for rows in shards(ranked.items):
         shard = ranked.take(rows)
         places = _walk(shard, shelf, config, top_k)
         chosen = places >= 0
@@ -113,16 +112,18 @@ def _walk(ranked: Ranked, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int
     left = (ranked.items > 0) & ~_excluded(ranked, shelf, config)
     gain: _Gain = _GAINS[config.diversity](ranked, shelf, config)
     channels, fresh = shelf.channels[ranked.items], shelf.fresh[ranked.items]
-    rows, taken = np.arange(users), np.zeros((users, pool), bool)
+    rows, taken, of_channel = np.arange(users), np.zeros((users, pool), bool), np.zeros((users, pool), np.int32)
+    head = min(config.head, top_k, pool)
     for place in range(min(top_k, pool)):
         allowed = left
-        if place < config.head:
-            allowed = _capped(allowed, channels, taken, config.channel_cap)
-            allowed = _with_quota(allowed, fresh, taken, _fresh_due(config, place))
+        if place < head:
+            allowed = _capped(allowed, of_channel, config.channel_cap)
+            allowed = _with_quota(allowed, fresh, taken, _fresh_due(config.fresh_share, place, head))
         best = np.argmax(np.where(allowed, gain.values, -np.inf), axis=1)
         some = left[rows, best]
         chosen[:, place] = np.where(some, best, -1)
         left[rows, best], taken[rows[some], best[some]] = False, True
+        of_channel += (channels == channels[rows, best, None]) & (channels > 0) & some[:, None]
         gain.take(best)
     return chosen
 
@@ -135,18 +136,21 @@ def _excluded(ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> Flags:
     return flags
 
 
-def _capped(allowed: Flags, channels: Int32, taken: Flags, cap: int) -> Flags:
-    """What is allowed without going over the cap, or what was allowed, where that leaves nothing."""
-    if not cap:
-        return allowed
-    same = (channels[:, :, None] == channels[:, None, :]) & (channels[:, :, None] > 0)
-    full = (same & taken[:, None, :]).sum(axis=2) >= cap
-    return _unless_empty(allowed & ~full, allowed)
+def _capped(allowed: Flags, of_channel: Int32, cap: int) -> Flags:
+    """What is allowed without going over the cap, or what was allowed, where that leaves nothing.
+
+    `of_channel` [n, m] is how many items of each one's channel were taken.
+    """
+    return _unless_empty(allowed & (of_channel < cap), allowed) if cap else allowed
 
 
-def _fresh_due(config: ReRankConfig, place: int) -> int:
-    """How many of the places up to this one must be fresh: the quota, spread from the first place to the last."""
-    return int(np.floor(config.fresh_share * (place + 1) + 1e-9))
+def _fresh_due(share: float, place: int, head: int) -> int:
+    """How many of the places up to this one must be fresh: the quota, spread from the first place of the head on.
+
+    Rounded down on the way and up in its last place, so that the whole head has its share.
+    """
+    due = share * (place + 1)
+    return int(np.ceil(due - 1e-9)) if place == head - 1 else int(np.floor(due + 1e-9))
 
 
 def _with_quota(allowed: Flags, fresh: Flags, taken: Flags, due: int) -> Flags:

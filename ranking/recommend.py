@@ -41,7 +41,7 @@ class Recommender:
         """The top_k items of each list by expected seconds, and those seconds: [n, top_k]; 0 past a list's end."""
         width = min(top_k, lists.items.shape[1])
         items, seconds = np.zeros((len(lists.users), top_k), np.int32), np.zeros((len(lists.users), top_k))
-        for shard in shards(lists):
+        for shard in shards(lists.items):
             scores = self._scores(lists.take(shard))
             order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
             items[shard, :width] = np.take_along_axis(lists.items[shard], order, axis=1)
@@ -50,7 +50,7 @@ class Recommender:
 
     def expected_seconds(self, lists: Lists) -> Float64:
         """Expected seconds of every item of lists [n, k]; -inf where there is none."""
-        parts = [self._scores(lists.take(shard)) for shard in shards(lists)]
+        parts = [self._scores(lists.take(shard)) for shard in shards(lists.items)]
         return np.concatenate(parts) if parts else np.zeros(lists.items.shape)
 
     def _scores(self, lists: Lists) -> Float64:
@@ -73,7 +73,7 @@ def recommender_of(ranker: Ranker, ledger: Ledger, as_of: int, catalogue: int) -
     return Recommender(ranker, ledger, as_of, ranker.part("item", ledger.item_block(items, as_of)))
 
 
-def shards(lists: Lists) -> Iterator[slice]:
-    """Rows of lists, so many at a time that a shard's pairs fit in memory however long the lists are."""
-    users = max(PAIRS_A_SHARD // max(lists.items.shape[1], 1), 1)
-    return (slice(at, at + users) for at in range(0, len(lists.users), users))
+def shards(items: Int32) -> Iterator[slice]:
+    """Rows of lists [n, k], so many at a time that a shard's pairs fit in memory however long the lists are."""
+    users = max(PAIRS_A_SHARD // max(items.shape[1], 1), 1)
+    return (slice(at, at + users) for at in range(0, len(items), users))

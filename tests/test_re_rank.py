@@ -1,11 +1,11 @@
 """Re-ranking against plain loops: marginal relevance, determinants, caps, quotas, exclusions, and what they cost."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 
-from ranking import re_rank
 from ranking.re_rank import Ranked, ReRankConfig, Shelf, re_ranked, seconds_lost
 
 ITEMS, POOL, USERS, TOP = 40, 12, 9, 6
@@ -28,7 +28,7 @@ def world(seed=0, users=USERS):
 
 
 def run(ranked, shelf, **switches):
-    return re_ranked(ranked, shelf, ReRankConfig(pool=POOL, head=TOP, **switches), TOP)
+    return re_ranked(ranked, shelf, ReRankConfig(**{"pool": POOL, "head": TOP} | switches), TOP)
 
 
 def test_with_every_switch_off_the_list_is_the_rankers():
@@ -117,6 +117,15 @@ def test_the_quota_of_fresh_items_is_met_at_every_place_as_far_as_the_pool_goes(
         assert (fresh >= np.minimum(np.arange(1, TOP + 1) // 2, there)).all()
 
 
+@pytest.mark.parametrize(("share", "head"), [(0.25, 6), (0.2, 4), (0.3, 3), (0.05, 10), (0.2, 5), (1.0, 3)])
+def test_the_head_has_at_least_its_share_of_fresh_items(share, head):
+    ranked, shelf = world(users=100)
+    items, _ = run(ranked, shelf, fresh_share=share, head=head)
+    due = math.ceil(round(share * min(head, TOP), 6))
+    for row in range(1, 100):
+        assert shelf.fresh[items[row, :head]].sum() >= min(due, shelf.fresh[ranked.items[row]].sum())
+
+
 def test_what_is_excluded_is_in_no_list_and_others_move_up():
     ranked, shelf = world(users=50)
     items, _ = run(ranked, shelf, exclusions="a table")
@@ -141,7 +150,7 @@ def test_shards_of_users_do_not_change_the_lists(monkeypatch):
     ranked, shelf = world(users=30)
     switches = {"diversity": "mmr", "channel_cap": 2, "fresh_share": 0.3}
     whole = run(ranked, shelf, **switches)
-    monkeypatch.setattr(re_rank, "USERS_A_SHARD", 7)
+    monkeypatch.setattr("ranking.recommend.PAIRS_A_SHARD", 7 * ranked.items.shape[1])
     for ours, theirs in zip(run(ranked, shelf, **switches), whole, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
