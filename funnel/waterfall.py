@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from features.timeline import pair_keys
 from funnel.judged import Judged
 from funnel.plots import waterfall_bars
 from recall import metrics as recall
@@ -86,10 +87,8 @@ def _seen(judged: Judged) -> Flags:
     work, clicks = judged.work, judged.clicked[0]
     log = work.impressions
     before = log.take(np.flatnonzero(log.clicked & (log.instants < work.windows.labels_end)))
-    stride = len(work.ids.items)
-    seen = np.unique(before.users.astype(np.int64) * stride + before.items)
-    asked = judged.users[clicks.rows].astype(np.int64) * stride + clicks.items
-    flags: Flags = np.isin(asked, seen)
+    seen = pair_keys(before.users, before.items)
+    flags: Flags = np.isin(pair_keys(judged.users[clicks.rows], clicks.items), seen)
     return flags
 
 

@@ -52,16 +52,18 @@ def rolled_columns(
     newest = np.searchsorted([tower.shape.as_of for tower in towers], instants, side="right") - 1
     for number, tower in enumerate(towers):
         rows = np.flatnonzero((newest == number) & (items > 0) & (items < tower.shape.items))
+        opinion = Opinion(tower)
         for at in range(0, len(rows), SHARD):
             shard = rows[at : at + SHARD]
-            found = _columns(tower, readings, users[shard], items[shard], instants[shard])
+            found = _columns(opinion, readings, users[shard], items[shard], instants[shard])
             for name, values in found.items():
                 columns[name][shard] = values
     return columns
 
 
-def _columns(tower: Tower, readings: Readings, users: Int32, items: Int32, instants: Int64) -> dict[str, Float64]:
+def _columns(opinion: Opinion, readings: Readings, users: Int32, items: Int32, instants: Int64) -> dict[str, Float64]:
     """Each distinct history (of watches, and of searches) is embedded once, however many exposures met it."""
+    tower = opinion.tower
     ends = readings.histories.ends(users, instants)
     searched = readings.searches.ends(users, instants) if readings.searches else np.zeros_like(ends)
     _, first, of_row = np.unique(
@@ -70,4 +72,4 @@ def _columns(tower: Tower, readings: Readings, users: Int32, items: Int32, insta
     inputs = readings.inputs(tower.shape, users[first], ends[first], instants[first])
     vectors = tower.user_vectors(inputs)
     scores = np.einsum("nd,nd->n", vectors[of_row], tower.item_vectors[items]).astype(np.float64)
-    return Opinion(tower).columns(vectors, scores, of_row)
+    return opinion.columns(vectors, scores, of_row)
