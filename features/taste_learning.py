@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from features.compiled import A_DAY, filter_chains, smooth_chains
+from features.taste_loops import A_DAY, Expected, Links, filter_chains, smooth_chains
 from features.tastes import Followed, Slots, TasteLaws, followed, outcomes
 
 Bools = npt.NDArray[np.bool_]
@@ -146,14 +146,14 @@ def _learnt(laws: TasteLaws, slots: Slots, chains: _Chains) -> TasteLaws:
     causes["taste"] = causes["taste"] / walk.totals[:, None]
     chances = sum(causes.values())
     passed = _passed(chains, walk)
-    states, draws, spent, anew = _smoothed(laws, chains, passed, chances * laws.likelihoods(slots))
+    expected, anew = _smoothed(laws, chains, passed, chances * laws.likelihoods(slots))
     of_slots = np.zeros_like(chances)
-    of_slots[chains.slots[chains.shown]] = states[chains.shown]
+    of_slots[chains.slots[chains.shown]] = expected.states[chains.shown]
     parts = {name: of_slots * cause / chances for name, cause in causes.items()}
-    pulls = parts["taste"].sum(axis=0) / np.maximum(spent, 1e-9)
+    pulls = parts["taste"].sum(axis=0) / np.maximum(expected.spent, 1e-9)
     return replace(
         laws,
-        prior=_drawn(draws),
+        prior=_drawn(expected.draws),
         # A feed that follows nobody leaves no pull at all.
         pulls=np.maximum(pulls * STRONGEST / max(pulls.max(), 1e-12), WEAKEST),
         drift=anew / max(chains.days.sum(), 1e-9),
@@ -169,19 +169,15 @@ def _passed(chains: _Chains, walk: Followed) -> Float64:
     return np.where(chains.firsts, clocks, np.diff(clocks, prepend=0.0))
 
 
-def _smoothed(
-    laws: TasteLaws, chains: _Chains, passed: Float64, chances: Float64
-) -> tuple[Float64, Float64, Float64, float]:
-    """What whole chains tell: each link's state, the draws in each topic, the clock spent in each state, and how often
-    one was drawn anew."""
+def _smoothed(laws: TasteLaws, chains: _Chains, passed: Float64, chances: Float64) -> tuple[Expected, float]:
+    """What whole chains tell, and how often a state was drawn anew."""
     likelihoods = np.ones((len(passed), chances.shape[1]))
     likelihoods[chains.shown] = chances[chains.slots[chains.shown]]
-    left, states, draws = np.empty_like(likelihoods), np.empty_like(likelihoods), np.zeros_like(laws.prior)
-    spent = np.zeros_like(laws.pulls)
-    of_chains = (chains.firsts, chains.days, passed, likelihoods, chains.topics, laws.prior, laws.pulls, laws.drift)
-    filter_chains(*of_chains, left)
-    anew = smooth_chains(*of_chains, left, states, draws, spent)
-    return states, draws, spent, anew
+    left = np.empty_like(likelihoods)
+    expected = Expected(np.empty_like(likelihoods), np.zeros_like(laws.prior), np.zeros_like(laws.pulls))
+    links = Links(chains.firsts, chains.days, passed, likelihoods, chains.topics)
+    filter_chains(links, laws.motion, left)
+    return expected, smooth_chains(links, laws.motion, left, expected)
 
 
 def _causes(laws: TasteLaws, slots: Slots) -> dict[str, Float64]:

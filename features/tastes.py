@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.compiled import bring_forward, follow_slots
 from features.errors import Refused
+from features.taste_loops import Motion, Shown, Trail, bring_forward, follow_slots
 
 Bools = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
@@ -101,6 +101,11 @@ class TasteLaws:
         return np.asarray(self.prior.mean(axis=0))
 
     @cached_property
+    def motion(self) -> Motion:
+        """How tastes move."""
+        return Motion(self.prior, self.mean_prior, self.pulls, self.drift)
+
+    @cached_property
     def click_rates(self) -> Float64:
         """Click rate in each state of an item like any other, [states]."""
         return np.asarray(self.reactions[:, :, UNCLICKED + 1 :].sum(axis=2) @ self.rate_shares)
@@ -164,25 +169,19 @@ def followed(slots: Slots, laws: TasteLaws) -> Followed:
             f"Slots of topic {topics} and surface {surfaces} are to be followed by laws of {len(laws.prior)} topics "
             f"and {len(laws.again)} surfaces, each from 0; learn laws from this log, or number it as theirs was."
         )
-    beliefs, clocks, totals = np.empty((len(slots), len(laws.pulls))), np.empty(len(slots)), np.empty(len(slots))
+    trail = Trail(np.empty((len(slots), len(laws.pulls))), np.empty(len(slots)), np.empty(len(slots)))
     steps = np.where(slots.topics >= 0, laws.of_taste(slots), 0.0)
-    follow_slots(
+    shown = Shown(
         slots.firsts,
         slots.instants,
         slots.topics,
-        laws.likelihoods(slots),
-        laws.of_repeats(slots) * slots.repeats,
-        steps,
-        laws.of_feed(slots),
-        laws.prior,
-        laws.mean_prior,
-        laws.pulls,
-        laws.drift,
-        beliefs,
-        clocks,
-        totals,
+        likelihoods=laws.likelihoods(slots),
+        same=laws.of_repeats(slots) * slots.repeats,
+        steps=steps,
+        offered=laws.of_feed(slots),
     )
-    return Followed(beliefs, clocks, clocks + steps / totals, totals)
+    follow_slots(shown, laws.motion, trail)
+    return Followed(trail.beliefs, trail.clocks, trail.clocks + steps / trail.totals, trail.totals)
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ class Since:
 def beliefs_as_of(laws: TasteLaws, topics: npt.NDArray[np.integer], since: Since) -> Float64:
     """Belief in the states of topics [n]: [n, states]."""
     beliefs = np.where(since.met[:, None], since.left, laws.prior[topics])
-    bring_forward(beliefs, topics.astype(np.int64), laws.prior, laws.pulls, laws.drift, since.days, since.passed)
+    bring_forward(beliefs, topics.astype(np.int64), laws.motion, since.days, since.passed)
     return beliefs
 
 

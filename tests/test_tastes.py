@@ -7,11 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.compiled import A_DAY, LEAST_PULL, REFRESHED_EVERY, filter_chains, smooth_chains
 from features.errors import Refused
 from features.ledger import DAY, HOUR, Ledger
 from features.profiles import Events, Side
 from features.taste_learning import FEWEST_SLOTS, STATES, learn_tastes
+from features.taste_loops import (
+    A_DAY,
+    LEAST_PULL,
+    REFRESHED_EVERY,
+    Expected,
+    Links,
+    Motion,
+    filter_chains,
+    smooth_chains,
+)
 from features.tastes import PAGE, Since, Slots, TasteLaws, beliefs_as_of, followed, outcomes, taste_columns
 
 TOPICS = 3
@@ -169,9 +178,9 @@ def test_what_chains_say_of_their_states_is_what_all_their_paths_do():
     days, passed, likelihoods = rng.random(5) * 3, rng.random(5), rng.random((5, 3))
     prior, pulls, drift = rng.dirichlet(np.ones(3), 2), np.array([0.1, 1.0, 3.0]), 0.4
     left, smoothed, draws, spent = np.empty((5, 3)), np.empty((5, 3)), np.zeros((2, 3)), np.zeros(3)
-    chains = (firsts, days, passed, likelihoods, topics, prior, pulls, drift)
-    filter_chains(*chains, left)
-    anew = smooth_chains(*chains, left, smoothed, draws, spent)
+    links, motion = Links(firsts, days, passed, likelihoods, topics), Motion(prior, prior.mean(axis=0), pulls, drift)
+    filter_chains(links, motion, left)
+    anew = smooth_chains(links, motion, left, Expected(smoothed, draws, spent))
     silent = pulls * passed[:, None]
     kept, silence, after = np.exp(-drift * days), [*map(silences, silent)], [*map(parts_after, silent)]
     weights, wanted_states, wanted_draws, wanted_anew, wanted_spent = (
@@ -206,8 +215,8 @@ def test_what_chains_say_of_their_states_is_what_all_their_paths_do():
     np.testing.assert_allclose(draws[1], wanted_draws / weights, rtol=1e-4)
     np.testing.assert_allclose(left[3], smoothed[3])
     own = np.zeros(3)
-    alone = [values[4:].copy() for values in (*chains[:5], left, smoothed)]
-    of_last = smooth_chains(*alone[:5], *chains[5:], *alone[5:], np.zeros((2, 3)), own)
+    alone = Links(*(values[4:].copy() for values in links))
+    of_last = smooth_chains(alone, motion, left[4:].copy(), Expected(smoothed[4:].copy(), np.zeros((2, 3)), own))
     assert anew - of_last == pytest.approx(wanted_anew / weights, rel=1e-4)
     np.testing.assert_allclose(spent - own, wanted_spent / weights, rtol=1e-4)
     assert own.sum() == pytest.approx(passed[4])
