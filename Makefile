@@ -6,7 +6,9 @@ SOURCE ?= simulated
 BIN := .venv/bin
 RUN := env -u PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench stop
+.PHONY: install demo test check bench stop
+
+install: $(STAMP) ## The environment alone, in .venv
 
 demo: $(STAMP) ## MLflow and Airflow on this machine, the line on SOURCE (and DATA), then what came out
 	$(RUN) $(BIN)/funnel demo --source $(SOURCE) $(if $(DATA),--data "$(DATA)")

@@ -26,12 +26,12 @@ PARAMS = {
     ),
     "data": Param(
         os.environ.get("WATCHFUNNEL_DATA", ""),
-        description="The folder (or file) with the log, as the workers see it",
+        description="The folder with the log, as the workers see it",
         type="string",
     ),
     "seed": Param(0, description="All randomness comes from it", type="integer", minimum=0),
     "windows_mode": Param(
-        "time",
+        os.environ.get("WATCHFUNNEL_WINDOWS_MODE", "time"),
         description="time: the log's end is held out; last: each user's last watch; none: nothing",
         enum=["time", "last", "none"],
         type="string",
@@ -43,7 +43,7 @@ PARAMS = {
         format="date-time",
     ),
     "overrides": Param(
-        [],
+        os.environ.get("WATCHFUNNEL_OVERRIDES", "").split(),
         description="More settings, each as stage.field=value, such as recall.k=200",
         type="array",
         items={"type": "string", "pattern": "^[a-z_]+(\\.[a-z_]+)*=.+$"},

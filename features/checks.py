@@ -20,6 +20,7 @@ DUPLICATE = "duplicate"
 # What two rows of one table must not share; of other tables it is the item.
 UNIQUE = {"interactions": KEYS, "users": (USER,), "searches": (USER, TIMESTAMP, QUERY)}
 LONGEST_WATCH_SECONDS = 86_400
+TOO_LONG = f"is above {LONGEST_WATCH_SECONDS}"
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 # 1990 and 2100 in milliseconds since 1970: read as seconds, both lie tens of thousands of years ahead.
 MILLISECONDS_FROM, MILLISECONDS_TO = 631_152_000_000, 4_102_444_800_000
@@ -93,7 +94,7 @@ def _problems(taken: Field, raw: ir.Column, now: datetime) -> Iterator[tuple[ir.
     if taken.name in (WATCH_SECONDS, DURATION_SECONDS):
         yield value < 0, "is negative"
     if taken.name == WATCH_SECONDS:
-        yield value > LONGEST_WATCH_SECONDS, f"is above {LONGEST_WATCH_SECONDS}"
+        yield value > LONGEST_WATCH_SECONDS, TOO_LONG
     if taken.name == PROPENSITY:
         yield value <= 0, "is not above 0"
         yield value > 1, "is above 1"
@@ -172,11 +173,15 @@ def _refusal(sheet: Sheet, reason: str, first: dict[str, object], share: tuple[i
         fault = next(fault for fault in _faults(sheet, limits.now) if fault.reason == reason)
         shown = "a blank" if first[VALUE] is None else repr(first[VALUE])
         column, found, expected = fault.column, f"{shown} ({reason})", fault.expected
-    remedy = "divide the column by 1000" if "milliseconds" in reason else "repair or drop these rows"
+    remedy = "repair or drop these rows"
+    if "milliseconds" in reason:
+        remedy = "divide the column by 1000"
+    elif reason == f"{WATCH_SECONDS} {TOO_LONG}":
+        remedy = "if these are milliseconds divide the column by 1000, else repair or drop these rows"
     return (
         f"{file}, column {column}: row {first[ROW]} holds {found}, expected {expected}; "
         f"{share[0]} of {share[1]} rows are at fault, tolerated are {limits.max_rejected_share:.2%} "
-        f"(max_rejected_share): {remedy}"
+        f"(cleaning.max_rejected_share): {remedy}"
     )
 
 

@@ -29,9 +29,10 @@ def ingest(source: str, data: Path, out: Path, config: CleaningConfig, now: date
     `out` exists and is empty; it receives interactions.parquet (by user, time and original order, with the
     column `completed`), items.parquet, users.parquet and searches.parquet where the log has them, and
     rejected.parquet. Null seconds stay null. The summary holds rows_read, rejected (by table and reason), dropped
-    (by rule), missing (columns of the contract that the log has not, by table), rows, users, items (of the rows
-    kept), clicked_share, null_seconds_share (of the clicks), first_timestamp, last_timestamp (ISO, UTC) and
-    catalogue (rows of items, None without the table). Refused, with nothing written, where the input is at fault;
+    (by rule), missing (columns of the contract that the log has not, by table), unused (further columns of the log),
+    unread (files of the folder called like a table, and not read), rows, users, items (of the rows kept),
+    clicked_share, null_seconds_share and mean_seconds (of the clicks), first_timestamp, last_timestamp (ISO, UTC)
+    and catalogue (rows of items, None without the table). Refused, with nothing written, where the input is at fault;
     `now` is the instant after which nothing can have happened.
     """
     backend = engine()
@@ -40,6 +41,26 @@ def ingest(source: str, data: Path, out: Path, config: CleaningConfig, now: date
             return _ingest(source, data, _Places(backend, Path(staging), out), config, now)
     finally:
         backend.disconnect()
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """What was read, as one line: enough to see that a column is not what it was taken for."""
+    rejected = summary["rejected"].get("interactions", {}) | summary["dropped"]
+    aside = f" of {summary['rows_read']:,} ({', '.join(f'{reason}: {n:,}' for reason, n in rejected.items())})"
+    mean = summary["mean_seconds"]
+    parts = [
+        f"{summary['rows']:,} rows{aside if rejected else ''}",
+        f"{summary['users']:,} users",
+        f"{summary['items']:,} items",
+        f"{summary['clicked_share']:.0%} clicked",
+        "no watch seconds" if mean is None else f"{mean:,.1f} seconds a click",
+    ]
+    notes = {
+        "not in the log": summary["missing"].get("interactions", []),
+        "not used": summary["unused"],
+        "not read": summary["unread"],
+    }
+    return "; ".join([", ".join(parts), *(f"{what}: {', '.join(names)}" for what, names in notes.items() if names)])
 
 
 class _Places:
@@ -76,6 +97,8 @@ def _ingest(source: str, data: Path, places: _Places, config: CleaningConfig, no
         "rejected": {name: part.counts for name, part in checked.items() if part.counts},
         "dropped": dropped,
         "missing": missing,
+        "unused": sorted(set(_plain(derived.interactions).columns) - set(CONTRACTS["interactions"].kinds)),
+        "unread": _unread(data, {path for sheet in sheets.values() for path in sheet.files}),
         **_facts(kept, tables),
     }
 
@@ -98,6 +121,12 @@ def _missing(tables: Tables) -> dict[str, list[str]]:
         if absent:
             missing[name] = absent
     return missing
+
+
+def _unread(data: Path, read: set[Path]) -> list[str]:
+    """Files of the folder that are called like a table of the contract, and were not read."""
+    alike = (path for name in CONTRACTS for path in data.glob(f"{name}*") if path.is_file() and path not in read)
+    return sorted(path.name for path in alike)
 
 
 def _require_rows(tables: Tables, dropped: Mapping[str, int]) -> None:
@@ -132,6 +161,7 @@ def _facts(log: ir.Table, tables: Tables) -> dict[str, Any]:
         items=log[ITEM].nunique(),
         clicked_share=clicks.mean(),
         null_seconds_share=log[WATCH_SECONDS].isnull().mean(where=clicks),
+        mean_seconds=log[WATCH_SECONDS].mean(where=clicks),
         first_timestamp=log[TIMESTAMP].min(),
         last_timestamp=log[TIMESTAMP].max(),
     )

@@ -20,7 +20,7 @@ def run(
     source: Annotated[str, typer.Option(help="Layout of the data, e.g. canonical, kuairand, globo, movielens.")],
     data: Annotated[Path, typer.Option(help="Folder of the data.")],
     out: Annotated[Path, typer.Option(help="Folder for artefacts, lists and report.json.")],
-    config: Annotated[Path | None, typer.Option(help="TOML file with sections such as [recall].")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with sections such as \\[recall].")] = None,
     overrides: Overrides = [],  # noqa: B006
     tracking: Annotated[str | None, typer.Option(help="MLflow address; default: a database under --out.")] = None,
 ) -> None:

@@ -4,10 +4,12 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from features.cleaning import CleaningConfig
 from features.errors import Refused
@@ -84,9 +86,20 @@ def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> Funnel
     for text in overrides:
         _override(values, text)
     try:
-        return FunnelConfig.model_validate(values)
+        config = FunnelConfig.model_validate(values)
     except ValidationError as error:
         raise refusal_of(error) from None
+    _require_files(config)
+    return config
+
+
+def _require_files(config: FunnelConfig) -> None:
+    """Refused where a setting names what is not there, before anything is trained."""
+    if config.re_rank.exclusions:
+        digest_of(Path(config.re_rank.exclusions))
+    towers = config.recall.warm_start
+    if towers and not Path(towers).is_dir():
+        raise Refused(f"recall.warm_start = {towers}: there is no such folder.")
 
 
 def digest_of(path: Path) -> str:
@@ -116,17 +129,39 @@ def _override(values: dict[str, Any], text: str) -> None:
     section = values if len(keys) == 1 else values.setdefault(keys[0], {})
     if not isinstance(section, dict):
         raise Refused(f"`{keys[0]}` is a value, not a section, so `{text}` cannot be set.")
-    section[keys[-1]] = _parsed(value.strip())
+    section[keys[-1]] = _parsed(value.strip(), _is_list(keys))
 
 
-def _parsed(value: str) -> Any:
-    """Lists and null as JSON, the rest as text, which the sections read by the type of the field."""
+def _is_list(keys: Sequence[str]) -> bool:
+    """Whether the field of that name holds several values."""
+    field = _fields(keys[0]).get(keys[-1]) if len(keys) == 2 else None
+    return field is not None and get_origin(field.annotation) is tuple
+
+
+def _fields(section: str) -> dict[str, FieldInfo]:
+    """The fields of a section; none where there is no such section."""
+    field = FunnelConfig.model_fields.get(section)
+    model = field.annotation if field else None
+    return model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+
+
+def _parsed(value: str, several: bool) -> Any:
+    """Lists as JSON or as values with commas between, null as JSON, the rest as text, read by the type of the field."""
+    if several and not value.startswith("["):
+        return [part.strip() for part in value.split(",") if part.strip()]
     if value.startswith("[") or value == "null":
         try:
             return json.loads(value)
         except json.JSONDecodeError:
             return value
     return value
+
+
+def _what_there_is(keys: Sequence[str]) -> str:
+    """The name that is likest, or all that are there."""
+    there = _fields(keys[0]) if len(keys) > 1 else FunnelConfig.model_fields
+    near = get_close_matches(keys[-1], there, 1)
+    return f"did you mean `{'.'.join([*keys[:-1], near[0]])}`?" if near else f"there are {', '.join(there)}."
 
 
 def refusal_of(error: ValidationError) -> Refused:
@@ -136,5 +171,5 @@ def refusal_of(error: ValidationError) -> Refused:
     if not first["loc"] and first["type"] == "value_error":
         return Refused(f"Configuration: {first['ctx']['error']}.")
     if first["type"] == "extra_forbidden":
-        return Refused(f"Configuration: there is no `{name}`; `funnel run --help` and the README list what can be set.")
+        return Refused(f"Configuration: there is no `{name}`; {_what_there_is([str(part) for part in first['loc']])}")
     return Refused(f"Configuration: {name} = {first['input']!r} is refused: {first['msg']}.")

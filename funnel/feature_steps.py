@@ -23,6 +23,7 @@ from funnel.work import TASTE_LAWS, Impressions, Work, logs_impressions
 def write_interactions(work: Work) -> None:
     summary = ingestion.ingest(work.source, work.data, work.out, work.config.cleaning, datetime.now(UTC))
     work.write_json("summary.json", summary)
+    work.tell(f"the log: {ingestion.in_words(summary)}")
 
 
 def write_windows(work: Work) -> None:

@@ -33,9 +33,12 @@ def show(home: Path, console: Console) -> None:
     store = Store(home / "artefacts")
     report = store.path("report") / "report.json"
     metrics = json.loads(report.read_text())
-    console.print(metrics_table(metrics))
-    for table in detail_tables(metrics):
-        console.print(table)
+    if metrics["run"]["config"]["windows"]["mode"] == "none":
+        console.print("Nothing was held out (windows.mode = none), so nothing is judged.")
+    else:
+        console.print(metrics_table(metrics))
+        for table in detail_tables(metrics):
+            console.print(table)
     console.print(f"Every metric: {report}", soft_wrap=True)
     for table in user_tables(store):
         console.print(table)

@@ -39,6 +39,9 @@ def test_an_override_beats_the_file_and_the_file_the_defaults(tmp_path: Path) ->
         ("recall.powers=false", False),
         ("cleaning.last_days = 2.5", 2.5),
         ("features.clock=order", "order"),
+        ("recall.recency_windows=1, 5", (1, 5)),
+        ("recall.recency_windows=7", (7,)),
+        ("recall.channels=tower,popular", ("tower", "popular")),
     ],
 )
 def test_an_override_is_read_by_the_type_of_its_field(text: str, value: object) -> None:
@@ -49,8 +52,11 @@ def test_an_override_is_read_by_the_type_of_its_field(text: str, value: object) 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("recall.kk=3", "there is no `recall.kk`"),
-        ("recal.k=3", "there is no `recal`"),
+        ("recall.kk=3", "there is no `recall.kk`; did you mean `recall.k`?"),
+        ("recal.k=3", "there is no `recal`; did you mean `recall`?"),
+        ("off_policy.xyz=3", "there are k, temperature, least_effective_sample, random_exposure."),
+        ("re_rank.exclusions=nowhere.csv", "nowhere.csv: the table of exclusions cannot be read"),
+        ("recall.warm_start=nowhere", "recall.warm_start = nowhere: there is no such folder"),
         ("recall.k=many", "recall.k = 'many' is refused"),
         ("recall.k=0", "recall.k = '0' is refused"),
         ("recall.k=1.5", "recall.k"),

@@ -10,7 +10,7 @@ import pytest
 
 from features.cleaning import CleaningConfig
 from features.errors import Refused
-from features.ingest import ingest, source_files
+from features.ingest import in_words, ingest, source_files
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -110,15 +110,38 @@ def test_the_summary_counts_what_was_done(data: Path, out: Path) -> None:
             "items": ["published_at", "channel_id", "topics", "language"],
             "users": ["user_id", "country", "region", "device", "gender", "age", "language"],
         },
+        "unused": [],
+        "unread": [],
         "rows": 2,
         "users": 2,
         "items": 2,
         "clicked_share": 1.0,
         "null_seconds_share": 0.5,
+        "mean_seconds": 3.0,
         "first_timestamp": "2024-05-02T00:00:00+00:00",
         "last_timestamp": "2024-05-03T00:00:00+00:00",
         "catalogue": 2,
     }
+
+
+def test_what_was_taken_for_something_else_is_told_in_one_line(data: Path, out: Path) -> None:
+    """Columns misnamed, seconds that are not there, rows set aside, and a second file that nobody reads."""
+    summary = ingest("canonical", data, out, TOLERANT, NOW)
+    aside = "item_id is null: 1, duplicate: 1"
+    missing = "not in the log: device, position, propensity"
+    assert in_words(summary) == (
+        f"4 rows of 6 ({aside}), 2 users, 3 items, 75% clicked, 7.5 seconds a click; {missing}"
+    )
+    for path in out.iterdir():
+        path.unlink()
+    (data / "interactions.csv").write_text("user_id,item_id,timestamp,click,watch_time\n1,a,2024-05-01,0,2\n")
+    (data / "interactions-2024-05-31.csv").write_text(LOG)
+    summary = ingest("canonical", data, out, TOLERANT, NOW)
+    assert (summary["unused"], summary["unread"]) == (["click", "watch_time"], ["interactions-2024-05-31.csv"])
+    assert in_words(summary).startswith(
+        "1 rows, 1 users, 1 items, 100% clicked, no watch seconds; not in the log: clicked"
+    )
+    assert in_words(summary).endswith("not used: click, watch_time; not read: interactions-2024-05-31.csv")
 
 
 def test_the_same_input_gives_the_same_bytes_of_content(data: Path, out: Path, tmp_path: Path) -> None:

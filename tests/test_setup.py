@@ -35,12 +35,12 @@ def plan(checkout: Path, *words: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "bench"])
+@pytest.mark.parametrize("target", ["install", "demo", "test", "check", "bench"])
 def test_a_second_call_installs_nothing(checkout: Path, target: str) -> None:
     assert "pip install" not in plan(checkout, target)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "check", "bench"])
+@pytest.mark.parametrize("target", ["install", "demo", "test", "check", "bench"])
 @pytest.mark.parametrize("changed", ["pyproject.toml", "constraints.txt"])
 def test_changed_requirements_are_installed_again(checkout: Path, target: str, changed: str) -> None:
     touched(checkout / changed, 100)
