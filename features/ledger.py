@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.profiles import NEVER, NOTHING_DUE, Events, Side, Tally, tally_of
+from features.sides import Side
 from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
+from features.tallies import NEVER, NOTHING_DUE, Events, Tally, tally_of
 from features.tastes import TASTE_COLUMNS, Since, Slots, TasteLaws, beliefs_as_of, followed, taste_columns
 from features.timeline import Spans, Timeline, pair_keys, timeline_order
 

@@ -10,8 +10,10 @@ from features import ingest as ingestion
 from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
 from features.ledger import Ledger
-from features.profiles import Events, Side, category_values, profiles, side_of, tally_of
+from features.profiles import profiles
+from features.sides import Side, category_values, side_of
 from features.tables import ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
+from features.tallies import Events, tally_of
 from features.taste_learning import learn_tastes
 from features.tokens import token_histories
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of

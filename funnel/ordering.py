@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import Refused
-from features.profiles import Side
+from features.sides import Side
 from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
 from features.timeline import pair_keys
 from features.vocabulary import Vocabulary

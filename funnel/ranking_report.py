@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.ledger import Block
-from features.profiles import tally_of
 from features.tables import DURATION_SECONDS
+from features.tallies import tally_of
 from funnel.judged import Judged, mean
 from funnel.plots import calibration_bars, seconds_by_bucket
 from funnel.work import FROZEN, Impressions, Work, logs_impressions, watched

@@ -11,7 +11,7 @@ import pandas as pd
 
 from features.errors import Refused
 from features.histories import Histories
-from features.profiles import Side
+from features.sides import Side
 from funnel.epochs import draw_epochs, epoch_text
 from funnel.lists import ArrayFile, Ranked, write_lists
 from funnel.plots import index_sweep

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from features.histories import Histories
 from features.ledger import Ledger
-from features.profiles import Events, Side
+from features.sides import Side
 from features.tables import DEVICE, POSITION, PROPENSITY, SURFACE, WATCH_SECONDS
+from features.tallies import Events
 from features.tastes import TasteLaws
 from features.vocabulary import Vocabulary
 from features.windows import Windows

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from features.errors import Refused
 from features.ledger import Block, Ledger
-from features.profiles import Events
+from features.tallies import Events
 from ranking.rows import Exposures, blocks_of
 
 Blocks = dict[str, Block]

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from features.histories import Histories
 from features.ledger import Ledger
-from features.profiles import Side
+from features.sides import Side
 from features.tables import CHANNEL
 from features.vocabulary import Vocabulary
 from features.windows import Windows

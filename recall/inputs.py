@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from features.profiles import Side
+from features.sides import Side
 from recall.vectors import TowerInputs, TowerShape
 
 Int32 = npt.NDArray[np.int32]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from features.profiles import Side
+from features.sides import Side
 from features.tables import PUBLISHED_AT
 from features.vocabulary import Vocabulary
 from recall.config import RecallConfig

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from features.histories import histories_of
-from features.profiles import Side
+from features.sides import Side
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from recall.candidates import Pairs

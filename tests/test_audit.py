@@ -5,7 +5,8 @@ import pytest
 
 from features.errors import Refused
 from features.ledger import HOUR, Ledger
-from features.profiles import Events, Side
+from features.sides import Side
+from features.tallies import Events
 from ranking.audit import refuse_the_future
 from ranking.rows import Exposures, blocks_of
 

@@ -7,7 +7,8 @@ import pytest
 
 from features.histories import histories_of
 from features.ledger import Ledger
-from features.profiles import Events, Side
+from features.sides import Side
+from features.tallies import Events
 from recall.channels import Popularity, catalogue_of, channels_as_of, chosen_popularity, in_force, switched_off
 from recall.config import CHANNELS, RecallConfig
 from recall.index import index_of

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from features.histories import histories_of, samples_of
-from features.profiles import Side
+from features.sides import Side
 from recall import examples
 from recall.config import RecallConfig
 from recall.examples import HOUR, Examples, capped, keep_probability

@@ -9,7 +9,7 @@ import pytest
 
 from features.errors import Refused
 from features.histories import histories_of, samples_of
-from features.profiles import Side
+from features.sides import Side
 from features.vocabulary import NEVER_SHOWN, Vocabulary
 from features.windows import Windows
 from recall import examples, judging

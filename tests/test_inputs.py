@@ -3,7 +3,7 @@
 import numpy as np
 
 from features.histories import histories_of
-from features.profiles import Side
+from features.sides import Side
 from recall.inputs import Readings
 from recall.vectors import TowerShape
 

@@ -20,7 +20,8 @@ from features.ledger import (
     Ledger,
     duration_groups,
 )
-from features.profiles import Events, Side
+from features.sides import Side
+from features.tallies import Events
 
 USERS, ITEMS, ROWS = 5, 7, 150
 COUNTRIES, ITEM_COUNTRIES = np.array([0, 1, 2, 1, 0], np.int32), np.array([0, 1, 2, 0, 1, 1, 2], np.int32)

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.profiles import NEVER, Events, Side, Tally, profiles, side_of, tally_of
+from features.profiles import profiles
+from features.sides import Side, side_of
+from features.tallies import NEVER, Events, Tally, tally_of
 from features.vocabulary import Vocabulary
 
 Event = tuple[int, int, bool, float | None]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from features.histories import histories_of
-from features.profiles import Side
+from features.sides import Side
 from recall import scores
 from recall.inputs import Readings
 from recall.scores import Opinion, rolled_columns

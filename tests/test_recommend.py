@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from features.ledger import Ledger
-from features.profiles import Events, Side
+from features.sides import Side
+from features.tallies import Events
 from ranking import recommend
 from ranking.normalisers import Limits, normalisers_of
 from ranking.recommend import Lists, recommender_of

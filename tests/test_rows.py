@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from features.ledger import Block, Ledger
-from features.profiles import Events, Side
+from features.sides import Side
+from features.tallies import Events
 from ranking.rows import LABELS, SHRINKAGE, Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from features.histories import histories_of
-from features.profiles import Side
+from features.sides import Side
 from features.tables import PUBLISHED_AT
 from features.vocabulary import NEVER_SHOWN, Vocabulary
 from recall.config import RecallConfig

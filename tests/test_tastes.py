@@ -9,7 +9,8 @@ import pytest
 
 from features.errors import Refused
 from features.ledger import DAY, HOUR, Ledger
-from features.profiles import Events, Side
+from features.sides import Side
+from features.tallies import Events
 from features.taste_learning import FEWEST_SLOTS, STATES, learn_tastes
 from features.taste_loops import (
     A_DAY,

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from features.histories import histories_of, samples_of
-from features.profiles import Side
+from features.sides import Side
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from recall import judging

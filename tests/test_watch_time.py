@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from features.ledger import HOUR, Ledger
-from features.profiles import Events, Side
+from features.sides import Side
+from features.tallies import Events
 from recall.candidates import Pairs
 from recall.requests import Requests
 from recall.watch_time import Odds, fitted, watch_time

@@ -20,7 +20,7 @@ from benchmarks.shared.logs import synthetic
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.ours import Ours
 from benchmarks.shared.tables import publish
-from features.profiles import Side
+from features.sides import Side
 from features.tables import CHANNEL, DURATION_SECONDS
 from recall.config import RecallConfig
 

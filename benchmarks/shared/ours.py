@@ -11,7 +11,7 @@ import pyarrow as pa
 from benchmarks.shared.logs import LAST, Log
 from benchmarks.shared.pace import Pace
 from features.histories import histories_of, samples_of
-from features.profiles import Side
+from features.sides import Side
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from recall.config import RecallConfig
