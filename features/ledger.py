@@ -149,7 +149,7 @@ class Ledger:
         numbers |= self._lately("item", items, counts, moments)
         for name, side in self.sides.items():
             numbers |= self._rates(name, reading.counts(name, side[items]), reading.whole)
-        if "duration" in self.sides:
+        if "like_length" in self.sides:
             numbers |= _completion(counts, numbers)
         codes = {f"item_{name}": codes[items] for name, codes in self.items.codes.items()}
         return Block(len(items), numbers, {"item": items.astype(np.int32)} | codes)
@@ -305,7 +305,7 @@ class Ledger:
         sides = {"channel": CHANNEL, "topic": TOPICS}
         known = {name: self.items.codes[column] for name, column in sides.items() if column in self.items.codes}
         if DURATION_SECONDS in self.items.numbers:
-            known["duration"] = duration_groups(self.items.numbers[DURATION_SECONDS])
+            known["like_length"] = duration_groups(self.items.numbers[DURATION_SECONDS])
         # Items without a channel do not share one: a negative key has no events.
         return {name: np.where(codes > 0, codes, -1) for name, codes in known.items()}
 
@@ -557,7 +557,7 @@ def _focus(counts: Counts) -> dict[str, Float64]:
 def _completion(counts: Counts, numbers: Mapping[str, Float64]) -> dict[str, Float64]:
     """Mean seconds a click over the item's length, drawn to those of like length; NaN where the length is unknown."""
     known = counts["known"] + OWN_PRIOR_ROWS
-    mean = (counts["seconds"] + OWN_PRIOR_ROWS * numbers["duration_seconds"]) / known
+    mean = (counts["seconds"] + OWN_PRIOR_ROWS * numbers["like_length_seconds"]) / known
     return {"item_completion": mean / np.maximum(numbers[f"item_{DURATION_SECONDS}"], 1.0)}
 
 

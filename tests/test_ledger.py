@@ -226,7 +226,7 @@ def expected(events, user, item, instant):
     row["item_duration_seconds"], row["item_duration_unknown"] = DURATIONS[item], float(np.isnan(DURATIONS[item]))
     known = COUNTRIES[user] > 0 and ITEM_COUNTRIES[item] > 0
     row["same_country"] = float(COUNTRIES[user] == ITEM_COUNTRIES[item]) if known else math.nan
-    for name, side in (("channel", CHANNELS), ("topic", TOPICS), ("duration", GROUPS)):
+    for name, side in (("channel", CHANNELS), ("topic", TOPICS), ("like_length", GROUPS)):
         row |= rates(name, counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0)), whole)
         of_side = counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0))
         rows = of(lambda u, i, side=side: u == user and side[i] == side[item] > 0)
@@ -238,7 +238,7 @@ def expected(events, user, item, instant):
         row |= completion_lift(f"user_{name}", events, rows, share_by_item)
         share = (of_side[0] + 1) / (whole[0] + PRIOR_SHOWN)
         row[f"user_{name}_exposure_lift"] = math.log((own[0] + HALF_SHOWN) / (len(mine) * share + HALF_SHOWN))
-        if name == "duration":
+        if name == "like_length":
             continue
         recent = [r for r in rows if r in mine_lately]
         row[f"user_{name}_share"] = math.log((own[0] + HALF_SHOWN) / (len(mine) + PRIOR_SHOWN))
@@ -253,7 +253,7 @@ def expected(events, user, item, instant):
     row["user_channel_lift_in_topic"] = math.log(lift)
     row |= focus(events, mine)
     clicks = counts(events, of(lambda _, i: i == item))
-    seconds = clicks[3] + OWN_PRIOR_ROWS * row["duration_seconds"]
+    seconds = clicks[3] + OWN_PRIOR_ROWS * row["like_length_seconds"]
     row["item_completion"] = seconds / (clicks[2] + OWN_PRIOR_ROWS) / np.maximum(DURATIONS[item], 1)
     return row
 
