@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.due import HALF_LENGTH, OWN_PRIOR_ROWS, PRIOR_ROWS, Due, Rates, rates_of_all
 from features.sides import Side
 from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
 from features.tallies import NEVER, NOTHING_DUE, Events, Tally, tally_of
@@ -27,21 +28,13 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Contexts = Mapping[str, Int32]
 Counts = Mapping[str, npt.NDArray[Any]]
-Rates = tuple[Float64, Float64]
-# Click rate, mean seconds a click, mean share of the length a click.
-Expectation = tuple[Float64, Float64, Float64]
 
 HOUR, DAY = 3_600 * 1_000_000, 86_400 * 1_000_000
-PRIOR_ROWS = 10.0
-# A user's rates in a topic are drawn to the user's own as by so many rows, an item's mean seconds to its length's.
-OWN_PRIOR_ROWS = 3.0
 # An exposure lift is drawn to 0 as by half an impression, the shares of the log to nothing as by ten.
 HALF_SHOWN, PRIOR_SHOWN = 0.5, 10.0
 SPANS = {"hour": HOUR, "day": DAY}
 # Tastes change within days: what was shown of the like lately is counted apart.
 LATELY = 3 * DAY
-# Whoever watches an item again and again has watched it twice; a completion lift is drawn to 0 as by half a length.
-MOST_SHARE, HALF_LENGTH = 2.0, 0.5
 # How often two impressions of a user are of one topic is drawn to a tenth, as by ten pairs.
 PRIOR_PAIRS, PRIOR_ALIKE = 10.0, 1.0
 # Lengths at which watching changes: what is watched of five seconds and of five minutes is not one habit.
@@ -219,9 +212,9 @@ class Ledger:
             instants=np.asarray(self.events.instants, np.int64),
             topics=np.where(topics > 0, topics - 1, -1).astype(np.int64),
             surfaces=np.asarray(self.contexts.get(SURFACE, np.zeros(len(topics))), np.int64),
-            rates=self._due_by_item["clicks_due"],
+            rates=self.due.by_item["clicks_due"],
             clicked=self.events.clicked,
-            watched=self._watched_over_due,
+            watched=self.due.watched_over_due,
         )
         return slots.take(self._shown[1])
 
@@ -229,17 +222,6 @@ class Ledger:
     def topics(self) -> int:
         """How many topics items have; 0 where the log does not say."""
         return int(self.sides["topic"].max(initial=0)) if "topic" in self.sides else 0
-
-    @cached_property
-    def _watched_over_due(self) -> Float64:
-        """How much of each click was watched, over what its item had led to expect; NaN of what is not known."""
-        due, seconds = self._due_by_item, self.events.seconds
-        if "shares" in due:
-            given, expected = due["shares"], due["shares_due"]
-        else:
-            given, expected = seconds, due["seconds_due"] / due["clicks_due"]
-        known = self.events.clicked & ~np.isnan(seconds) & (expected > 0)
-        return np.where(known, given, np.nan) / np.where(known, expected, 1.0)
 
     @cached_property
     def _left(self) -> dict[str, dict[str, Float64]]:
@@ -312,7 +294,7 @@ class Ledger:
     def _tally(self, name: str) -> Tally:
         if name not in self._tallies:
             left = self._left[name] if self.tastes and name in FOLLOWED else NOTHING_DUE
-            self._tallies[name] = tally_of(self._keys(name), self.events, self._due(name), left)
+            self._tallies[name] = tally_of(self._keys(name), self.events, self._summed(name), left)
         return self._tallies[name]
 
     def _shown_and_clicked(self, name: str, keys: npt.NDArray[Any], moments: Int64) -> tuple[Float64, Float64]:
@@ -320,84 +302,25 @@ class Ledger:
         tally = self._tally(name)
         return tally.shown_and_clicked(tally.timeline.spans(keys, moments))
 
-    def _due(self, name: str) -> Mapping[str, Float64]:
-        """What was due of each event: by its item for what is counted by user, by its user for the item's.
-
-        For the user also how many earlier impressions, and clicks, its topic makes a pair with.
+    def _summed(self, name: str) -> Mapping[str, Float64]:
+        """What is summed of each event beside its clicks: what was due by its item for what is counted by user, by its
+        user for the item's. For the user also how many earlier impressions, and clicks, its topic makes a pair with.
         """
         if name == "user" and "topic" in self.sides:
-            return self._due_by_item | self._alike
+            return self.due.by_item | self.due.alike
         if name.startswith("user"):
-            return self._due_by_item
+            return self.due.by_item
         if name == "item":
-            return self._due_by_user
-        return self._watched if name == "all" else NOTHING_DUE
+            return self.due.by_user
+        return self.due.watched if name == "all" else NOTHING_DUE
 
     @cached_property
-    def _due_by_item(self) -> dict[str, Float64]:
-        """What the item of each event had led to expect: its click rate and seconds an impression as of it."""
-        return self._expected(self._drawn("item", self._known_before, PRIOR_ROWS))
-
-    @cached_property
-    def _due_by_user(self) -> dict[str, Float64]:
-        """What the user of each event had led to expect, in the item's topic where there are topics."""
-        own = self._drawn("user", self._known_before, PRIOR_ROWS)
-        topical = "topic" in self.sides
-        return self._expected(self._drawn("user_topic", own, OWN_PRIOR_ROWS) if topical else own)
-
-    @cached_property
-    def _known_before(self) -> Expectation:
-        """What the whole log before each event had led to expect of any."""
-        counts = self._tally("all").as_of(self._keys("all"), self.events.instants)
-        known = "shares" in counts
-        share = (counts["shares"] + HALF_LENGTH) / (counts["measured"] + 1) if known else np.zeros(len(counts["shown"]))
-        return *_rates_of_all(counts), share
-
-    @cached_property
-    def _watched(self) -> dict[str, Float64]:
-        """Of each click how much of the item's length was watched, and whether that is known; of other events 0."""
-        if DURATION_SECONDS not in self.items.numbers:
-            return {}
-        lengths, seconds = self.items.numbers[DURATION_SECONDS][self.events.items], self.events.seconds
-        measured = self.events.clicked & ~np.isnan(seconds) & ~np.isnan(lengths)
-        shares = np.minimum(
-            np.where(measured, seconds, 0.0) / np.maximum(np.where(measured, lengths, 1.0), 1.0), MOST_SHARE
-        )
-        return {"shares": shares, "measured": measured.astype(np.float64)}
-
-    @cached_property
-    def _alike(self) -> dict[str, Float64]:
-        """Earlier impressions of the same user in each event's topic, and of a click the earlier clicks."""
-        earlier = self._so_far("user_topic")
-        return {"alike": earlier["shown"], "clicks_alike": np.where(self.events.clicked, earlier["clicks"], 0.0)}
-
-    def _so_far(self, name: str) -> Counts:
-        """What was known of each event's key as of it."""
-        keys = self._keys(name)
-        return tally_of(keys, self.events, self._watched).as_of(keys, self.events.instants)
-
-    def _drawn(self, name: str, towards: Expectation, rows: float) -> Expectation:
-        """Click rate, mean seconds and mean share of the length a click, of each event's key as of it.
-
-        Drawn to others as by so many rows.
-        """
-        counts = self._so_far(name)
-        rate = (counts["clicks"] + rows * towards[0]) / (counts["shown"] + rows)
-        seconds = (counts["seconds"] + rows * towards[1]) / (counts["known"] + rows)
-        if "shares" not in counts:
-            return rate, seconds, towards[2]
-        return rate, seconds, (counts["shares"] + rows * towards[2]) / (counts["measured"] + rows)
-
-    def _expected(self, drawn: Expectation) -> dict[str, Float64]:
-        """Clicks and seconds that were due of each event; none where a click's seconds are unknown.
-
-        Of a click whose share of the length is known, that share and the one that was due.
-        """
-        rate, seconds, share = drawn
-        due = {"clicks_due": rate, "seconds_due": np.where(np.isnan(self.events.seconds), 0.0, rate * seconds)}
-        if not self._watched:
-            return due
-        return due | {"shares": self._watched["shares"], "shares_due": self._watched["measured"] * share}
+    def due(self) -> Due:
+        """What had been due of each event."""
+        names = ("all", "user", "item", *(["user_topic"] if "topic" in self.sides else []))
+        lengths = self.items.numbers.get(DURATION_SECONDS)
+        of_events = None if lengths is None else lengths[self.events.items]
+        return Due(self.events, {name: self._keys(name) for name in names}, of_events)
 
     @cached_property
     def _tallies(self) -> dict[str, Tally]:
@@ -509,7 +432,7 @@ class _Reading:
     @cached_property
     def whole(self) -> Rates:
         """The whole log's rates so far."""
-        return _rates_of_all(self._all)
+        return rates_of_all(self._all)
 
     @property
     def shown_to_all(self) -> Float64:
@@ -519,10 +442,6 @@ class _Reading:
     @property
     def _all(self) -> Counts:
         return self.counts("all", np.zeros(len(self.moments), np.int32))
-
-
-def _rates_of_all(counts: Counts) -> Rates:
-    return (counts["clicks"] + 1) / (counts["shown"] + 2), (counts["seconds"] + 1) / (counts["known"] + 1)
 
 
 def _lifts(name: str, counts: Counts, whole: Rates) -> dict[str, Float64]:

@@ -6,14 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from features.due import OWN_PRIOR_ROWS, PRIOR_ROWS
 from features.ledger import (
     DAY,
     HALF_SHOWN,
     HOUR,
     LAST_ITEM,
     LATELY,
-    OWN_PRIOR_ROWS,
-    PRIOR_ROWS,
     PRIOR_SHOWN,
     SPANS,
     Block,
