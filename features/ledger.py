@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.due import HALF_LENGTH, OWN_PRIOR_ROWS, PRIOR_ROWS, Due, Rates, rates_of_all
+from features.instants import DAY, HOUR
 from features.sides import Side
 from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
 from features.tallies import NEVER, NOTHING_DUE, Events, Tally, tally_of
@@ -29,7 +30,6 @@ Int64 = npt.NDArray[np.int64]
 Contexts = Mapping[str, Int32]
 Counts = Mapping[str, npt.NDArray[Any]]
 
-HOUR, DAY = 3_600 * 1_000_000, 86_400 * 1_000_000
 # An exposure lift is drawn to 0 as by half an impression, the shares of the log to nothing as by ten.
 HALF_SHOWN, PRIOR_SHOWN = 0.5, 10.0
 SPANS = {"hour": HOUR, "day": DAY}

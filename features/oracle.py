@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from features import world as w
 from features.errors import Refused
+from features.instants import DAY
 from features.reader import beliefs
 from features.simulated import Log
-from features.world import DAY, SITUATIONS, Flags, Floats, Instant, Ints, World
+from features.world import SITUATIONS, Flags, Floats, Instant, Ints, World
 
 # Users whose [users, items] scores are in memory at once.
 CHUNK = 1_000

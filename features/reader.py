@@ -16,8 +16,9 @@ So a learner that passes this reader has found what those approximations miss; o
 import numpy as np
 
 from features import world as w
+from features.instants import DAY, HOUR
 from features.simulated import SURFACES, Log, shelves
-from features.world import DAY, HOUR, LEVELS, Floats, Instant, Ints, World
+from features.world import LEVELS, Floats, Instant, Ints, World
 
 
 def beliefs(world: World, log: Log, at: Instant) -> Floats:

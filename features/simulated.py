@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from features import tables as t
 from features import world as w
 from features.errors import Refused
-from features.world import DAY, HOUR, Block, Codes, Flags, Floats, Instants, Ints, World, WorldConfig
+from features.instants import DAY, HOUR, SECOND
+from features.world import Block, Codes, Flags, Floats, Instants, Ints, World, WorldConfig
 
 SURFACES = ("home", "up_next", "search")
 QUERY_FORMS = ("{}", "{} for beginners", "best {}", "{} explained")
 RHYTHM = np.array([2, 1, 1, 1, 1, 2, 4, 6, 6, 5, 5, 6, 7, 6, 5, 5, 6, 8, 10, 12, 12, 10, 7, 4]) / 132
 TASTE, POPULAR, RANDOM = range(3)
-SECOND = 1_000_000
 SLOT_SECONDS = 3
 SEARCH_FOCUS = 0.7
 # A way of picking that has shown a user nearly all it could is left to chance, so that redrawing always ends.

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from features.taste_loops import A_DAY, Expected, Links, filter_chains, smooth_chains
+from features.instants import DAY
+from features.taste_loops import Expected, Links, filter_chains, smooth_chains
 from features.tastes import Followed, Slots, TasteLaws, followed, outcomes
 
 Bools = npt.NDArray[np.bool_]
@@ -136,7 +137,7 @@ def _chains(slots: Slots, topics: int) -> _Chains:
     order = np.lexsort((instants, keys))
     firsts = np.diff(keys[order], prepend=-1) != 0
     since = np.where(firsts, slots.instants[slots.firsts][of_user[order]], np.append(0, instants[order][:-1]))
-    days = (instants[order] - since) / A_DAY
+    days = (instants[order] - since) / DAY
     return _Chains(row[order], of_user[order], of_topic[order], firsts, days, last)
 
 

@@ -10,11 +10,12 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from features.instants import DAY
+
 Bools = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-A_DAY = 86_400 * 1e6
 # How many slots of a user pass until all their beliefs are brought up to date.
 REFRESHED_EVERY = 5
 LEAST_PULL = 0.1
@@ -100,13 +101,13 @@ def follow_slots(shown: Shown, motion: Motion, trail: Trail) -> None:
             _copy(mean_prior, unseen)
             unseen_clock, unseen_instant = 0.0, now
         if since >= REFRESHED_EVERY:
-            _pass(unseen, mean_prior, motion, (now - unseen_instant) / A_DAY, clock - unseen_clock, came)
+            _pass(unseen, mean_prior, motion, (now - unseen_instant) / DAY, clock - unseen_clock, came)
             unseen_clock, unseen_instant = clock, now
             of_unseen = _product(unseen, pulls)
             total = (topics_in_all - count) * of_unseen
             for place in range(count):
                 topic = seen[place]
-                days, passed = (now - at_instant[topic]) / A_DAY, clock - at_clock[topic]
+                days, passed = (now - at_instant[topic]) / DAY, clock - at_clock[topic]
                 _pass(beliefs[topic], prior[topic], motion, days, passed, came)
                 at_clock[topic], at_instant[topic] = clock, now
                 pulled[topic] = _product(beliefs[topic], pulls)
@@ -121,11 +122,11 @@ def follow_slots(shown: Shown, motion: Motion, trail: Trail) -> None:
             places[topic], seen[count] = count, topic
             count += 1
             _copy(prior[topic], belief)
-            _pass(belief, prior[topic], motion, (now - start) / A_DAY, clock, came)
+            _pass(belief, prior[topic], motion, (now - start) / DAY, clock, came)
             before = of_unseen
         else:
             _copy(beliefs[topic], belief)
-            days, passed = (now - at_instant[topic]) / A_DAY, clock - at_clock[topic]
+            days, passed = (now - at_instant[topic]) / DAY, clock - at_clock[topic]
             _pass(belief, prior[topic], motion, days, passed, came)
             before = pulled[topic]
         whole = 0.0

@@ -22,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from features.errors import Refused
+from features.instants import MINUTE
 from features.taste_loops import Motion, Shown, Trail, bring_forward, follow_slots
 
 Bools = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-PAGE = 10 * 60 * 1_000_000
+PAGE = 10 * MINUTE
 UNCLICKED = 0
 TASTE_COLUMNS = ("believed_click", "believed_watch", "believed_pull", "certainty")
 

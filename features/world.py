@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from features.errors import Refused
+from features.instants import DAY
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -33,7 +34,6 @@ Block = TypeVar("Block")
 
 LEVELS, SITUATIONS = 4, 16
 PAGE_SIZES = (8, 12)
-HOUR, DAY = 3_600_000_000, 86_400_000_000
 
 LANGUAGES = ("en", "es", "de")
 COUNTRIES, COUNTRY_SHARES = ("US", "GB", "ES", "MX", "DE"), (0.4, 0.2, 0.12, 0.1, 0.18)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.instants import DAY
 from features.tables import PUBLISHED_AT
 from funnel.work import Impressions, Work, held_out, saved_candidates, watched
 from recall.metrics import Holdout
@@ -17,8 +18,6 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt16 = npt.NDArray[np.uint16]
-
-DAY = 24 * 3_600 * 1_000_000
 
 
 @dataclass(frozen=True)

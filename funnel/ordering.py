@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import Refused
+from features.instants import HOUR
 from features.sides import Side
 from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
 from features.timeline import pair_keys
@@ -26,7 +27,6 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-HOUR = 3_600 * 1_000_000
 COSTS_AT = 10
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from features.instants import HOUR, SECOND
 from ranking.slices import by_duration
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-SECOND, HOUR = 1_000_000, 3_600 * 1_000_000
 # The factor is drawn to 1 as by so many impressions.
 PRIOR_ROWS = 100.0
 LEAST_SECONDS = 1e-9

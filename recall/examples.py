@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.instants import HOUR
 from recall.config import RecallConfig
 from recall.inputs import Readings
 from recall.negatives import Counts, Draw, drawer
@@ -21,7 +22,6 @@ Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-HOUR = 3_600 * 1_000_000
 SHARD_WATCHES = 4_000_000
 STEPS_AN_EPOCH, SMALLEST_BATCH = 250, 32
 

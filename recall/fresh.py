@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from features.instants import HOUR
 from recall.candidates import first
 from recall.requests import Columns, Named, Requests
 
@@ -14,7 +15,6 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Intp = npt.NDArray[np.intp]
 
-HOUR = 3_600 * 1_000_000
 # More than this many new items are not looked at: the newest are.
 NEWEST = 4096
 FEW_WATCHES = 50

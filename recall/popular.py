@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.instants import HOUR
 from recall.candidates import Candidates, Flags, Pairs, first, pairs_before
 from recall.requests import Columns, Named, Requests, seen_only
 
@@ -17,7 +18,6 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Intp = npt.NDArray[np.intp]
 
-HOUR = 3_600 * 1_000_000
 # Hours after which a watch counts half; None: it always counts 1.
 HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
 # A segment's own counts weigh as much as the whole's once it has so many (decayed) watches.

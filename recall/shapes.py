@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from features.instants import HOUR
 from features.sides import Side
 from features.tables import PUBLISHED_AT
 from features.vocabulary import Vocabulary
@@ -15,7 +16,6 @@ from recall.vectors import ItemFacts, TowerShape, category_dim
 
 Float64 = npt.NDArray[np.float64]
 
-HOUR = 3_600 * 1_000_000
 # A category that holds fewer users than this on average names its users instead of describing them.
 USERS_A_CATEGORY = 20
 AGE_HOURS = "age_hours"

@@ -6,6 +6,7 @@ import pytest
 
 from features import world as w
 from features.errors import Refused
+from features.instants import DAY, HOUR
 from features.oracle import (
     Ask,
     Pairs,
@@ -25,7 +26,7 @@ from ranking.policies import Logged, Policy, softmax_of_places
 CONFIG = WorldConfig(
     users=1_200, users_a_day=20, items=300, items_a_day=40, days=4, impressions_a_day=20_000, topics=12
 )
-AT = CONFIG.origin + 3 * w.DAY + 15 * w.HOUR
+AT = CONFIG.origin + 3 * DAY + 15 * HOUR
 NOTHING = Pairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
@@ -145,7 +146,7 @@ def test_a_policys_draws_are_worth_what_the_world_says_of_each_in_its_slot(world
     policy = Policy(np.array([1, 2, 7], np.int32), lists, softmax_of_places(lists, 1.0), np.zeros(lists.shape))
     users, items = np.array([1, 1, 1, 2, 7], np.int32), np.array([3, 8, 4, 9, 1], np.int32)
     positions, none = np.array([1, 2, 3, 0, 1], np.int32), np.zeros(5)
-    log, instants = Logged(users, items, none > 0, none, none + 1, positions), AT + w.HOUR * np.arange(5)
+    log, instants = Logged(users, items, none > 0, none, none + 1, positions), AT + HOUR * np.arange(5)
     # The third slot of user 1 has nothing left, user 7 has no list; an unknown position is looked at like the first.
     chances = {(0, 3): 2 / 3, (0, 8): 1 / 3, (1, 8): 1.0, (3, 5): 6 / 11, (3, 3): 3 / 11, (3, 9): 2 / 11}
     worth = 0.0
@@ -194,7 +195,7 @@ def _one_row_a_user(world: World, log: Log, hours: list[int], items: list[int]) 
         log,
         user_id=world.user_ids[:count],
         item_id=world.item_ids[items],
-        timestamp=(AT + np.array(hours) * w.HOUR).view("datetime64[us]"),
+        timestamp=(AT + np.array(hours) * HOUR).view("datetime64[us]"),
         clicked=np.ones(count, dtype=bool),
         position=np.ones(count, dtype=np.int64),
         watch_seconds=np.ones(count),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from features import world as w
+from features.instants import DAY, HOUR
 from features.reader import beliefs
 from features.simulated import SURFACES, Log, simulate
 from features.world import World, WorldConfig
@@ -11,7 +12,7 @@ from features.world import World, WorldConfig
 CONFIG = WorldConfig(
     users=1_200, users_a_day=20, items=300, items_a_day=40, days=4, impressions_a_day=20_000, topics=12
 )
-AT = CONFIG.origin + 3 * w.DAY + 15 * w.HOUR
+AT = CONFIG.origin + 3 * DAY + 15 * HOUR
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def _one_row_a_user(world: World, log: Log, hours: list[int], items: list[int]) 
         log,
         user_id=world.user_ids[:count],
         item_id=world.item_ids[items],
-        timestamp=(AT + np.array(hours) * w.HOUR).view("datetime64[us]"),
+        timestamp=(AT + np.array(hours) * HOUR).view("datetime64[us]"),
         clicked=np.ones(count, dtype=bool),
         position=np.ones(count, dtype=np.int64),
         watch_seconds=np.ones(count),

@@ -9,6 +9,7 @@ import pytest
 from features import simulated as s
 from features import world as w
 from features.errors import Refused
+from features.instants import DAY, HOUR
 from features.simulated import Log, load_log, load_truth, simulate, write
 from features.tables import CONTRACTS
 from features.world import Floats, Ints, World, WorldConfig, expected_seconds
@@ -58,7 +59,7 @@ def _microseconds(log: Log) -> Ints:
 
 def _published_then(world: World, instants: Ints) -> Ints:
     """How many items the feed could pick from: those out at the top of the hour."""
-    return np.searchsorted(np.sort(world.items.published), instants // w.HOUR * w.HOUR, side="right")
+    return np.searchsorted(np.sort(world.items.published), instants // HOUR * HOUR, side="right")
 
 
 def test_watched_seconds_agree_with_their_expectation_in_every_bucket(world: World, log: Log) -> None:
@@ -144,7 +145,7 @@ def test_inverse_propensity_weights_recover_the_value_of_showing_at_random(world
     estimate = log.watch_seconds[rows] * chance / log.propensity[rows]
     some = rows[:: len(rows) // 400]
     user, item = (g.ravel() for g in np.meshgrid(log.user_id[some], world.item_ids, indexing="ij"))
-    top = np.repeat(_microseconds(log)[some] // w.HOUR * w.HOUR, len(world.item_ids))
+    top = np.repeat(_microseconds(log)[some] // HOUR * HOUR, len(world.item_ids))
     value = expected_seconds(world, user, item, top).sum() / _published_then(world, top).mean() / some.size
     naive = log.watch_seconds[rows].mean()
     assert naive > 3 * value
@@ -188,7 +189,7 @@ def test_a_page_has_eight_to_twelve_distinct_items(log: Log) -> None:
 def test_activity_is_heavy_tailed_and_has_a_daily_rhythm(log: Log) -> None:
     _, rows = np.unique(log.user_id, return_counts=True)
     assert np.percentile(rows, 99) > 4 * np.median(rows)
-    by_hour = np.bincount(_microseconds(log) // w.HOUR % 24, minlength=24)
+    by_hour = np.bincount(_microseconds(log) // HOUR % 24, minlength=24)
     assert by_hour[19:22].mean() > 4 * by_hour[1:5].mean()
     assert len(log.user_id) == pytest.approx(CONFIG.days * CONFIG.impressions_a_day, rel=0.1)
 
@@ -281,7 +282,7 @@ def test_users_who_have_seen_nearly_everything_are_still_served() -> None:
 
 def _feed_after(world: World, log: Log, pages: int, same_user: bool = False) -> s._Feed:
     """The feed at noon of day 3 for the most active users, or for one of them many times over."""
-    top = CONFIG.origin + 3 * w.DAY + 12 * w.HOUR
+    top = CONFIG.origin + 3 * DAY + 12 * HOUR
     before = log.clicked & (_microseconds(log) < top)
     user, item = world.user_index(log.user_id[before]), world.item_index(log.item_id[before])
     seen = np.append(np.unique(user * len(world.items.channel) + item), s.NO_KEY)

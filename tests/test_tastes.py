@@ -13,7 +13,6 @@ from features.sides import Side
 from features.tallies import Events
 from features.taste_learning import FEWEST_SLOTS, STATES, learn_tastes
 from features.taste_loops import (
-    A_DAY,
     LEAST_PULL,
     REFRESHED_EVERY,
     Expected,
@@ -91,8 +90,8 @@ def by_a_loop(slots, laws):
         if since >= REFRESHED_EVERY:
             since = 0
             for known, (belief, then, at) in of.items():
-                of[known] = passing(belief, laws.prior[known], laws, (now - then) / A_DAY, clock - at), now, clock
-            days, passed = (now - unseen[1]) / A_DAY, clock - unseen[2]
+                of[known] = passing(belief, laws.prior[known], laws, (now - then) / DAY, clock - at), now, clock
+            days, passed = (now - unseen[1]) / DAY, clock - unseen[2]
             unseen = passing(unseen[0], laws.prior.mean(axis=0), laws, days, passed), now, clock
         new = len(laws.prior) - len(of)
         total = sum(belief @ laws.pulls for belief, _, _ in of.values()) + new * (unseen[0] @ laws.pulls)
@@ -102,7 +101,7 @@ def by_a_loop(slots, laws):
             beliefs.append(laws.prior.mean(axis=0))
             continue
         belief, then, at = of.get(topic, (laws.prior[topic], began, 0.0))
-        before = passing(belief, laws.prior[topic], laws, (now - then) / A_DAY, clock - at)
+        before = passing(belief, laws.prior[topic], laws, (now - then) / DAY, clock - at)
         page = row > 0 and not slots.firsts[row] and slots.surfaces[row] == slots.surfaces[row - 1]
         page = page and now - slots.instants[row - 1] <= PAGE and slots.topics[row - 1] >= 0
         again = laws.again[slots.surfaces[row]] if page else 0.0

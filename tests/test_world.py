@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from features import world as w
 from features.errors import Refused
+from features.instants import HOUR
 from features.world import World, WorldConfig, build, expected_seconds
 
 SMALL = WorldConfig(users=400, users_a_day=20, items=200, items_a_day=30, days=5, topics=8, favourite_topics=1.5)
@@ -90,7 +91,7 @@ def test_a_higher_level_the_favourite_channel_and_the_own_language_never_lower_a
 def test_buzz_rises_within_hours_and_fades_within_days(world: World) -> None:
     item = np.zeros(4, dtype=np.int64)
     published = world.items.published[0]
-    newborn, risen, faded, old = w.buzz(world, item, published + w.HOUR * np.array([0, 12, 96, 2_000]))
+    newborn, risen, faded, old = w.buzz(world, item, published + HOUR * np.array([0, 12, 96, 2_000]))
     assert newborn < risen
     assert risen > 2 * faded > 4 * old > 0
 

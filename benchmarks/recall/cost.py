@@ -20,13 +20,13 @@ from benchmarks.shared.logs import synthetic
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.ours import Ours
 from benchmarks.shared.tables import publish
+from features.instants import SECOND
 from features.sides import Side
 from features.tables import CHANNEL, DURATION_SECONDS
 from recall.config import RecallConfig
 
 Row = dict[str, Any]
 
-SECOND = 1_000_000
 ITEMS_A_CHANNEL = 20
 CHANNELS = "with channels"
 CHOICES = {"defaults": {}, CHANNELS: {}, "dim 32, 255 negatives": {"dim": 32, "negatives": 255}}

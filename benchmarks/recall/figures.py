@@ -22,6 +22,7 @@ import pandas as pd
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from benchmarks.shared.towers import course_at, judge_at, trained
+from features.instants import DAY
 from features.tables import PUBLISHED_AT
 from funnel.plots import line_chart
 from recall.examples import Examples
@@ -32,7 +33,6 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Row = dict[str, Any]
 
-DAY = 24 * 3_600 * 1_000_000
 CONTEXTS = 20_000
 SLAB = 1_000
 DEPTHS = (0, 1, 2, 3, 4)
