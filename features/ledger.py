@@ -87,7 +87,7 @@ class Ledger:
 
     def blocks(self, users: Int32, items: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Blocks:
         """The three blocks of rows [n], as they are alone; what they have in common is looked up once."""
-        reading = _Reading(self, users, items, _moments(instants, users))
+        reading = self._reading(users, items, _moments(instants, users))
         return {
             "user": self._user_block(reading, contexts),
             "item": self._item_block(reading),
@@ -96,19 +96,25 @@ class Ledger:
 
     def user_block(self, users: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Block:
         """Columns of users [n] at instants [n], in the contexts of their requests, else in those they were last in."""
-        return self._user_block(_Reading(self, users, NOBODY, _moments(instants, users)), contexts)
+        return self._user_block(self._reading(users, NOBODY, _moments(instants, users)), contexts)
 
     def item_block(self, items: Int32, instants: Int64 | int) -> Block:
         """Columns of items [n] at instants [n]."""
-        return self._item_block(_Reading(self, NOBODY, items, _moments(instants, items)))
+        return self._item_block(self._reading(NOBODY, items, _moments(instants, items)))
 
     def pair_block(self, users: Int32, items: Int32, instants: Int64 | int) -> Block:
         """Columns of user x item pairs [n] at instants [n]: past exposures, watches of the like, what they share."""
-        return self._pair_block(_Reading(self, users, items, _moments(instants, users)))
+        return self._pair_block(self._reading(users, items, _moments(instants, users)))
 
     def affinity(self, side: str, users: Int32, codes: Int32, instants: Int64 | int) -> dict[str, Float64]:
         """What users [n] did with items of a side's codes [n] (-1 none) before instants: rates, lifts, recency."""
-        return self._affinity(side, codes, _Reading(self, users, NOBODY, _moments(instants, users)))
+        return self._affinity(side, _Reading(self, _Rows(users, NOBODY, {side: codes}), _moments(instants, users)))
+
+    def _reading(self, users: Int32, items: Int32, moments: Int64) -> "_Reading":
+        return _Reading(self, self._rows(users, items), moments)
+
+    def _rows(self, users: Int32, items: Int32) -> "_Rows":
+        return _Rows(users, items, {name: side[items] for name, side in self.sides.items()})
 
     def ambiguous(self) -> list[str]:
         """Side columns that are called like one which is made of the log, as `user_<name>` and `item_<name>`."""
@@ -124,78 +130,74 @@ class Ledger:
         return [name for name in users + items if name in made]
 
     def _user_block(self, reading: "_Reading", contexts: Contexts | None) -> Block:
-        users, moments, counts = reading.users, reading.moments, reading.counts("user", reading.users)
+        users, moments, counts = reading.rows.users, reading.moments, reading.counts("user")
         numbers = {f"user_{name}": values[users] for name, values in self.users.numbers.items()}
         numbers |= self._rates("user", counts, reading.whole) | _lifts("user", counts, reading.whole)
         numbers |= self._since("user", counts, moments)
         numbers |= _focus(counts) if "topic" in self.sides else {}
-        numbers |= self._lately("user", users, counts, moments) | self._clock(moments)
+        numbers |= self._lately("user", reading) | self._clock(moments)
         codes = {f"user_{name}": codes[users] for name, codes in self.users.codes.items()}
         codes |= self._past(users, moments) | dict(contexts or self._last_contexts(users, moments))
         return Block(len(users), numbers, codes)
 
     def _item_block(self, reading: "_Reading") -> Block:
-        items, moments, counts = reading.items, reading.moments, reading.counts("item", reading.items)
+        items, moments, counts = reading.rows.items, reading.moments, reading.counts("item")
         numbers = self._static_item_numbers(items, moments)
         numbers |= self._rates("item", counts, reading.whole) | _lifts("item", counts, reading.whole)
         numbers |= self._since("item", counts, moments)
-        numbers |= self._lately("item", items, counts, moments)
-        for name, side in self.sides.items():
-            numbers |= self._rates(name, reading.counts(name, side[items]), reading.whole)
+        numbers |= self._lately("item", reading)
+        for name in self.sides:
+            numbers |= self._rates(name, reading.counts(name), reading.whole)
         if "like_length" in self.sides:
             numbers |= _completion(counts, numbers)
         codes = {f"item_{name}": codes[items] for name, codes in self.items.codes.items()}
         return Block(len(items), numbers, {"item": items.astype(np.int32)} | codes)
 
     def _pair_block(self, reading: "_Reading") -> Block:
-        users, items, moments = reading.users, reading.items, reading.moments
-        counts = reading.counts("pair", pair_keys(users, items))
+        users, items, counts = reading.rows.users, reading.rows.items, reading.counts("pair")
         numbers = {"pair_ignored": counts["shown"] - counts["clicks"], "pair_clicks": counts["clicks"]}
-        numbers |= self._since("pair", counts, moments) | self.matches(users, items)
-        for name, side in self.sides.items():
-            numbers |= self._affinity(name, side[items], reading)
+        numbers |= self._since("pair", counts, reading.moments) | self.matches(users, items)
+        for name in self.sides:
+            numbers |= self._affinity(name, reading)
         for name in (side for side in TASTES if side in self.sides):
-            numbers |= self._taste(name, self.sides[name][items], reading)
+            numbers |= self._taste(name, reading)
         return Block(len(users), numbers, {})
 
-    def _affinity(self, side: str, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
+    def _affinity(self, side: str, reading: "_Reading") -> dict[str, Float64]:
         """The exposure lift is how much oftener than others a user was shown the like: a feed knows its viewers."""
-        name, moments = f"user_{side}", reading.moments
-        counts = reading.counts(name, pair_keys(reading.users, codes))
+        name, counts = f"user_{side}", reading.counts(f"user_{side}")
         columns = self._rates(name, counts, reading.whole) | _lifts(name, counts, reading.whole)
-        due = reading.shown("user", reading.users) * reading.share(side, codes)
+        due = reading.shown("user") * reading.share(side)
         lift = {f"{name}_exposure_lift": _exposure_lift(counts["shown"], due)}
-        return columns | self._since(name, counts, moments) | lift
+        return columns | self._since(name, counts, reading.moments) | lift
 
-    def _taste(self, side: str, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
+    def _taste(self, side: str, reading: "_Reading") -> dict[str, Float64]:
         """The side's share of what the user was shown, and what the last days say of it.
 
         Of a channel also whether it was shown oftener than its part of the topic: a favourite among the like.
         """
-        name, keys = f"user_{side}", pair_keys(reading.users, codes)
-        counts, shown = reading.counts(name, keys), reading.shown("user", reading.users)
+        name, counts, shown = f"user_{side}", reading.counts(f"user_{side}"), reading.shown("user")
         columns = {f"{name}_share": np.log((counts["shown"] + HALF_SHOWN) / (shown + PRIOR_SHOWN))}
         if side == "channel" and "topic" in self.sides:
-            topics = self.sides["topic"][reading.items]
-            of_topic = reading.counts("user_topic", pair_keys(reading.users, topics))["shown"]
-            part = np.minimum(reading.share(side, codes) / reading.share("topic", topics), 1.0)
+            of_topic = reading.counts("user_topic")["shown"]
+            part = np.minimum(reading.share(side) / reading.share("topic"), 1.0)
             columns["user_channel_lift_in_topic"] = _exposure_lift(counts["shown"], of_topic * part)
         if side == "topic" and self.tastes:
-            columns |= self._believed(self.tastes, codes, reading)
+            columns |= self._believed(self.tastes, reading)
         if not self.timed:
             return columns
-        before, clicked = self._shown_and_clicked(name, keys, reading.moments - LATELY)
+        before, clicked = reading.shown_and_clicked_before(name, LATELY)
         lately = counts["shown"] - before
         return columns | {
             f"{name}_shown_lately": np.log1p(lately),
             f"{name}_clicks_lately": np.log1p(counts["clicks"] - clicked),
-            f"{name}_exposure_lift_lately": _exposure_lift(lately, reading.shown_lately * reading.share(side, codes)),
+            f"{name}_exposure_lift_lately": _exposure_lift(lately, reading.shown_lately * reading.share(side)),
         }
 
-    def _believed(self, laws: TasteLaws, codes: Int32, reading: "_Reading") -> dict[str, Float64]:
+    def _believed(self, laws: TasteLaws, reading: "_Reading") -> dict[str, Float64]:
         """What is believed of the taste in a topic; NaN of an item without one."""
-        of_user = reading.left_by_last("user", reading.users)
-        of_topic = reading.left_by_last("user_topic", pair_keys(reading.users, codes))
+        codes = reading.rows.codes["topic"]
+        of_user, of_topic = reading.left_by_last("user"), reading.left_by_last("user_topic")
         left = np.stack([of_topic[f"{BELIEF}{state}"] for state in range(len(laws.pulls))], axis=1)
         met = np.asarray(left.any(axis=1))
         days = (reading.moments - np.where(met, of_topic[LEFT_AT], of_user[LEFT_AT])) / DAY
@@ -294,13 +296,8 @@ class Ledger:
     def _tally(self, name: str) -> Tally:
         if name not in self._tallies:
             left = self._left[name] if self.tastes and name in FOLLOWED else NOTHING_DUE
-            self._tallies[name] = tally_of(self._keys(name), self.events, self._summed(name), left)
+            self._tallies[name] = tally_of(self._event_rows.keys(name), self.events, self._summed(name), left)
         return self._tallies[name]
-
-    def _shown_and_clicked(self, name: str, keys: npt.NDArray[Any], moments: Int64) -> tuple[Float64, Float64]:
-        """Impressions and clicks of keys [n] before moments [n], by the tally of that name."""
-        tally = self._tally(name)
-        return tally.shown_and_clicked(tally.timeline.spans(keys, moments))
 
     def _summed(self, name: str) -> Mapping[str, Float64]:
         """What is summed of each event beside its clicks: what was due by its item for what is counted by user, by its
@@ -320,22 +317,15 @@ class Ledger:
         names = ("all", "user", "item", *(["user_topic"] if "topic" in self.sides else []))
         lengths = self.items.numbers.get(DURATION_SECONDS)
         of_events = None if lengths is None else lengths[self.events.items]
-        return Due(self.events, {name: self._keys(name) for name in names}, of_events)
+        return Due(self.events, {name: self._event_rows.keys(name) for name in names}, of_events)
 
     @cached_property
     def _tallies(self) -> dict[str, Tally]:
         return {}
 
-    def _keys(self, name: str) -> npt.NDArray[Any]:
-        users, items = self.events.users, self.events.items
-        if name == "all":
-            return np.zeros(len(users), np.int64)
-        if name in ("user", "item"):
-            return users if name == "user" else items
-        if name == "pair":
-            return pair_keys(users, items)
-        side = self.sides[name.removeprefix("user_")][items]
-        return pair_keys(users, side) if name.startswith("user_") else side
+    @cached_property
+    def _event_rows(self) -> "_Rows":
+        return self._rows(self.events.users, self.events.items)
 
     def _rates(self, name: str, counts: Counts, whole: Rates) -> dict[str, Float64]:
         """Shown, click rate, seconds a click and seconds an impression, drawn towards the whole log's so far."""
@@ -352,13 +342,13 @@ class Ledger:
         last = {what: counts[f"last_{what}"] for what in ("shown", "click")}
         return {f"{name}_hours_since_{what}": _hours_since(instants, moments) for what, instants in last.items()}
 
-    def _lately(self, name: str, keys: Int32, counts: Counts, moments: Int64) -> dict[str, Float64]:
+    def _lately(self, name: str, reading: "_Reading") -> dict[str, Float64]:
         """Impressions and clicks of the last hour and of the last day, as logarithms."""
         if not self.timed:
             return {}
-        columns = {}
+        columns, counts = {}, reading.counts(name)
         for span, length in SPANS.items():
-            shown, clicks = self._shown_and_clicked(name, keys, moments - length)
+            shown, clicks = reading.shown_and_clicked_before(name, length)
             columns[f"{name}_shown_last_{span}"] = np.log1p(counts["shown"] - shown)
             columns[f"{name}_clicks_last_{span}"] = np.log1p(counts["clicks"] - clicks)
         return columns
@@ -389,45 +379,67 @@ class Ledger:
         return numbers
 
 
-class _Reading:
-    """Rows [n] that are asked together: users, items and instants, and what several of their blocks read."""
+@dataclass(frozen=True)
+class _Rows:
+    """Rows [n] by what they are counted by: their users, their items (or none), and the items' codes by side."""
 
-    def __init__(self, ledger: Ledger, users: Int32, items: Int32, moments: Int64) -> None:
-        self.ledger, self.users, self.items, self.moments = ledger, users, items, moments
+    users: Int32
+    items: Int32
+    codes: Contexts
+
+    def keys(self, name: str) -> npt.NDArray[Any]:
+        """The rows' keys in the tally of that name, [n]; negative where there is none."""
+        if name == "all":
+            return np.zeros(max(len(self.users), len(self.items)), np.int64)
+        if name in ("user", "item"):
+            return self.users if name == "user" else self.items
+        if name == "pair":
+            return pair_keys(self.users, self.items)
+        codes = self.codes[name.removeprefix("user_")]
+        return pair_keys(self.users, codes) if name.startswith("user_") else codes
+
+
+class _Reading:
+    """Rows [n] that are asked together as of their moments, and what several of their blocks read."""
+
+    def __init__(self, ledger: Ledger, rows: _Rows, moments: Int64) -> None:
+        self.ledger, self.rows, self.moments = ledger, rows, moments
         self._spans: dict[str, Spans] = {}
         self._counts: dict[str, Counts] = {}
 
-    def spans(self, name: str, keys: npt.NDArray[Any]) -> Spans:
+    def spans(self, name: str) -> Spans:
         """The events of the rows' keys so far in the tally of that name."""
         if name not in self._spans:
-            self._spans[name] = self.ledger._tally(name).timeline.spans(keys, self.moments)
+            self._spans[name] = self.ledger._tally(name).timeline.spans(self.rows.keys(name), self.moments)
         return self._spans[name]
 
-    def counts(self, name: str, keys: npt.NDArray[Any]) -> Counts:
-        """The tally of that name as of the rows' instants."""
+    def counts(self, name: str) -> Counts:
+        """The tally of that name as of the rows' moments."""
         if name not in self._counts:
-            self._counts[name] = self.ledger._tally(name).counts(self.spans(name, keys))
+            self._counts[name] = self.ledger._tally(name).counts(self.spans(name))
         return self._counts[name]
 
-    def left_by_last(self, name: str, keys: npt.NDArray[Any]) -> Mapping[str, Float64]:
+    def left_by_last(self, name: str) -> Mapping[str, Float64]:
         """What the last event so far of the rows' keys left, [n] each."""
-        return self.ledger._tally(name).left_by_last(self.spans(name, keys))
+        return self.ledger._tally(name).left_by_last(self.spans(name))
 
-    def shown(self, name: str, keys: Int32) -> Float64:
+    def shown_and_clicked_before(self, name: str, span: int) -> tuple[Float64, Float64]:
+        """Impressions and clicks up to a span before the rows' moments, [n]."""
+        tally = self.ledger._tally(name)
+        return tally.shown_and_clicked(tally.timeline.spans(self.rows.keys(name), self.moments - span))
+
+    def shown(self, name: str) -> Float64:
         """Impressions so far by that tally, [n]."""
-        if name in self._counts:
-            return self._counts[name]["shown"]
-        return self.spans(name, keys).counted
+        return self._counts[name]["shown"] if name in self._counts else self.spans(name).counted
 
-    def share(self, side: str, codes: Int32) -> Float64:
-        """The share of all impressions so far that were of those codes of a side, [n]."""
-        return (self.shown(side, codes) + 1) / (self.shown_to_all + PRIOR_SHOWN)
+    def share(self, side: str) -> Float64:
+        """The share of all impressions so far that were of the rows' codes of a side, [n]."""
+        return (self.shown(side) + 1) / (self.shown_to_all + PRIOR_SHOWN)
 
     @cached_property
     def shown_lately(self) -> Float64:
         """Impressions of the user in the last days, [n]."""
-        before = self.ledger._tally("user").timeline.spans(self.users, self.moments - LATELY).counted
-        return self.shown("user", self.users) - before
+        return self.shown("user") - self.shown_and_clicked_before("user", LATELY)[0]
 
     @cached_property
     def whole(self) -> Rates:
@@ -441,7 +453,7 @@ class _Reading:
 
     @property
     def _all(self) -> Counts:
-        return self.counts("all", np.zeros(len(self.moments), np.int32))
+        return self.counts("all")
 
 
 def _lifts(name: str, counts: Counts, whole: Rates) -> dict[str, Float64]:
