@@ -76,7 +76,7 @@ class Tally:
     def left_by_last(self, spans: Spans) -> dict[str, Float64]:
         """What the last event in each span left, 0 where there is none: [size] each."""
         some, last = spans.ends > spans.starts, np.maximum(spans.ends - 1, 0)
-        return {name: spans.spread(np.where(some, np.take(x, last), 0.0)) for name, x in self.left.items() if len(x)}
+        return {name: spans.spread(np.where(some, np.take(x, last), 0.0)) for name, x in self.left.items()}
 
     def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
         if not len(self.timeline.instants):

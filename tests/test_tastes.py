@@ -427,3 +427,12 @@ def test_a_log_of_clicks_alone_has_tastes_too():
     columns = believed(replace(ledger, tastes=laws), events.users[:50], np.full(50, 1, np.int32), 90 * HOUR)
     assert len(columns) == 4
     assert all(np.isfinite(values).all() for values in columns.values())
+
+
+def test_a_ledger_of_nothing_believes_what_the_prior_says():
+    laws = laws_of()
+    none = Events(*(np.zeros(0, kind) for kind in (np.int32, np.int32, np.int64, bool, np.float64)))
+    found = believed(ledger_with_tastes(none, laws), np.array([1, 2], np.int32), np.array([1, 3], np.int32), 5 * HOUR)
+    wanted = taste_columns(laws, laws.prior[[0, 1]])
+    for name, values in wanted.items():
+        np.testing.assert_allclose(found[f"user_topic_{name}"], values)
