@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from hypothesis import settings
 
 from features.histories import histories_of
 from features.sides import Side
@@ -21,6 +22,10 @@ from recall.channels import Log
 from recall.inputs import Readings
 from recall.requests import Requests
 from recall.vectors import ItemFacts, Tower, TowerShape
+
+# The first example compiles loops, and machines are noisy: no example is timed.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 COMPOSE_FILE = Path(__file__).parent.parent / "docker-compose.yml"
 

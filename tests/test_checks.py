@@ -245,7 +245,7 @@ def test_ids_of_two_kinds_are_refused() -> None:
 Key = tuple[int, int, int]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
 def test_the_rows_that_stay_are_the_first_of_each_key(keys: Sequence[Key]) -> None:
     names = ["user_id", "item_id", "timestamp"]

@@ -145,7 +145,7 @@ def test_completed_needs_ten_seconds_or_half_the_duration() -> None:
     assert set(marked.columns) == {*log().columns, COMPLETED}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=30),
     st.integers(1, 4),

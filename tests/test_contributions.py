@@ -4,7 +4,7 @@ import math
 from dataclasses import astuple
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recall.contributions import Contribution, contributions
@@ -43,7 +43,6 @@ def test_without_lists_hits_or_watches_there_is_no_share():
     assert math.isnan(missed.unique_hits)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_contributions_equal_a_loop_over_the_places(channels, seed):
     rng = np.random.default_rng(seed)

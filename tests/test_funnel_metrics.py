@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.metrics import listed_seconds_at, watch_seconds_share_at
@@ -38,7 +38,6 @@ def test_a_holdout_without_seconds_has_no_share():
     assert math.isnan(watch_seconds_share_at(1, LISTS, watched([0, 0, 0], []), np.zeros(0)))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_the_share_equals_the_definition_row_by_row(k, seed):
     rng = np.random.default_rng(seed)
@@ -53,7 +52,6 @@ def test_the_share_equals_the_definition_row_by_row(k, seed):
     np.testing.assert_array_equal(listed_seconds_at(k, ranked, holdout, seconds), by_hand)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_share_never_falls_as_the_list_grows_and_stays_within_0_and_1(seed):
     rng = np.random.default_rng(seed)

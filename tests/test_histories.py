@@ -29,7 +29,6 @@ def before(watches: list[Watch], user: int, instant: int) -> list[int]:
 
 
 @given(WATCHES, st.integers(1, USERS - 1), st.integers(-1, 10), st.integers(1, 6))
-@settings(deadline=None)
 def test_a_bag_is_the_newest_watches_strictly_before(
     watches: list[Watch], user: int, instant: int, length: int
 ) -> None:
@@ -40,7 +39,6 @@ def test_a_bag_is_the_newest_watches_strictly_before(
 
 
 @given(WATCHES)
-@settings(deadline=None)
 def test_the_history_of_a_sample_is_what_came_strictly_before_its_next_item(watches: list[Watch]) -> None:
     histories = built(watches)
     ends = samples_of(histories)
@@ -53,7 +51,6 @@ def test_the_history_of_a_sample_is_what_came_strictly_before_its_next_item(watc
 
 
 @given(WATCHES, WATCHES, st.integers(0, 8))
-@settings(deadline=None)
 def test_later_watches_change_nothing_before(earlier: list[Watch], later: list[Watch], cut: int) -> None:
     kept = [watch for watch in earlier if watch[1] < cut]
     grown = built(kept + [watch for watch in later if watch[1] >= cut])
@@ -104,7 +101,7 @@ def test_a_million_watches_are_kept_in_twelve_bytes_each(a_million: Histories) -
 
 
 @given(WATCHES)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_histories_come_back_as_they_were_saved(tmp_path_factory: pytest.TempPathFactory, watches: list[Watch]) -> None:
     place, histories = tmp_path_factory.mktemp("saved"), built(watches)
     histories.save(place / "deep" / "down")

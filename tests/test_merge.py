@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recall.logit import Lesson
@@ -48,7 +48,6 @@ def test_the_best_places_are_those_of_a_sort_in_python(lists, k):
         assert places[user].tolist() == expected + [-1] * (k - len(expected))
 
 
-@settings(deadline=None)
 @given(lists=LISTS, k=st.integers(1, 9), kept=st.integers(0, 9))
 def test_places_kept_for_a_channel_go_to_its_best_of_what_is_left(lists, k, kept):
     union, kept = union_of(named(lists)), min(k, kept)

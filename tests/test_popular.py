@@ -5,7 +5,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from features.histories import histories_of
@@ -52,7 +52,6 @@ def test_of_equally_watched_items_the_newest_comes_first():
     assert lists.scores.tolist() == [[2, 2, 1, 1, 0, -np.inf]]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_lists_equal_the_definition_user_by_user_also_past_the_catalogue_and_over_shards(k, seed):
     rng = np.random.default_rng(seed)

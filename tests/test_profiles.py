@@ -10,7 +10,7 @@ import ibis
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from features.profiles import profiles
@@ -51,7 +51,6 @@ def counted(events: list[Event], key: int, instant: int) -> dict[str, float]:
 
 
 @given(EVENTS, st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 11)), min_size=1, max_size=8))
-@settings(deadline=None)
 def test_a_tally_counts_what_a_loop_counts(events: list[Event], asked: list[tuple[int, int]]) -> None:
     keys, instants = np.array(asked).T
     found = tally_of_events(events).as_of(keys, instants)
@@ -60,7 +59,6 @@ def test_a_tally_counts_what_a_loop_counts(events: list[Event], asked: list[tupl
 
 
 @given(EVENTS, EVENTS, st.integers(0, 9))
-@settings(deadline=None)
 def test_later_events_change_no_tally_from_before(earlier: list[Event], later: list[Event], cut: int) -> None:
     kept = [event for event in earlier if event[1] < cut]
     grown = kept + [event for event in later if event[1] >= cut]

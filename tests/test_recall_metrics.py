@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
@@ -66,7 +66,6 @@ def by_hand(k, row, watched):
     return {"hr": float(bool(places)), "recall": len(places) / size, "ndcg": gain / ideal}
 
 
-@settings(deadline=None)
 @given(worlds(distinct=False), st.integers(1, 10))
 def test_every_metric_equals_its_definition_user_by_user(world, k):
     ranked, holdout = world
@@ -78,7 +77,6 @@ def test_every_metric_equals_its_definition_user_by_user(world, k):
         np.testing.assert_allclose(metric(k, ranked, holdout), [user[name] for user in expected], atol=1e-12)
 
 
-@settings(deadline=None)
 @given(worlds(), st.integers(1, 8))
 def test_ndcg_agrees_with_scikit_learn_where_the_whole_catalogue_is_ranked(world, k):
     ranked, _ = world
@@ -93,7 +91,6 @@ def test_ndcg_agrees_with_scikit_learn_where_the_whole_catalogue_is_ranked(world
     assert ours == pytest.approx(ndcg_score(relevance, scores, k=k))
 
 
-@settings(deadline=None)
 @given(worlds())
 def test_every_metric_lies_between_0_and_1(world):
     ranked, holdout = world
@@ -102,7 +99,6 @@ def test_every_metric_lies_between_0_and_1(world):
         assert ((known >= 0) & (known <= 1 + 1e-12)).all()
 
 
-@settings(deadline=None)
 @given(worlds())
 def test_hit_rate_and_recall_never_fall_as_the_list_grows(world):
     ranked, holdout = world
@@ -111,7 +107,6 @@ def test_hit_rate_and_recall_never_fall_as_the_list_grows(world):
         assert (np.nan_to_num(np.diff(values, axis=0)) >= 0).all()
 
 
-@settings(deadline=None)
 @given(worlds(), st.randoms(use_true_random=False))
 def test_renaming_the_items_changes_no_metric(world, random):
     ranked, holdout = world
@@ -125,7 +120,6 @@ def test_renaming_the_items_changes_no_metric(world, random):
         np.testing.assert_array_equal(before[name], after[name])
 
 
-@settings(deadline=None)
 @given(worlds())
 def test_the_order_of_the_users_is_only_the_order_of_the_answers(world):
     ranked, holdout = world
@@ -197,7 +191,6 @@ def test_gini_is_0_for_equal_shares_and_grows_to_1_for_the_same_list_for_all():
     assert math.isnan(gini(1, lists([0]), 4))
 
 
-@settings(deadline=None)
 @given(worlds())
 def test_gini_is_half_the_relative_mean_difference(world):
     ranked, _ = world
@@ -225,7 +218,6 @@ def test_each_watch_is_told_the_place_of_its_item_in_the_list():
     assert places(lists([0, 0]), held_out([])).tolist() == []
 
 
-@settings(deadline=None)
 @given(worlds(distinct=False))
 def test_places_equal_the_definition_watch_by_watch(world):
     ranked, holdout = world

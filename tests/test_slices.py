@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recall.metrics import Holdout, places
@@ -58,7 +58,6 @@ def test_where_nothing_was_watched_every_item_has_no_watch():
     assert list(slices.values()) == [[], [], []]
 
 
-@settings(deadline=None)
 @given(COUNTS)
 def test_every_item_is_in_the_slice_that_the_watches_of_more_popular_items_reach(counts):
     slices = members(items_by_popularity(np.array(counts), np.ones(len(counts), dtype=bool)))
@@ -69,7 +68,6 @@ def test_every_item_is_in_the_slice_that_the_watches_of_more_popular_items_reach
         assert [found for found, items in slices.items() if item in items] == [name]
 
 
-@settings(deadline=None)
 @given(COUNTS, st.randoms(use_true_random=False))
 def test_the_order_of_the_items_changes_no_slice(counts, random):
     order = list(range(len(counts)))
@@ -100,7 +98,6 @@ def test_found_shares_count_watches_and_not_users():
     assert all(math.isnan(share) for share in shares.values())
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_found_shares_of_items_equal_a_loop_over_the_watches(k, seed):
     rng = np.random.default_rng(seed)

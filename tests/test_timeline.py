@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from features.timeline import Timeline, pair_keys, timeline_order
@@ -17,7 +17,6 @@ def timeline_of(events: list[tuple[int, int]]) -> Timeline:
 
 
 @given(EVENTS, QUESTIONS)
-@settings(deadline=None)
 def test_before_counts_what_a_loop_counts(events: list[tuple[int, int]], questions: list[tuple[int, int]]) -> None:
     timeline = timeline_of(events)
     keys, instants = np.array(questions).T
@@ -26,7 +25,6 @@ def test_before_counts_what_a_loop_counts(events: list[tuple[int, int]], questio
 
 
 @given(EVENTS, QUESTIONS)
-@settings(deadline=None)
 def test_the_positions_counted_are_those_of_the_key(
     events: list[tuple[int, int]], questions: list[tuple[int, int]]
 ) -> None:
@@ -50,7 +48,6 @@ def test_one_instant_serves_all_keys() -> None:
 
 
 @given(EVENTS, EVENTS, st.integers(-5, 12))
-@settings(deadline=None)
 def test_later_events_change_no_count_before(
     earlier: list[tuple[int, int]], later: list[tuple[int, int]], cut: int
 ) -> None:
@@ -75,7 +72,6 @@ def test_keys_of_pairs_stay_inside_64_bits_in_a_log_of_many_instants() -> None:
 
 
 @given(EVENTS, QUESTIONS)
-@settings(deadline=None)
 def test_a_clock_too_long_for_one_number_counts_the_same(
     events: list[tuple[int, int]], questions: list[tuple[int, int]]
 ) -> None:

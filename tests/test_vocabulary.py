@@ -37,7 +37,7 @@ def words(*ids: str) -> Vocabulary:
 
 
 @given(ROWS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_ids_are_numbered_by_first_appearance_then_by_id(rows: list[Row]) -> None:
     vocabulary = vocabulary_of(log_of(rows), "item_id")
     first = {item: min(i for _, other, i in rows if other == item) for _, item, _ in rows}
@@ -47,7 +47,7 @@ def test_ids_are_numbered_by_first_appearance_then_by_id(rows: list[Row]) -> Non
 
 
 @given(ROWS, ROWS, st.integers(0, 20))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_later_rows_only_add_indexes_behind_those_known_before(earlier: list[Row], later: list[Row], cut: int) -> None:
     """Nothing is learnt from after an instant: the vocabulary of then is the first part of every later one."""
     kept = [row for row in earlier if row[2] < cut] or [(1, "a", cut - 1)]
@@ -138,7 +138,7 @@ PUBLICATIONS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 20))
 
 
 @given(ROWS, ROWS, PUBLICATIONS, st.integers(1, 20), st.integers(0, 20))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_what_is_shown_or_published_later_changes_no_catalogue_of_before(
     earlier: list[Row], later: list[Row], instants: dict[str, int], cut: int, since: int
 ) -> None:
@@ -153,7 +153,7 @@ def test_what_is_shown_or_published_later_changes_no_catalogue_of_before(
 
 
 @given(ROWS)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_without_publications_the_catalogue_is_the_vocabulary(rows: list[Row]) -> None:
     plain, catalogue = vocabulary_of(log_of(rows), "item_id"), catalogue_of(log_of(rows), published(), 0, 21)
     assert catalogue.ids.to_pylist() == plain.ids.to_pylist()

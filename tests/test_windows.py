@@ -46,7 +46,7 @@ def at(hour: float) -> int:
 
 
 @given(st.lists(st.integers(0, 4 * 10**15), min_size=1, max_size=8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_an_instant_is_exactly_the_microseconds_since_1970(micros: list[int]) -> None:
     moments = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value) for value in micros]
     found = instants_in_rows(log_of([1] * len(micros), moments), TIME)
@@ -88,7 +88,7 @@ def test_with_nothing_held_out_every_row_lies_before_labels_end() -> None:
     st.floats(0.01, 0.49),
     st.sampled_from(["time", "none"]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_parts_of_a_derived_cut_partition_the_log(micros: list[int], share: float, mode: str) -> None:
     moments = [START + timedelta(microseconds=value) for value in micros]
     log = log_of([1] * len(micros), moments)
@@ -144,7 +144,7 @@ def test_leave_last_out_keeps_its_own_clock() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5), st.booleans()), min_size=1, max_size=25))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_on_the_order_clock_the_last_completed_watch_opens_the_holdout(rows: list[tuple[int, int, bool]]) -> None:
     """Against a loop: the k-th last watch of a user and what follows it lies in part 2 (last), 1, else 0."""
     users, seconds, completed = map(list, zip(*rows, strict=True))
