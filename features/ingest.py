@@ -46,10 +46,10 @@ def ingest(source: str, data: Path, out: Path, config: CleaningConfig, now: date
 def in_words(summary: Mapping[str, Any]) -> str:
     """What was read, as one line: enough to see that a column is not what it was taken for."""
     rejected = summary["rejected"].get("interactions", {}) | summary["dropped"]
-    aside = f" of {summary['rows_read']:,} ({', '.join(f'{reason}: {n:,}' for reason, n in rejected.items())})"
+    aside = f" of {summary['rows_read']:,} ({', '.join(f'{reason}: {n:,}' for reason, n in rejected.items() if n)})"
     mean = summary["mean_seconds"]
     parts = [
-        f"{summary['rows']:,} rows{aside if rejected else ''}",
+        f"{summary['rows']:,} rows{aside if any(rejected.values()) else ''}",
         f"{summary['users']:,} users",
         f"{summary['items']:,} items",
         f"{summary['clicked_share']:.0%} clicked",

@@ -254,9 +254,8 @@ class Ledger:
         """The item last clicked with its side columns, and the history."""
         clicked = self.last_clicked(users, moments, max(self.history, 1))
         columns = {LAST_ITEM: clicked[:, 0]}
-        sides = {own: name.removeprefix("item_") for own, name in LAST.items()}
-        known = {own: self.items.codes[name] for own, name in sides.items() if name in self.items.codes}
-        columns |= {own: codes[clicked[:, 0]] for own, codes in known.items()}
+        sides = [name for name in (CHANNEL, TOPICS) if name in self.items.codes]
+        columns |= {f"user_last_{name}": self.items.codes[name][clicked[:, 0]] for name in sides}
         return columns | dict(zip(history_columns(self.history), clicked.T, strict=False))
 
     def _last_contexts(self, users: Int32, moments: Int64) -> Contexts:
