@@ -7,7 +7,7 @@ A *lift* compares what became of impressions with what was due: of a user's, wha
 an item's, what their users had. So a taste is told from good items, and a good item from willing viewers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -63,6 +63,10 @@ class Block:
     def with_numbers(self, numbers: Mapping[str, Float64]) -> "Block":
         """The same rows with more columns."""
         return Block(self.size, {**self.numbers, **numbers}, self.codes)
+
+    def with_numbers_of(self, names: Sequence[str]) -> "Block":
+        """The same rows with these of their numbers."""
+        return Block(self.size, {name: self.numbers[name] for name in names}, self.codes)
 
 
 Blocks = dict[str, Block]

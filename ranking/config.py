@@ -1,5 +1,6 @@
 """What can be chosen about ranking, and about the evaluation of its lists where they were not shown."""
 
+from fnmatch import fnmatchcase
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -30,6 +31,7 @@ class RankingConfig(BaseModel):
     `streaming_hours` is the half-life of what becomes of impressions after the weights freeze, by which later ones of
     like length are scaled; 0 = not at all.
     `pairwise` weighs the order of rows by their seconds beside the odds of the objectives `exact` and `paper`.
+    `without` names columns that the net does not read, by shell patterns: what they are worth is what is lost.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,11 +64,14 @@ class RankingConfig(BaseModel):
     censored: bool = False
     calibration: Literal["none", "scale", "platt", "isotonic", "best"] = "best"
     streaming_hours: float = Field(6.0, ge=0, le=8_760)
+    without: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.censored and self.objective not in ("exact", "multi_task"):
             raise ValueError(f"censored needs odds of seconds: objective exact or multi_task, found {self.objective}")
+        if self.history != "none" and any(fnmatchcase("item", pattern) for pattern in self.without):
+            raise ValueError(f"ranking.history = {self.history} reads the items' embeddings, which without leaves out")
         return self
 
 

@@ -21,8 +21,8 @@ with quietly():
     from deepctr.layers.interaction import CrossNet
     from deepctr.layers.sequence import AttentionSequencePoolingLayer
 
-from features.ledger import history_columns
 from ranking.calibration import AS_IT_IS, calibration_of
+from ranking.columns import columns_of
 from ranking.config import RankingConfig
 from ranking.normalisers import Limits, normalisers_of, widened, width_of
 from ranking.objectives import heads_of, length_yardstick, targets, yardstick_of
@@ -125,19 +125,19 @@ def _calibrated(ranker: Ranker, rows: RankingRows, config: RankingConfig) -> Ran
 
 def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
     blocks = rows.blocks
-    past = history_columns(config.history_length)
-    codes = {name: tuple(c for c in blocks[name].codes if c not in past) for name in BLOCKS}
-    spaces = {code: space_of(code) for name in BLOCKS for code in codes[name]}
+    columns = columns_of(blocks, config.without, config.history_length)
+    spaces = {code: space_of(code) for name in BLOCKS for code in columns.codes[name]}
     limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
-    normalisers = normalisers_of(blocks, rows.clicked, spaces, limits)
+    read = {name: blocks[name].with_numbers_of(columns.numbers[name]) for name in BLOCKS}
+    normalisers = normalisers_of(read, rows.clicked, spaces, limits)
     yardstick = (
         length_yardstick(rows.clicked, rows.seconds, lengths_of(blocks["item"]))
         if _measured_by_length(unit, config)
         else yardstick_of(config.objective, rows.clicked, rows.seconds, groups_of(blocks["item"]))
     )
     shape = RankerShape(
-        numbers={name: tuple(blocks[name].numbers) for name in BLOCKS},
-        codes=codes,
+        numbers=columns.numbers,
+        codes=columns.codes,
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
         **config.model_dump(include={"hidden", "powers", "bins", "cross", "history", "history_length", "objective"}),
         **_prior(rows, config),

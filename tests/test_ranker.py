@@ -188,6 +188,7 @@ SWITCHES = [
     {"history": "attention", "cross": 2, "objective": "multi_task"},
     {"objective": "value"},
     {"objective": "d2q"},
+    {"without": ("item", "b", "flat", "never")},
 ]
 
 
@@ -273,6 +274,22 @@ def test_every_switch_trains_saves_and_serves(switches, tmp_path):
     np.testing.assert_array_equal(served, scores(ranker, mixed().blocks))
     assert ((served >= 0) & np.isfinite(served)).all()
     assert served.std() > 0
+
+
+def test_what_is_left_out_is_not_read_and_the_last_item_still_has_its_embedding(small):
+    whole, _ = small
+    ranker, _ = train(mixed(), "seconds", SMALL.model_copy(update={"without": ("item", "z")}), 1, lambda _: None)
+    rows, served = mixed().blocks, scores(ranker, mixed().blocks)
+    user, item = rows["user"], rows["item"]
+    other = {
+        "user": user.with_numbers({"z": np.full(300, 7.0)}),
+        "item": replace(item, codes=item.codes | {"item": np.ones(300, np.int32)}),
+    }
+    np.testing.assert_array_equal(scores(ranker, rows | other), served)
+    assert not np.array_equal(scores(whole, rows | {"user": other["user"]}), scores(whole, rows))
+    assert "z" not in ranker.normalisers.quantiles
+    rolled = user.codes | {LAST_ITEM: np.roll(user.codes[LAST_ITEM], 1)}
+    assert not np.array_equal(scores(ranker, rows | {"user": replace(user, codes=rolled)}), served)
 
 
 def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reported():
