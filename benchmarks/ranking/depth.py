@@ -1,8 +1,9 @@
 """The paper's table of hidden layers (section 4.3): weighted per-user loss by depth and width, and two choices undone.
 
 Every line trains the ranker on the same rows and is judged on all impressions of the holdout; figures are means over
-the seeds. `no powers` leaves out the square and the root of the numbers, `unweighted` ranks by clicks; both keep the
-layers of the default. Run:
+the seeds. `no powers` leaves out the square and the root of the numbers, `unweighted` ranks by clicks; both without
+layers and with those of the default. What columns hold already no layer has to find: `ranking.without` leaves them out.
+Run:
 
     funnel simulate --out world
     funnel bench ranking depth --source simulated --data world
@@ -11,6 +12,7 @@ layers of the default. Run:
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 from benchmarks.shared.options import Options, start
@@ -62,13 +64,13 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def lines(contest: Contest, seeds: int) -> Iterator[Row]:
-    """The paper's layers, then the default's with and without each choice."""
+    """The paper's layers, then the default's; no layers and the default's with each choice undone."""
     for hidden, published in LAYERS.items():
         yield {"line": _named(hidden)} | _judged(contest, seeds, hidden=hidden) | {"paper's loss": published}
-    default = _named(contest.config.hidden)
-    yield {"line": f"default, {default}"} | _judged(contest, seeds)
-    for name, fields in UNDONE.items():
-        yield {"line": f"{name}, {default}"} | _judged(contest, seeds, **fields)
+    default = contest.config.hidden
+    yield {"line": f"default, {_named(default)}"} | _judged(contest, seeds)
+    for hidden, (name, fields) in product(dict.fromkeys(((), default)), UNDONE.items()):
+        yield {"line": f"{name}, {_named(hidden)}"} | _judged(contest, seeds, hidden=hidden, **fields)
 
 
 def _named(hidden: Sequence[int]) -> str:
