@@ -41,7 +41,7 @@ class RankingConfig(BaseModel):
     measured_in: Literal["seconds", "length"] = "length"
     pairwise: float = Field(1.0, ge=0)
     hidden: tuple[PositiveInt, ...] = Field((256, 128, 64), max_length=4)
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
     powers: bool = True
     bins: int = Field(0, ge=0, le=64)
     cross: int = Field(0, ge=0, le=4)
