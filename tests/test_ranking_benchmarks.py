@@ -218,13 +218,15 @@ def test_intervals_of_what_lists_would_earn_cover_what_the_world_says(address: s
 
 
 def test_the_papers_layers_are_compared(of_world: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depth, "LAYERS", {(): 0.416, (32, 16): 0.352})
+    small = {name: fields for name, fields in depth.LINES.items() if not fields.get("hidden")}
+    monkeypatch.setattr(depth, "LINES", small | {"32-16": {"hidden": (32, 16)}})
     rows = depth.main([*of_world, "--seeds", "1"])
-    undone = ["no powers, none", "unweighted, none", "no powers, 16", "unweighted, 16"]
-    assert [row["line"] for row in rows] == ["none", "32 -> 16", "default, 16", *undone]
+    undone = ["none, no powers", "none, unweighted", "default, no powers", "default, unweighted"]
+    assert [row["line"] for row in rows] == ["none", "default", *undone, "32-16"]
     assert all(0 < row["loss"] < 0.7 for row in rows)
-    assert len({row["loss"] for row in rows}) == 7
-    assert [row.get("paper's loss") for row in rows] == [0.416, 0.352] + [None] * 5
+    assert len({row["loss"] for row in rows}) == len(rows)
+    assert [row.get("paper's loss") for row in rows] == [0.416] + [None] * 6
+    assert depth.main([*of_world, "--seeds", "1", "--only", "none"]) == rows[:1]
 
 
 def test_a_pair_counts_as_right_unless_it_is_in_the_wrong_order() -> None:

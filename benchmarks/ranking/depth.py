@@ -2,8 +2,8 @@
 
 Every line trains the ranker on the same rows and is judged on all impressions of the holdout; figures are means over
 the seeds. `no powers` leaves out the square and the root of the numbers, `unweighted` ranks by clicks; both without
-layers and with those of the default. What columns hold already no layer has to find: `ranking.without` leaves them out.
-Run:
+layers and with those of the default. `--only` names lines. What columns hold already no layer has to find:
+`ranking.without` leaves them out. Run:
 
     funnel simulate --out world
     funnel bench ranking depth --source simulated --data world
@@ -11,8 +11,7 @@ Run:
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.shared.options import Options, start
@@ -30,17 +29,27 @@ from benchmarks.shared.rankers import (
 )
 from benchmarks.shared.tables import publish
 
-# What section 4.3 gives for its own data, where it gives it.
-LAYERS: dict[tuple[int, ...], float] = {
-    (): 0.416,
-    (256,): 0.369,
-    (512,): 0.367,
-    (1024,): 0.358,
-    (512, 256): 0.352,
-    (1024, 512): 0.347,
-    (1024, 512, 256): 0.346,
+Fields = dict[str, Any]
+
+# Layers by the name of their line, and what section 4.3 gives for them on its own data.
+LAYERS: dict[str, tuple[int, ...]] = {
+    "none": (),
+    "256": (256,),
+    "512": (512,),
+    "1024": (1024,),
+    "512-256": (512, 256),
+    "1024-512": (1024, 512),
+    "1024-512-256": (1024, 512, 256),
 }
-UNDONE: dict[str, dict[str, Any]] = {"no powers": {"powers": False}, "unweighted": {"objective": "click"}}
+PUBLISHED = dict(zip(LAYERS, (0.416, 0.369, 0.367, 0.358, 0.352, 0.347, 0.346), strict=True))
+UNDONE: dict[str, Fields] = {"no powers": {"powers": False}, "unweighted": {"objective": "click"}}
+# The paper's layers, then the default's; no layers and the default's with each choice undone.
+LINES: dict[str, Fields] = {
+    **{name: {"hidden": hidden} for name, hidden in LAYERS.items()},
+    "default": {},
+    **{f"none, {name}": {"hidden": ()} | fields for name, fields in UNDONE.items()},
+    **{f"default, {name}": fields for name, fields in UNDONE.items()},
+}
 SPREAD = ("loss",)
 
 
@@ -49,9 +58,10 @@ def main(arguments: Sequence[str]) -> list[Row]:
     options = _parsed(arguments)
     rows = []
     with folder_of(options) as home:
-        for row in lines(contest_of(*ranking_work(options, home)), options.seeds):
-            print(row, file=sys.stderr, flush=True)
-            rows.append(row)
+        contest = contest_of(*ranking_work(options, home))
+        for name in options.only or LINES:
+            rows.append({"line": name} | _judged(contest, options.seeds, LINES[name]) | _published(name))
+            print(rows[-1], file=sys.stderr, flush=True)
     publish(f"depth and width of the ranker, {options.source}", rows, options.tracking)
     return rows
 
@@ -60,28 +70,19 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Options(__doc__)
     add_log_options(parser)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=LINES, metavar="LINE", help="default: all")
     return parser.parse_args(arguments)
 
 
-def lines(contest: Contest, seeds: int) -> Iterator[Row]:
-    """The paper's layers, then the default's; no layers and the default's with each choice undone."""
-    for hidden, published in LAYERS.items():
-        yield {"line": _named(hidden)} | _judged(contest, seeds, hidden=hidden) | {"paper's loss": published}
-    default = contest.config.hidden
-    yield {"line": f"default, {_named(default)}"} | _judged(contest, seeds)
-    for hidden, (name, fields) in product(dict.fromkeys(((), default)), UNDONE.items()):
-        yield {"line": f"{name}, {_named(hidden)}"} | _judged(contest, seeds, hidden=hidden, **fields)
-
-
-def _named(hidden: Sequence[int]) -> str:
-    return " -> ".join(map(str, hidden)) or "none"
-
-
-def _judged(contest: Contest, seeds: int, **fields: Any) -> Row:
+def _judged(contest: Contest, seeds: int, fields: Fields) -> Row:
     rankers = (ours(contest, seed, **fields) for seed in range(seeds))
     found = [figures(contest.truth, scores(ranker, contest.blocks)) for ranker in rankers]
     columns = ("loss", "XAUC", "MAE", "AUC")
     return summary([{name: row[name] for name in columns} for row in found], SPREAD)
+
+
+def _published(line: str) -> Row:
+    return {"paper's loss": PUBLISHED[line]} if line in PUBLISHED else {}
 
 
 if __name__ == "__main__":
