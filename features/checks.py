@@ -83,7 +83,7 @@ def _faults(sheet: Sheet, now: datetime) -> Iterator[Fault]:
 def _problems(taken: Field, raw: ir.Column, now: datetime) -> Iterator[tuple[ir.BooleanValue, str]]:
     value = taken.value(raw)
     if taken.name in NEVER_NULL:
-        yield raw.isnull(), "is null"
+        yield _blank(raw), "is null"
     if taken.name == TIMESTAMP and taken.unit != MILLISECONDS and not raw.type().is_temporal():
         number = cast(ir.FloatingValue, raw.try_cast("float64"))
         yield number.between(MILLISECONDS_FROM, MILLISECONDS_TO), "looks like milliseconds"
@@ -93,6 +93,8 @@ def _problems(taken: Field, raw: ir.Column, now: datetime) -> Iterator[tuple[ir.
         yield value < ibis.literal(EARLIEST, "timestamp('UTC')"), "lies before 1990"
     if taken.name in (WATCH_SECONDS, DURATION_SECONDS):
         yield value < 0, "is negative"
+    if taken.kind == "number" and taken.name != WATCH_SECONDS:
+        yield cast(ir.FloatingValue, value).isinf(), "is infinite"
     if taken.name == WATCH_SECONDS:
         yield value > LONGEST_WATCH_SECONDS, TOO_LONG
     if taken.name == PROPENSITY:

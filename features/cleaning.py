@@ -73,7 +73,7 @@ def with_completed(tables: Tables, config: CleaningConfig) -> ir.Table:
     if tables.items is not None and DURATION_SECONDS in tables.items.columns:
         length = tables.items.select(_item=ITEM, _duration=DURATION_SECONDS)
         log = log.left_join(length, log[ITEM] == length["_item"]).drop("_item")
-        enough = log["_duration"].nullif(0.0) * config.completed_share
+        enough = log["_duration"] * config.completed_share
         needed = ibis.least(needed, ibis.coalesce(enough, needed))
     watched = log[WATCH_SECONDS].isnull() | (log[WATCH_SECONDS] >= needed)
     marked = log.mutate(**{COMPLETED: log[CLICKED] & watched})

@@ -94,6 +94,23 @@ def test_boundary_values_are_sound(tmp_path: Path) -> None:
     assert (part.rows, part.counts) == (3, {})
 
 
+def test_an_instant_that_is_no_number_is_set_aside(tmp_path: Path) -> None:
+    columns = {"user_id": [1, 1], "item_id": [7, 8], "timestamp": [1.7e9, float("nan")], "clicked": [1.0, 1.0]}
+    pq.write_table(pa.table(columns), tmp_path / "interactions.parquet")
+    part = checked(tmp_path)
+    assert part.counts == {"timestamp is null": 1}
+    assert part.kept.count().execute() == 1
+
+
+def test_no_item_lasts_for_ever_and_one_without_length_has_an_unknown_one(tmp_path: Path) -> None:
+    log(tmp_path, HEADER + SOUND)
+    (tmp_path / "items.csv").write_text("item_id,duration_seconds\n7,0\n8,inf\n9,60\n10,\n")
+    part = checked(tmp_path, table="items")
+    assert rejected(part) == [(2, "duration_seconds is infinite", "inf")]
+    kept = part.kept.order_by("item_id").select("item_id", "duration_seconds").to_pyarrow().to_pylist()
+    assert [tuple(row.values()) for row in kept] == [(7, None), (9, 60.0), (10, None)]
+
+
 def test_milliseconds_are_told_to_be_divided(tmp_path: Path) -> None:
     log(tmp_path, HEADER + "1,7,1714550400000,1,3\n2,7,1714550401000,1,3\n")
     assert refusal(tmp_path).endswith("divide the column by 1000")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import duckdb
 import ibis
@@ -17,7 +18,7 @@ from ibis.util import gen_name
 
 from features.errors import Refused
 from features.sources.fields import Field
-from features.tables import Tables, sql_text
+from features.tables import DURATION_SECONDS, Tables, sql_text
 
 FILE, ROW = "_file", "_row"
 
@@ -82,8 +83,10 @@ class Sheet:
         return self.files[0].suffix != ".parquet"
 
     def typed(self) -> dict[str, ir.Value]:
-        """The columns taken, by the names they have here."""
+        """The columns taken, by the names they have here. A duration of 0 is an unknown one."""
         named = {taken.name: taken.value(self.raw[taken.raw]) for taken in self.fields}
+        if DURATION_SECONDS in named:
+            named[DURATION_SECONDS] = cast(ir.NumericValue, named[DURATION_SECONDS]).nullif(0.0)
         return named | {name: self.raw[name] for name in self.rest}
 
 

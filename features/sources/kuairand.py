@@ -84,15 +84,14 @@ def beijing_midnight(day: ir.Value) -> ir.Value:
 
 
 def with_logged_durations(items: ir.Table | None, log: ir.Table) -> ir.Table | None:
-    """The items, and those that only the log names, with the duration the log gives (0 = unknown)."""
+    """The items, and those that only the log names, with the duration the log gives."""
     if DURATION_SECONDS not in log.columns:
         return items
-    known = log.filter(log[DURATION_SECONDS] > 0)
-    logged = known.group_by(ITEM).agg(logged_seconds=known[DURATION_SECONDS].max())
+    logged = log.filter(log[DURATION_SECONDS].notnull()).group_by(ITEM).agg(logged_seconds=ibis._[DURATION_SECONDS].max())
     if items is None:
         return logged.rename({DURATION_SECONDS: "logged_seconds"})
     joined = with_all_items(items, logged)
-    own = joined[DURATION_SECONDS].nullif(0.0) if DURATION_SECONDS in items.columns else ibis.null("float64")
+    own = joined[DURATION_SECONDS] if DURATION_SECONDS in items.columns else ibis.null("float64")
     longest = ibis.coalesce(own, joined["logged_seconds"])
     return joined.mutate(**{DURATION_SECONDS: longest}).drop("logged_seconds")
 
