@@ -1,4 +1,4 @@
-"""The one error that means "the input or the configuration is wrong"."""
+"""Errors whose message is one sentence for the person at the keyboard."""
 
 
 class Refused(Exception):
@@ -6,4 +6,11 @@ class Refused(Exception):
 
     It says what was found, where (file, column, row, value), what was expected and what to do. The command
     line prints it and exits with code 2; nothing has been written when it is raised.
+    """
+
+
+class Unreachable(Exception):
+    """A service that is needed does not answer: nothing is wrong with the input, and later it may work.
+
+    The command line prints it and exits with code 2; Airflow tries the task again.
     """

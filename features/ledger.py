@@ -78,7 +78,8 @@ class Ledger:
 
     `timed` is False where the log's clock is order only: then nothing reads an hour, an age or a recency. `contexts`
     are codes of each event, [n] by column, 0 unknown: on which device and surface it was shown. So many clicks of the
-    `history` are in the user's block. With the laws of `tastes` those are followed.
+    `history` are in the user's block. With the laws of `tastes` those are followed. Where the events' T is not
+    `in_seconds`, nothing is measured by how long items last.
     """
 
     events: Events
@@ -88,6 +89,7 @@ class Ledger:
     contexts: Contexts = field(default_factory=dict)
     history: int = 0
     tastes: TasteLaws | None = None
+    in_seconds: bool = True
 
     def blocks(self, users: Int32, items: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Blocks:
         """The three blocks of rows [n], as they are alone; what they have in common is looked up once."""
@@ -152,7 +154,7 @@ class Ledger:
         numbers |= self._lately("item", reading)
         for name in self.sides:
             numbers |= self._rates(name, reading.counts(name), reading.whole)
-        if "like_length" in self.sides:
+        if "like_length" in self.sides and self.in_seconds:
             numbers |= _completion(counts, numbers)
         codes = {f"item_{name}": codes[items] for name, codes in self.items.codes.items()}
         return Block(len(items), numbers, {"item": items.astype(np.int32)} | codes)
@@ -318,7 +320,7 @@ class Ledger:
     def due(self) -> Due:
         """What had been due of each event."""
         names = ("all", "user", "item", *(["user_topic"] if "topic" in self.sides else []))
-        lengths = self.items.numbers.get(DURATION_SECONDS)
+        lengths = self.items.numbers.get(DURATION_SECONDS) if self.in_seconds else None
         of_events = None if lengths is None else lengths[self.events.items]
         return Due(self.events, {name: self._event_rows.keys(name) for name in names}, of_events)
 

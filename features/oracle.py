@@ -71,13 +71,6 @@ def oracle_share(world: World, ask: Ask, lists: npt.ArrayLike, seen: Pairs) -> f
     return float(seconds.sum() / best) if best else float("nan")
 
 
-def reference_shares(world: World, log: Log, ask: Ask, rng: np.random.Generator) -> dict[str, float]:
-    """Oracle share of each of the `reference_lists`."""
-    seen = seen_before(log, ask.at)
-    lists = reference_lists(world, log, ask, rng)
-    return {name: oracle_share(world, ask, items, seen) for name, items in lists.items()}
-
-
 def reference_lists(world: World, log: Log, ask: Ask, rng: np.random.Generator) -> dict[str, Ints]:
     """Lists [users, k] of unseen raw items by policy: random, popular, bayes_reader, oracle.
 

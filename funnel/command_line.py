@@ -1,4 +1,4 @@
-"""The command `funnel`. Exit codes: 0 done, 2 bad input or configuration, 3 a gate said no, 1 anything else."""
+"""The command `funnel`. Exit codes: 0 done, 2 bad input or configuration, 1 anything else."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from features.errors import Refused
+from features.errors import Refused, Unreachable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -103,6 +103,6 @@ def main() -> None:
     """Entry point: refusals are one sentence on standard error and exit code 2."""
     try:
         app(prog_name="funnel")
-    except Refused as refusal:
-        print(f"Refused: {refusal}", file=sys.stderr)
+    except (Refused, Unreachable) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -73,10 +73,13 @@ class FunnelConfig(BaseModel):
         return self
 
     def sections(self, names: Sequence[str]) -> dict[str, Any]:
-        """The named sections as plain values, for an artefact's recipe; a table they name is there by its content."""
+        """The named sections as plain values, for an artefact's recipe; what they name is there by its content."""
         values = self.model_dump(mode="json", include=set(names))
         if "re_rank" in values and self.re_rank.exclusions:
             values["re_rank"]["exclusions_content"] = digest_of(Path(self.re_rank.exclusions))
+        if "recall" in values and self.recall.warm_start:
+            files = sorted(path for path in Path(self.recall.warm_start).rglob("*") if path.is_file())
+            values["recall"]["warm_start_content"] = [digest_of(path, "the tower") for path in files]
         return values
 
 
@@ -102,13 +105,13 @@ def _require_files(config: FunnelConfig) -> None:
         raise Refused(f"recall.warm_start = {towers}: there is no such folder.")
 
 
-def digest_of(path: Path) -> str:
+def digest_of(path: Path, what: str = "the table of exclusions") -> str:
     """The content of a file as a text; Refused where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise Refused(
-            f"{path}: the table of exclusions cannot be read ({error.strerror}); see re_rank.exclusions."
+            f"{path}: {what} cannot be read ({error.strerror}); see re_rank.exclusions and recall.warm_start."
         ) from None
 
 

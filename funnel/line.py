@@ -18,7 +18,7 @@ from features.ingest import source_files
 from features.tables import file_digest
 from funnel import feature_steps, ranking_steps, recall_steps
 from funnel.config import FunnelConfig, config_of
-from funnel.store import MEASURED, Manifest, Recipe, Store, code_digest, publish
+from funnel.store import MEASURED, Manifest, Recipe, Store, code_digest, is_published, publish
 from funnel.tracking import SUMMARY, Tracker, environment, track
 from funnel.work import Work
 
@@ -145,12 +145,20 @@ def make(name: str, request: Request, tell: Callable[[str], None] = print) -> Ou
 
 
 def stale_steps(request: Request) -> list[str]:
-    """The artefacts that are not up to date for a request, in order; none means that a run would do nothing."""
+    """The artefacts that are not up to date for a request, or not shown at the home's top, and all after them.
+
+    None means that a run would do nothing.
+    """
     store = request.store
     for number, name in enumerate(STEPS):
-        if not store.is_current(_recipe(name, request, store)):
+        if not (store.is_current(_recipe(name, request, store)) and _are_shown(name, request, store)):
             return list(STEPS)[number:]
     return []
+
+
+def _are_shown(name: str, request: Request, store: Store) -> bool:
+    folder, home = store.path(name), Path(request.home)
+    return all(is_published(folder / file, home / file) for file in PUBLISHED.get(name, ()))
 
 
 def advance(request: Request, stage: str) -> Request:

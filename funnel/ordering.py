@@ -16,7 +16,7 @@ from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
 from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
 from funnel.work import Work
-from ranking.re_rank import Ranked, ReRankConfig, Shelf, re_ranked, seconds_lost
+from ranking.re_rank import Ranked, ReRankConfig, Shelf, most_excluded, re_ranked, seconds_lost
 from ranking.recommend import Lists, Recommender, recommender_of
 from ranking.rows import MERGED
 from ranking.scoring import Ranker
@@ -61,8 +61,10 @@ def ordered(work: Work, recommender: Recommender, lists: Lists) -> tuple[Int32, 
     config, top_k = work.config.re_rank, work.config.ranking.top_k
     if not config.switches:
         return recommender.recommend(lists, top_k)
-    ranked = Ranked(lists.users, *recommender.recommend(lists, max(config.pool, top_k)))
-    shelf = shelf_of(work, config)
+    shelf, config = shelf_of(work, config), config.model_copy(update={"pool": max(config.pool, top_k)})
+    # What is excluded takes no place of the pool.
+    width = config.pool + most_excluded(lists.users, lists.items, shelf, config)
+    ranked = Ranked(lists.users, *recommender.recommend(lists, width))
     np.save(work.out / "ranked_items.npy", ranked.items[:, :top_k])
     lost = seconds_lost(ranked, shelf, config, min(COSTS_AT, top_k))
     work.write_json("re_rank.json", {"k": min(COSTS_AT, top_k), "seconds_lost": lost})

@@ -86,8 +86,12 @@ def _share(k: int, lists: Int32, clicks: Holdout, seconds: Float64) -> float:
 
 
 def _list_metrics(judged: Judged) -> Metrics:
-    """How many lists there are and how many are short, because the catalogue of unseen items ran out."""
-    short = {"recall.short_lists": judged.candidates, "funnel.short_lists": judged.final}
+    """How many lists there are and how many are short, because the catalogue of unseen items ran out.
+
+    No final list is longer than its candidates.
+    """
+    final = judged.final[:, : judged.candidates.shape[1]]
+    short = {"recall.short_lists": judged.candidates, "funnel.short_lists": final}
     counts = {name: int((lists[:, -1] == 0).sum()) for name, lists in short.items()}
     return {"funnel.users": len(judged.users), **counts}
 

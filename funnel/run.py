@@ -58,7 +58,7 @@ def _walk(request: Request) -> list[Outcome]:
                 progress.advance(bar)
         except BaseException:
             # A tracking server that is gone must not hide what went wrong first.
-            with suppress(Refused):
+            with suppress(Exception):
                 finish(request, failed=True)
             raise
     finish(request)

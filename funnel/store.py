@@ -96,6 +96,8 @@ class Store:
                 manifest = _describe(recipe, partial)
                 (partial / MANIFEST).write_text(canonical_json(asdict(manifest), indent=1))
                 partial.rename(home / recipe.version)
+        # The oldest go first, by when they were last in force.
+        os.utime(home / recipe.version)
         write_atomically(home / CURRENT, recipe.version.encode())
         _sweep(home, SCRATCH)
         self.pinned.pop(recipe.name, None)
@@ -154,12 +156,17 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def publish(source: Path, target: Path) -> None:
     """Show a copy of an artefact's file at a well-known place, in one rename."""
-    # A copy, no link: who writes into the shown file must not reach the artefact behind it.
-    if target.exists() and _stamp(target) == _stamp(source):
+    if is_published(source, target):
         return
+    # A copy, no link: who writes into the shown file must not reach the artefact behind it.
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.copy2(source, partial)
     partial.replace(target)
+
+
+def is_published(source: Path, target: Path) -> bool:
+    """Whether `publish` has nothing to do."""
+    return target.exists() and _stamp(target) == _stamp(source)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import requests
 
-from features.errors import Refused
+from features.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +79,7 @@ class Tracker:
         """The data the stage read: its name, the digest of its content, where it lies, and counts that describe it."""
 
     def close(self, stage: str, failed: bool = False) -> None:
-        """End the stage's run as finished or failed; `open` takes it up again."""
+        """End the stage's run, if there is one, as finished or failed; `open` takes it up again."""
 
     def url(self, stage: str) -> str:  # noqa: ARG002
         """Where the UI shows the run; "" where no server does."""
@@ -155,7 +155,10 @@ class MlflowTracker(Tracker):
         self.log_tags(stage, {DATA_TAG: digest})
 
     def close(self, stage: str, failed: bool = False) -> None:
-        self._client.set_terminated(self._run_id(stage), "FAILED" if failed else "FINISHED")
+        experiment = self._client.get_experiment_by_name(stage)
+        run = self._found.get(stage) or (experiment and self._find(experiment.experiment_id))
+        if run:
+            self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
 
     def url(self, stage: str) -> str:
         if not self.uri.startswith("http"):
@@ -243,12 +246,12 @@ def _client(uri: str) -> "MlflowClient":
 
 
 def _ask_for_life(uri: str) -> None:
-    """Refuse at once where no server answers; MLflow itself would go on trying for minutes."""
+    """Unreachable at once where no server answers; MLflow itself would go on trying for minutes."""
     try:
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=10)
         answer.raise_for_status()
     except requests.RequestException as fault:
-        raise Refused(
+        raise Unreachable(
             f"no MLflow server answers at {uri} ({type(fault).__name__}); start it, or correct the tracking address."
         ) from fault
 

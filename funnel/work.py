@@ -105,7 +105,9 @@ class Work:
         seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
         events = Events(log.users, log.items, log.instants, log.clicked, seconds)
         history = ranking.history_length if ranking.history != "none" else 0
-        return Ledger(events, users, items, self.windows.clock == "time", log.contexts, history)
+        return Ledger(
+            events, users, items, self.windows.clock == "time", log.contexts, history, in_seconds=self.unit == "seconds"
+        )
 
     def write_json(self, name: str, value: Any) -> None:
         (self.out / name).write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")

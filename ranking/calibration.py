@@ -66,7 +66,8 @@ def scaled(predicted: Float64, seconds: Float64, weight: Float64) -> Calibration
 def platt(predicted: Float64, seconds: Float64, weight: Float64) -> Calibration:
     """exp(a + b log E): logistic regression of T on the log odds (Platt 1999), by Newton's method from the scale.
 
-    The scale itself where the curve would not rise: what predictions do not tell bends nothing.
+    The scale itself where the curve would not rise, or would not fit better: what predictions do not tell bends
+    nothing, and on few rows the method runs away.
     """
     scale = scaled(predicted, seconds, weight)
     x = np.log(np.maximum(predicted, SMALLEST))
@@ -76,10 +77,11 @@ def platt(predicted: Float64, seconds: Float64, weight: Float64) -> Calibration:
         gradient = design.T @ (weight * (seconds - (1 + seconds) * chance))
         curvature = (design * (weight * (1 + seconds) * chance * (1 - chance))[:, None]).T @ design
         coefficients = coefficients + np.linalg.solve(curvature + SMALLEST * np.eye(2), gradient)
-    if not (np.isfinite(coefficients).all() and coefficients[1] > 0):
-        return scale
-    knots = np.exp(np.linspace(x.min(), x.max(), KNOTS))
-    return Calibration(knots, np.exp(coefficients[0] + coefficients[1] * np.log(knots)))
+    log_knots = np.linspace(x.min(), x.max(), KNOTS)
+    with np.errstate(over="ignore", invalid="ignore"):
+        curve = Calibration(np.exp(log_knots), np.exp(coefficients[0] + coefficients[1] * log_knots))
+        bent, plain = ((exact_losses(seconds, fit.applied(predicted)) * weight).sum() for fit in (curve, scale))
+    return curve if coefficients[1] > 0 and bent <= plain else scale
 
 
 def isotonic(predicted: Float64, seconds: Float64, weight: Float64) -> Calibration:

@@ -45,6 +45,8 @@ NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
 class Evaluation:
     """Estimates of a policy, the log's own seconds on the same slots, and what the estimates rest on.
 
+    `snips` is sum w r / sum w (Swaminathan and Joachims 2015), `doubly_robust` the mean of `robust_terms`.
+
     `slots` are those with a list that had anything left to show. `refusal` says why there is no estimate, else None.
     """
 
@@ -81,16 +83,6 @@ def effective_sample(weights: Float64) -> float:
     """(sum w)^2 / sum w^2: so many equally weighted slots would be as sure (Kish 1965). 0 without weight."""
     squares = float(np.square(weights).sum())
     return float(weights.sum()) ** 2 / squares if squares else 0.0
-
-
-def snips(weights: Float64, seconds: Float64) -> float:
-    """Self-normalised inverse propensity score, sum w r / sum w (Swaminathan and Joachims 2015). NaN without weight."""
-    return _ratio(weights * seconds, weights)
-
-
-def doubly_robust(slots: Slots, seconds: Float64) -> float:
-    """Mean of `robust_terms`; NaN without slots."""
-    return _ratio(robust_terms(slots, seconds), np.ones(len(seconds)))
 
 
 def robust_terms(slots: Slots, seconds: Float64) -> Float64:

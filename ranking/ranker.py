@@ -60,7 +60,7 @@ def train(rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epo
     then trained anew for as many epochs on all rows, the newest among them, and keeps the scale and the calibration.
     """
     early, late = _split(rows, config.validation_share)
-    cap = seconds_cap(rows.take(early), config.seconds_cap_quantile)
+    cap = seconds_cap(rows.seconds[early], rows.clicked[early], config.seconds_cap_quantile)
     capped = replace(rows, seconds=np.minimum(rows.seconds, cap))
     earlier, later = capped.take(early), capped.take(late)
     untrained = _untrained(earlier, cap, unit, config)
@@ -90,10 +90,9 @@ def _total(ranker: Ranker, rows: RankingRows) -> float:
     return float((ranker.scores(*(rows.blocks[name] for name in BLOCKS)) * rows.weight).sum())
 
 
-def seconds_cap(rows: RankingRows, quantile: float) -> float:
+def seconds_cap(seconds: Float64, clicked: npt.NDArray[np.bool_], quantile: float) -> float:
     """The quantile of clicked seconds at which training winsorises T."""
-    clicked = rows.seconds[rows.clicked]
-    return float(np.quantile(clicked, quantile)) if len(clicked) else 1.0
+    return float(np.quantile(seconds[clicked], quantile)) if clicked.any() else 1.0
 
 
 def _split(rows: RankingRows, share: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -140,7 +139,7 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
         codes=columns.codes,
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
         **config.model_dump(include={"hidden", "powers", "bins", "cross", "history", "history_length", "objective"}),
-        **_prior(rows, config),
+        **(_prior(rows, config) if MERGED in columns.numbers["pair"] else {}),
         unit=unit,
         seconds_cap=cap,
         yardstick=yardstick.unit,
@@ -285,7 +284,7 @@ def _examples(ranker: Ranker, rows: RankingRows, censored: bool) -> _Examples:
     weights = weights * rows.weight[:, None]
     # A mean weight of one keeps the size of a step apart from the length of a watch.
     weights = weights / np.maximum(weights.mean(axis=0), 1e-12)
-    complete = complete_plays(rows)[:, None] & censored & np.ones_like(labels, bool)
+    complete = complete_plays(rows, shape.seconds_cap)[:, None] & censored & np.ones_like(labels, bool)
     order = np.stack([np.log(measures), rows.seconds, rows.weight], axis=1)
     columns = np.concatenate([labels, weights, complete, order], axis=1)
     return _Examples(ranker, numbers, codes, prior, columns.astype(np.float32))
@@ -296,9 +295,12 @@ def places_of(rows: RankingRows) -> Int32:
     return np.clip(rows.positions, 0, LAST_POSITION).astype(np.int32)
 
 
-def complete_plays(rows: RankingRows) -> npt.NDArray[np.bool_]:
-    """Whether a click was watched to its end, so that the viewer might have watched longer, [n]."""
-    return rows.clicked & (rows.seconds >= COMPLETE * lengths_of(rows.blocks["item"]))
+def complete_plays(rows: RankingRows, cap: float) -> npt.NDArray[np.bool_]:
+    """Whether a click was watched to its end, so that the viewer might have watched longer, [n].
+
+    Of an item that lasts longer than the cap on seconds: whether it was watched to the cap.
+    """
+    return rows.clicked & (rows.seconds >= np.minimum(COMPLETE * lengths_of(rows.blocks["item"]), cap))
 
 
 def _loss(objective: str) -> Callable[[Any, Any], Any]:

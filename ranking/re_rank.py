@@ -26,7 +26,7 @@ SMALLEST = 1e-10
 
 
 class ReRankConfig(BaseModel):
-    """The re-rank stage, all of it off by default; it chooses among the ranker's first `pool` items.
+    """The re-rank stage, all of it off by default; it chooses among the ranker's first `pool` items that are allowed.
 
     `diversity` trades relevance for difference at `strength` (0 none, 1 difference alone) by maximal marginal relevance
     or a determinantal point process. Within the first `head` places at most `channel_cap` items are of one channel (0
@@ -107,14 +107,15 @@ def seconds_lost(ranked: Ranked, shelf: Shelf, config: ReRankConfig, k: int) -> 
 
 def _walk(ranked: Ranked, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int64:
     """Places in the pool of the items chosen for each place of the list, [n, top_k], -1 for none."""
-    users, pool = ranked.items.shape
+    users, width = ranked.items.shape
     chosen = np.full((users, top_k), -1, np.int64)
-    left = (ranked.items > 0) & ~_excluded(ranked, shelf, config)
+    left = (ranked.items > 0) & ~_excluded(ranked.users, ranked.items, shelf, config)
+    left &= np.cumsum(left, axis=1) <= config.pool
     gain: _Gain = _GAINS[config.diversity](ranked, shelf, config)
     channels, fresh = shelf.channels[ranked.items], shelf.fresh[ranked.items]
-    rows, taken, of_channel = np.arange(users), np.zeros((users, pool), bool), np.zeros((users, pool), np.int32)
-    head = min(config.head, top_k, pool)
-    for place in range(min(top_k, pool)):
+    rows, taken, of_channel = np.arange(users), np.zeros((users, width), bool), np.zeros((users, width), np.int32)
+    head = min(config.head, top_k, width)
+    for place in range(min(top_k, width)):
         allowed = left
         if place < head:
             allowed = _capped(allowed, of_channel, config.channel_cap)
@@ -128,11 +129,17 @@ def _walk(ranked: Ranked, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int
     return chosen
 
 
-def _excluded(ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> Flags:
+def most_excluded(users: Int32, items: Int32, shelf: Shelf, config: ReRankConfig) -> int:
+    """How many items of a list are excluded, in the list that has most of them; lists are items [n, k] of users [n]."""
+    counts = (_excluded(users[rows], items[rows], shelf, config).sum(axis=1).max() for rows in shards(items))
+    return int(max(counts, default=0))
+
+
+def _excluded(users: Int32, items: Int32, shelf: Shelf, config: ReRankConfig) -> Flags:
     if config.exclusions is None:
-        return np.zeros(ranked.items.shape, bool)
-    own = np.isin(pair_keys(ranked.users[:, None], ranked.items), shelf.excluded)
-    flags: Flags = own | np.isin(ranked.items.astype(np.int64), shelf.excluded)
+        return np.zeros(items.shape, bool)
+    own = np.isin(pair_keys(users[:, None], items), shelf.excluded)
+    flags: Flags = own | np.isin(items.astype(np.int64), shelf.excluded)
     return flags
 
 

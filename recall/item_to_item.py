@@ -31,7 +31,7 @@ def item_to_item(item_vectors: Float32, catalogue: Int32, watched: Int32) -> Ite
     size = len(item_vectors)
     sources = np.unique(watched[(watched > 0) & (watched < size)])
     unit = item_vectors / np.maximum(np.linalg.norm(item_vectors, axis=1, keepdims=True), 1e-9)
-    found, cosines = index_of(unit, catalogue).search(unit[sources], min(NEIGHBOURS + 1, len(catalogue)))
+    found, cosines = index_of(unit, catalogue).search(unit[sources], max(min(NEIGHBOURS + 1, len(catalogue)), 1))
     row = np.repeat(sources, found.shape[1])
     kept = (found.ravel() > 0) & (found.ravel() != row) & (cosines.ravel() > 0)
     pairs = (row[kept], found.ravel()[kept])

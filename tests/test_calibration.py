@@ -55,6 +55,18 @@ def test_predictions_that_tell_nothing_are_not_turned_round():
         assert (np.diff(found) > 0).all()
 
 
+def test_on_few_rows_a_curve_is_never_worse_than_the_scale():
+    """Newton's method runs away on a few of these, to knots of 0 and infinity."""
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        predicted, weight = np.exp(rng.normal(2, 2, 50)), np.ones(50)
+        seconds = np.where(rng.random(50) < 0.3, rng.exponential(60, 50), 0.0)
+        curve, scale = (fit(predicted, seconds, weight) for fit in (platt, scaled))
+        assert np.isfinite(curve.calibrated).all()
+        losses = [exact_losses(seconds, each.applied(predicted)).sum() for each in (curve, scale)]
+        assert losses[0] <= losses[1]
+
+
 @pytest.mark.parametrize("times", [0.01, 0.1, 10, 100])
 def test_predictions_of_another_size_are_put_right(times):
     predicted, seconds, weight = world(BENDS["platt"])

@@ -151,3 +151,12 @@ def test_sections_are_plain_values_and_only_those_named() -> None:
     sections = config_of(None, ["recall.recency_windows=[8]"]).sections(["recall", "seed"])
     assert set(sections) == {"recall", "seed"}
     assert sections["recall"]["recency_windows"] == [8]
+
+
+def test_what_a_training_goes_on_from_is_in_the_recipe_by_its_content(tmp_path):
+    (tmp_path / "tower.json").write_text("one")
+    config = config_of(overrides=[f"recall.warm_start={tmp_path}"])
+    before = config.sections(["recall"])
+    assert config.sections(["recall"]) == before
+    (tmp_path / "tower.json").write_text("another")
+    assert config.sections(["recall"]) != before

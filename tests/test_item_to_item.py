@@ -44,3 +44,7 @@ def test_a_user_is_offered_what_is_near_the_last_watch_first(vectors, asked):
     named = channel.answer(asked([[4, 0, 0]], seen=((0, 4),))).named(2)
     assert named.items[0, 0] == np.argmax(cosines(vectors)[4])
     assert 4 not in named.items
+
+
+def test_where_no_item_is_known_nobody_has_neighbours(vectors):
+    assert item_to_item(vectors, CATALOGUE[:0], CATALOGUE).nearest.nnz == 0

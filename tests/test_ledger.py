@@ -344,6 +344,18 @@ def test_a_log_without_side_columns_has_features_all_the_same(events):
     assert not any("channel" in name or "topic" in name for name in found)
 
 
+def test_where_t_is_no_seconds_nothing_is_measured_by_lengths(events):
+    users, items, instants = exposures(events)
+    found, other = (
+        columns(replace(ledger_of(events), in_seconds=flag), users, items, instants) for flag in (True, False)
+    )
+    gone = {name for name in found if name.endswith("_completion") or name.endswith("_completion_lift")}
+    assert gone
+    assert found.keys() - other.keys() == gone
+    for name in other:
+        np.testing.assert_array_equal(found[name], other[name])
+
+
 def test_an_empty_log_gives_priors_and_no_recency():
     empty = Events(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0))
     found = columns(ledger_of(empty), np.array([1], np.int32), np.array([1], np.int32), 5 * HOUR)

@@ -18,7 +18,7 @@ from features.simulated import simulate, write
 from features.vocabulary import Vocabulary
 from features.world import WorldConfig
 from funnel.judged import Judged
-from funnel.line import PUBLISHED, STEPS, Outcome, data_digest, make, request_for, work_of
+from funnel.line import PUBLISHED, STEPS, Outcome, data_digest, make, publish_files, request_for, stale_steps, work_of
 from funnel.off_policy_report import OffPolicy
 from funnel.report import cutoffs
 from funnel.run import run_line
@@ -574,6 +574,19 @@ def test_the_same_again_does_nothing_and_says_so(run: Run, capsys: pytest.Captur
     assert "everything was up to date, nothing was done" in capsys.readouterr().out
     written = {path for path, facts in snapshot(run.out).items() if artefacts.get(path) != facts}
     assert {Path(path).name for path in written} <= {"current"}
+
+
+def test_lists_that_were_made_and_are_not_shown_are_still_to_be_shown(run: Run) -> None:
+    request = request_for("canonical", str(run.data), str(run.out), "again", None, asked(run.mode))
+    assert stale_steps(request) == []
+    shown = run.out / "report.json"
+    kept = shown.read_bytes()
+    shown.unlink()
+    assert stale_steps(request) == ["report"]
+    shown.write_bytes(kept)
+    assert stale_steps(request) == ["report"]
+    publish_files(request)
+    assert stale_steps(request) == []
 
 
 def _spoilt(log: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ranking.metrics import bootstrapped_ratios
-from ranking.off_policy import carriers, doubly_robust, effective_sample, estimate, evaluated, robust_terms, snips
+from ranking.off_policy import carriers, effective_sample, estimate, evaluated, robust_terms
 from ranking.policies import Logged, Policy, Slots, slots_of, softmax_of_places
 
 USERS, ITEMS, K, A_USER = 150, 8, 4, 30
@@ -28,6 +28,18 @@ def bandit(seed, users=USERS, a_user=A_USER, noise=1.0):
     none = np.zeros(len(user))
     log = Logged(user, (item + 1).astype(np.int32), none > 0, seconds, logging[user, item], none.astype(np.int32))
     return policy, log, float((chances * listed).sum(axis=1).mean())
+
+
+def value(part, whole):
+    return estimate(np.arange(len(part)), part, whole, np.random.default_rng(0)).value
+
+
+def snips(weights, seconds):
+    return value(weights * seconds, weights)
+
+
+def doubly_robust(slots, seconds):
+    return value(robust_terms(slots, seconds), np.ones(len(seconds)))
 
 
 def test_both_estimates_come_to_the_truth_and_the_logs_mean_does_not():

@@ -13,7 +13,6 @@ from features.oracle import (
     oracle_lists,
     oracle_share,
     reference_lists,
-    reference_shares,
     seen_before,
 )
 from features.simulated import Log, simulate
@@ -71,7 +70,9 @@ def test_the_oracle_lists_the_best_unseen_items_as_brute_force_finds_them(world:
 
 
 def test_shares_fall_from_the_oracle_over_the_reader_and_the_popular_to_chance(world: World, log: Log) -> None:
-    shares = reference_shares(world, log, _ask(world, users=1_000), _rng())
+    ask, seen = _ask(world, users=1_000), seen_before(log, AT)
+    lists = reference_lists(world, log, ask, _rng())
+    shares = {name: oracle_share(world, ask, items, seen) for name, items in lists.items()}
     assert shares["oracle"] == pytest.approx(1)
     assert 1 > shares["bayes_reader"] > 2 * shares["popular"]
     assert shares["popular"] > 1.2 * shares["random"] > 0

@@ -137,8 +137,8 @@ def test_the_seconds_that_the_cap_takes_are_given_back_by_the_scale():
 
 def test_the_cap_is_a_quantile_of_clicked_seconds():
     rows, _ = simulated()
-    assert seconds_cap(rows, 0.5) == pytest.approx(np.median(rows.seconds[rows.clicked]))
-    assert seconds_cap(replace(rows, clicked=np.zeros(ROWS, bool)), 0.5) == 1
+    assert seconds_cap(rows.seconds, rows.clicked, 0.5) == pytest.approx(np.median(rows.seconds[rows.clicked]))
+    assert seconds_cap(rows.seconds, np.zeros(ROWS, bool), 0.5) == 1
 
 
 def mixed(n=300):
@@ -240,6 +240,8 @@ def test_no_logit_starts_from_recall_where_that_is_off_or_no_odds(switches):
     rows, _ = listed(mixed())
     assert _untrained(rows, 9.0, "seconds", SMALL.model_copy(update=switches)).shape.prior == ""
     assert _untrained(mixed(), 9.0, "seconds", SMALL).shape.prior == ""
+    without = SMALL.model_copy(update={"without": ("recall_*",)})
+    assert _untrained(rows, 9.0, "seconds", without).shape.prior == ""
 
 
 def test_a_ranker_that_learns_nothing_leaves_recalls_order(tmp_path):
@@ -340,8 +342,9 @@ def test_censored_plays_are_a_floor_and_not_a_label():
     blocks["user"] = Block(n, {"flat": np.ones(n)}, {})
     rows = RankingRows(blocks, np.arange(n), np.ones(n, bool), seconds, np.ones(n), np.zeros(n, np.int32))
     hidden = replace(rows, blocks=blocks | {"item": Block(n, {"item_duration_seconds": durations * 0 + 10}, {})})
-    assert complete_plays(rows).tolist() == whole.tolist()
-    assert complete_plays(replace(rows, clicked=~whole)).sum() == 0
+    assert complete_plays(rows, 1e9).tolist() == whole.tolist()
+    assert complete_plays(rows, 40.0).all()
+    assert complete_plays(replace(rows, clicked=~whole), 1e9).sum() == 0
     plain, _ = fit(rows, powers=False, measured_in="seconds")
     censored, _ = fit(rows, powers=False, measured_in="seconds", censored=True)
     assert scores(plain, rows.blocks).mean() == pytest.approx(25, rel=0.1)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from ranking.re_rank import Ranked, ReRankConfig, Shelf, re_ranked, seconds_lost
+from ranking.re_rank import Ranked, ReRankConfig, Shelf, most_excluded, re_ranked, seconds_lost
 
 ITEMS, POOL, USERS, TOP = 40, 12, 9, 6
 
@@ -135,6 +135,20 @@ def test_what_is_excluded_is_in_no_list_and_others_move_up():
     for row in range(1, 50):
         gone = {7, 11} | ({5} if row == 2 else set())
         assert items[row].tolist() == [item for item in ranked.items[row] if item not in gone][:TOP]
+
+
+def test_what_is_excluded_takes_no_place_of_the_pool():
+    ranked, shelf = world(users=50)
+    items, _ = run(ranked, shelf, exclusions="a table", pool=TOP)
+    gone = [{7, 11} | ({5} if row == 2 else set()) for row in range(50)]
+    for row in range(50):
+        allowed = [item for item in ranked.items[row] if item and item not in gone[row]]
+        assert [item for item in items[row] if item] == allowed[:TOP]
+    counts = [len(gone[row] & set(ranked.items[row])) for row in range(50)]
+    excluding = ReRankConfig(exclusions="a table")
+    assert most_excluded(ranked.users, ranked.items, shelf, excluding) == max(counts)
+    assert most_excluded(ranked.users[:0], ranked.items[:0], shelf, excluding) == 0
+    assert most_excluded(ranked.users, ranked.items, shelf, ReRankConfig()) == 0
 
 
 @pytest.mark.parametrize("diversity", ["none", "mmr", "dpp"])

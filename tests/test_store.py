@@ -142,6 +142,14 @@ def test_a_pinned_version_is_read_until_the_artefact_is_made_anew(store: Store) 
     assert pinned.manifest("lists").config == {"value": 3}
 
 
+def test_a_version_that_was_in_force_again_is_not_the_first_to_go(store: Store) -> None:
+    for value in (0, 1, 2):
+        store.make(recipe(value), writer(str(value)))
+    store.make(recipe(0), refusing)
+    store.make(recipe(3), writer("3"))
+    assert [value for value in range(4) if store.holds(recipe(value))] == [0, 2, 3]
+
+
 def test_the_newest_few_versions_are_kept_and_the_one_in_force_always(store: Store) -> None:
     for value in range(6):
         store.make(recipe(value), writer(str(value)))

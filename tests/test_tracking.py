@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from features.errors import Refused
+from features.errors import Refused, Unreachable
 from funnel.tracking import DATA_TAG, MlflowTracker, Tracker, environment, track
 
 STAGES = ("funnel", "features", "recall", "ranking")
@@ -74,6 +74,14 @@ def test_a_retry_after_a_failure_goes_on_in_the_failed_run(store, client):
     retry.close("recall")
     assert client.get_run(run).info.status == "FINISHED"
     assert client.get_run(run).data.params == {"dim": "64", "epochs": "4"}
+
+
+def test_closing_what_was_never_begun_begins_nothing(store, client):
+    tracker = track(store, "never begun")
+    tracker.close("features", failed=True)
+    known = client.get_experiment_by_name("features")
+    mine = "tags.`watchfunnel.run` = 'never begun'"
+    assert known is None or not client.search_runs([known.experiment_id], mine)
 
 
 def test_a_late_figure_does_not_reopen_a_finished_run(store, client):
@@ -199,9 +207,10 @@ def test_an_address_that_depends_on_the_working_directory_is_refused(uri):
         track(uri, "nowhere").open("funnel")
 
 
-def test_a_server_that_does_not_answer_is_refused_within_seconds():
+def test_a_server_that_does_not_answer_is_told_within_seconds_and_is_no_refusal_so_that_airflow_retries():
     started = time.monotonic()
-    with pytest.raises(Refused, match="no MLflow server answers"):
+    assert not issubclass(Unreachable, Refused)
+    with pytest.raises(Unreachable, match="no MLflow server answers"):
         track(f"http://127.0.0.1:{free_port()}", "nobody").open("funnel")
     assert time.monotonic() - started < 5
 

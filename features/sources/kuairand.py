@@ -87,7 +87,9 @@ def with_logged_durations(items: ir.Table | None, log: ir.Table) -> ir.Table | N
     """The items, and those that only the log names, with the duration the log gives."""
     if DURATION_SECONDS not in log.columns:
         return items
-    logged = log.filter(log[DURATION_SECONDS].notnull()).group_by(ITEM).agg(logged_seconds=ibis._[DURATION_SECONDS].max())
+    logged = (
+        log.filter(log[DURATION_SECONDS].notnull()).group_by(ITEM).agg(logged_seconds=ibis._[DURATION_SECONDS].max())
+    )
     if items is None:
         return logged.rename({DURATION_SECONDS: "logged_seconds"})
     joined = with_all_items(items, logged)
