@@ -49,18 +49,29 @@ class Request(BaseModel):
 
 @dataclass(frozen=True)
 class Step:
-    """One artefact: who makes it, from what, and which sections of the configuration it reads."""
+    """One artefact: who makes it, from what, which sections of the configuration it reads but for what is `unread`."""
 
     stage: Stage
     write: Callable[[Work], None]
     parents: tuple[str, ...]
     sections: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    def read_of(self, config: FunnelConfig) -> dict[str, Any]:
+        """What the step reads of a configuration, as plain values by section."""
+        values = config.sections(self.sections)
+        for name in self.unread:
+            section, field = name.split(".")
+            del values[section][field]
+        return values
 
 
 # What is known of the log once its ids are indexes.
 _LOG = ("interactions", "windows", "vocabulary", "impressions")
 # What every step after features reads of them.
 _FEATURES = ("windows", "vocabulary", "impressions", "histories", "profiles")
+# What of ranking no ranker is trained with: another length of the lists trains nothing anew.
+_SERVED = ("ranking.top_k", "ranking.streaming_hours")
 
 STEPS: dict[str, Step] = {
     "interactions": Step("ingest", feature_steps.write_interactions, (), ("cleaning",)),
@@ -75,9 +86,9 @@ STEPS: dict[str, Step] = {
     "index": Step("recall", recall_steps.write_index, (*_FEATURES, "towers", "item_vectors"), ("recall", "seed")),
     "candidates": Step("recall", recall_steps.write_candidates, (*_FEATURES, "towers", "index"), ("recall", "seed")),
     "ranking_rows": Step(
-        "ranking", ranking_steps.write_ranking_rows, (*_FEATURES, "towers", "candidates"), ("ranking", "seed")
+        "ranking", ranking_steps.write_ranking_rows, (*_FEATURES, "towers", "candidates"), ("ranking", "seed"), _SERVED
     ),
-    "ranker": Step("ranking", ranking_steps.write_ranker, ("ranking_rows",), ("ranking", "seed")),
+    "ranker": Step("ranking", ranking_steps.write_ranker, ("ranking_rows",), ("ranking", "seed"), _SERVED),
     "pre_ranker": Step(
         "ranking",
         ranking_steps.write_pre_ranker,
@@ -186,7 +197,7 @@ def publish_files(request: Request) -> list[Path]:
 def _recipe(name: str, request: Request, store: Store) -> Recipe:
     step = STEPS[name]
     parents = {parent: store.manifest(parent).content for parent in step.parents}
-    config = request.config.sections(step.sections)
+    config = step.read_of(request.config)
     if name == "interactions":
         config |= {"source": request.source}
         parents = {"data": data_digest(request.source, Path(request.data))}
@@ -219,7 +230,7 @@ def _log(name: str, request: Request, manifest: Manifest, seconds: float) -> Non
     tracker.open(SUMMARY)
     tracker.open(stage)
     tracker.log_dict(stage, asdict(manifest), f"manifests/{name}.json")
-    tracker.log_params(stage, _flat(request.config.sections(STEPS[name].sections)))
+    tracker.log_params(stage, _flat(STEPS[name].read_of(request.config)))
     tracker.log_metrics(stage, {f"{name}.seconds": seconds})
     for path in sorted(path for pattern in LOGGED_FILES for path in folder.glob(pattern)):
         if path.name != "manifest.json" and path.stat().st_size <= LARGEST_LOGGED:

@@ -16,7 +16,8 @@ Int64 = npt.NDArray[np.int64]
 UInt16 = npt.NDArray[np.uint16]
 Flags = npt.NDArray[np.bool_]
 
-SHARD = 512
+# Rows of a shard, and how many items one fetches at most for them: some 50 MB.
+SHARD, FETCHED = 512, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _pairs(histories: Histories, starts: Int64, ends: Int64) -> Pairs:
 def nearest(vectors: Float32, index: ItemIndex, seen: Pairs, k: int) -> tuple[Int32, Float32]:
     """Items and scores [n, k] of the k best unseen items of each vector, best first; 0 and -inf past a list's end."""
     items, scores = np.zeros((len(vectors), k), np.int32), np.full((len(vectors), k), -np.inf, np.float32)
-    for rows in _shards(seen.counts):
+    for rows in shards_of(seen.counts, k):
         wanted = min(k + int(seen.counts[rows].max()), len(index))
         found, values = index.search(vectors[rows], wanted)
         fresh = (found > 0) & ~seen.holds(rows[:, None], found)
@@ -89,11 +90,17 @@ def nearest(vectors: Float32, index: ItemIndex, seen: Pairs, k: int) -> tuple[In
     return items, scores
 
 
-def _shards(counts: Int64) -> Iterator[npt.NDArray[np.intp]]:
-    """Rows in shards of like numbers of seen items, so that few users fetch more than they need."""
-    order = np.argsort(counts, kind="stable")
-    for at in range(0, len(order), SHARD):
-        yield order[at : at + SHARD]
+def shards_of(counts: Int64, k: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Rows in shards of like numbers of seen items, so that few users fetch more than they need.
+
+    Whoever has seen very much is in a small shard: what a shard fetches, k and the most seen for each row, is bounded.
+    """
+    order, at = np.argsort(counts, kind="stable"), 0
+    while at < len(order):
+        rows = order[at : at + SHARD]
+        rows = rows[: max(FETCHED // (k + int(counts[rows[-1]])), 1)]
+        yield rows
+        at += len(rows)
 
 
 def first(kept: Flags, items: Int32, scores: Float32, k: int) -> tuple[Int32, Float32]:

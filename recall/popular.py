@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from features.histories import Histories
 from features.instants import HOUR
-from recall.candidates import Candidates, Flags, Pairs, first, pairs_before
+from recall.candidates import Candidates, Flags, Pairs, first, pairs_before, shards_of
 from recall.requests import Columns, Named, Requests, seen_only
 
 Float32 = npt.NDArray[np.float32]
@@ -22,7 +22,6 @@ Intp = npt.NDArray[np.intp]
 HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
 # A segment's own counts weigh as much as the whole's once it has so many (decayed) watches.
 SHRINKAGE = 500.0
-SHARD = 512
 
 
 def popularity(watches: Histories, items: int, as_of: int, hours: float | None = None) -> Float64:
@@ -113,9 +112,7 @@ class PopularAnswer:
         """The most watched of the user's segment; items nobody watched follow, so that a list is full."""
         items = np.zeros((len(self.requests), k), np.int32)
         scores = np.full(items.shape, -np.inf, np.float32)
-        order = np.argsort(self.requests.seen.counts, kind="stable")
-        for at in range(0, len(order), SHARD):
-            rows = order[at : at + SHARD]
+        for rows in shards_of(self.requests.seen.counts, k):
             items[rows], scores[rows] = self._named(rows, k)
         return Named(items, np.where(items > 0, scores, 0).astype(np.float32))
 

@@ -95,6 +95,18 @@ def test_shards_and_reruns_give_the_same_lists(item_vectors, monkeypatch):
     np.testing.assert_allclose(whole.scores, sharded.scores, rtol=1e-5)
 
 
+def test_whoever_has_seen_very_much_is_in_a_shard_that_fetches_no_more_than_others(monkeypatch):
+    monkeypatch.setattr(candidates, "SHARD", 50)
+    monkeypatch.setattr(candidates, "FETCHED", 1_000)
+    counts = np.random.default_rng(0).permutation(np.append(np.arange(120) % 7, [400, 990, 5_000]))
+    found = list(candidates.shards_of(counts, 10))
+    assert sorted(np.concatenate(found)) == list(range(123))
+    assert max(len(rows) for rows in found) == 50
+    for rows in found:
+        assert len(rows) == 1 or len(rows) * (10 + counts[rows].max()) <= 1_000
+    assert not list(candidates.shards_of(counts[:0], 10))
+
+
 def test_taking_rows_keeps_users_and_lists_together(item_vectors):
     users = np.array([4, 1, 5], np.int32)
     lists = offered(users, item_vectors[1:4], item_vectors, histories([]), 3)

@@ -496,6 +496,14 @@ def test_without_pre_rank_nothing_is_cut_and_with_it_what_comes_before_stays(run
     ]
 
 
+@of_time
+def test_lists_of_another_length_train_nothing_anew(run: Run, all_scored: pd.DataFrame) -> None:
+    longer = Run(run.data, run.out.parent / f"{run.mode}_ranking.top_k={K}", run.mode, [])
+    assert len(all_scored) > len(run.table("recommendations"))
+    changed = {name for name in STEPS if manifests(run)[name]["version"] != manifests(longer)[name]["version"]}
+    assert changed == {"pre_ranker", "recommendations", "report"}
+
+
 def off_policy_terms(run: Run, name: str) -> pd.DataFrame:
     """Weight, seconds and doubly robust term of every slot of the holdout, read row by row from the files."""
     lists = run.table(name).query(f"rank <= {TOP_K}").groupby("user_id")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.histories import histories_of
-from recall import popular
+from recall import candidates
 from recall.candidates import Pairs, pairs_before
 from recall.popular import HOUR, Popular, decayed, hit_share, popular_lists, popularity, shares
 from recall.requests import seen_only
@@ -59,7 +59,7 @@ def test_lists_equal_the_definition_user_by_user_also_past_the_catalogue_and_ove
     seen = histories_of(users, rng.integers(1, 12, 25), np.zeros(25, np.int64), 7)
     counts, asked = rng.integers(0, 4, 9).astype(float), rng.permutation(np.arange(1, 7, dtype=np.int32))
     best = sorted(range(1, 9), key=lambda item: (-counts[item], -item))
-    with mock.patch.object(popular, "SHARD", 2):
+    with mock.patch.object(candidates, "SHARD", 2):
         lists = popular_lists(counts, asked, seen, 1, k)
     for user, items, scores in zip(asked, lists.items, lists.scores, strict=True):
         mine = [item for item in best if item not in seen.items[seen.offsets[user] : seen.offsets[user + 1]]][:k]
@@ -114,7 +114,7 @@ def test_what_is_not_in_the_catalogue_is_not_named_and_items_without_a_watch_fil
 
 
 def test_users_with_many_seen_items_still_get_full_lists(monkeypatch):
-    monkeypatch.setattr("recall.popular.SHARD", 2)
+    monkeypatch.setattr("recall.candidates.SHARD", 2)
     seen = histories_of(np.repeat([1, 2, 3], [3, 0, 1]), np.array([1, 2, 3, 4]), np.zeros(4), 5)
     lists = popular_lists(np.array([0, 4.0, 3, 2, 1]), np.array([3, 2, 1], np.int32), seen, 1, 2)
     assert lists.items.tolist() == [[1, 2], [1, 2], [4, 0]]
