@@ -6,7 +6,7 @@
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -201,12 +201,21 @@ def _recipe(name: str, request: Request, store: Store) -> Recipe:
     if name == "interactions":
         config |= {"source": request.source}
         parents = {"data": data_digest(request.source, Path(request.data))}
+    if name == "report":
+        # It names the source, and judges a simulated world's lists by its truth.
+        config |= {"source": request.source}
+        truth = Path(request.data) / "truth"
+        parents |= {"truth": _digest_of(truth.glob("*"), truth)} if truth.exists() else {}
     return Recipe(name, config, code_digest(), parents)
 
 
 def data_digest(source: str, data: Path) -> str:
     """Digest of the bytes of the files that a source reads."""
-    files = {os.path.relpath(path, data): file_digest(path) for path in source_files(source, data)}
+    return _digest_of(source_files(source, data), data)
+
+
+def _digest_of(paths: Iterable[Path], folder: Path) -> str:
+    files = {os.path.relpath(path, folder): file_digest(path) for path in paths}
     return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 

@@ -597,6 +597,16 @@ def test_lists_that_were_made_and_are_not_shown_are_still_to_be_shown(run: Run) 
     assert stale_steps(request) == []
 
 
+@of_time
+def test_a_truth_that_was_not_there_is_a_report_to_be_written_and_nothing_else(run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(run.data, data)
+    (data / "truth").mkdir()
+    (data / "truth" / "levels").write_text("known")
+    request = request_for("canonical", str(data), str(run.out), "again", None, asked(run.mode))
+    assert stale_steps(request) == ["report"]
+
+
 def _spoilt(log: pd.DataFrame) -> pd.DataFrame:
     return log.assign(watch_seconds=-1.0)
 
