@@ -140,10 +140,12 @@ def test_what_is_excluded_is_in_no_list_and_others_move_up():
 def test_what_is_excluded_takes_no_place_of_the_pool():
     ranked, shelf = world(users=50)
     items, _ = run(ranked, shelf, exclusions="a table", pool=TOP)
+    varied, _ = run(ranked, shelf, exclusions="a table", pool=TOP + 1, diversity="mmr", strength=1.0)
     gone = [{7, 11} | ({5} if row == 2 else set()) for row in range(50)]
     for row in range(50):
         allowed = [item for item in ranked.items[row] if item and item not in gone[row]]
         assert [item for item in items[row] if item] == allowed[:TOP]
+        assert set(varied[row]) - {0} <= set(allowed[: TOP + 1])
     counts = [len(gone[row] & set(ranked.items[row])) for row in range(50)]
     excluding = ReRankConfig(exclusions="a table")
     assert most_excluded(ranked.users, ranked.items, shelf, excluding) == max(counts)
