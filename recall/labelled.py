@@ -44,7 +44,10 @@ class LabelledLists:
 def labelled_lists(
     config: RecallConfig, log: Log, towers: Sequence[Tower], merge: Merge, rng: np.random.Generator
 ) -> LabelledLists:
-    """Lists of up to `label_users` users in all, as many as of each tower's instant but the last one's."""
+    """Lists of up to `label_users` users in all, as many as of each tower's instant but the last one's.
+
+    They are merged by what the other instants taught, as a served list is: nobody has learnt from its own.
+    """
     drawn = cohorts(log.readings.histories, towers, config.label_users, rng)
     return _joined([part for cohort in drawn for part in _of_cohort(config, log, cohort, merge)])
 
@@ -53,7 +56,7 @@ def _of_cohort(config: RecallConfig, log: Log, cohort: Cohort, merge: Merge) -> 
     tower = cohort.tower
     index = index_of(tower.item_vectors, tower.catalogue)
     channels = channels_as_of(config, log, tower, index, cohort.since, cohort.users, merge.popularity)
-    for part in merged_shards(channels, merge, cohort.users, config):
+    for part in merged_shards(channels, merge.without(cohort.since), cohort.users, config):
         since, until = (np.full(len(part), instant) for instant in (cohort.since, cohort.until))
         yield LabelledLists(part.users, since, until, part.items, part.scores)
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +38,10 @@ class Merge:
     popularity: Popularity
     order: str
     blend: Blend | None
+
+    def without(self, instant: int) -> "Merge":
+        """The merge as those know it whom other instants taught."""
+        return self if self.blend is None else replace(self, blend=self.blend.without(instant))
 
     def scores(self, found: Found) -> Float32:
         """The score of every pair of a union, [p]; larger is better."""
@@ -187,19 +191,21 @@ def _blends(studies: Sequence[Study], names: Sequence[ChannelName]) -> dict[str,
     """The orders to choose from, the preferred first."""
     blends = {"ranks": flat_blend({f"{name}_rank": 1.0 for name in names})}
     blends |= {"tower": flat_blend({"tower": 1.0})} if "tower" in names else {}
-    lessons = _lessons(studies)
-    return {"learned": blend_of(lessons)} | blends if lessons else blends
+    learned = _learned(studies)
+    return {"learned": learned} | blends if learned else blends
 
 
-def _lessons(studies: Sequence[Study]) -> list[Lesson]:
-    """One lesson for each instant that has teachers enough, or one of all instants, or none."""
-    by_instant = [
-        joined_lessons([study.lesson for study in studies if study.since == since])
+def _learned(studies: Sequence[Study]) -> Blend | None:
+    """An expert of each instant that has teachers enough, or one of all instants, or none."""
+    by_instant = {
+        since: joined_lessons([study.lesson for study in studies if study.since == since])
         for since in sorted({study.since for study in studies})
-    ]
-    taught = [lesson for lesson in by_instant if len(lesson.counts) >= FEWEST]
-    enough = sum(len(lesson.counts) for lesson in by_instant) >= FEWEST
-    return taught or ([joined_lessons(by_instant)] if enough else [])
+    }
+    taught = {since: lesson for since, lesson in by_instant.items() if len(lesson.counts) >= FEWEST}
+    if taught:
+        return blend_of(list(taught.values()), list(taught))
+    enough = sum(len(lesson.counts) for lesson in by_instant.values()) >= FEWEST
+    return blend_of([joined_lessons(list(by_instant.values()))]) if enough else None
 
 
 def _chosen(rates: Mapping[str, Mapping[str, float]], orders: Sequence[str], users: int) -> str:

@@ -82,10 +82,24 @@ def _channel(keys: Int64) -> Int64:
 
 @dataclass(frozen=True)
 class Blend:
-    """Weights of the named columns, [experts, groups, columns]: each expert learnt from one instant, for each group."""
+    """Weights of the named columns, [experts, groups, columns]: each expert learnt from one instant, for each group.
+
+    `instants` [experts] says from which; it is empty where they learnt from all of them, or from none.
+    """
 
     columns: tuple[str, ...]
     weights: Float64
+    instants: tuple[int, ...] = ()
+
+    def without(self, instant: int) -> "Blend":
+        """The experts that learnt from other instants, who know no more of this one than they will of the next.
+
+        All of them where there are no others.
+        """
+        others = [number for number, at in enumerate(self.instants) if at != instant]
+        if not others:
+            return self
+        return Blend(self.columns, self.weights[others], tuple(self.instants[number] for number in others))
 
     def scores(self, columns: Columns, groups: Intp, union: Union) -> Float32:
         """The logarithm of the experts' mean chance of every pair [p], from its columns and its user's group [users].
@@ -114,9 +128,9 @@ def flat_blend(weights: Mapping[str, float]) -> Blend:
     return Blend(tuple(weights), np.tile(np.array(list(weights.values()), float), (1, len(GROUPS), 1)))
 
 
-def blend_of(lessons: Sequence[Lesson]) -> Blend:
-    """One expert for each lesson; lessons have the same columns."""
-    return Blend(lessons[0].columns, np.stack([fit(lesson, len(GROUPS)) for lesson in lessons]))
+def blend_of(lessons: Sequence[Lesson], instants: Sequence[int] = ()) -> Blend:
+    """One expert for each lesson, and the instants that taught them; lessons have the same columns."""
+    return Blend(lessons[0].columns, np.stack([fit(lesson, len(GROUPS)) for lesson in lessons]), tuple(instants))
 
 
 def group_of(lengths: npt.NDArray[np.integer]) -> Intp:

@@ -19,6 +19,7 @@ from recall.config import RecallConfig
 from recall.index import index_of
 from recall.labelled import LabelledLists, labelled_lists
 from recall.learning import Merge, cohorts, merged
+from recall.merge import GROUPS, Blend
 
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
@@ -46,6 +47,23 @@ def test_lists_are_the_merges_as_of_each_instant_but_the_last(chain_world):
         np.testing.assert_array_equal(lists.scores[of], expected.scores)
         seen = pairs_before(cohort.users, log.clicks, cohort.since)
         assert not seen.holds(np.arange(len(cohort.users))[:, None], lists.items[of]).any()
+
+
+def test_a_list_is_merged_by_what_other_instants_taught(chain_world):
+    log, towers = chain_world.log, chain_world.towers
+    taught = [tower.shape.as_of for tower in towers[:-1]]
+    weights = np.random.default_rng(0).normal(size=(len(taught), len(GROUPS), 1))
+    merge = Merge(Popularity(), "learned", Blend(("tower",), weights, tuple(taught)))
+    lists = labelled_lists(CONFIG, log, towers, merge, np.random.default_rng(1))
+    for number, since in enumerate(taught):
+        others = [other for other in range(len(taught)) if other != number]
+        alone = Merge(Popularity(), "learned", Blend(("tower",), weights[others]))
+        expected = labelled_lists(CONFIG, log, towers, alone, np.random.default_rng(1))
+        np.testing.assert_array_equal(lists.items[lists.since == since], expected.items[expected.since == since])
+        np.testing.assert_array_equal(lists.scores[lists.since == since], expected.scores[expected.since == since])
+    np.testing.assert_array_equal(merge.without(-1).blend.weights, weights)
+    only = Blend(("tower",), weights[:1], (taught[0],))
+    assert only.without(taught[0]) is only
 
 
 def test_lists_are_read_as_they_were_saved(tmp_path):
