@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from features.cleaning import CleaningConfig
 from features.errors import Refused
+from features.tables import file_digest
 from features.windows import Clock, WindowsConfig
 from ranking.config import OffPolicyConfig, PreRankConfig, RankingConfig
 from ranking.re_rank import ReRankConfig
@@ -79,7 +80,7 @@ class FunnelConfig(BaseModel):
             values["re_rank"]["exclusions_content"] = digest_of(Path(self.re_rank.exclusions))
         if "recall" in values and self.recall.warm_start:
             files = sorted(path for path in Path(self.recall.warm_start).rglob("*") if path.is_file())
-            values["recall"]["warm_start_content"] = [digest_of(path, "the tower") for path in files]
+            values["recall"]["warm_start_content"] = [file_digest(path) for path in files]
         return values
 
 
@@ -105,13 +106,13 @@ def _require_files(config: FunnelConfig) -> None:
         raise Refused(f"recall.warm_start = {towers}: there is no such folder.")
 
 
-def digest_of(path: Path, what: str = "the table of exclusions") -> str:
+def digest_of(path: Path) -> str:
     """The content of a file as a text; Refused where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise Refused(
-            f"{path}: {what} cannot be read ({error.strerror}); see re_rank.exclusions and recall.warm_start."
+            f"{path}: the table of exclusions cannot be read ({error.strerror}); see re_rank.exclusions."
         ) from None
 
 
