@@ -1,7 +1,7 @@
 """# ranking
 
-Orders each user's candidates by expected watch seconds: builds the ranking rows, trains the ranker, scores, and
-judges the lists on the holdout.
+Orders each user's candidates: builds the ranking rows, trains the ranker, chooses on validation lists how expected
+watch seconds and the chance to be watched next make one order, writes the lists, and judges them on the holdout.
 
 Follows the asset `candidates`; on the play button it takes the newest event. Its last task closes the run in MLflow.
 """
@@ -35,6 +35,12 @@ def ranker(request: relay.Json) -> relay.Json:
 
 
 @task
+def list_order(request: relay.Json) -> relay.Json:
+    """How lists are ordered: by expected seconds and by the chance of a watch, as the validation window's lists say."""
+    return relay.make("list_order", request)
+
+
+@task
 def pre_ranker(request: relay.Json) -> relay.Json:
     """The light scorer that leaves the ranker a part of the candidates, where `pre_rank.keep` asks for it."""
     return relay.make("pre_ranker", request)
@@ -42,7 +48,7 @@ def pre_ranker(request: relay.Json) -> relay.Json:
 
 @task
 def recommendations(request: relay.Json) -> relay.Json:
-    """Each user's candidates in the order of expected watch seconds."""
+    """Each user's candidates in the order that was chosen."""
     return relay.make("recommendations", request)
 
 
@@ -72,4 +78,5 @@ with DAG(
     },
 ):
     asked = request()
-    ranking_rows(asked) >> ranker(asked) >> pre_ranker(asked) >> recommendations(asked) >> report(asked)
+    ranker_ = ranking_rows(asked) >> ranker(asked)
+    ranker_ >> list_order(asked) >> pre_ranker(asked) >> recommendations(asked) >> report(asked)

@@ -24,7 +24,7 @@ PUBLISHED_AT, DURATION_SECONDS, CHANNEL, TOPICS, LANGUAGE = (
 COUNTRY, REGION, GENDER, AGE = "country", "region", "gender", "age"
 QUERY = "query"
 RANK, SCORE, CHANNELS = "rank", "score", "channels"
-EXPECTED_SECONDS, UNIT = "expected_seconds", "unit"
+EXPECTED_SECONDS, CHANCE, UNIT = "expected_seconds", "chance", "unit"
 
 Kind = Literal["id", "instant", "flag", "number", "category", "categories", "text"]
 

@@ -33,12 +33,11 @@ class FeaturesConfig(BaseModel):
 
 
 class ReportConfig(BaseModel):
-    """The report: at which list lengths, and how far back the popularity baseline counts (None: the whole log)."""
+    """The report: at which list lengths."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     at: tuple[PositiveInt, ...] = (10, 20, 50, 100, 200)
-    popularity_hours: float | None = Field(24.0, gt=0)
 
 
 class FunnelConfig(BaseModel):

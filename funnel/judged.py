@@ -10,14 +10,21 @@ import numpy.typing as npt
 from features.histories import Histories
 from features.instants import DAY
 from features.tables import PUBLISHED_AT
+from funnel.metrics import listed_seconds_at
 from funnel.work import Impressions, Work, held_out, saved_candidates, watched
+from ranking.list_order import Gains
+from recall.baselines import ease_fits, ease_lists, item_knn_lists
 from recall.metrics import Holdout
-from recall.popular import popular_lists, popularity
+from recall.popular import popular_lists_by_span, popularity
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt16 = npt.NDArray[np.uint16]
+
+# The lengths at which lists are compared.
+JUDGED_AT = (10, 50)
+LATELY_HOURS = 24.0
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,37 @@ class Judged:
         return items
 
     @cached_property
-    def popular(self) -> Int32:
-        """Items of popularity's lists, [users, k]."""
-        return self._most_watched(self.counts)
+    def popular_by_span(self) -> dict[str, Int32]:
+        """Items of popularity's lists, by how far back it counts, [users, k] each."""
+        as_of, k = self.work.windows.labels_end, self.work.config.recall.k
+        watches = self.work.readings.histories
+        return popular_lists_by_span(watches, self.catalogue, self.users, self._seen, as_of, k, self.timed)
 
     @cached_property
-    def popular_hour(self) -> Int32:
-        """Items of the lists of the last hour's popularity, [users, k]; only where the clock tells time."""
-        return self._most_watched(self._watches(self.catalogue, hours=1))
+    def popular_span(self) -> str:
+        """The span whose lists hold most of what was watched in the holdout: no baseline is a straw man."""
+        return max(self.popular_by_span, key=lambda name: self.gains(self.popular_by_span[name]).log_total)
+
+    @property
+    def popular(self) -> Int32:
+        """Items of popularity's lists over its best span, [users, k]."""
+        return self.popular_by_span[self.popular_span]
+
+    @cached_property
+    def baselines(self) -> dict[str, Int32]:
+        """Items of the lists that final ones must beat, by name, [users, k] each: recall's order, popularity, item-kNN
+        and, where the catalogue is small enough, EASE."""
+        watches, as_of, k = self.work.readings.histories, self.work.windows.labels_end, self.work.config.recall.k
+        lists = {"recall": np.asarray(self.candidates), "popularity": self.popular}
+        given = (watches, self.catalogue, self.users, self._seen, as_of, k)
+        lists["item_knn"] = item_knn_lists(*given).items
+        return lists | ({"ease": ease_lists(*given).items} if ease_fits(watches, self.catalogue, as_of) else {})
+
+    def gains(self, items: Int32) -> Gains:
+        """What lists hold of what their users went on to watch, at the lengths that lists are compared at."""
+        clicks, seconds = self.clicked
+        lengths = cutoffs(JUDGED_AT, self.work.config.ranking.top_k)
+        return Gains({k: listed_seconds_at(k, items, clicks, seconds) for k in lengths})
 
     @cached_property
     def channel_ranks(self) -> Mapping[str, UInt16]:
@@ -82,8 +112,8 @@ class Judged:
 
     @cached_property
     def counts(self) -> Float64:
-        """Completed watches by item lately, before labels_end."""
-        return self._watches(self.catalogue, self.work.config.report.popularity_hours if self.timed else None)
+        """Completed watches by item in the last day before labels_end; on an order clock in all."""
+        return self._watches(self.catalogue, LATELY_HOURS if self.timed else None)
 
     @cached_property
     def watches_of_items(self) -> Float64:
@@ -125,21 +155,31 @@ class Judged:
     @cached_property
     def clicked(self) -> tuple[Holdout, Float64]:
         """Every click of the holdout with its seconds (or watches, in the log's unit), repeats included."""
-        rows = self.impressions.take(np.flatnonzero(self.impressions.clicked))
-        order = np.argsort(rows.users, kind="stable")
-        offsets = np.searchsorted(rows.users[order], np.append(self.users, np.iinfo(np.int32).max))
-        return Holdout(offsets.astype(np.int64), rows.items[order]), watched(self.work, rows)[order]
+        windows = self.work.windows
+        return clicks_between(self.work, self.users, windows.labels_end, windows.holdout_end)
+
+    @property
+    def clicked_seconds(self) -> Float64:
+        """Seconds (or watches) of the holdout by user, [users]."""
+        clicks, seconds = self.clicked
+        return np.bincount(clicks.rows, seconds, clicks.users).astype(np.float64)
 
     def _watches(self, items: int, hours: float | None) -> Float64:
         return popularity(self.work.readings.histories, items, self.work.windows.labels_end, hours)
 
-    def _most_watched(self, counts: Float64) -> Int32:
-        as_of, k = self.work.windows.labels_end, self.work.config.recall.k
-        return popular_lists(counts, self.users, self._seen, as_of, k).items
-
     @cached_property
     def _seen(self) -> Histories:
         return Histories.load(self.work.inputs["histories"] / "clicks")
+
+
+def clicks_between(work: Work, users: Int32, since: int, until: int) -> tuple[Holdout, Float64]:
+    """What users [n], ascending, clicked from one instant to before another, repeats included, and T of each."""
+    log = work.impressions
+    inside = log.clicked & (log.instants >= since) & (log.instants < until)
+    rows = log.take(np.flatnonzero(inside & np.isin(log.users, users)))
+    order = np.argsort(rows.users, kind="stable")
+    offsets = np.searchsorted(rows.users[order], np.append(users, np.iinfo(np.int32).max))
+    return Holdout(offsets.astype(np.int64), rows.items[order]), watched(work, rows)[order]
 
 
 def cutoffs(at: Sequence[int], length: int) -> list[int]:

@@ -71,7 +71,7 @@ _LOG = ("interactions", "windows", "vocabulary", "impressions")
 # What every step after features reads of them.
 _FEATURES = ("windows", "vocabulary", "impressions", "histories", "profiles")
 # What of ranking no ranker is trained with: another length of the lists trains nothing anew.
-_SERVED = ("ranking.top_k", "ranking.streaming_hours")
+_SERVED = ("ranking.top_k", "ranking.chance_weight", "ranking.streaming_hours")
 
 STEPS: dict[str, Step] = {
     "interactions": Step("ingest", feature_steps.write_interactions, (), ("cleaning",)),
@@ -89,6 +89,12 @@ STEPS: dict[str, Step] = {
         "ranking", ranking_steps.write_ranking_rows, (*_FEATURES, "towers", "candidates"), ("ranking", "seed"), _SERVED
     ),
     "ranker": Step("ranking", ranking_steps.write_ranker, ("ranking_rows",), ("ranking", "seed"), _SERVED),
+    "list_order": Step(
+        "ranking",
+        ranking_steps.write_list_order,
+        (*_FEATURES, "towers", "candidates", "ranking_rows", "ranker"),
+        ("recall", "ranking", "off_policy", "seed"),
+    ),
     "pre_ranker": Step(
         "ranking",
         ranking_steps.write_pre_ranker,
@@ -98,15 +104,15 @@ STEPS: dict[str, Step] = {
     "recommendations": Step(
         "ranking",
         ranking_steps.write_recommendations,
-        (*_FEATURES, "towers", "item_vectors", "candidates", "ranker", "pre_ranker"),
-        ("pre_rank", "ranking", "re_rank"),
+        (*_FEATURES, "towers", "item_vectors", "candidates", "ranker", "list_order", "pre_ranker"),
+        ("recall", "pre_rank", "ranking", "re_rank"),
     ),
     "report": Step(
         "ranking",
         ranking_steps.write_report,
         (
             *("interactions", *_FEATURES, "towers", "candidates"),
-            *("ranking_rows", "ranker", "pre_ranker", "recommendations"),
+            *("ranking_rows", "ranker", "list_order", "pre_ranker", "recommendations"),
         ),
         tuple(FunnelConfig.model_fields),
     ),
@@ -259,10 +265,13 @@ def _log_interactions(request: Request, tracker: Tracker, folder: Path) -> None:
 
 
 def _log_report(_: Request, tracker: Tracker, folder: Path) -> None:
+    from funnel.list_validation import choice_text
     from funnel.report import flat_metrics
 
-    metrics = flat_metrics(json.loads((folder / "report.json").read_text()))
+    report = json.loads((folder / "report.json").read_text())
+    metrics = flat_metrics(report)
     tracker.log_metrics(SUMMARY, metrics)
+    tracker.describe(SUMMARY, f"{report['run']['verdict']['sentence']}\n\n{choice_text(report['run']['list_order'])}")
     for stage in ("recall", "ranking"):
         own = {name: value for name, value in metrics.items() if name.startswith(f"{stage}.")}
         tracker.log_metrics(stage, own)

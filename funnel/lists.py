@@ -1,7 +1,7 @@
 """Lists as files: candidates and recommendations with raw ids, one row an item, written user shard by user shard."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,20 @@ class RawIds:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Lists of users [n]: items [n, k] best first, 0 past a list's end, their scores [n, k], and each channel's rank of
-    them [n, k] (1 = its best, 0 = it did not name the item), in the channels' order."""
+    """Lists of users [n]: items [n, k] best first, 0 past a list's end, their scores [n, k], each channel's rank of
+    them [n, k] (1 = its best, 0 = it did not name the item), in the channels' order, and further `numbers` [n, k]."""
 
     users: Int32
     items: Int32
     scores: npt.NDArray[Any]
     ranks: Mapping[str, UInt16]
-
-    def take(self, rows: slice) -> "Ranked":
-        ranks = {name: values[rows] for name, values in self.ranks.items()}
-        return Ranked(self.users[rows], self.items[rows], self.scores[rows], ranks)
+    numbers: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 def write_lists(
     path: Path, ids: RawIds, shards: Iterable[Ranked], constants: Mapping[str, str], ranks: bool = False
 ) -> None:
-    """Write user_id, item_id, rank (1..k), score and channels, in the order of the users, then of rank.
+    """Write user_id, item_id, rank (1..k), score, further numbers and channels, by user in their order, then by rank.
 
     The lists come in shards of users, at least one. `channels` are the names of the channels that named the item,
     joined by commas in their order; with `ranks` follow columns `<channel>_rank` (null = it did not name the item),
@@ -70,6 +67,7 @@ def _table(ids: RawIds, lists: Ranked, constants: Mapping[str, str], ranks: bool
         ITEM: ids.items.id_of(lists.items[row, column]),
         RANK: pa.array((column + 1).astype(np.int32)),
         SCORE: pa.array(lists.scores[row, column].astype(np.float32)),
+        **{name: pa.array(values[row, column].astype(np.float32)) for name, values in lists.numbers.items()},
         CHANNELS: _names(of_channels, len(row)),
     }
     columns |= {f"{n}_rank": pa.array(values, mask=values == 0) for n, values in of_channels.items() if ranks}

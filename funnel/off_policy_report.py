@@ -1,7 +1,7 @@
 """What the report says of the lists where they were not shown: seconds per impression from the log's propensities.
 
-`off_policy.snips` and `off_policy.doubly_robust` are the final lists', `.recall` the same of recall's, `.popularity` of
-popularity's; `_low` and `_high` bound each. `off_policy.logged` is what the log's own choice earned in the same slots.
+`off_policy.snips` and `off_policy.doubly_robust` are the final lists', `.recall` the same of recall's order, and so for
+each rival; `_low` and `_high` bound each. `off_policy.logged` is what the log's own choice earned in the same slots.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from funnel.oracle import policy_seconds
 from funnel.ordering import recommender_at
 from funnel.plots import interval_points
 from funnel.work import Impressions, Work, logs_impressions, watched
-from ranking.off_policy import Evaluation, evaluated
+from ranking.off_policy import Advantage, Evaluation, advantage, evaluated
 from ranking.policies import Logged, Policy, softmax_of_places
 from ranking.recommend import Lists
 from recall.scores import rolled_columns
@@ -30,7 +30,10 @@ Int32 = npt.NDArray[np.int32]
 Metrics = dict[str, float]
 
 ESTIMATES = ("snips", "doubly_robust", "logged")
-LISTS = {"": "final lists", ".recall": "recall's order", ".popularity": "popularity"}
+LISTS = {
+    **{"": "final lists", ".recall": "recall's order", ".popularity": "popularity"},
+    **{".item_knn": "item-kNN", ".ease": "EASE"},
+}
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,7 @@ class OffPolicy:
     @cached_property
     def logged(self) -> Logged:
         """The holdout, also where its propensity is not known: the other slots have it above them."""
-        rows = self.judged.impressions
-        seconds = watched(self.work, rows)
-        return Logged(rows.users, rows.items, rows.clicked, seconds, self._propensities(rows), rows.positions)
+        return logged_of(self.work, self.judged.impressions)
 
     @property
     def places(self) -> int:
@@ -73,7 +74,7 @@ class OffPolicy:
     def policies(self) -> dict[str, Policy]:
         """Softmax over the first places of each list that is compared; the model is the ranker as of labels_end."""
         judged, temperature = self.judged, self.work.config.off_policy.temperature
-        lists = {"": judged.final, ".recall": judged.candidates, ".popularity": judged.popular}
+        lists = {"": judged.final} | {f".{name}": items for name, items in judged.baselines.items()}
         lists = {name: np.asarray(items[:, : self.places]) for name, items in lists.items()}
         ends = np.cumsum([items.shape[1] for items in lists.values()])
         seconds = np.split(listed_seconds(self.work, judged.users, np.hstack(list(lists.values()))), ends[:-1], axis=1)
@@ -90,6 +91,14 @@ class OffPolicy:
         return {
             name: evaluated(policy, self.logged, least, np.random.default_rng([seed, 17]))
             for name, policy in self.policies.items()
+        }
+
+    def advantages(self) -> dict[str, Advantage]:
+        """By how much the final lists are ahead of each rival's, where both have an estimate."""
+        return {
+            name.removeprefix("."): advantage(self.policies[""], policy, self.logged)
+            for name, policy in self.policies.items()
+            if name
         }
 
     def metrics(self) -> Metrics:
@@ -129,13 +138,25 @@ class OffPolicy:
         policy = f"softmax of -log(place) / {temperature:g} over the first {self.places} places"
         return {"policy": policy, "refused": self.refused}
 
-    def _propensities(self, rows: Impressions) -> Float64:
-        """The log's own, or one in all items that were known at each impression's instant."""
-        if not self.work.config.off_policy.random_exposure:
-            return rows.propensities
-        known = np.searchsorted(self.work.ids.items.first_seen, rows.instants, side="right")
-        chances: Float64 = 1 / np.maximum(known, 1)
-        return chances
+
+def logged_of(work: Work, rows: Impressions) -> Logged:
+    """Impressions as slots of the log, with its own propensities or, where it showed all alike, one in all items that
+    were known at each one's instant."""
+    propensities = rows.propensities
+    if work.config.off_policy.random_exposure:
+        known = np.searchsorted(work.ids.items.first_seen, rows.instants, side="right")
+        propensities = 1 / np.maximum(known, 1)
+    return Logged(rows.users, rows.items, rows.clicked, watched(work, rows), propensities, rows.positions)
+
+
+def logged_slots(work: Work, users: Int32, since: int, until: int) -> Logged | None:
+    """The slots of users [n] from one instant to before another; None where the log has no propensities."""
+    if work.windows.clock != "time" or not logs_impressions(work):
+        return None
+    log = work.impressions
+    inside = (log.instants >= since) & (log.instants < until)
+    slots = logged_of(work, log.take(np.flatnonzero(inside & np.isin(log.users, users))))
+    return None if np.isnan(slots.propensity).all() else slots
 
 
 def listed_seconds(work: Work, users: Int32, items: Int32) -> Float64:
@@ -146,7 +167,9 @@ def listed_seconds(work: Work, users: Int32, items: Int32) -> Float64:
     recall = {name: np.full(items.shape, np.nan) for name in found}
     for name, values in found.items():
         recall[name][row, column] = values
-    return np.where(items > 0, recommender_at(work).expected_seconds(Lists(users, items, recall)), 0.0)
+    return np.where(
+        items > 0, recommender_at(work).expected_seconds(Lists(users, items, recall, np.zeros(items.shape))), 0.0
+    )
 
 
 def draw_off_policy(report: Mapping[str, Any], folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""From candidates to the final lists: ranked by expected seconds, then re-ranked where a switch asks for it."""
+"""From candidates to the final lists: in the order that was chosen, then re-ranked where a switch asks for it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,24 @@ from features.sides import Side
 from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
 from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
+from funnel.config import FunnelConfig
 from funnel.work import Work
-from ranking.re_rank import Ranked, ReRankConfig, Shelf, most_excluded, re_ranked, seconds_lost
-from ranking.recommend import Lists, Recommender, recommender_of
+from ranking.list_order import BLENDER, ListOrder
+from ranking.re_rank import ReRankConfig, Shelf, most_excluded, re_ranked, seconds_lost
+from ranking.recommend import Lists, Ordered, Recommender, recommender_of
 from ranking.rows import MERGED
 from ranking.scoring import Ranker
 from recall.candidates import Candidates
+from recall.learning import reserved_places
 from recall.scores import Opinion
+from recall.vectors import Tower
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 COSTS_AT = 10
+CHOICE = "choice.json"
 
 
 def recommender_at(work: Work) -> Recommender:
@@ -36,15 +42,29 @@ def recommender_at(work: Work) -> Recommender:
     return recommender_of(ranker, work.ledger, work.windows.labels_end, len(work.ids.items))
 
 
-def lists_of(work: Work, candidates: Candidates) -> Lists:
-    """Candidates as ranking is asked to order them."""
-    return Lists(candidates.users, candidates.items, recall_columns(work, candidates))
+def lists_of(work: Work, candidates: Candidates, tower: Tower | None = None, chance_of: str = BLENDER) -> Lists:
+    """Candidates as ranking is asked to order them, as of the instant of a tower (None: labels_end, the last one's).
+
+    P(next) is that of the blender or of one candidate generator.
+    """
+    tower = tower or work.towers[-1]
+    columns = recall_columns(work, candidates, tower)
+    log_chances = columns[MERGED] if chance_of == BLENDER else rank_chances(candidates.ranks[chance_of])
+    return Lists(candidates.users, candidates.items, columns, np.asarray(log_chances, np.float64))
 
 
-def recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.float64]]:
-    """Recall's columns of lists as of labels_end, [n, k]."""
-    tower = work.towers[-1]
-    vectors = tower.user_vectors(work.readings.inputs_at(tower.shape, lists.users, work.windows.labels_end))
+def rank_chances(ranks: npt.NDArray[np.uint16]) -> Float64:
+    """log chances of candidates by one generator's ranks [n, k]: 1 / rank (Zipf's law), up to a constant.
+
+    What it did not name (0) follows all that it did, in the candidates' order.
+    """
+    rest = ranks.astype(np.int64).max(axis=1, keepdims=True, initial=0) + np.cumsum(ranks == 0, axis=1)
+    return -np.log(np.where(ranks > 0, ranks, rest))
+
+
+def recall_columns(work: Work, lists: Candidates, tower: Tower) -> dict[str, npt.NDArray[np.float64]]:
+    """Recall's columns of lists as of a tower's instant, [n, k]."""
+    vectors = tower.user_vectors(work.readings.inputs_at(tower.shape, lists.users, tower.shape.as_of))
     shape = lists.items.shape
     of_row = np.repeat(np.arange(shape[0]), shape[1])
     scores = np.asarray(lists.tower_scores).reshape(-1).astype(np.float64)
@@ -53,18 +73,31 @@ def recall_columns(work: Work, lists: Candidates) -> dict[str, npt.NDArray[np.fl
     return {name: values.reshape(shape) for name, values in columns.items()} | {MERGED: merged}
 
 
-def ordered(work: Work, recommender: Recommender, lists: Lists) -> tuple[Int32, Float64]:
-    """The final lists, items and expected seconds [n, top_k].
+def order_of(work: Work) -> ListOrder:
+    """The order that was chosen on the validation lists."""
+    return ListOrder.model_validate(json.loads((work.inputs["list_order"] / CHOICE).read_text())["order"])
+
+
+def taking_part(config: FunnelConfig, candidates: Candidates, reserve: bool) -> Candidates:
+    """The candidates that final lists are made of: without the places kept for what would be watched longest, unless
+    the order has the `reserve`, or lists would be too short."""
+    kept = reserved_places(config.recall) if "watch_time" in candidates.ranks and not reserve else 0
+    width = max(config.recall.k - kept, config.ranking.top_k)
+    return candidates.narrowed(width)
+
+
+def re_ranked_lists(work: Work, recommender: Recommender, lists: Lists) -> Ordered:
+    """The final lists, [n, top_k].
 
     Where they are re-ranked, the ranker's own go to `ranked_items.npy` and what each switch costs to `re_rank.json`.
     """
-    config, top_k = work.config.re_rank, work.config.ranking.top_k
+    config, order, top_k = work.config.re_rank, order_of(work), work.config.ranking.top_k
     if not config.switches:
-        return recommender.recommend(lists, top_k)
+        return recommender.recommend(lists, order, top_k)
     shelf, config = shelf_of(work, config), config.model_copy(update={"pool": max(config.pool, top_k)})
     # What is excluded takes no place of the pool.
     width = config.pool + most_excluded(lists.users, lists.items, shelf, config)
-    ranked = Ranked(lists.users, *recommender.recommend(lists, width))
+    ranked = recommender.recommend(lists, order, width)
     np.save(work.out / "ranked_items.npy", ranked.items[:, :top_k])
     lost = seconds_lost(ranked, shelf, config, min(COSTS_AT, top_k))
     work.write_json("re_rank.json", {"k": min(COSTS_AT, top_k), "seconds_lost": lost})

@@ -66,7 +66,9 @@ def calibration_bars(table: pd.DataFrame, path: Path) -> None:
     figure.savefig(path)
 
 
-def interval_points(table: pd.DataFrame, title: str, across: str, path: Path) -> None:
+def interval_points(
+    table: pd.DataFrame, title: str, across: str, path: Path, note: str = "with 95 % intervals from bootstrapped users"
+) -> None:
     """Values with their intervals, a row each: columns value, low, high; the last row is what they are measured by."""
     figure, (panel,) = _canvas(1, title)
     places, values = np.arange(len(table)), table["value"].to_numpy()
@@ -76,9 +78,28 @@ def interval_points(table: pd.DataFrame, title: str, across: str, path: Path) ->
     panel.errorbar(values, places, xerr=errors, fmt="o", color=_BLUE, capsize=3)
     panel.set_yticks(places, [str(name) for name in table.index])
     panel.invert_yaxis()
-    _label(panel, "with 95 % intervals from bootstrapped users", across, "")
+    _label(panel, note, across, "")
     figure.set_figheight(1.5 + 0.45 * len(table))
     figure.savefig(path)
+
+
+def draw_choice(choice: Mapping[str, Any], path: Path) -> None:
+    """What each order of the validation lists was worth beside the best; the chosen one comes last."""
+    trials = sorted(choice["trials"], key=lambda trial: trial["chosen"])
+    if not trials:
+        return
+    worth = np.array([np.exp(-trial["behind_best"]) if np.isfinite(trial["behind_best"]) else 0.0 for trial in trials])
+    error = worth * np.nan_to_num([trial["standard_error"] for trial in trials])
+    table = pd.DataFrame(
+        {"value": worth, "low": worth - error, "high": worth + error}, index=[trial["list"] for trial in trials]
+    )
+    interval_points(
+        table,
+        f"Orders of the validation lists, by {choice['measure']}",
+        "worth beside the best",
+        path,
+        "with standard errors",
+    )
 
 
 def waterfall_bars(table: pd.DataFrame, path: Path) -> None:

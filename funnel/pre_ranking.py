@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.ledger import Block
-from funnel.ordering import COSTS_AT, lists_of, recommender_at
+from funnel.ordering import COSTS_AT, lists_of, order_of, recommender_at
 from funnel.work import Work, saved_candidates
 from ranking.pre_rank import PreRanker, distilled, kept, seconds_lost
 from ranking.recommend import Lists
@@ -40,13 +40,15 @@ def distil(work: Work) -> dict[str, Any]:
 
 
 def pre_ranked(work: Work, candidates: Candidates) -> Lists:
-    """What pre-rank leaves of candidates, kept as `pre_ranked_items.npy`; all of them where it is off."""
-    keep = work.config.pre_rank.keep
+    """What pre-rank leaves of candidates, in the order of final lists but by its own seconds, kept as
+    `pre_ranked_items.npy`; all of them where it is off."""
+    keep, order = work.config.pre_rank.keep, order_of(work)
+    lists = lists_of(work, candidates, chance_of=order.chance_of)
     if not keep:
-        return lists_of(work, candidates)
+        return lists
     pre_ranker = PreRanker.load(work.inputs["pre_ranker"])
-    lists = lists_of(work, candidates)
-    left = kept(lists, pre_ranker.scores(pre_ranker.worth(items_of(work)), lists), keep)
+    log_seconds = pre_ranker.scores(pre_ranker.worth(items_of(work)), lists)
+    left = kept(lists, order.scores(log_seconds, lists.log_chances), keep)
     np.save(work.out / "pre_ranked_items.npy", left.items)
     return left
 

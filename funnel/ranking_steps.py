@@ -11,12 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import Refused
-from features.tables import EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
+from features.tables import CHANCE, EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
 from funnel.epochs import draw_epochs, epoch_text
+from funnel.list_validation import FLAGS, choice_text, choose_order, validation_rows
 from funnel.listed_rows import Labelled, exposures_at, rows_of_lists
 from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
-from funnel.work import FROZEN, Impressions, Work, held_out, logs_impressions, saved_candidates, watched
+from funnel.ordering import CHOICE, order_of, re_ranked_lists, recommender_at, taking_part
+from funnel.plots import draw_choice
+from funnel.work import FROZEN, VALIDATION, Impressions, Work, held_out, logs_impressions, saved_candidates, watched
 from ranking.audit import refuse_the_future
+from ranking.recommend import Ordered
 from ranking.rows import MERGED, Exposures, RankingRows, blocks_of
 from ranking.scoring import lengths_of
 from ranking.streaming import streamed
@@ -33,10 +37,11 @@ def write_ranking_rows(work: Work) -> None:
     positions = exposures.positions if exposures.positions is not None else np.zeros(len(exposures), np.int32)
     rows = RankingRows(blocks_of(work.ledger, exposures), exposures.instants, clicked, seconds, weight, positions)
     rows.save(work.out / "ranking_rows.parquet")
+    flags, validates = validation_rows(work, exposures.users, exposures.instants, clicked)
+    np.save(work.out / FLAGS, flags)
     origin = "impressions" if logs_impressions(work) else "candidates"
-    work.write_json(
-        "summary.json", {"from": origin, "unit": work.unit, "rows": len(rows), "clicked": int(clicked.sum())}
-    )
+    summary = {"from": origin, "unit": work.unit, "rows": len(rows), "clicked": int(clicked.sum())}
+    work.write_json("summary.json", summary | {"validates": validates})
 
 
 def write_ranker(work: Work) -> None:
@@ -45,12 +50,28 @@ def write_ranker(work: Work) -> None:
     folder = work.inputs["ranking_rows"]
     unit = json.loads((folder / "summary.json").read_text())["unit"]
     rows = RankingRows.load(folder / "ranking_rows.parquet")
-    ranker, epochs = train(
-        rows, unit, work.config.ranking, work.config.seed, lambda row: work.tell(epoch_text("ranker", row))
+    flags = np.load(folder / FLAGS)
+    trained = train(
+        rows,
+        unit,
+        work.config.ranking,
+        work.config.seed,
+        lambda row: work.tell(epoch_text("ranker", row)),
+        flags if flags.any() else None,
     )
-    ranker.save(work.out)
-    work.write_json("epochs.json", epochs)
-    draw_epochs(work, epochs)
+    trained.ranker.save(work.out)
+    (work.out / VALIDATION).mkdir()
+    trained.validation.save(work.out / VALIDATION)
+    work.write_json("epochs.json", trained.epochs)
+    draw_epochs(work, trained.epochs)
+
+
+def write_list_order(work: Work) -> None:
+    """How final lists are ordered, chosen on the validation window's lists."""
+    choice = choose_order(work)
+    work.write_json(CHOICE, choice)
+    work.tell(choice_text(choice))
+    draw_choice(choice, work.out / "list_order.png")
 
 
 def write_pre_ranker(work: Work) -> None:
@@ -63,15 +84,13 @@ def write_pre_ranker(work: Work) -> None:
 
 def write_recommendations(work: Work) -> None:
     """The ordered lists, and every impression of the holdout scored as of its instant."""
-    from funnel.ordering import ordered, recommender_at
     from funnel.pre_ranking import pre_ranked
 
-    recommender, candidates = recommender_at(work), saved_candidates(work.inputs["candidates"])
-    items, seconds = ordered(work, recommender, pre_ranked(work, candidates))
-    np.save(work.out / "items.npy", items)
-    write_lists(
-        work.out / "recommendations.parquet", work.ids, _ranked(candidates, items, seconds), {"unit": work.unit}
-    )
+    order, saved = order_of(work), saved_candidates(work.inputs["candidates"])
+    recommender, candidates = recommender_at(work), taking_part(work.config, saved, order.reserve)
+    lists = re_ranked_lists(work, recommender, pre_ranked(work, candidates))
+    np.save(work.out / "items.npy", lists.items)
+    write_lists(work.out / "recommendations.parquet", work.ids, _ranked(candidates, lists), {"unit": work.unit})
     _write_scored(work, recommender.ranker)
 
 
@@ -106,12 +125,14 @@ def exposures_of(work: Work, rows: Impressions) -> Exposures:
     return replace(unplaced, recall=unplaced.recall | unmerged, contexts=contexts, positions=rows.positions)
 
 
-def _ranked(candidates: Candidates, items: Int32, seconds: npt.NDArray[np.float64]) -> Iterator[Ranked]:
-    """Recommended items [n, top_k] in shards, with what the channels had said of them."""
-    for at in range(0, max(len(items), 1), USERS_A_SHARD):
+def _ranked(candidates: Candidates, lists: Ordered) -> Iterator[Ranked]:
+    """Final lists [n, top_k] in shards, with what the channels had said of their items."""
+    for at in range(0, max(len(lists.items), 1), USERS_A_SHARD):
         rows = slice(at, at + USERS_A_SHARD)
-        part = candidates.take(rows)
-        yield Ranked(part.users, items[rows], seconds[rows], ranks_of(items[rows], part.items, part.ranks))
+        part, of_part = candidates.take(rows), lists.take(rows)
+        numbers = {EXPECTED_SECONDS: of_part.seconds, CHANCE: of_part.chances}
+        ranks = ranks_of(of_part.items, part.items, part.ranks)
+        yield Ranked(part.users, of_part.items, of_part.scores, ranks, numbers)
 
 
 def _write_scored(work: Work, ranker: Any) -> None:

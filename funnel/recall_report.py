@@ -36,9 +36,6 @@ def recall_metrics(judged: Judged) -> Metrics:
         metrics |= _accuracy(judged, lists, suffix) | _found(judged, lists, suffix)
         for k in ks:
             metrics |= _spread(judged, k, lists, suffix)
-    if judged.timed:
-        latest = recall.accuracy(ks, judged.popular_hour, judged.completed)
-        metrics |= {f"recall.{m}.popularity_hour": mean(v) for m, v in latest.items()}
     return metrics
 
 

@@ -1,6 +1,7 @@
 """What each step of recall reads, calls and writes: files in, one call into a package, files out."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,11 @@ from funnel.epochs import draw_epochs, epoch_text
 from funnel.lists import ArrayFile, Ranked, write_lists
 from funnel.plots import index_sweep
 from funnel.store import MEASURED
-from funnel.work import Work, listed_users, logs_impressions
-from recall.channels import Channels, Log, channels_as_of, switched_off
+from funnel.work import VALIDATION, Work, listed_users, logs_impressions
+from recall.candidates import Candidates
+from recall.channels import Log, channels_as_of, switched_off
 from recall.config import RecallConfig
-from recall.learning import Learned, Merge, learn, merged_shards
+from recall.learning import Learned, learn, merged_shards
 from recall.vectors import Tower
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ Int32 = npt.NDArray[np.int32]
 
 # Users whose vectors the index is tried with: half choose its parameters, half must agree.
 INDEX_QUERIES = 2000
+# Users on whose lists the order of final lists is chosen.
+VALIDATION_USERS = 10_000
+# How the arrays of saved candidates are kept, by the first word of their names.
+KINDS = {"items": "<i4", "scores": "<f4", "tower": "<f4", "rank": "<u2", "score": "<f4"}
 
 
 def course_of(work: Work) -> "Course":
@@ -84,10 +90,11 @@ def write_index(work: Work) -> None:
 
 
 def write_candidates(work: Work) -> None:
-    """Candidates as of labels_end for the users who get lists; where the log does not say what was shown, also lists
-    as of the towers' instants with labels."""
+    """Candidates as of labels_end for the users who get lists, and as of the last tower before it for users whose next
+    watches are known (`validation/`); where the log does not say what was shown, also lists as of all towers' instants
+    with labels."""
     from recall.index import ItemIndex
-    from recall.labelled import labelled_lists
+    from recall.labelled import labelled_lists, lists_of_cohort, validation_cohort
 
     config, log = work.config.recall, _channel_log(work)
     for name, reason in switched_off(config, log).items():
@@ -97,7 +104,11 @@ def write_candidates(work: Work) -> None:
     work.tell(_merge_text(learned))
     index, users, merge = ItemIndex.load(work.inputs["index"] / "items.faiss"), listed_users(work), learned.merge
     channels = channels_as_of(config, log, work.towers[-1], index, work.windows.labels_end, users, merge.popularity)
-    _write_merged(work, users, channels, merge)
+    shards = merged_shards(channels, merge, users, config)
+    write_lists(work.out / "candidates.parquet", work.ids, _saved(work.out, config, users, shards), {}, ranks=True)
+    cohort = validation_cohort(log, work.towers, VALIDATION_USERS, np.random.default_rng([work.config.seed, 29]))
+    for _ in _saved(work.out / VALIDATION, config, cohort.users, lists_of_cohort(config, log, cohort, merge)):
+        pass
     if not logs_impressions(work):
         rng = np.random.default_rng([work.config.seed, 19])
         labelled_lists(config, log, work.towers, merge, rng).save(work.out)
@@ -137,25 +148,21 @@ def _merge_text(learned: Learned) -> str:
     return f"merge: {learned.merge.order}; {', '.join(lengths)} of checking users: {'; '.join(rates)}"
 
 
-def _write_merged(work: Work, users: Int32, channels: Channels, merge: Merge) -> None:
-    """Merged lists of users as arrays and as candidates.parquet, in one pass over shards of users."""
-    k, names = work.config.recall.k, list(channels.by_name)
-    np.save(work.out / "users.npy", users)
-    work.write_json("channels.json", names)
-    kinds = {"items": "<i4", "scores": "<f4", "tower_scores": "<f4"}
-    kinds |= {f"rank_{name}": "<u2" for name in names} | {f"score_{name}": "<f4" for name in names}
-    files = {name: ArrayFile(work.out / f"{name}.npy", len(users), k, kind) for name, kind in kinds.items()}
-
-    def written() -> Iterator[Ranked]:
-        for part in merged_shards(channels, merge, users, work.config.recall):
-            arrays: dict[str, Any] = {"items": part.items, "scores": part.scores, "tower_scores": part.tower_scores}
-            arrays |= {f"rank_{name}": part.ranks[name] for name in names}
-            arrays |= {f"score_{name}": part.channel_scores[name] for name in names}
-            for name, values in arrays.items():
-                files[name].append(values)
-            yield Ranked(part.users, part.items, part.scores, part.ranks)
-
-    write_lists(work.out / "candidates.parquet", work.ids, written(), {}, ranks=True)
+def _saved(folder: Path, config: RecallConfig, users: Int32, shards: Iterable[Candidates]) -> Iterator[Ranked]:
+    """Merged lists of users, shard by shard, as they are written to a folder as arrays."""
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "users.npy", users)
+    files: dict[str, ArrayFile] = {}
+    for part in shards:
+        arrays: dict[str, Any] = {"items": part.items, "scores": part.scores, "tower_scores": part.tower_scores}
+        arrays |= {f"rank_{name}": of_channel for name, of_channel in part.ranks.items()}
+        arrays |= {f"score_{name}": of_channel for name, of_channel in part.channel_scores.items()}
+        for name, values in arrays.items():
+            if name not in files:
+                files[name] = ArrayFile(folder / f"{name}.npy", len(users), config.k, KINDS[name.split("_")[0]])
+            files[name].append(values)
+        yield Ranked(part.users, part.items, part.scores, part.ranks)
+    (folder / "channels.json").write_text(json.dumps(list(part.ranks)))
     for file in files.values():
         file.close()
 

@@ -1,9 +1,11 @@
 """The report: every metric of a run under a flat key, and beside each the baselines on the same rows.
 
-`recall.hr@50` is the candidates', `recall.hr@50.popularity` that of the most watched lately, `.popularity_hour` of the
-last hour's. `recall.hr@50/users_with_0_watches` is a slice, `recall.channel_hits@50/tower` a channel. `funnel.*` judges
-the final lists, `funnel.*.recall` the same lists in recall's own order, `funnel.*.ranked` in the ranker's, before the
-re-rank, `off_policy.*` what they would have earned in the log's slots. A metric that the log cannot give is null.
+`recall.hr@50` is the candidates', `recall.hr@50.popularity` that of what was most watched, over the span that serves
+the holdout best. `recall.hr@50/users_with_0_watches` is a slice, `recall.channel_hits@50/tower` a channel. `funnel.*`
+judges the final lists, `.recall`, `.popularity`, `.item_knn` and `.ease` their rivals; `funnel.*_ahead.recall` says by
+how much the final lists are ahead, `funnel.*_ahead_error.recall` with what standard error. `funnel.*.ranked` are the
+lists before the re-rank, `list_order.*` how they are ordered, `off_policy.*` what they would have earned in the log's
+slots. A metric that the log cannot give is null. `run.verdict` says whether the lists are fit to serve.
 """
 
 import json
@@ -15,13 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.judged import Judged, cutoffs, mean
+from funnel.list_validation import choice_of
 from funnel.metrics import watch_seconds_share_at
 from funnel.off_policy_report import OffPolicy, draw_off_policy
 from funnel.plots import candidate_popularity
 from funnel.ranking_report import draw_ranking, ranking_metrics
 from funnel.recall_report import draw_recall, oracle_metrics, recall_metrics
+from funnel.verdict import replayed_margins, verdict_of
 from funnel.waterfall import draw_waterfall, waterfall_metrics
 from funnel.work import Work, saved_candidates
+from ranking.list_order import RECALLS_ORDER
 from recall import metrics as recall
 from recall.metrics import Holdout
 
@@ -43,7 +48,11 @@ def report_of(work: Work) -> dict[str, Any]:
         )
     if (work.data / "truth").exists():
         metrics |= _simulated_metrics(judged) | off_policy.true_seconds()
-    description = _description(judged) | {"off_policy": off_policy.described()}
+    metrics |= _order_metrics(judged)
+    description = _description(judged) | {
+        "off_policy": off_policy.described(),
+        "verdict": verdict_of(judged, off_policy),
+    }
     return {"run": description} | {name: _number(value) for name, value in sorted(metrics.items())}
 
 
@@ -51,14 +60,32 @@ def _funnel_metrics(judged: Judged) -> Metrics:
     config, (clicks, seconds) = judged.work.config, judged.clicked
     ks = cutoffs(config.report.at, min(config.ranking.top_k, config.recall.k))
     metrics: Metrics = {}
-    for suffix, lists in (("", judged.final), (".recall", judged.candidates), (".popularity", judged.popular)):
+    rivals = {f".{name}": items for name, items in judged.baselines.items()}
+    for suffix, lists in ({"": judged.final} | rivals).items():
         metrics |= {f"funnel.watch_seconds_share@{k}{suffix}": _share(k, lists, clicks, seconds) for k in ks}
         metrics |= {f"funnel.{m}{suffix}": mean(v) for m, v in recall.accuracy(ks, lists, judged.completed).items()}
+    for margin in replayed_margins(judged):
+        metrics[f"funnel.{margin.measure}_ahead.{margin.rival}"] = margin.ahead
+        metrics[f"funnel.{margin.measure}_ahead_error.{margin.rival}"] = margin.error
     return metrics | {
         f"funnel.watch_seconds_share@{config.recall.k}.recall": _share(
             config.recall.k, judged.candidates, clicks, seconds
         )
     }
+
+
+def _order_metrics(judged: Judged) -> Metrics:
+    """How lists are ordered, and by how much the choice was ahead of recall's order on the validation window.
+
+    That is a difference of mean logarithms, or of lower bounds where lists are judged off-policy.
+    """
+    choice = choice_of(judged.work.inputs["list_order"])
+    metrics = {f"list_order.{name}": float(choice["order"][name]) for name in ("seconds_weight", "chance_weight")}
+    trials = {trial["list"]: trial for trial in choice["trials"]}
+    if RECALLS_ORDER in trials:
+        chosen = next(trial for trial in choice["trials"] if trial["chosen"])
+        metrics["list_order.ahead.recall"] = chosen["value"] - trials[RECALLS_ORDER]["value"]
+    return metrics
 
 
 def _pre_rank_metrics(judged: Judged) -> Metrics:
@@ -124,6 +151,8 @@ def _description(judged: Judged) -> dict[str, Any]:
         "seed": work.config.seed,
         "windows": work.windows.described(),
         "unit": work.unit,
+        "list_order": choice_of(work.inputs["list_order"]),
+        "popularity": None if work.windows.mode == "none" else judged.popular_span,
         "log": json.loads((work.inputs["interactions"] / "summary.json").read_text()),
         "ranking_rows": rows,
         "calibration_claimed": rows["from"] == "impressions",

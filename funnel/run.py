@@ -1,5 +1,6 @@
 """`funnel run`: the whole line in one process."""
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from features.errors import Refused
 from features.simulated import simulate, write
-from features.tables import ITEM, RANK, SCORE, UNIT, USER
+from features.tables import CHANCE, EXPECTED_SECONDS, ITEM, RANK, UNIT, USER
 from features.world import WorldConfig
 from funnel.config import config_of, refusal_of
 from funnel.line import STEPS, Outcome, Request, finish, make, publish_files
@@ -41,6 +42,7 @@ def run_line(
     with request.store.locked():
         outcomes = _walk(request)
         files = publish_files(request)
+    CONSOLE.print(verdict_in(out), soft_wrap=True, highlight=False)
     CONSOLE.print(f"Done: {', '.join(str(file) for file in files)}", soft_wrap=True)
     return outcomes
 
@@ -69,6 +71,12 @@ def _walk(request: Request) -> list[Outcome]:
     return outcomes
 
 
+def verdict_in(out: Path) -> str:
+    """Whether the lists of a run are fit to serve, in a sentence."""
+    report = json.loads((out / "report.json").read_text())
+    return str(report["run"]["verdict"]["sentence"])
+
+
 def write_world(out: Path, seed: int, users: int | None, impressions: int | None, days: int | None) -> int:
     """Simulate a world, with its defaults where None is given, and write its tables; returns the log's rows.
 
@@ -94,7 +102,7 @@ def print_recommendations(user: str, out: Path) -> None:
     mine = lists.filter(pc.equal(pc.cast(lists[USER], "string"), user)).sort_by(RANK)
     if not mine.num_rows:
         raise Refused(f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode none.")
-    table = Table(RANK, ITEM, f"expected {mine[UNIT][0].as_py()}")
-    for row in mine.select([RANK, ITEM, SCORE]).to_pylist():
-        table.add_row(str(row[RANK]), str(row[ITEM]), f"{row[SCORE]:.2f}")
+    table = Table(RANK, ITEM, f"expected {mine[UNIT][0].as_py()}, if shown", "chance to be next")
+    for row in mine.select([RANK, ITEM, EXPECTED_SECONDS, CHANCE]).to_pylist():
+        table.add_row(str(row[RANK]), str(row[ITEM]), f"{row[EXPECTED_SECONDS]:.2f}", f"{row[CHANCE]:.2%}")
     CONSOLE.print(table)

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from features.tables import ITEM, RANK, SCORE, TIMESTAMP, TOPICS, UNIT, USER, WATCH_SECONDS
+from features.tables import EXPECTED_SECONDS, ITEM, RANK, TIMESTAMP, TOPICS, UNIT, USER, WATCH_SECONDS
 from features.windows import Windows
 from funnel.recall_tables import channel_tables, slice_tables
 from funnel.store import Store
 
 USERS_SHOWN, ROWS_SHOWN = 3, 5
-BASELINES = ("recall", "popularity", "item_mean", "oracle")
+BASELINES = ("recall", "popularity", "item_knn", "ease", "item_mean", "oracle")
 HEADLINES = (
     *("recall.hr@10", "recall.hr@50", "recall.hr@200", "recall.ndcg@10", "recall.coverage@200"),
     "recall.new_item_recall@200",
@@ -33,9 +33,8 @@ def show(home: Path, console: Console) -> None:
     store = Store(home / "artefacts")
     report = store.path("report") / "report.json"
     metrics = json.loads(report.read_text())
-    if metrics["run"]["config"]["windows"]["mode"] == "none":
-        console.print("Nothing was held out (windows.mode = none), so nothing is judged.")
-    else:
+    console.print(metrics["run"]["verdict"]["sentence"], soft_wrap=True, highlight=False)
+    if metrics["run"]["config"]["windows"]["mode"] != "none":
         console.print(metrics_table(metrics))
         for table in detail_tables(metrics):
             console.print(table)
@@ -126,7 +125,7 @@ def _user_table(user: Any, watched: pd.DataFrame, offered: pd.DataFrame, topics:
     table = Table(title=f"User {user}", title_justify="left")
     for heading in ("watched last", "minutes", "recommended", title):
         table.add_column(heading, no_wrap=True)
-    scores = offered[SCORE] / 60 if seconds else offered[SCORE]
+    scores = offered[EXPECTED_SECONDS] / 60 if seconds else offered[EXPECTED_SECONDS]
     left = _cells(watched[ITEM], watched[WATCH_SECONDS] / 60, topics)
     right = _cells(offered[ITEM], scores, topics)
     for (watch, minutes), (item, score) in zip_longest(left, right, fillvalue=("", "")):

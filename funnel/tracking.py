@@ -66,6 +66,10 @@ class Tracker:
     def log_tags(self, stage: str, tags: Mapping[str, str]) -> None:
         """Words to find the run by."""
 
+    def describe(self, stage: str, text: str) -> None:
+        """What the UI shows above the run's figures; its first line is what there is to know."""
+        self.log_tags(stage, {"mlflow.note.content": text})
+
     def log_file(self, stage: str, path: Path, folder: str | None = None) -> None:
         """A copy of the file, kept with the run, in a folder of its artefacts."""
 

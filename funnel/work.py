@@ -35,6 +35,8 @@ Int64 = npt.NDArray[np.int64]
 # A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
 UNCLICKED_SHARE = 0.01
 TASTE_LAWS, FROZEN = "tastes.json", "frozen_seconds.npy"
+# Folders of an artefact: what it holds as of the validation instant.
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True)

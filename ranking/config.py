@@ -22,6 +22,7 @@ class PreRankConfig(BaseModel):
 class RankingConfig(BaseModel):
     """The ranking stage: how long the lists are, what the net looks like, how it is trained.
 
+    Lists are ordered by log E[T | shown] + `chance_weight` log P(next); None: chosen on the validation window's lists.
     `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces; `cross` is
     the number of cross layers beside the deep ones, `history` how the last `history_length` clicked items are pooled.
     `measured_in`: the odds of `exact` and of `multi_task` are of seconds, or of watches as long as the item is.
@@ -37,6 +38,7 @@ class RankingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_k: int = Field(50, ge=1, le=10_000)
+    chance_weight: float | None = Field(None, ge=0)
     objective: Objective = "exact"
     measured_in: Literal["seconds", "length"] = "length"
     pairwise: float = Field(1.0, ge=0)

@@ -77,7 +77,8 @@ def kept(lists: Lists, scores: Float64, keep: int) -> Lists:
     """The `keep` items of each list with the highest scores [n, k], in the list's own order: [n, min(keep, k)]."""
     places = _best(scores, keep)
     recall = {name: np.take_along_axis(values, places, axis=1) for name, values in lists.recall.items()}
-    return Lists(lists.users, np.take_along_axis(lists.items, places, axis=1), recall)
+    items = np.take_along_axis(lists.items, places, axis=1)
+    return Lists(lists.users, items, recall, np.take_along_axis(lists.log_chances, places, axis=1))
 
 
 def distilled(items: Block, lists: Lists, seconds: Float64) -> PreRanker:

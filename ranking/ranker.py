@@ -32,6 +32,7 @@ from ranking.scoring import BLOCKS, ITEM_SPACE, SHARD, Ranker, RankerShape, grou
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
 Epochs = list[dict[str, Any]]
 Tell = Callable[[dict[str, Any]], None]
 
@@ -52,14 +53,30 @@ LAST_POSITION = 50
 COMPLETE = 0.98
 
 
-def train(rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epoch: Tell) -> tuple[Ranker, Epochs]:
-    """The ranker of training rows, and a row of losses for each epoch.
+@dataclass(frozen=True)
+class Trained:
+    """The ranker that is served, the one that never saw the validation rows, and a row of losses for each epoch."""
 
-    Normalisers, yardstick and the cap on seconds are fitted on the earlier rows; the last `validation_share` of the
-    rows by instant chooses the epoch, gives back the seconds that the cap took, and calibrates. With `refit` the net is
-    then trained anew for as many epochs on all rows, the newest among them, and keeps the scale and the calibration.
+    ranker: Ranker
+    validation: Ranker
+    epochs: Epochs
+
+
+def train(
+    rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epoch: Tell, validates: Flags | None = None
+) -> Trained:
+    """The ranker of training rows.
+
+    Normalisers, yardstick and the cap on seconds are fitted on the rows that do not validate; those that do (flags [n];
+    None: the last `validation_share` by instant) choose the epoch, give back the seconds that the cap took, and
+    calibrate. With `refit` the net is then trained anew for as many epochs on all rows, the newest among them, and
+    keeps the scale and the calibration.
     """
-    early, late = _split(rows, config.validation_share)
+    early, late = (
+        _split(rows, config.validation_share)
+        if validates is None
+        else (np.flatnonzero(~validates), np.flatnonzero(validates))
+    )
     cap = seconds_cap(rows.seconds[early], rows.clicked[early], config.seconds_cap_quantile)
     capped = replace(rows, seconds=np.minimum(rows.seconds, cap))
     earlier, later = capped.take(early), capped.take(late)
@@ -68,7 +85,8 @@ def train(rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epo
     scale = _lost_mass(rows.take(late), later)
     shape = untrained.shape.model_copy(update={"scale": scale})
     ranker = _calibrated(replace(untrained, shape=shape, weights=weights), rows.take(late), config)
-    return (_refitted(ranker, capped, later, config, best_epoch(epochs), seed) if config.refit else ranker), epochs
+    served = _refitted(ranker, capped, later, config, best_epoch(epochs), seed) if config.refit else ranker
+    return Trained(served, ranker, epochs)
 
 
 def best_epoch(epochs: Epochs) -> int:

@@ -1,8 +1,8 @@
 """The last, small step: from the ranker's first places to a list that is varied, fresh, and allowed.
 
 One greedy walk over the places of the list, all users of a shard at once: at each place the item of highest gain that
-is still allowed. Relevance is expected seconds over the user's best, so that gains compare between users; similarity
-is the cosine of recall's item vectors. The scores of the list stay the expected seconds.
+is still allowed. Relevance is the exponent of an item's score over that of the user's best (in the paper's order: its
+expected seconds over theirs), so that gains compare between users; similarity is the cosine of recall's item vectors.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from features.timeline import pair_keys
-from ranking.recommend import shards
+from ranking.recommend import Ordered, shards
 
 Flags = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
@@ -69,50 +69,32 @@ class Shelf:
     excluded: Int64
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """The ranker's first places of users [n]: items and expected seconds [n, m], best first; item 0 past the end."""
+def re_ranked(lists: Ordered, shelf: Shelf, config: ReRankConfig, top_k: int) -> Ordered:
+    """The list of each user, [n, top_k], out of ordered lists [n, m]; 0 where nothing allowed is left.
 
-    users: Int32
-    items: Int32
-    seconds: Float64
-
-    def take(self, rows: slice) -> "Ranked":
-        return Ranked(self.users[rows], self.items[rows], self.seconds[rows])
-
-
-def re_ranked(ranked: Ranked, shelf: Shelf, config: ReRankConfig, top_k: int) -> tuple[Int32, Float64]:
-    """The list of each user, items and expected seconds [n, top_k]; 0 where nothing allowed is left.
-
-    With every switch off these are the ranker's first places. A cap or a quota that the pool cannot meet is met as far
-    as it can be, so that a list is never shorter than what is allowed of its pool.
+    With every switch off these are the first places. A cap or a quota that the pool cannot meet is met as far as it can
+    be, so that a list is never shorter than what is allowed of its pool.
     """
-    items, seconds = (np.zeros((len(ranked.users), top_k), kind) for kind in (np.int32, np.float64))
-    for rows in shards(ranked.items):
-        shard = ranked.take(rows)
-        places = _walk(shard, shelf, config, top_k)
-        chosen = places >= 0
-        items[rows] = np.where(chosen, np.take_along_axis(shard.items, places, axis=1), 0)
-        seconds[rows] = np.where(chosen, np.take_along_axis(shard.seconds, places, axis=1), 0.0)
-    return items, seconds
+    walks = [_walk(lists.take(rows), shelf, config, top_k) for rows in shards(lists.items)]
+    return lists.at(np.concatenate(walks) if walks else np.zeros((0, top_k), np.int64))
 
 
-def seconds_lost(ranked: Ranked, shelf: Shelf, config: ReRankConfig, k: int) -> Mapping[str, float]:
-    """Share of the expected seconds of the ranker's first k places that each switch alone, and `all` of them, cost."""
-    before = ranked.seconds[:, :k].sum()
+def seconds_lost(lists: Ordered, shelf: Shelf, config: ReRankConfig, k: int) -> Mapping[str, float]:
+    """Share of the expected seconds of the first k places that each switch alone, and `all` of them, cost."""
+    before = lists.seconds[:, :k].sum()
     alone = dict(config.switches) | ({"all": config} if config.switches else {})
-    after = {name: re_ranked(ranked, shelf, switch, k)[1].sum() for name, switch in alone.items()}
+    after = {name: re_ranked(lists, shelf, switch, k).seconds.sum() for name, switch in alone.items()}
     return {name: float(1 - total / before) if before else float("nan") for name, total in after.items()}
 
 
-def _walk(ranked: Ranked, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int64:
+def _walk(lists: Ordered, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int64:
     """Places in the pool of the items chosen for each place of the list, [n, top_k], -1 for none."""
-    users, width = ranked.items.shape
+    users, width = lists.items.shape
     chosen = np.full((users, top_k), -1, np.int64)
-    left = (ranked.items > 0) & ~_excluded(ranked.users, ranked.items, shelf, config)
+    left = (lists.items > 0) & ~_excluded(lists.users, lists.items, shelf, config)
     left &= np.cumsum(left, axis=1) <= config.pool
-    gain: _Gain = _GAINS[config.diversity](ranked, shelf, config)
-    channels, fresh = shelf.channels[ranked.items], shelf.fresh[ranked.items]
+    gain: _Gain = _GAINS[config.diversity](lists, shelf, config)
+    channels, fresh = shelf.channels[lists.items], shelf.fresh[lists.items]
     rows, taken, of_channel = np.arange(users), np.zeros((users, width), bool), np.zeros((users, width), np.int32)
     head = min(config.head, top_k, width)
     for place in range(min(top_k, width)):
@@ -173,10 +155,11 @@ def _unless_empty(narrow: Flags, wide: Flags) -> Flags:
 class _Gain:
     """What each item of the pool would add to the list, [n, m]: its relevance."""
 
-    def __init__(self, ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> None:
-        best = np.maximum(ranked.seconds.max(axis=1, keepdims=True, initial=0), SMALLEST)
-        self._relevance, self._config = ranked.seconds / best, config
-        self._vectors = shelf.vectors[ranked.items] if config.diversity != "none" else np.zeros((0, 0, 0), np.float32)
+    def __init__(self, lists: Ordered, shelf: Shelf, config: ReRankConfig) -> None:
+        scores = np.where(lists.items > 0, lists.scores, -np.inf)
+        best = np.maximum(scores.max(axis=1, keepdims=True, initial=-np.inf), np.finfo(np.float64).min)
+        self._relevance, self._config = np.exp(scores - best), config
+        self._vectors = shelf.vectors[lists.items] if config.diversity != "none" else np.zeros((0, 0, 0), np.float32)
         self.values = self._relevance
 
     def take(self, places: Int64) -> None:
@@ -192,9 +175,9 @@ class _Gain:
 class _MarginalRelevance(_Gain):
     """(1 - s) relevance - s max similarity to what was taken (Carbonell and Goldstein 1998)."""
 
-    def __init__(self, ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> None:
-        super().__init__(ranked, shelf, config)
-        self._nearest = np.full(ranked.items.shape, -np.inf, np.float32)
+    def __init__(self, lists: Ordered, shelf: Shelf, config: ReRankConfig) -> None:
+        super().__init__(lists, shelf, config)
+        self._nearest = np.full(lists.items.shape, -np.inf, np.float32)
         self.values = (1 - config.strength) * self._relevance
 
     def take(self, places: Int64) -> None:
@@ -208,11 +191,11 @@ class _Determinant(_Gain):
     q^2 = exp(relevance (1 - s) / s): the weaker the diversity, the steeper the quality.
     """
 
-    def __init__(self, ranked: Ranked, shelf: Shelf, config: ReRankConfig) -> None:
-        super().__init__(ranked, shelf, config)
+    def __init__(self, lists: Ordered, shelf: Shelf, config: ReRankConfig) -> None:
+        super().__init__(lists, shelf, config)
         steep = (1 - config.strength) / max(config.strength, SMALLEST)
         self._log_quality = steep * self._relevance
-        self._residual = np.ones(ranked.items.shape)
+        self._residual = np.ones(lists.items.shape)
         self._rows: list[Float64] = []
         self.values = self._log_quality
 

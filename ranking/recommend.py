@@ -1,31 +1,65 @@
-"""The ordered few: candidates scored by expected seconds, the best kept."""
+"""The ordered few: candidates scored by expected seconds and by the chance that they are watched, the best kept."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from features.ledger import Ledger
+from ranking.list_order import ListOrder, log_of
 from ranking.scoring import Part, Ranker
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 
 PAIRS_A_SHARD = 50_000
 
 
 @dataclass(frozen=True)
 class Lists:
-    """What recall found for users [n]: `items` int32 [n, k] (0 = none) and its columns {name: float64 [n, k]}."""
+    """What recall found for users [n]: `items` int32 [n, k] (0 = none) and its columns {name: float64 [n, k]}.
+
+    `log_chances` [n, k] are log P(next) of the candidates.
+    """
 
     users: Int32
     items: Int32
     recall: dict[str, Float64]
+    log_chances: Float64
 
     def take(self, rows: slice) -> "Lists":
         recall = {name: values[rows] for name, values in self.recall.items()}
-        return Lists(self.users[rows], self.items[rows], recall)
+        return Lists(self.users[rows], self.items[rows], recall, self.log_chances[rows])
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """Ordered lists of users [n]: `items` int32 [n, m], best first, 0 past the end, where all else is 0 too.
+
+    `scores` are what orders, `seconds` E[T | shown], `chances` P(next), [n, m] each.
+    """
+
+    users: Int32
+    items: Int32
+    scores: Float64
+    seconds: Float64
+    chances: Float64
+
+    def take(self, rows: slice) -> "Ordered":
+        return Ordered(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def at(self, places: Int64) -> "Ordered":
+        """What stands at places [n, l] of each list; nothing at -1."""
+        there = places >= 0
+
+        def picked(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return np.where(there, np.take_along_axis(values, np.maximum(places, 0), axis=1), 0).astype(values.dtype)
+
+        columns = (picked(getattr(self, name)) for name in ("items", "scores", "seconds", "chances"))
+        return Ordered(self.users, *columns)
 
 
 @dataclass(frozen=True)
@@ -37,16 +71,14 @@ class Recommender:
     as_of: int
     item_parts: Part
 
-    def recommend(self, lists: Lists, top_k: int) -> tuple[Int32, Float64]:
-        """The top_k items of each list by expected seconds, and those seconds: [n, top_k]; 0 past a list's end."""
-        width = min(top_k, lists.items.shape[1])
-        items, seconds = np.zeros((len(lists.users), top_k), np.int32), np.zeros((len(lists.users), top_k))
-        for shard in shards(lists.items):
-            scores = self._scores(lists.take(shard))
-            order = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-            items[shard, :width] = np.take_along_axis(lists.items[shard], order, axis=1)
-            seconds[shard, :width] = np.take_along_axis(scores, order, axis=1)
-        return items, np.where(items > 0, seconds, 0.0)
+    def recommend(self, lists: Lists, order: ListOrder, top_k: int) -> Ordered:
+        """The first top_k items of each list in an order; what is past a list's end is 0."""
+        shards_of_lists = (lists.take(shard) for shard in shards(lists.items))
+        parts = [ordered(shard, self._scores(shard), order, top_k) for shard in shards_of_lists]
+        if not parts:
+            nothing = np.zeros((0, top_k))
+            return Ordered(lists.users, nothing.astype(np.int32), nothing, nothing, nothing)
+        return Ordered(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Ordered)))
 
     def expected_seconds(self, lists: Lists) -> Float64:
         """Expected seconds of every item of lists [n, k]; -inf where there is none."""
@@ -65,6 +97,17 @@ class Recommender:
             users.take(row), self.item_parts.take(items), self.ranker.part("pair", pairs)
         )
         return scores
+
+
+def ordered(lists: Lists, seconds: Float64, order: ListOrder, top_k: int) -> Ordered:
+    """Lists whose expected seconds [n, k] are known, in an order, cut or filled up with 0 to top_k."""
+    scores = order.scores(log_of(seconds), lists.log_chances)
+    there, chances = lists.items > 0, np.exp(lists.log_chances)
+    columns = (np.where(there, values, 0) for values in (scores, seconds, chances))
+    places = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    places = np.where(np.take_along_axis(there, places, axis=1), places, -1)
+    places = np.pad(places, ((0, 0), (0, top_k - places.shape[1])), constant_values=-1)
+    return Ordered(lists.users, lists.items, *columns).at(places)
 
 
 def recommender_of(ranker: Ranker, ledger: Ledger, as_of: int, catalogue: int) -> Recommender:

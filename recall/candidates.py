@@ -45,6 +45,13 @@ class Candidates:
         scores = {name: values[rows] for name, values in self.channel_scores.items()}
         return Candidates(self.users[rows], self.items[rows], self.scores[rows], tower_scores, ranks, scores)
 
+    def narrowed(self, width: int) -> "Candidates":
+        """The first `width` places of each list."""
+        tower_scores = None if self.tower_scores is None else self.tower_scores[:, :width]
+        ranks = {name: values[:, :width] for name, values in self.ranks.items()}
+        scores = {name: values[:, :width] for name, values in self.channel_scores.items()}
+        return Candidates(self.users, self.items[:, :width], self.scores[:, :width], tower_scores, ranks, scores)
+
 
 @dataclass(frozen=True)
 class Pairs:

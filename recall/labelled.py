@@ -1,4 +1,7 @@
-"""Merged lists as of the instants at which towers were finished, for users whose next watches are known."""
+"""Merged lists as of the instants at which towers were finished, for users whose next watches are known.
+
+Those of the last instant before labels_end are the validation lists, on which the order of final lists is chosen.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -7,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from recall.candidates import Candidates
 from recall.channels import Log, channels_as_of
 from recall.config import RecallConfig
 from recall.index import index_of
@@ -52,11 +56,22 @@ def labelled_lists(
     return _joined([part for cohort in drawn for part in _of_cohort(config, log, cohort, merge)])
 
 
-def _of_cohort(config: RecallConfig, log: Log, cohort: Cohort, merge: Merge) -> Iterator[LabelledLists]:
+def validation_cohort(log: Log, towers: Sequence[Tower], most: int, rng: np.random.Generator) -> Cohort:
+    """Up to `most` random users who watched something between the last two towers: on their lists a run chooses."""
+    (cohort,) = cohorts(log.readings.histories, towers[-2:], most, rng)
+    return cohort
+
+
+def lists_of_cohort(config: RecallConfig, log: Log, cohort: Cohort, merge: Merge) -> Iterator[Candidates]:
+    """A cohort's lists as of its instant, in shards of users, merged by what the other instants taught."""
     tower = cohort.tower
     index = index_of(tower.item_vectors, tower.catalogue)
     channels = channels_as_of(config, log, tower, index, cohort.since, cohort.users, merge.popularity)
-    for part in merged_shards(channels, merge.without(cohort.since), cohort.users, config):
+    return merged_shards(channels, merge.without(cohort.since), cohort.users, config)
+
+
+def _of_cohort(config: RecallConfig, log: Log, cohort: Cohort, merge: Merge) -> Iterator[LabelledLists]:
+    for part in lists_of_cohort(config, log, cohort, merge):
         since, until = (np.full(len(part), instant) for instant in (cohort.since, cohort.until))
         yield LabelledLists(part.users, since, until, part.items, part.scores)
 

@@ -14,7 +14,7 @@ from recall.candidates import Candidates, Pairs, pairs_between
 from recall.channels import Channels, Found, Log, Popularity, channels_as_of, chosen_popularity, in_force
 from recall.config import ChannelName, RecallConfig
 from recall.index import index_of
-from recall.logit import Lesson, joined_lessons
+from recall.logit import Lesson, fit, joined_lessons, log_sums
 from recall.merge import Blend, best, best_with_share, blend_of, flat_blend, group_of, round_robin
 from recall.vectors import Tower
 
@@ -29,6 +29,8 @@ USERS_A_SHARD = 2048
 CHECKED = 0.2
 # With fewer teaching users the merge goes by the ranks alone.
 FEWEST = 50
+# No order is turned round, or levelled, by what a few users watched.
+LEAST_FACTOR = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,26 @@ class Merge:
         return self if self.blend is None else replace(self, blend=self.blend.without(instant))
 
     def scores(self, found: Found) -> Float32:
-        """The score of every pair of a union, [p]; larger is better."""
+        """log P(next) of every pair of a union, [p]: the chance that it is what its user watches next.
+
+        Round robin knows no chances: they are taken to fall as 1 / turn (Zipf's law).
+        """
         if self.blend is None:
-            return round_robin(found.union)
+            turns = round_robin(found.union).astype(np.float64)
+            return (turns - log_sums(turns, found.union.counts)).astype(np.float32)
         return self.blend.scores(found.columns, group_of(found.lengths), found.union)
 
 
 def merged_shards(channels: Channels, merge: Merge, users: Int32, config: RecallConfig) -> Iterator[Candidates]:
     """`merged` in shards of users; nobody is one empty shard."""
-    kept = round(config.watch_time_share * config.k)
+    kept = reserved_places(config)
     for at in range(0, max(len(users), 1), USERS_A_SHARD):
         yield merged(channels, merge, users[at : at + USERS_A_SHARD], config.k, kept)
+
+
+def reserved_places(config: RecallConfig) -> int:
+    """How many of the k places are kept for what would be watched longest, where that channel is in force."""
+    return round(config.watch_time_share * config.k)
 
 
 def merged(channels: Channels, merge: Merge, users: Int32, k: int, kept: int = 0) -> Candidates:
@@ -126,10 +137,22 @@ class Study:
     @property
     def lesson(self) -> Lesson:
         """What the users who do not check teach: those with a hit."""
-        union, columns = self.found.union, self.found.columns
+        columns = self.found.columns
         matrix = np.stack(list(columns.values()), axis=1)
-        whole = Lesson(tuple(columns), matrix, union.counts, self.hits, group_of(self.found.lengths))
-        return whole.of_users(~self.checks & (np.bincount(union.rows, self.hits, union.users) > 0))
+        whole = Lesson(tuple(columns), matrix, self.found.union.counts, self.hits, group_of(self.found.lengths))
+        return whole.of_users(self._teachers)
+
+    def scored_by(self, blend: Blend) -> Lesson:
+        """The same users, with a blend's log chance of each pair as the only column, and all of one group."""
+        groups = group_of(self.found.lengths)
+        scores = blend.scores(self.found.columns, groups, self.found.union)
+        whole = Lesson(("score",), scores[:, None], self.found.union.counts, self.hits, np.zeros_like(groups))
+        return whole.of_users(self._teachers)
+
+    @property
+    def _teachers(self) -> Flags:
+        """Users who do not check and have a hit, [n]."""
+        return ~self.checks & (np.bincount(self.found.union.rows, self.hits, self.found.union.users) > 0)
 
     def rates(self, items: Int32, ks: Sequence[int]) -> Float64:
         """Share of the checking users with a hit among the first k of lists [n, m], for each k."""
@@ -189,10 +212,24 @@ def _studies(
 
 def _blends(studies: Sequence[Study], names: Sequence[ChannelName]) -> dict[str, Blend]:
     """The orders to choose from, the preferred first."""
-    blends = {"ranks": flat_blend({f"{name}_rank": 1.0 for name in names})}
+    # The mean of the logarithms, not their sum: many channels are not surer of an item than one.
+    blends = {"ranks": flat_blend({f"{name}_rank": 1 / len(names) for name in names})}
     blends |= {"tower": flat_blend({"tower": 1.0})} if "tower" in names else {}
     learned = _learned(studies)
-    return {"learned": learned} | blends if learned else blends
+    flat = {name: _sharpened(blend, studies) for name, blend in blends.items()}
+    return {"learned": learned} | flat if learned else flat
+
+
+def _sharpened(blend: Blend, studies: Sequence[Study]) -> Blend:
+    """The blend in the same order, as sure of itself as what users watched next says: one factor, fitted.
+
+    So that its scores are chances. As it is where nobody went on to watch what was found.
+    """
+    lessons = [study.scored_by(blend) for study in studies]
+    if not sum(len(lesson.counts) for lesson in lessons):
+        return blend
+    factor = float(fit(joined_lessons(lessons), 1)[0, 0])
+    return replace(blend, weights=blend.weights * max(factor, LEAST_FACTOR))
 
 
 def _learned(studies: Sequence[Study]) -> Blend | None:

@@ -20,6 +20,8 @@ Intp = npt.NDArray[np.intp]
 
 # Hours after which a watch counts half; None: it always counts 1.
 HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
+# How far back popularity counts as a baseline, in hours; None: since the log began.
+SPANS: Mapping[str, float | None] = {"last day": 24.0, "last week": 168.0, "last hour": 1.0, "all time": None}
 # A segment's own counts weigh as much as the whole's once it has so many (decayed) watches.
 SHRINKAGE = 500.0
 
@@ -38,6 +40,15 @@ def popular_lists(counts: Float64, users: Int32, seen: Histories, as_of: int, k:
     channel = Popular(counts[None, :], catalogue, everybody, {})
     named = PopularAnswer(channel, seen_only(users, pairs_before(users, seen, as_of))).named(k)
     return Candidates(users, named.items, np.where(named.items > 0, named.scores, -np.inf).astype(np.float32))
+
+
+def popular_lists_by_span(
+    watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int, timed: bool
+) -> dict[str, Int32]:
+    """Items of the lists of what was most watched, by span, [users, k] each; on an order clock only of all time."""
+    spans = SPANS if timed else {"all time": None}
+    counts = {name: popularity(watches, items, as_of, hours) for name, hours in spans.items()}
+    return {name: popular_lists(of_span, users, seen, as_of, k).items for name, of_span in counts.items()}
 
 
 def decay(ages: Int64, half_life: float | None) -> Float64:

@@ -35,7 +35,7 @@ def test_an_override_beats_the_file_and_the_file_the_defaults(tmp_path: Path) ->
         ("windows.labels_end=2022-04-16T16:00:00Z", datetime(2022, 4, 16, 16, tzinfo=UTC)),
         ("recall.recency_windows=[1, 5]", (1, 5)),
         ("recall.recency_windows=[]", ()),
-        ("report.popularity_hours=null", None),
+        ("ranking.chance_weight=null", None),
         ("recall.powers=false", False),
         ("cleaning.last_days = 2.5", 2.5),
         ("features.clock=order", "order"),

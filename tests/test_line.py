@@ -29,11 +29,11 @@ from funnel.work import FROZEN, TASTE_LAWS
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
 )
-K, TOP_K, KEEP = 20, 10, 12
+K, TOP_K, KEEP, CHANCE_WEIGHT = 20, 10, 12, 0.5
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
     *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", f"recall.k={K}", f"ranking.top_k={TOP_K}"),
-    "off_policy.least_effective_sample=5",
+    *("off_policy.least_effective_sample=5", f"ranking.chance_weight={CHANCE_WEIGHT}"),
 )
 PAIR = ["user_id", "item_id"]
 
@@ -149,7 +149,7 @@ def left(pre_ranked: Run) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def all_scored(run: Run) -> pd.DataFrame:
     """The ranker's score of every candidate: the recommendations of a run whose lists are as long as recall's."""
-    return again(run, f"ranking.top_k={K}").table("recommendations")[[*PAIR, "score"]]
+    return again(run, f"ranking.top_k={K}").table("recommendations")[[*PAIR, "score", "expected_seconds"]]
 
 
 def artefact(run: Run, name: str) -> Path:
@@ -306,9 +306,12 @@ def test_recommendations_are_candidates_in_the_rankers_order(run: Run) -> None:
     candidates, chosen = run.table("candidates"), run.table("recommendations")
     both = chosen.merge(candidates, on=PAIR)
     assert len(both) == len(chosen)
-    assert list(chosen.columns) == [*PAIR, "rank", "score", "channels", "unit"]
+    assert list(chosen.columns) == [*PAIR, "rank", "score", "expected_seconds", "chance", "channels", "unit"]
     assert (both["channels_x"].astype(str) == both["channels_y"].astype(str)).all()
-    assert (chosen["score"] >= 0).all()
+    np.testing.assert_allclose(both["chance"], np.exp(both["score_y"]), rtol=1e-4)
+    score = np.log(both["expected_seconds"]) + CHANCE_WEIGHT * np.log(both["chance"])
+    np.testing.assert_allclose(both["score_x"], score, atol=1e-4)
+    assert chosen.groupby("user_id")["score"].apply(lambda scores: scores.is_monotonic_decreasing).all()
     assert set(chosen["unit"]) == {"seconds"}
 
 
@@ -460,9 +463,9 @@ def test_what_pre_rank_loses_can_be_recomputed_from_the_files(
     assert 0 < len(checkers) < len(pre_ranked.listed_users)
     first = pre_ranked.table("candidates").query(f"rank <= {KEEP}")[PAIR]
     scored = all_scored[all_scored["user_id"].isin(checkers)]
-    best = scored.groupby("user_id")["score"].nlargest(TOP_K).sum()
+    best = scored.groupby("user_id")["expected_seconds"].nlargest(TOP_K).sum()
     for suffix, kept in (("", left), (".recall", first)):
-        had = scored.merge(kept, on=PAIR).groupby("user_id")["score"].nlargest(TOP_K).sum()
+        had = scored.merge(kept, on=PAIR).groupby("user_id")["expected_seconds"].nlargest(TOP_K).sum()
         lost = pre_ranked.report[f"funnel.pre_rank_seconds_lost@{TOP_K}{suffix}"]
         assert lost == pytest.approx(1 - had / best, abs=1e-5)
     assert lost > pre_ranked.report[f"funnel.pre_rank_seconds_lost@{TOP_K}"] >= 0
@@ -501,13 +504,14 @@ def test_lists_of_another_length_train_nothing_anew(run: Run, all_scored: pd.Dat
     longer = Run(run.data, run.out.parent / f"{run.mode}_ranking.top_k={K}", run.mode, [])
     assert len(all_scored) > len(run.table("recommendations"))
     changed = {name for name in STEPS if manifests(run)[name]["version"] != manifests(longer)[name]["version"]}
-    assert changed == {"pre_ranker", "recommendations", "report"}
+    assert changed == {"list_order", "pre_ranker", "recommendations", "report"}
 
 
 def off_policy_terms(run: Run, name: str) -> pd.DataFrame:
     """Weight, seconds and doubly robust term of every slot of the holdout, read row by row from the files."""
     lists = run.table(name).query(f"rank <= {TOP_K}").groupby("user_id")
-    listed = {user: dict(zip(rows["item_id"], zip(rows["rank"], rows["score"], strict=True), strict=True))
+    seconds = "expected_seconds" if name == "recommendations" else "score"
+    listed = {user: dict(zip(rows["item_id"], zip(rows["rank"], rows[seconds], strict=True), strict=True))
               for user, rows in lists}  # fmt: skip
     terms, above, clicked, last = [], set[int](), set[int](), (None, 0)
     for row in run.holdout.sort_values(["user_id", "timestamp"]).itertuples():
@@ -543,7 +547,7 @@ def test_the_reports_off_policy_estimates_can_be_recomputed_from_the_files(run: 
         assert report[f"off_policy.effective_sample{suffix}"] == pytest.approx(sample)
         for key in ("snips", "doubly_robust", "logged"):
             assert report[f"off_policy.{key}_low{suffix}"] < report[f"off_policy.{key}_high{suffix}"]
-    # The scores of the final lists are the model's seconds, those of recall's are not.
+    # Recall's lists have no model's seconds in their files.
     robust = off_policy_terms(run, "recommendations")["term"].mean()
     assert report["off_policy.doubly_robust"] == pytest.approx(robust, rel=1e-3)
 

@@ -1,5 +1,6 @@
 """Lists as files: raw ids, ranks from 1, nobody never among them, and who named what."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ EXPECTED = [("cem", 80, 1, 9.0, "t,p"), ("cem", 70, 2, 4.0, "p"), ("ann", 90, 1,
 NONE = Ranked(np.zeros(0, np.int32), np.zeros((0, 3), np.int32), np.zeros((0, 3)), {"t": np.zeros((0, 3), np.uint16)})
 
 
+def one_of(lists: Ranked, row: int) -> Ranked:
+    rows = slice(row, row + 1)
+    ranks = {name: values[rows] for name, values in lists.ranks.items()}
+    return Ranked(lists.users[rows], lists.items[rows], lists.scores[rows], ranks)
+
+
 def rows_of(path: Path) -> list[tuple[object, ...]]:
     return [tuple(row.values()) for row in pq.read_table(path).to_pylist()]
 
@@ -48,8 +55,16 @@ def test_each_channels_rank_is_a_column_and_null_where_it_did_not_name_the_item(
     assert table["p_rank"].to_pylist() == [2, 1, None]
 
 
+def test_further_numbers_are_columns_after_the_score(tmp_path: Path) -> None:
+    chances = np.array([[0.5, 0.25, 0.0], [0.125, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    write_lists(tmp_path / "lists.parquet", IDS, [replace(RANKED, numbers={"chance": chances})], {})
+    table = pq.read_table(tmp_path / "lists.parquet")
+    assert table.column_names == ["user_id", "item_id", "rank", "score", "chance", "channels"]
+    assert table["chance"].to_pylist() == [0.5, 0.25, 0.125]
+
+
 def test_shards_of_users_are_one_file(tmp_path: Path) -> None:
-    write_lists(tmp_path / "lists.parquet", IDS, (RANKED.take(slice(at, at + 1)) for at in range(3)), {})
+    write_lists(tmp_path / "lists.parquet", IDS, (one_of(RANKED, at) for at in range(3)), {})
     assert rows_of(tmp_path / "lists.parquet") == EXPECTED
 
 

@@ -30,7 +30,7 @@ def lists():
         "recall_z": rng.random(chosen.shape),
         "recall_merged": np.where(chosen > 0, -rng.random(chosen.shape), -np.inf),
     }
-    return Lists(users, chosen, recall)
+    return Lists(users, chosen, recall, recall["recall_merged"])
 
 
 def seconds_of(items, lists, noise=0.0):
@@ -93,7 +93,7 @@ def test_the_weights_are_those_of_least_squares_row_by_row(items, lists):
 def test_scores_go_by_item_and_recall_alone(items, lists):
     """What makes it light: the same item with the same columns scores the same in every list."""
     pre_ranker = distilled(items, lists, seconds_of(items, lists))
-    others = Lists(lists.users[::-1].copy(), lists.items, lists.recall)
+    others = Lists(lists.users[::-1].copy(), lists.items, lists.recall, lists.log_chances)
     np.testing.assert_array_equal(scores_of(pre_ranker, items, lists), scores_of(pre_ranker, items, others))
 
 

@@ -60,9 +60,15 @@ def simulated(n=ROWS, seed=0):
     return RankingRows(blocks, np.arange(n), clicked, seconds, np.ones(n), np.zeros(n, np.int32)), kind
 
 
+def trained(*given):
+    """The ranker that is served, and its epochs."""
+    found = train(*given)
+    return found.ranker, found.epochs
+
+
 def fit(rows, **choices):
     config = CONFIG.model_copy(update=choices)
-    return train(rows, "seconds", config, 3, lambda _: None)
+    return trained(rows, "seconds", config, 3, lambda _: None)
 
 
 def scores(ranker, blocks):
@@ -101,7 +107,7 @@ def test_whatever_watches_are_measured_in_what_is_served_are_seconds(measured_in
     np.testing.assert_allclose(found, mean_by_kind(rows.seconds, kind), rtol=rare)
     counted = replace(rows, seconds=rows.clicked * 1.0)
     config = CONFIG.model_copy(update={"measured_in": measured_in, "objective": objective})
-    ranker, _ = train(counted, "watches", config, 3, lambda _: None)
+    ranker, _ = trained(counted, "watches", config, 3, lambda _: None)
     assert not ranker.shape.by_length
     np.testing.assert_allclose(mean_by_kind(scores(ranker, rows.blocks), kind), RATES, rtol=rare)
 
@@ -174,7 +180,7 @@ SMALL = RankingConfig(
 
 @pytest.fixture(scope="module")
 def small():
-    return train(mixed(), "seconds", SMALL, 1, lambda _: None)
+    return trained(mixed(), "seconds", SMALL, 1, lambda _: None)
 
 
 SWITCHES = [
@@ -247,7 +253,7 @@ def test_no_logit_starts_from_recall_where_that_is_off_or_no_odds(switches):
 def test_a_ranker_that_learns_nothing_leaves_recalls_order(tmp_path):
     rows, merged = listed(mixed())
     still = {"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1, "measured_in": "seconds"}
-    ranker, _ = train(rows, "seconds", SMALL.model_copy(update=still), 1, lambda _: None)
+    ranker, _ = trained(rows, "seconds", SMALL.model_copy(update=still), 1, lambda _: None)
     ranker.save(tmp_path)
     served, known = scores(Ranker.load(tmp_path), rows.blocks), ~np.isnan(merged)
     assert np.corrcoef(np.log(served[known]), merged[known])[0, 1] > 0.99
@@ -266,9 +272,21 @@ def test_what_is_of_one_instant_is_not_split_between_learning_and_validation():
     assert (len(early), len(late)) == (270, 30)
 
 
+def test_the_validation_ranker_never_saw_the_rows_that_validate():
+    rows, _ = simulated(600)
+    validates = np.arange(600) >= 400
+    config = CONFIG.model_copy(update={"refit": True, "epochs": 2})
+    changed = replace(rows, seconds=np.where(validates, 50 * rows.seconds, rows.seconds))
+    first, second = (train(each, "seconds", config, 3, lambda _: None, validates) for each in (rows, changed))
+    # What validates chooses the epoch and the level; the order is learnt from the others alone.
+    one, other = (np.argsort(scores(each.validation, rows.blocks)) for each in (first, second))
+    np.testing.assert_array_equal(one, other)
+    assert (np.argsort(scores(first.ranker, rows.blocks)) != np.argsort(scores(second.ranker, rows.blocks))).any()
+
+
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_every_switch_trains_saves_and_serves(switches, tmp_path):
-    ranker, epochs = train(mixed(), "seconds", SMALL.model_copy(update=switches), 1, lambda _: None)
+    ranker, epochs = trained(mixed(), "seconds", SMALL.model_copy(update=switches), 1, lambda _: None)
     assert np.isfinite([row["val_loss"] for row in epochs]).all()
     ranker.save(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".parquet", ".h5"}
@@ -280,7 +298,7 @@ def test_every_switch_trains_saves_and_serves(switches, tmp_path):
 
 def test_what_is_left_out_is_not_read_and_the_last_item_still_has_its_embedding(small):
     whole, _ = small
-    ranker, _ = train(mixed(), "seconds", SMALL.model_copy(update={"without": ("item", "z")}), 1, lambda _: None)
+    ranker, _ = trained(mixed(), "seconds", SMALL.model_copy(update={"without": ("item", "z")}), 1, lambda _: None)
     rows, served = mixed().blocks, scores(ranker, mixed().blocks)
     user, item = rows["user"], rows["item"]
     other = {
@@ -297,7 +315,7 @@ def test_what_is_left_out_is_not_read_and_the_last_item_still_has_its_embedding(
 def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reported():
     """The graph's own verdict on the later rows can only be met by computing its logits."""
     unplaced = replace(mixed(), positions=np.zeros(300, np.int32))
-    ranker, epochs = train(unplaced, "seconds", SMALL.model_copy(update={"pairwise": 0.0}), 1, lambda _: None)
+    ranker, epochs = trained(unplaced, "seconds", SMALL.model_copy(update={"pairwise": 0.0}), 1, lambda _: None)
     rows = mixed()
     rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.shape.seconds_cap))
     later = rows.take(np.flatnonzero(rows.instants >= 270))
@@ -325,11 +343,11 @@ def test_the_position_is_a_bias_that_serving_holds_at_its_mean():
     blocks = {name: Block(n, {}, {}) for name in BLOCKS} | {"user": Block(n, {"flat": np.ones(n)}, {})}
     rows = RankingRows(blocks, np.arange(n), clicked, np.where(clicked, 10.0, 0), np.ones(n), places)
     config = CONFIG.model_copy(update={"calibration": "scale"})
-    ranker, _ = train(rows, "seconds", config, 0, lambda _: None)
+    ranker, _ = trained(rows, "seconds", config, 0, lambda _: None)
     served = scores(ranker, rows.blocks)
     assert np.ptp(served) == 0
     assert served[0] == pytest.approx(4.5, rel=0.1)
-    assert train(replace(rows, positions=places + LAST_POSITION), "seconds", config, 0, lambda _: None)
+    assert trained(replace(rows, positions=places + LAST_POSITION), "seconds", config, 0, lambda _: None)
 
 
 def test_censored_plays_are_a_floor_and_not_a_label():
@@ -402,7 +420,7 @@ def test_the_order_of_rows_is_learnt_beside_their_seconds_and_only_by_odds_of_se
 
 
 def test_two_seeded_trainings_give_equal_weights(small):
-    again, epochs = train(mixed(), "seconds", SMALL, 1, lambda _: None)
+    again, epochs = trained(mixed(), "seconds", SMALL, 1, lambda _: None)
     assert epochs == small[1]
     for name, weights in small[0].weights.items():
         np.testing.assert_array_equal(weights, again.weights[name])
@@ -420,7 +438,7 @@ def test_normalisers_and_cap_are_fitted_on_the_earlier_rows_alone(small):
         clicked=rows.clicked | later,
         seconds=np.where(later, 5_000.0, rows.seconds),
     )
-    ranker, _ = train(changed, "seconds", SMALL.model_copy(update={"epochs": 1}), 1, lambda _: None)
+    ranker, _ = trained(changed, "seconds", SMALL.model_copy(update={"epochs": 1}), 1, lambda _: None)
     assert ranker.shape.seconds_cap == small[0].shape.seconds_cap
     assert ranker.shape.sizes == small[0].shape.sizes
     for ours, theirs in zip(small[0].normalisers.tables, ranker.normalisers.tables, strict=True):
@@ -443,7 +461,7 @@ def test_refitted_on_all_rows_the_net_knows_the_newest_and_the_level_stays():
 
 def test_each_epoch_is_told_and_training_lowers_the_loss():
     told = []
-    _, epochs = train(
+    _, epochs = trained(
         simulated(1_500)[0], "seconds", CONFIG.model_copy(update={"epochs": 5, "learning_rate": 0.03}), 3, told.append
     )
     assert told == epochs

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from ranking.re_rank import Ranked, ReRankConfig, Shelf, most_excluded, re_ranked, seconds_lost
+from ranking.re_rank import ReRankConfig, Shelf, most_excluded, re_ranked, seconds_lost
+from ranking.recommend import Ordered
 
 ITEMS, POOL, USERS, TOP = 40, 12, 9, 6
 
@@ -24,18 +25,23 @@ def world(seed=0, users=USERS):
     items = np.stack([rng.permutation(np.arange(1, ITEMS))[:POOL] for _ in range(users)]).astype(np.int32)
     seconds = -np.sort(-rng.exponential(20, (users, POOL)), axis=1)
     items[0, 4:], seconds[0, 4:] = 0, 0
-    return Ranked(np.arange(1, users + 1, dtype=np.int32), items, seconds), shelf
+    with np.errstate(divide="ignore"):
+        scores = np.log(seconds)
+    return Ordered(np.arange(1, users + 1, dtype=np.int32), items, scores, seconds, seconds / 100), shelf
 
 
 def run(ranked, shelf, **switches):
-    return re_ranked(ranked, shelf, ReRankConfig(**{"pool": POOL, "head": TOP} | switches), TOP)
+    """Items, seconds and chances of the lists."""
+    lists = re_ranked(ranked, shelf, ReRankConfig(**{"pool": POOL, "head": TOP} | switches), TOP)
+    return lists.items, lists.seconds, lists.chances
 
 
 def test_with_every_switch_off_the_list_is_the_rankers():
     ranked, shelf = world()
-    items, seconds = run(ranked, shelf)
+    items, seconds, chances = run(ranked, shelf)
     np.testing.assert_array_equal(items, ranked.items[:, :TOP])
     np.testing.assert_array_equal(seconds, ranked.seconds[:, :TOP])
+    np.testing.assert_array_equal(chances, ranked.chances[:, :TOP])
 
 
 def greedy(ranked, row, gain):
@@ -50,7 +56,7 @@ def greedy(ranked, row, gain):
 @pytest.mark.parametrize("strength", [0.0, 0.3, 0.8, 1.0])
 def test_marginal_relevance_is_that_of_a_loop(strength):
     ranked, shelf = world()
-    items, seconds = run(ranked, shelf, diversity="mmr", strength=strength)
+    items, seconds, _ = run(ranked, shelf, diversity="mmr", strength=strength)
     for row in range(USERS):
         vectors, relevance = shelf.vectors[ranked.items[row]], ranked.seconds[row] / ranked.seconds[row].max()
 
@@ -67,7 +73,7 @@ def test_marginal_relevance_is_that_of_a_loop(strength):
 @pytest.mark.parametrize("strength", [0.2, 0.5, 0.9])
 def test_the_determinantal_list_is_that_of_determinants(strength):
     ranked, shelf = world()
-    items, _ = run(ranked, shelf, diversity="dpp", strength=strength)
+    items, *_ = run(ranked, shelf, diversity="dpp", strength=strength)
     steep = (1 - strength) / strength
     for row in range(1, USERS):
         vectors = shelf.vectors[ranked.items[row]].astype(np.float64)
@@ -98,7 +104,7 @@ def test_more_strength_is_more_difference():
 
 def test_at_most_so_many_of_a_channel_as_far_as_the_pool_goes():
     ranked, shelf = world(users=100)
-    items, _ = run(ranked, shelf, channel_cap=2)
+    items, *_ = run(ranked, shelf, channel_cap=2)
     for row in range(1, 100):
         pool = shelf.channels[ranked.items[row]]
         enough = (pool == 0).sum() + sum(min((pool == c).sum(), 2) for c in (1, 2, 3)) >= TOP
@@ -110,7 +116,7 @@ def test_at_most_so_many_of_a_channel_as_far_as_the_pool_goes():
 
 def test_the_quota_of_fresh_items_is_met_at_every_place_as_far_as_the_pool_goes():
     ranked, shelf = world(users=100)
-    items, _ = run(ranked, shelf, fresh_share=0.5)
+    items, *_ = run(ranked, shelf, fresh_share=0.5)
     for row in range(1, 100):
         fresh = np.cumsum(shelf.fresh[items[row]])
         there = shelf.fresh[ranked.items[row]].sum()
@@ -120,7 +126,7 @@ def test_the_quota_of_fresh_items_is_met_at_every_place_as_far_as_the_pool_goes(
 @pytest.mark.parametrize(("share", "head"), [(0.25, 6), (0.2, 4), (0.3, 3), (0.05, 10), (0.2, 5), (1.0, 3)])
 def test_the_head_has_at_least_its_share_of_fresh_items(share, head):
     ranked, shelf = world(users=100)
-    items, _ = run(ranked, shelf, fresh_share=share, head=head)
+    items, *_ = run(ranked, shelf, fresh_share=share, head=head)
     due = math.ceil(round(share * min(head, TOP), 6))
     for row in range(1, 100):
         assert shelf.fresh[items[row, :head]].sum() >= min(due, shelf.fresh[ranked.items[row]].sum())
@@ -128,7 +134,7 @@ def test_the_head_has_at_least_its_share_of_fresh_items(share, head):
 
 def test_what_is_excluded_is_in_no_list_and_others_move_up():
     ranked, shelf = world(users=50)
-    items, _ = run(ranked, shelf, exclusions="a table")
+    items, *_ = run(ranked, shelf, exclusions="a table")
     assert not np.isin(items, [7, 11]).any()
     assert 5 not in items[2]
     assert (items[1:] > 0).all()
@@ -139,8 +145,8 @@ def test_what_is_excluded_is_in_no_list_and_others_move_up():
 
 def test_what_is_excluded_takes_no_place_of_the_pool():
     ranked, shelf = world(users=50)
-    items, _ = run(ranked, shelf, exclusions="a table", pool=TOP)
-    varied, _ = run(ranked, shelf, exclusions="a table", pool=TOP + 1, diversity="mmr", strength=1.0)
+    items, *_ = run(ranked, shelf, exclusions="a table", pool=TOP)
+    varied, *_ = run(ranked, shelf, exclusions="a table", pool=TOP + 1, diversity="mmr", strength=1.0)
     gone = [{7, 11} | ({5} if row == 2 else set()) for row in range(50)]
     for row in range(50):
         allowed = [item for item in ranked.items[row] if item and item not in gone[row]]
@@ -156,7 +162,7 @@ def test_what_is_excluded_takes_no_place_of_the_pool():
 @pytest.mark.parametrize("diversity", ["none", "mmr", "dpp"])
 def test_all_switches_together_give_distinct_items_of_the_pool(diversity):
     ranked, shelf = world(users=80)
-    items, _ = run(ranked, shelf, diversity=diversity, channel_cap=2, fresh_share=0.3, exclusions="a table")
+    items, *_ = run(ranked, shelf, diversity=diversity, channel_cap=2, fresh_share=0.3, exclusions="a table")
     for row in range(1, 80):
         assert len(set(items[row])) == TOP
         assert set(items[row]) <= set(ranked.items[row])

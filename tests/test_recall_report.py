@@ -240,20 +240,29 @@ def test_places_of_new_and_of_young_items_are_shared_out(timed: Judged, raw: Raw
     assert metrics["recall.new_item_share@5"] > 0
 
 
-def test_the_last_hours_most_watched_items_are_a_baseline_too(
-    timed: Judged, raw: Raw, metrics: dict[str, float]
-) -> None:
+def test_popularity_is_that_of_the_span_whose_lists_hold_most_of_what_was_watched(timed: Judged, raw: Raw) -> None:
     hour = raw.done[raw.done["timestamp"] >= CUT - pd.Timedelta(hours=1)]["item_id"].value_counts()
-    for user, items in raw_lists(timed, timed.popular_hour).items():
+    for user, items in raw_lists(timed, timed.popular_by_span["last hour"]).items():
         seen = set(raw.log[raw.log["clicked"] & (raw.log["timestamp"] < CUT) & (raw.log["user_id"] == user)]["item_id"])
         best = sorted((count for item, count in hour.items() if item not in seen), reverse=True)[:5]
         assert [hour.get(item, 0) for item in items[:5]] == best + [0] * (5 - len(best))
-    targets = raw.went_on_to_watch.groupby("user_id")["item_id"].agg(set)
-    lists = raw_lists(timed, timed.popular_hour)
-    hits = [bool(targets[user] & set(lists[user][:5])) for user in targets.index]
-    equal(metrics, {"recall.hr@5.popularity_hour": np.mean(hits)})
-    hourly = {name for name in metrics if name.endswith(".popularity_hour")}
-    assert hourly == {f"recall.{metric}@{k}.popularity_hour" for metric in ("hr", "recall", "ndcg") for k in (5, 20)}
+    clicks = raw.log[raw.log["clicked"] & (raw.log["timestamp"] >= CUT)]
+
+    def worth(lists: np.ndarray) -> float:
+        listed = {
+            (user, item): place for user, row in raw_lists(timed, lists).items() for place, item in enumerate(row)
+        }
+        places = np.array([listed.get(pair, K) for pair in zip(clicks["user_id"], clicks["item_id"], strict=True)])
+        return float(np.mean([np.log(clicks["watch_seconds"][places < k].sum()) for k in (10, 50)]))
+
+    worths = {name: worth(lists) for name, lists in timed.popular_by_span.items()}
+    assert timed.popular_span == max(worths, key=lambda name: worths[name])
+    assert len(set(worths.values())) > 1
+    assert timed.popular is timed.popular_by_span[timed.popular_span]
+
+
+def test_an_order_clock_has_no_hours_to_be_popular_in(ordered: Judged) -> None:
+    assert list(ordered.popular_by_span) == ["all time"]
 
 
 def with_channels(judged: Judged, folder: Path, named: Iterable[str]) -> Judged:

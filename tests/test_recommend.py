@@ -7,12 +7,14 @@ from features.ledger import Ledger
 from features.sides import Side
 from features.tallies import Events
 from ranking import recommend
+from ranking.list_order import ListOrder
 from ranking.normalisers import Limits, normalisers_of
 from ranking.recommend import Lists, recommender_of
 from ranking.rows import Exposures, blocks_of
 from ranking.scoring import BLOCKS, Ranker, RankerShape, space_of
 
 USERS, ITEMS, AS_OF, K = 9, 30, 80, 8
+PAPER = ListOrder(chance_weight=0)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,8 @@ def lists():
     users = np.array([5, 1, 8, 2, 3, 7], np.int32)
     items = np.stack([rng.permutation(np.arange(1, ITEMS))[:K] for _ in users]).astype(np.int32)
     items[1, 3:], items[2, :], items[3, 2] = 0, 0, 0
-    return Lists(users, items, {"recall_score": rng.normal(size=items.shape), "recall_z": rng.normal(size=items.shape)})
+    recall = {"recall_score": rng.normal(size=items.shape), "recall_z": rng.normal(size=items.shape)}
+    return Lists(users, items, recall, np.log(rng.dirichlet(np.ones(K), len(users))))
 
 
 def exposures_of(lists):
@@ -77,13 +80,30 @@ def by_sorting(ranker, ledger, lists):
 
 @pytest.mark.parametrize("top_k", [1, 3, K, K + 5])
 def test_recommendations_are_the_candidates_scored_one_by_one_and_sorted(ranker, ledger, lists, top_k):
-    items, seconds = recommender_of(ranker, ledger, AS_OF, ITEMS).recommend(lists, top_k)
+    found = recommender_of(ranker, ledger, AS_OF, ITEMS).recommend(lists, PAPER, top_k)
+    items, seconds = found.items, found.seconds
     assert items.shape == seconds.shape == (6, top_k)
     for row, best in enumerate(by_sorting(ranker, ledger, lists)):
         filled = min(len(best), top_k)
         assert items[row].tolist() == [item for _, item in best[:filled]] + [0] * (top_k - filled)
         np.testing.assert_allclose(seconds[row, :filled], [s for s, _ in best[:filled]], rtol=1e-4)
         assert not seconds[row, filled:].any()
+
+
+@pytest.mark.parametrize("weights", [(1, 0.5), (1, 4), (0, 1)], ids=str)
+def test_lists_fall_by_the_logarithms_of_seconds_and_chance(ranker, ledger, lists, weights):
+    seconds_weight, chance_weight = weights
+    recommender = recommender_of(ranker, ledger, AS_OF, ITEMS)
+    order = ListOrder(seconds_weight=seconds_weight, chance_weight=chance_weight)
+    found, seconds = recommender.recommend(lists, order, K), recommender.expected_seconds(lists)
+    for row in range(len(lists.users)):
+        there = np.flatnonzero(lists.items[row])
+        scores = seconds_weight * np.log(seconds[row, there]) + chance_weight * lists.log_chances[row, there]
+        best = there[np.argsort(-scores)]
+        assert found.items[row].tolist() == lists.items[row, best].tolist() + [0] * (K - len(best))
+        np.testing.assert_allclose(found.scores[row, : len(best)], np.sort(scores)[::-1])
+        np.testing.assert_allclose(found.chances[row, : len(best)], np.exp(lists.log_chances[row, best]))
+        np.testing.assert_allclose(found.seconds[row, : len(best)], seconds[row, best])
 
 
 def test_the_seconds_of_whole_lists_are_those_of_their_candidates_one_by_one(ranker, ledger, lists):
@@ -97,11 +117,11 @@ def test_the_seconds_of_whole_lists_are_those_of_their_candidates_one_by_one(ran
 
 def test_shards_of_users_do_not_change_the_lists(ranker, ledger, lists, monkeypatch):
     recommender = recommender_of(ranker, ledger, AS_OF, ITEMS)
-    items, seconds = recommender.recommend(lists, 4)
+    found = recommender.recommend(lists, PAPER, 4)
     monkeypatch.setattr(recommend, "PAIRS_A_SHARD", 4 * K)
-    again, their_seconds = recommender.recommend(lists, 4)
-    np.testing.assert_array_equal(items, again)
-    np.testing.assert_allclose(seconds, their_seconds, rtol=1e-5)
+    again = recommender.recommend(lists, PAPER, 4)
+    np.testing.assert_array_equal(found.items, again.items)
+    np.testing.assert_allclose(found.seconds, again.seconds, rtol=1e-5)
 
 
 def test_what_happened_at_or_after_the_instant_changes_no_list(ranker, ledger, lists):
@@ -109,16 +129,14 @@ def test_what_happened_at_or_after_the_instant_changes_no_list(ranker, ledger, l
     later = Events(
         events.users, events.items, events.instants, events.clicked ^ (events.instants >= AS_OF), events.seconds
     )
-    lists_now = recommender_of(ranker, ledger, AS_OF, ITEMS).recommend(lists, 4)
-    lists_then = recommender_of(ranker, Ledger(later, ledger.users, ledger.items, True), AS_OF, ITEMS).recommend(
-        lists, 4
-    )
-    np.testing.assert_array_equal(lists_now[0], lists_then[0])
-    np.testing.assert_allclose(lists_now[1], lists_then[1], rtol=1e-9)
+    as_it_was = Ledger(later, ledger.users, ledger.items, True)
+    now, then = (recommender_of(ranker, each, AS_OF, ITEMS).recommend(lists, PAPER, 4) for each in (ledger, as_it_was))
+    np.testing.assert_array_equal(now.items, then.items)
+    np.testing.assert_allclose(now.seconds, then.seconds, rtol=1e-9)
 
 
 def test_no_users_get_no_lists(ranker, ledger):
-    nobody = Lists(
-        np.zeros(0, np.int32), np.zeros((0, K), np.int32), {n: np.zeros((0, K)) for n in ("recall_score", "recall_z")}
-    )
-    assert recommender_of(ranker, ledger, AS_OF, ITEMS).recommend(nobody, 4)[0].shape == (0, 4)
+    nothing = np.zeros((0, K))
+    recall = {"recall_score": nothing, "recall_z": nothing}
+    nobody = Lists(np.zeros(0, np.int32), nothing.astype(np.int32), recall, nothing)
+    assert recommender_of(ranker, ledger, AS_OF, ITEMS).recommend(nobody, PAPER, 4).items.shape == (0, 4)

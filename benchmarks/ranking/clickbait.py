@@ -22,8 +22,9 @@ from features.simulated import load_truth, simulate, write
 from features.world import WorldConfig, expected_seconds
 from funnel.line import Request
 from funnel.oracle import best_lists
-from funnel.ordering import recall_columns
+from funnel.ordering import lists_of as recalled_lists
 from funnel.work import Work, saved_candidates
+from ranking.list_order import ListOrder
 from ranking.recommend import Lists, recommender_of
 
 Int32 = npt.NDArray[np.int32]
@@ -88,15 +89,14 @@ def world_at(folder: Path, share: float, options: argparse.Namespace) -> Path:
 
 def lists_of(request: Request, work: Work) -> Lists:
     """The line's candidates as of the cut, as its ranker reads them."""
-    candidates = saved_candidates(request.store.path("candidates"))
-    return Lists(candidates.users, np.asarray(candidates.items), recall_columns(work, candidates))
+    return recalled_lists(work, saved_candidates(request.store.path("candidates")))
 
 
 def _worth(work: Work, data: Path, lists: Lists, contest: Contest, objective: str, seed: int) -> Row:
     """Seconds a user of the first ten by one ranker, and the share of clickbait among them."""
     ranker = ours(contest, seed, objective=objective)
     recommender = recommender_of(ranker, work.ledger, work.windows.labels_end, len(work.ids.items))
-    return worth_of(work, data, lists.users, recommender.recommend(lists, K)[0])
+    return worth_of(work, data, lists.users, recommender.recommend(lists, ListOrder(chance_weight=0), K).items)
 
 
 def worth_of(work: Work, data: Path, users: Int32, items: Int32) -> Row:

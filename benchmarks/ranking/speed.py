@@ -26,6 +26,7 @@ from benchmarks.shared.tables import publish
 from funnel.ranking_steps import exposures_of
 from funnel.work import Work, listed_users
 from ranking.config import RankingConfig
+from ranking.list_order import ListOrder
 from ranking.recommend import Lists, recommender_of
 from ranking.rows import Exposures, RankingRows, blocks_of
 from ranking.scoring import Ranker
@@ -76,7 +77,7 @@ def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[
 
     laps: list[Clocks] = []
     short = switched(config, epochs=EPOCHS, patience=EPOCHS, refit=False)
-    ranker, _ = train(rows, unit, short, 0, lambda _: laps.append(clocks()))
+    ranker = train(rows, unit, short, 0, lambda _: laps.append(clocks())).ranker
     took = np.median(np.diff(laps, axis=0), axis=0)
     return ranker, {"what": "training, one epoch"} | _pace(round(len(rows) * (1 - config.validation_share)), took)
 
@@ -91,7 +92,7 @@ def request_lines(work: Work, ranker: Ranker, exposures: Exposures, requests: in
     # As a server does: what was made before the first request is no garbage, and is not looked through again and again.
     gc.collect()
     gc.freeze()
-    times = [timed(partial(recommender.recommend, one, TOP_K))[0] for one in lists][WARM_UP:]
+    times = [timed(partial(recommender.recommend, one, ListOrder(), TOP_K))[0] for one in lists][WARM_UP:]
     what: Row = {"what": f"one user's {lists[0].items.shape[1]} candidates ranked", "rows": requests}
     yield what | milliseconds(times)
 
@@ -100,7 +101,7 @@ def asked(rng: np.random.Generator, user: Any, catalogue: int, exposures: Exposu
     """Random candidates of one user, with what recall has said of random exposures."""
     items = rng.permutation(np.arange(1, catalogue, dtype=np.int32))[None, :CANDIDATES]
     recall = {name: rng.choice(values, items.shape) for name, values in exposures.recall.items()}
-    return Lists(user, items, recall)
+    return Lists(user, items, recall, np.log(np.full(items.shape, 1 / CANDIDATES)))
 
 
 def _pace(rows: int, took: Any) -> Row:

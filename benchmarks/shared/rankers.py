@@ -98,7 +98,7 @@ def ours(contest: Contest, seed: int, **fields: Any) -> Ranker:
     """Our ranker, trained as the line does, with some fields of its configuration switched."""
     from ranking.ranker import train
 
-    return train(contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None)[0]
+    return train(contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None).ranker
 
 
 def scores(ranker: Ranker, blocks: Blocks) -> Float64:

@@ -1,0 +1,270 @@
+"""The choice of a run: how its final lists are ordered, by what lists of the validation window would have held.
+
+The validation window lies between the last two towers' instants, `since` and labels_end. Its lists are recall's as of
+`since`, merged by what earlier instants taught, and ordered by the ranker that was trained on the rows before it. They
+are judged as lists: by the off-policy estimate where the log has propensities, else by the seconds (or watches) that
+they hold of what their users went on to watch.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from features.histories import Histories
+from funnel.judged import JUDGED_AT, clicks_between, cutoffs
+from funnel.metrics import listed_seconds_at
+from funnel.off_policy_report import logged_slots
+from funnel.ordering import CHOICE, lists_of, taking_part
+from funnel.work import VALIDATION, Work, saved_candidates
+from ranking.list_order import BLENDER, CHANCE_WEIGHTS, RECALLS_ORDER, Gains, ListOrder
+from ranking.off_policy import evaluated
+from ranking.policies import Policy, softmax_of_places
+from ranking.recommend import Ordered, ordered, recommender_of
+from ranking.scoring import Ranker
+from recall.candidates import Candidates
+from recall.metrics import Holdout
+from recall.popular import popular_lists_by_span
+from recall.vectors import Tower
+
+Flags = npt.NDArray[np.bool_]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+FLAGS = "validation.npy"
+# What validates a ranker: rows of the window, rows of some users, or nothing.
+WINDOW, USERS, NOTHING = "window", "users", "nothing"
+# Where all lists are of one instant, so many of the users validate.
+VALIDATION_SHARE = 0.2
+REPLAY, OFF_POLICY = "what lists hold", "off-policy"
+
+
+def validation_tower(work: Work) -> Tower:
+    """The tower whose instant the validation window starts from."""
+    return work.towers[-2]
+
+
+def validation_rows(work: Work, users: Int32, instants: Int64, clicked: Flags) -> tuple[Flags, str]:
+    """Which training rows [n] validate, and what they are: those of the validation `window`, or, where all rows are
+    lists of one instant, those of a fifth of the `users`; `nothing` where the others could teach nothing.
+    """
+    since = validation_tower(work).shape.as_of
+    earlier = instants < since
+    flags = ~earlier if earlier.any() else validation_users(work)[users]
+    taught = clicked[~flags]
+    if not flags.any() or taught.sum() < 2 or taught.all():
+        return np.zeros(len(users), bool), NOTHING
+    return flags, WINDOW if earlier.any() else USERS
+
+
+def validation_users(work: Work) -> Flags:
+    """A fifth of all users at random, by index."""
+    draws = np.random.default_rng([work.config.seed, 31]).random(len(work.ids.users))
+    fifth: Flags = draws < VALIDATION_SHARE
+    return fifth
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to order lists on the validation window.
+
+    `value` is what is compared: the mean logarithm of the seconds held at 10 and 50 places, or the lower bound of the
+    off-policy estimate. `behind` is by how much the best is ahead, and `error` the standard error of that (0 for lower
+    bounds, which are cautious already).
+    """
+
+    order: ListOrder
+    value: float
+    shares: Mapping[str, float]
+    behind: float
+    error: float
+
+
+def choose_order(work: Work) -> dict[str, Any]:
+    """The order of the run's lists, and why: the measure, every trial, and the rivals on the same window."""
+    given = work.config.ranking.chance_weight
+    validates = json.loads((work.inputs["ranking_rows"] / "summary.json").read_text())["validates"]
+    if validates == NOTHING:
+        return _settled(_default(given), "the log before the validation window teaches no ranker")
+    validation = Validation(work, validates)
+    if not len(validation.candidates) or not validation.clicks[1].sum():
+        return _settled(_default(given), "nobody with a list watched anything in the validation window")
+    return validation.choice(given)
+
+
+def _default(given: float | None) -> ListOrder:
+    return ListOrder() if given is None else ListOrder(chance_weight=given)
+
+
+def _settled(order: ListOrder, reason: str) -> dict[str, Any]:
+    return {"order": order.model_dump(), "described": order.described, "measure": None, "reason": reason, "trials": []}
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation window's lists and what became of them; `validates` says which rows no ranker learnt from."""
+
+    work: Work
+    validates: str
+
+    @property
+    def tower(self) -> Tower:
+        return validation_tower(self.work)
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        saved = saved_candidates(self.work.inputs["candidates"] / VALIDATION)
+        rows = validation_users(self.work)[saved.users] if self.validates == USERS else np.ones(len(saved), bool)
+        return saved.take(np.flatnonzero(rows))
+
+    @cached_property
+    def clicks(self) -> tuple[Holdout, Float64]:
+        """What the users of the lists clicked in the window, and T."""
+        since, until = self.tower.shape.as_of, self.work.windows.labels_end
+        return clicks_between(self.work, self.candidates.users, since, until)
+
+    @cached_property
+    def seconds(self) -> Float64:
+        """What the ranker that never saw the window expects of each candidate, [n, k]."""
+        ranker = Ranker.load(self.work.inputs["ranker"] / VALIDATION)
+        as_of = self.tower.shape.as_of
+        recommender = recommender_of(ranker, self.work.ledger, as_of, len(self.work.ids.items))
+        return recommender.expected_seconds(lists_of(self.work, self.candidates, self.tower))
+
+    def ordered(self, order: ListOrder) -> Ordered:
+        """The lists in an order, as long as final ones."""
+        candidates = taking_part(self.work.config, self.candidates, order.reserve)
+        lists = lists_of(self.work, candidates, self.tower, order.chance_of)
+        return ordered(lists, self.seconds[:, : lists.items.shape[1]], order, self.work.config.ranking.top_k)
+
+    def choice(self, given: float | None) -> dict[str, Any]:
+        """The chosen order; with a `given` lambda only the reserve is chosen."""
+        orders = orders_to_try(self.candidates, given)
+        lists = [self.ordered(order) for order in orders]
+        bounds = self._bounds(lists)
+        trials = self._replayed(orders, lists) if bounds is None else self._bounded(orders, lists, bounds)
+        chosen = first_within_an_error(trials)
+        return {
+            "order": orders[chosen].model_dump(),
+            "described": orders[chosen].described,
+            "measure": REPLAY if bounds is None else OFF_POLICY,
+            "users": len(self.candidates),
+            "trials": [_row(trial) | {"chosen": number == chosen} for number, trial in enumerate(trials)],
+            "rivals": [{"list": name, **self.shares(items)} for name, items in self.popular.items()],
+        }
+
+    def gains(self, items: Int32) -> Gains:
+        """What lists hold of what their users went on to watch."""
+        clicks, seconds = self.clicks
+        return Gains({k: listed_seconds_at(k, items, clicks, seconds) for k in self._lengths})
+
+    def shares(self, items: Int32) -> dict[str, float]:
+        """Share of all watch seconds of the window that lists hold, by length."""
+        total = float(self.clicks[1].sum())
+        return {
+            f"watch_seconds_share@{k}": float(held.sum()) / total for k, held in self.gains(items).by_length.items()
+        }
+
+    @cached_property
+    def popular(self) -> Mapping[str, Int32]:
+        """What was most watched before the window, by span, for the same users."""
+        work, as_of = self.work, self.tower.shape.as_of
+        seen, size = Histories.load(work.inputs["histories"] / "clicks"), work.ids.items.size_as_of(as_of)
+        timed, top_k = work.windows.clock == "time", work.config.ranking.top_k
+        users = self.candidates.users
+        return popular_lists_by_span(work.readings.histories, size, users, seen, as_of, top_k, timed)
+
+    @property
+    def _lengths(self) -> list[int]:
+        return cutoffs(JUDGED_AT, self.work.config.ranking.top_k)
+
+    def _replayed(self, orders: Sequence[ListOrder], lists: Sequence[Ordered]) -> list[Trial]:
+        gains = [self.gains(each.items) for each in lists]
+        best = max(gains, key=lambda each: each.log_total)
+        return [
+            Trial(
+                order,
+                held.log_total,
+                self.shares(each.items),
+                best.log_total - held.log_total,
+                held.standard_error(best),
+            )
+            for order, each, held in zip(orders, lists, gains, strict=True)
+        ]
+
+    def _bounded(self, orders: Sequence[ListOrder], lists: Sequence[Ordered], bounds: Sequence[float]) -> list[Trial]:
+        best = max(bounds)
+        pairs = zip(orders, lists, bounds, strict=True)
+        return [Trial(order, bound, self.shares(each.items), best - bound, 0.0) for order, each, bound in pairs]
+
+    def _bounds(self, lists: Sequence[Ordered]) -> list[float] | None:
+        """The lower bound of each list's off-policy estimate in the window's slots; None where there is none."""
+        work, since = self.work, self.tower.shape.as_of
+        config = work.config.off_policy
+        slots = logged_slots(work, self.candidates.users, since, work.windows.labels_end)
+        if slots is None:
+            return None
+        bounds = []
+        for each in lists:
+            items = each.items[:, : config.k]
+            policy = Policy(
+                each.users, items, softmax_of_places(items, config.temperature), each.seconds[:, : config.k]
+            )
+            # The same draws of users for every list, so that chance does not tell them apart.
+            found = evaluated(
+                policy, slots, config.least_effective_sample, np.random.default_rng([work.config.seed, 37])
+            )
+            bounds.append(found.doubly_robust.low)
+        return None if np.isnan(bounds).any() else bounds
+
+
+def orders_to_try(candidates: Candidates, given: float | None) -> list[ListOrder]:
+    """The orders, the preferred first: seconds times chance, recall's, each generator's alone."""
+    weights = CHANCE_WEIGHTS if given is None else (given,)
+    reserves = (False, True) if "watch_time" in candidates.ranks else (False,)
+    orders = [ListOrder(chance_weight=weight, reserve=reserve) for weight in weights for reserve in reserves]
+    if given is not None:
+        return orders
+    alone = [ListOrder(seconds_weight=0, chance_of=name) for name in (BLENDER, *candidates.ranks)]
+    return orders + alone
+
+
+def first_within_an_error(trials: Sequence[Trial]) -> int:
+    """The first trial, in order of preference, that is not behind the best by more than a standard error.
+
+    Seconds are heavy-tailed and validation users few: what is not clearly better is no reason to leave the preferred.
+    """
+    return next(number for number, trial in enumerate(trials) if trial.behind <= trial.error or not trial.behind)
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return {
+        "list": trial.order.described,
+        "value": trial.value,
+        "behind_best": trial.behind,
+        "standard_error": trial.error,
+        **trial.shares,
+    }
+
+
+def choice_of(folder: Path) -> dict[str, Any]:
+    """What an artefact `list_order` says of the choice."""
+    choice: dict[str, Any] = json.loads((folder / CHOICE).read_text())
+    return choice
+
+
+def choice_text(choice: Mapping[str, Any]) -> str:
+    """The choice in a sentence: the order, by what, ahead of what."""
+    if choice["measure"] is None:
+        return f"lists are ordered by {choice['described']}: {choice['reason']}"
+    chosen = next(trial for trial in choice["trials"] if trial["chosen"])
+    recall = [trial for trial in choice["trials"] if trial["list"] == RECALLS_ORDER]
+    shares = ", ".join(f"{name} {chosen[name]:.4f}" for name in chosen if "@" in name)
+    beside = "".join(f" (recall's order {', '.join(f'{t[n]:.4f}' for n in t if '@' in n)})" for t in recall)
+    return f"lists are ordered by {choice['described']}, chosen by {choice['measure']}: {shares}{beside}"

@@ -1,0 +1,82 @@
+"""The order of final lists: for how long an item would be watched, and how likely it is what its user watches next.
+
+The ranker knows E[T | shown] of what the feed chose to show; of a candidate that no feed would have shown it knows
+little. So a list is ordered by log E[T | shown] + lambda log P(next), lambda chosen on lists of validation users.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+Float64 = npt.NDArray[np.float64]
+
+# The values of lambda that are tried, the preferred first: 1 is seconds times chance.
+CHANCE_WEIGHTS = (1.0, 0.75, 1.5, 0.5, 2.0, 0.25, 4.0, 0.0)
+# Whose P(next) it is, where it is not one generator's.
+BLENDER, RECALLS_ORDER = "blender", "recall's order"
+# Fewer seconds than these are told apart no more: their logarithm has no end.
+LEAST_SECONDS = 1e-9
+
+
+class ListOrder(BaseModel):
+    """How final lists are ordered: `seconds_weight` log E[T | shown] + `chance_weight` log P(next).
+
+    (1, 0) is the paper's order, (0, 1) that of P(next) alone. `chance_of` says whose P(next): the blender's, or one
+    generator's. With `reserve` the candidates in the places kept for what would be watched longest take part.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds_weight: float = Field(1.0, ge=0, le=1)
+    chance_weight: float = Field(1.0, ge=0)
+    chance_of: str = BLENDER
+    reserve: bool = False
+
+    @property
+    def described(self) -> str:
+        """The order in words: `seconds x chance^0.5`, `recall's order`, `popular alone`."""
+        if not self.seconds_weight:
+            return RECALLS_ORDER if self.chance_of == BLENDER else f"{self.chance_of} alone"
+        name = "seconds" if not self.chance_weight else f"seconds x chance^{self.chance_weight:g}"
+        return f"{name}, with the reserve" if self.reserve else name
+
+    def scores(self, log_seconds: Float64, log_chances: Float64) -> Float64:
+        """What orders lists, from log E[T | shown] and log P(next), all [n, k]; -inf where there is no item."""
+        there = ~np.isneginf(log_seconds)
+        chances = np.where(there, log_chances, 0.0)
+        seconds = np.where(there, log_seconds, 0.0)
+        return np.where(there, self.seconds_weight * seconds + self.chance_weight * chances, -np.inf)
+
+
+def log_of(seconds: Float64) -> Float64:
+    """log E[T | shown], of any shape, never below that of LEAST_SECONDS; -inf stays what it is."""
+    return np.where(np.isneginf(seconds), -np.inf, np.log(np.maximum(seconds, LEAST_SECONDS)))
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What lists hold of what users [n] went on to watch, by list length: {k: seconds (or watches) [n]}."""
+
+    by_length: Mapping[int, Float64]
+
+    @property
+    def log_total(self) -> float:
+        """Mean over the lengths of the logarithm of all seconds held: no length outweighs another. -inf for none."""
+        totals = np.array([gains.sum() for gains in self.by_length.values()])
+        return float(np.log(totals).mean()) if (totals > 0).all() else float("-inf")
+
+    def standard_error(self, other: "Gains") -> float:
+        """Standard error over users of the difference of two lists' `log_total`, to first order.
+
+        The seconds of the same users are compared, so that what makes both rise or fall together does not count.
+        """
+        if not (np.isfinite(self.log_total) and np.isfinite(other.log_total)):
+            return float("nan")
+        parts = [
+            mine / mine.sum() - theirs / theirs.sum()
+            for mine, theirs in zip(self.by_length.values(), other.by_length.values(), strict=True)
+        ]
+        return float(np.sqrt(np.square(np.mean(parts, axis=0)).sum()))

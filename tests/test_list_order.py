@@ -1,0 +1,83 @@
+"""The order of final lists: seconds and chances in logarithms, and what tells two orders apart."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from funnel.list_validation import Trial, first_within_an_error
+from funnel.ordering import rank_chances
+from ranking.list_order import LEAST_SECONDS, Gains, ListOrder, log_of
+
+SECONDS = np.array([[30.0, 4.0, 0.0, -np.inf]])
+LOG_CHANCES = np.log([[0.1, 0.8, 0.05, 1.0]])
+
+
+@pytest.mark.parametrize(("weight", "first"), [(0.0, 0), (0.25, 0), (2.0, 1)])
+def test_lambda_trades_seconds_for_chance(weight, first):
+    scores = ListOrder(chance_weight=weight).scores(log_of(SECONDS), LOG_CHANCES)
+    assert scores.argmax() == first
+    expected = np.log(SECONDS[0, :2]) + weight * LOG_CHANCES[0, :2]
+    np.testing.assert_allclose(scores[0, :2], expected)
+
+
+def test_an_item_that_is_not_there_comes_last_whatever_its_chance():
+    for order in (ListOrder(), ListOrder(seconds_weight=0), ListOrder(chance_weight=0)):
+        assert order.scores(log_of(SECONDS), LOG_CHANCES)[0, 3] == -np.inf
+        assert np.isfinite(order.scores(log_of(SECONDS), LOG_CHANCES)[0, :3]).all()
+    assert log_of(SECONDS)[0, 2] == pytest.approx(np.log(LEAST_SECONDS))
+
+
+def test_lambda_0_is_the_papers_order_and_no_seconds_is_recalls():
+    assert ListOrder(chance_weight=0).described == "seconds"
+    assert ListOrder(seconds_weight=0).described == "recall's order"
+    assert ListOrder(seconds_weight=0, chance_of="popular").described == "popular alone"
+    assert ListOrder(chance_weight=0.5, reserve=True).described == "seconds x chance^0.5, with the reserve"
+
+
+def test_a_generators_ranks_are_chances_that_fall_and_what_it_did_not_name_follows_in_its_order():
+    ranks = np.array([[2, 0, 1, 0]], np.uint16)
+    order = np.argsort(-rank_chances(ranks), axis=1)
+    assert order.tolist() == [[2, 0, 1, 3]]
+    assert rank_chances(np.zeros((1, 3), np.uint16)).argsort().tolist() == [[2, 1, 0]]
+
+
+def gains(seed, users=400, shift=0.0):
+    rng = np.random.default_rng(seed)
+    return {k: np.where(rng.random(users) < share, rng.exponential(20 + shift, users), 0) for k, share in HELD.items()}
+
+
+HELD = {10: 0.3, 50: 0.6}
+
+
+def test_the_standard_error_is_that_of_a_bootstrap_of_users():
+    mine, other = gains(1), gains(2, shift=5.0)
+    shared = {k: other[k] + mine[k] for k in HELD}
+    rng, users = np.random.default_rng(3), 400
+    draws = rng.integers(0, users, (3_000, users))
+    differences = [
+        Gains({k: v[d] for k, v in shared.items()}).log_total - Gains({k: v[d] for k, v in mine.items()}).log_total
+        for d in draws
+    ]
+    assert Gains(shared).standard_error(Gains(mine)) == pytest.approx(np.std(differences), rel=0.1)
+    assert Gains(mine).standard_error(Gains(mine)) == 0
+
+
+def test_lists_that_hold_nothing_are_worth_least_and_have_no_error():
+    nothing = Gains({k: np.zeros(400) for k in HELD})
+    assert nothing.log_total == -np.inf
+    assert np.isnan(nothing.standard_error(Gains(gains(1))))
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 1)), min_size=1, max_size=6))
+def test_the_preferred_order_is_left_only_for_what_is_clearly_better(behind):
+    least = min(value for value, _ in behind)
+    trials = [Trial(ListOrder(), -value, {}, value - least, error) for value, error in behind]
+    chosen = first_within_an_error(trials)
+    assert trials[chosen].behind <= trials[chosen].error
+    assert all(trial.behind > trial.error for trial in trials[:chosen])
+
+
+def test_a_trial_that_is_worth_nothing_is_not_chosen():
+    nothing = Trial(ListOrder(), -np.inf, {}, np.inf, np.nan)
+    assert first_within_an_error([nothing, Trial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)]) == 1
