@@ -33,5 +33,5 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "Python 3.11, 3.12 or 3.13 is needed; found: $(PYTHON) ($$($(PYTHON) --version 2>&1))." >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[test,postgres]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[bench,test,postgres]'
 	touch $@

@@ -20,7 +20,7 @@ from features.histories import Histories
 from funnel.judged import JUDGED_AT, clicks_between, cutoffs
 from funnel.metrics import listed_seconds_at
 from funnel.off_policy_report import logged_slots
-from funnel.ordering import CHOICE, lists_of, taking_part
+from funnel.ordering import CHOICE, lists_of, taking_part, unreserved
 from funnel.work import VALIDATION, Work, saved_candidates
 from ranking.list_order import BLENDER, CHANCE_WEIGHTS, RECALLS_ORDER, Gains, ListOrder
 from ranking.off_policy import evaluated
@@ -76,7 +76,8 @@ class Trial:
 
     `value` is what is compared: the mean logarithm of the seconds held at 10 and 50 places, or the lower bound of the
     off-policy estimate. `behind` is by how much the best is ahead, and `error` the standard error of that (0 for lower
-    bounds, which are cautious already).
+    bounds, which are cautious already). An order that holds less than recall's at some length, by more than a standard
+    error, is not `harmless` and never chosen: no stage may do harm.
     """
 
     order: ListOrder
@@ -84,22 +85,22 @@ class Trial:
     shares: Mapping[str, float]
     behind: float
     error: float
+    harmless: bool = True
 
 
 def choose_order(work: Work) -> dict[str, Any]:
     """The order of the run's lists, and why: the measure, every trial, and the rivals on the same window."""
-    given = work.config.ranking.chance_weight
     validates = json.loads((work.inputs["ranking_rows"] / "summary.json").read_text())["validates"]
     if validates == NOTHING:
-        return _settled(_default(given), "the log before the validation window teaches no ranker")
+        return _settled(_default(work), "the log before the validation window teaches no ranker")
     validation = Validation(work, validates)
     if not len(validation.candidates) or not validation.clicks[1].sum():
-        return _settled(_default(given), "nobody with a list watched anything in the validation window")
-    return validation.choice(given)
+        return _settled(_default(work), "nobody with a list watched anything in the validation window")
+    return validation.choice()
 
 
-def _default(given: float | None) -> ListOrder:
-    return ListOrder() if given is None else ListOrder(chance_weight=given)
+def _default(work: Work) -> ListOrder:
+    return orders_to_try(work, saved_candidates(work.inputs["candidates"]))[0]
 
 
 def _settled(order: ListOrder, reason: str) -> dict[str, Any]:
@@ -139,13 +140,13 @@ class Validation:
 
     def ordered(self, order: ListOrder) -> Ordered:
         """The lists in an order, as long as final ones."""
-        candidates = taking_part(self.work.config, self.candidates, order.reserve)
+        candidates = taking_part(self.candidates, order)
         lists = lists_of(self.work, candidates, self.tower, order.chance_of)
         return ordered(lists, self.seconds[:, : lists.items.shape[1]], order, self.work.config.ranking.top_k)
 
-    def choice(self, given: float | None) -> dict[str, Any]:
-        """The chosen order; with a `given` lambda only the reserve is chosen."""
-        orders = orders_to_try(self.candidates, given)
+    def choice(self) -> dict[str, Any]:
+        """The chosen order, and every trial."""
+        orders = orders_to_try(self.work, self.candidates)
         lists = [self.ordered(order) for order in orders]
         bounds = self._bounds(lists)
         trials = self._replayed(orders, lists) if bounds is None else self._bounded(orders, lists, bounds)
@@ -186,7 +187,9 @@ class Validation:
 
     def _replayed(self, orders: Sequence[ListOrder], lists: Sequence[Ordered]) -> list[Trial]:
         gains = [self.gains(each.items) for each in lists]
-        best = max(gains, key=lambda each: each.log_total)
+        recalls = next((g for o, g in zip(orders, gains, strict=True) if o.described == RECALLS_ORDER), None)
+        harmless = [recalls is None or not held.harms(recalls) for held in gains]
+        best = max((g for g, allowed in zip(gains, harmless, strict=True) if allowed), key=lambda each: each.log_total)
         return [
             Trial(
                 order,
@@ -194,8 +197,9 @@ class Validation:
                 self.shares(each.items),
                 best.log_total - held.log_total,
                 held.standard_error(best),
+                allowed,
             )
-            for order, each, held in zip(orders, lists, gains, strict=True)
+            for order, each, held, allowed in zip(orders, lists, gains, harmless, strict=True)
         ]
 
     def _bounded(self, orders: Sequence[ListOrder], lists: Sequence[Ordered], bounds: Sequence[float]) -> list[Trial]:
@@ -224,23 +228,32 @@ class Validation:
         return None if np.isnan(bounds).any() else bounds
 
 
-def orders_to_try(candidates: Candidates, given: float | None) -> list[ListOrder]:
-    """The orders, the preferred first: seconds times chance, recall's, each generator's alone."""
+def orders_to_try(work: Work, candidates: Candidates) -> list[ListOrder]:
+    """The orders, the preferred first: seconds times chance, recall's, each generator's alone.
+
+    The ranker orders all candidates but those in kept places, fewer, or all of them. With `ranking.chance_weight` only
+    that is chosen.
+    """
+    given, top_k = work.config.ranking.chance_weight, work.config.ranking.top_k
+    own, all_of_them = unreserved(work.config, candidates), candidates.items.shape[1]
+    depths = dict.fromkeys((own, min(2 * top_k, own), min(top_k, own), all_of_them))
     weights = CHANCE_WEIGHTS if given is None else (given,)
-    reserves = (False, True) if "watch_time" in candidates.ranks else (False,)
-    orders = [ListOrder(chance_weight=weight, reserve=reserve) for weight in weights for reserve in reserves]
+    orders = [ListOrder(chance_weight=weight, depth=depth) for weight in weights for depth in depths]
     if given is not None:
         return orders
-    alone = [ListOrder(seconds_weight=0, chance_of=name) for name in (BLENDER, *candidates.ranks)]
-    return orders + alone
+    return orders + [ListOrder(seconds_weight=0, chance_of=name) for name in (BLENDER, *candidates.ranks)]
 
 
 def first_within_an_error(trials: Sequence[Trial]) -> int:
-    """The first trial, in order of preference, that is not behind the best by more than a standard error.
+    """The first harmless trial, in order of preference, that is not behind the best by more than a standard error.
 
     Seconds are heavy-tailed and validation users few: what is not clearly better is no reason to leave the preferred.
     """
-    return next(number for number, trial in enumerate(trials) if trial.behind <= trial.error or not trial.behind)
+    return next(
+        number
+        for number, trial in enumerate(trials)
+        if trial.harmless and (trial.behind <= trial.error or not trial.behind)
+    )
 
 
 def _row(trial: Trial) -> dict[str, Any]:
@@ -249,6 +262,7 @@ def _row(trial: Trial) -> dict[str, Any]:
         "value": trial.value,
         "behind_best": trial.behind,
         "standard_error": trial.error,
+        "harmless": trial.harmless,
         **trial.shares,
     }
 

@@ -78,12 +78,16 @@ def order_of(work: Work) -> ListOrder:
     return ListOrder.model_validate(json.loads((work.inputs["list_order"] / CHOICE).read_text())["order"])
 
 
-def taking_part(config: FunnelConfig, candidates: Candidates, reserve: bool) -> Candidates:
-    """The candidates that final lists are made of: without the places kept for what would be watched longest, unless
-    the order has the `reserve`, or lists would be too short."""
-    kept = reserved_places(config.recall) if "watch_time" in candidates.ranks and not reserve else 0
-    width = max(config.recall.k - kept, config.ranking.top_k)
-    return candidates.narrowed(width)
+def taking_part(candidates: Candidates, order: ListOrder) -> Candidates:
+    """The candidates that final lists are made of."""
+    return candidates if order.depth is None else candidates.narrowed(order.depth)
+
+
+def unreserved(config: FunnelConfig, candidates: Candidates) -> int:
+    """How many of the candidates are there by the merge, not in places kept for what would be watched longest; no fewer
+    than a final list is long."""
+    kept = reserved_places(config.recall) if "watch_time" in candidates.ranks else 0
+    return max(config.recall.k - kept, config.ranking.top_k)
 
 
 def re_ranked_lists(work: Work, recommender: Recommender, lists: Lists) -> Ordered:

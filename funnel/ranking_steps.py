@@ -87,7 +87,7 @@ def write_recommendations(work: Work) -> None:
     from funnel.pre_ranking import pre_ranked
 
     order, saved = order_of(work), saved_candidates(work.inputs["candidates"])
-    recommender, candidates = recommender_at(work), taking_part(work.config, saved, order.reserve)
+    recommender, candidates = recommender_at(work), taking_part(saved, order)
     lists = re_ranked_lists(work, recommender, pre_ranked(work, candidates))
     np.save(work.out / "items.npy", lists.items)
     write_lists(work.out / "recommendations.parquet", work.ids, _ranked(candidates, lists), {"unit": work.unit})

@@ -25,7 +25,7 @@ class ListOrder(BaseModel):
     """How final lists are ordered: `seconds_weight` log E[T | shown] + `chance_weight` log P(next).
 
     (1, 0) is the paper's order, (0, 1) that of P(next) alone. `chance_of` says whose P(next): the blender's, or one
-    generator's. With `reserve` the candidates in the places kept for what would be watched longest take part.
+    generator's. Of each user's candidates the first `depth` take part, in recall's order (None: all).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,15 +33,15 @@ class ListOrder(BaseModel):
     seconds_weight: float = Field(1.0, ge=0, le=1)
     chance_weight: float = Field(1.0, ge=0)
     chance_of: str = BLENDER
-    reserve: bool = False
+    depth: int | None = Field(None, ge=1)
 
     @property
     def described(self) -> str:
-        """The order in words: `seconds x chance^0.5`, `recall's order`, `popular alone`."""
+        """The order in words: `seconds x chance^0.5 of the first 100`, `recall's order`, `popular alone`."""
         if not self.seconds_weight:
             return RECALLS_ORDER if self.chance_of == BLENDER else f"{self.chance_of} alone"
         name = "seconds" if not self.chance_weight else f"seconds x chance^{self.chance_weight:g}"
-        return f"{name}, with the reserve" if self.reserve else name
+        return f"{name} of the first {self.depth}" if self.depth else name
 
     def scores(self, log_seconds: Float64, log_chances: Float64) -> Float64:
         """What orders lists, from log E[T | shown] and log P(next), all [n, k]; -inf where there is no item."""
@@ -67,6 +67,11 @@ class Gains:
         """Mean over the lengths of the logarithm of all seconds held: no length outweighs another. -inf for none."""
         totals = np.array([gains.sum() for gains in self.by_length.values()])
         return float(np.log(totals).mean()) if (totals > 0).all() else float("-inf")
+
+    def harms(self, other: "Gains") -> bool:
+        """Whether these lists hold less than others at some length, by more than a standard error."""
+        pairs = [(Gains({k: gains}), Gains({k: other.by_length[k]})) for k, gains in self.by_length.items()]
+        return any(theirs.log_total - mine.log_total > mine.standard_error(theirs) for mine, theirs in pairs)
 
     def standard_error(self, other: "Gains") -> float:
         """Standard error over users of the difference of two lists' `log_total`, to first order.

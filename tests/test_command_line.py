@@ -212,12 +212,15 @@ def test_a_world_that_cannot_be_is_refused(funnel: Shell, tmp_path: Path) -> Non
 
 
 def test_a_users_list_is_printed_in_its_order(funnel: Shell, tmp_path: Path) -> None:
-    columns = {"user_id": [5, 5, 6], "item_id": [70, 80, 90], "rank": [2, 1, 1], "score": [1.0, 2.5, 3.0]}
-    table = pa.table(columns | {"unit": ["seconds"] * 3})
+    columns = {"user_id": [5, 5, 6], "item_id": [70, 80, 90], "rank": [2, 1, 1]}
+    numbers = {"expected_seconds": [12.0, 2.5, 3.0], "chance": [0.001, 0.25, 0.5]}
+    table = pa.table(columns | numbers | {"unit": ["seconds"] * 3})
     pq.write_table(table, tmp_path / "recommendations.parquet")
     said = funnel("recommend", "5", "--out", tmp_path)
     assert said.code == 0
     assert said.out.index("80") < said.out.index("70")
+    assert "12.00" in said.out
+    assert "25.00%" in said.out
     assert "90" not in said.out
     assert refused(funnel("recommend", "7", "--out", tmp_path), "user 7 has no list")
 

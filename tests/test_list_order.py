@@ -32,7 +32,7 @@ def test_lambda_0_is_the_papers_order_and_no_seconds_is_recalls():
     assert ListOrder(chance_weight=0).described == "seconds"
     assert ListOrder(seconds_weight=0).described == "recall's order"
     assert ListOrder(seconds_weight=0, chance_of="popular").described == "popular alone"
-    assert ListOrder(chance_weight=0.5, reserve=True).described == "seconds x chance^0.5, with the reserve"
+    assert ListOrder(chance_weight=0.5, depth=100).described == "seconds x chance^0.5 of the first 100"
 
 
 def test_a_generators_ranks_are_chances_that_fall_and_what_it_did_not_name_follows_in_its_order():
@@ -76,6 +76,20 @@ def test_the_preferred_order_is_left_only_for_what_is_clearly_better(behind):
     chosen = first_within_an_error(trials)
     assert trials[chosen].behind <= trials[chosen].error
     assert all(trial.behind > trial.error for trial in trials[:chosen])
+
+
+def test_what_holds_clearly_less_than_recalls_order_at_any_length_does_harm():
+    recalls = gains(1)
+    better = {10: recalls[10] * 1.5, 50: recalls[50]}
+    assert not Gains(better).harms(Gains(recalls))
+    assert Gains(better | {50: recalls[50] * 0.9}).harms(Gains(recalls))
+    noisy = gains(5)
+    assert not Gains({k: noisy[k] * recalls[k].sum() / noisy[k].sum() * 0.999 for k in HELD}).harms(Gains(recalls))
+
+
+def test_an_order_that_does_harm_is_not_chosen():
+    harmful = Trial(ListOrder(), 2.0, {}, -1.0, 0.1, harmless=False)
+    assert first_within_an_error([harmful, Trial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)]) == 1
 
 
 def test_a_trial_that_is_worth_nothing_is_not_chosen():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_what_a_feed_shows_to_its_lovers_alone_is_not_offered_to_everybody(selec
     choice = chosen(selective)
     assert choice["order"]["chance_weight"] > 0
     best = share_at_10(selective, ListOrder.model_validate(choice["order"]))
-    assert best > 1.5 * share_at_10(selective, ListOrder(chance_weight=0, reserve=True))
+    assert best > 1.5 * share_at_10(selective, ListOrder(chance_weight=0))
     assert choice["described"] in choice_text(choice)
 
 
@@ -141,10 +142,19 @@ def test_the_measure_is_the_share_of_watch_seconds_a_reader_would_count(uniform:
     assert uniform.shares(lists.items)["watch_seconds_share@10"] == pytest.approx(held / seconds.sum())
 
 
-def test_a_lambda_that_is_given_is_not_chosen(uniform: Validation) -> None:
-    choice = uniform.choice(0.0)
-    assert {trial["list"] for trial in choice["trials"]} <= {"seconds", "seconds, with the reserve"}
+def test_a_lambda_that_is_given_is_not_chosen_and_how_many_take_part_is(uniform: Validation) -> None:
+    config = uniform.work.config
+    ranking = config.ranking.model_copy(update={"chance_weight": 0.0})
+    given = replace(uniform.work, config=config.model_copy(update={"ranking": ranking}))
+    choice = Validation(given, uniform.validates).choice()
+    assert {trial["list"] for trial in choice["trials"]} == {f"seconds of the first {n}" for n in (20, 40, 45, 60)}
     assert choice["order"]["chance_weight"] == 0
+
+
+def test_recalls_first_places_reordered_hold_at_their_end_what_recalls_order_holds(uniform: Validation) -> None:
+    lists, recalls = (uniform.ordered(order).items for order in (ListOrder(depth=20), ListOrder(seconds_weight=0)))
+    assert (np.sort(lists, axis=1) == np.sort(recalls, axis=1)).all()
+    assert (lists != recalls).any()
 
 
 REAL = {
