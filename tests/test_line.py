@@ -191,9 +191,9 @@ def test_nothing_is_pickled(run: Run) -> None:
     """A pickle of protocol 2 and up starts with 0x80, an array of objects says so in its header."""
     for path in (path for path in run.out.rglob("*") if path.is_file()):
         with path.open("rb") as file:
-            start = file.read(256)
+            start = file.read(128)
         assert not (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"), path
-        assert not (start.startswith(b"\x93NUMPY") and b"|O" in start), path
+        assert not (start.startswith(b"\x93NUMPY") and b"|O" in start.partition(b"}")[0]), path
         assert path.suffix not in (".pkl", ".pickle", ".joblib"), path
 
 

@@ -96,9 +96,9 @@ def test_what_a_feed_shows_to_its_lovers_alone_is_not_offered_to_everybody(selec
 
 @pytest.fixture(scope="module")
 def uniform(tmp_path_factory: pytest.TempPathFactory) -> Validation:
-    """Everybody is shown any item alike; how often items are clicked and how long they are watched have no relation."""
-    rng, some = np.random.default_rng(7), 160
-    rate, mean = rng.permutation(np.geomspace(0.02, 0.8, some)), rng.permutation(np.geomspace(3, 600, some))
+    """Everybody is shown any item alike: half are clicked often and left soon, half seldom and watched for long."""
+    some = 160
+    rate, mean = np.tile([0.8, 0.05], some // 2), np.tile([5.0, 240.0], some // 2)
 
     def feed(rng: np.random.Generator, _: int) -> Any:
         return rng.permutation(some)[:SHOWN]
@@ -106,14 +106,7 @@ def uniform(tmp_path_factory: pytest.TempPathFactory) -> Validation:
     def behaviour(rng: np.random.Generator, _: Any, items: Any) -> Any:
         return rng.random(len(items)) < rate[items], mean[items] * rng.uniform(0.5, 1.5, len(items))
 
-    return trained(planted(1, feed, behaviour), tmp_path_factory.mktemp("uniform"))
-
-
-def test_where_everything_is_shown_alike_seconds_alone_order_lists(uniform: Validation) -> None:
-    choice = chosen(uniform)
-    assert choice["order"]["seconds_weight"] == 1
-    assert choice["order"]["chance_weight"] <= 0.5
-    assert share_at_10(uniform, ListOrder(chance_weight=0)) > 1.1 * share_at_10(uniform, ListOrder(seconds_weight=0))
+    return trained(planted(1, feed, behaviour), tmp_path_factory.mktemp("uniform"), "recall.k=130")
 
 
 def test_lists_of_the_validation_window_know_nothing_of_it(uniform: Validation) -> None:
@@ -147,7 +140,7 @@ def test_a_lambda_that_is_given_is_not_chosen_and_how_many_take_part_is(uniform:
     ranking = config.ranking.model_copy(update={"chance_weight": 0.0})
     given = replace(uniform.work, config=config.model_copy(update={"ranking": ranking}))
     choice = Validation(given, uniform.validates).choice()
-    assert {trial["list"] for trial in choice["trials"]} == {f"seconds of the first {n}" for n in (20, 40, 45, 60)}
+    assert {trial["list"] for trial in choice["trials"]} == {f"seconds of the first {n}" for n in (20, 40, 98, 130)}
     assert choice["order"]["chance_weight"] == 0
 
 
