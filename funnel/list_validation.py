@@ -248,12 +248,10 @@ def first_within_an_error(trials: Sequence[Trial]) -> int:
     """The first harmless trial, in order of preference, that is not behind the best by more than a standard error.
 
     Seconds are heavy-tailed and validation users few: what is not clearly better is no reason to leave the preferred.
+    The preferred one, too, where no list holds anything.
     """
-    return next(
-        number
-        for number, trial in enumerate(trials)
-        if trial.harmless and (trial.behind <= trial.error or not trial.behind)
-    )
+    fit = (trial.harmless and (trial.behind <= trial.error or not trial.behind) for trial in trials)
+    return next((number for number, chosen in enumerate(fit) if chosen), 0)
 
 
 def _row(trial: Trial) -> dict[str, Any]:
