@@ -29,6 +29,7 @@ from funnel.line import Request
 from funnel.ordering import COSTS_AT, lists_of, recommender_at
 from funnel.pre_ranking import in_order, items_of
 from funnel.work import Work, saved_candidates
+from ranking.list_order import ListOrder
 from ranking.pre_rank import PreRanker, kept, seconds_lost
 from ranking.recommend import Lists, Recommender
 
@@ -37,6 +38,8 @@ Scorer = Callable[[Lists], Float64]
 
 SIZES = ("recall.k=2000", "pre_rank.keep=200")
 WARM_UP = 20
+# What the cut loses is told in seconds, so the kept are ordered by them.
+BY_SECONDS = ListOrder(chance_weight=0)
 
 
 def main(arguments: Sequence[str]) -> list[Row]:
@@ -120,7 +123,7 @@ def _times(bench: Bench, cuts: dict[str, tuple[Scorer, int]], requests: int) -> 
 
 def _answer(bench: Bench, one: Lists, scorer: Scorer, keep: int) -> Any:
     left = kept(one, scorer(one), keep) if keep < one.items.shape[1] else one
-    return bench.recommender.recommend(left, bench.top_k)
+    return bench.recommender.recommend(left, BY_SECONDS, bench.top_k)
 
 
 def _in_order(lists: Lists) -> Float64:
