@@ -67,6 +67,8 @@ def share_at_10(validation: Validation, order: ListOrder) -> float:
     return validation.shares(validation.ordered(order).items)["watch_seconds_share@10"]
 
 
+# By pairs, rows that are often longer go before rows that are longer in the mean.
+UNIFORM = ("recall.k=90", "ranking.pairwise=0")
 GROUPS = 8
 GROUP, LONG = np.arange(ITEMS) % GROUPS, np.arange(ITEMS) // GROUPS % 2 == 0
 
@@ -97,8 +99,8 @@ def test_what_a_feed_shows_to_its_lovers_alone_is_not_offered_to_everybody(selec
 @pytest.fixture(scope="module")
 def uniform(tmp_path_factory: pytest.TempPathFactory) -> Validation:
     """Everybody is shown any item alike: half are clicked often and left soon, half seldom and watched for long."""
-    some = 160
-    rate, mean = np.tile([0.8, 0.05], some // 2), np.tile([5.0, 240.0], some // 2)
+    some = 100
+    rate, mean = np.tile([0.9, 0.05], some // 2), np.tile([15.0, 900.0], some // 2)
 
     def feed(rng: np.random.Generator, _: int) -> Any:
         return rng.permutation(some)[:SHOWN]
@@ -106,7 +108,15 @@ def uniform(tmp_path_factory: pytest.TempPathFactory) -> Validation:
     def behaviour(rng: np.random.Generator, _: Any, items: Any) -> Any:
         return rng.random(len(items)) < rate[items], mean[items] * rng.uniform(0.5, 1.5, len(items))
 
-    return trained(planted(1, feed, behaviour), tmp_path_factory.mktemp("uniform"), "recall.k=130")
+    return trained(planted(1, feed, behaviour), tmp_path_factory.mktemp("uniform"), *UNIFORM)
+
+
+def test_where_everything_was_shown_alike_the_expected_seconds_order(uniform: Validation) -> None:
+    """A long item is worth 45 s an impression and a short one 13.5 s; from lambda .5 on, chance puts the short first."""
+    choice = chosen(uniform)
+    assert choice["order"]["seconds_weight"] == 1
+    assert choice["order"]["chance_weight"] <= 0.25
+    assert share_at_10(uniform, ListOrder.model_validate(choice["order"])) > 1.3 * share_at_10(uniform, ListOrder())
 
 
 def test_lists_of_the_validation_window_know_nothing_of_it(uniform: Validation) -> None:
@@ -140,7 +150,7 @@ def test_a_lambda_that_is_given_is_not_chosen_and_how_many_take_part_is(uniform:
     ranking = config.ranking.model_copy(update={"chance_weight": 0.0})
     given = replace(uniform.work, config=config.model_copy(update={"ranking": ranking}))
     choice = Validation(given, uniform.validates).choice()
-    assert {trial["list"] for trial in choice["trials"]} == {f"seconds of the first {n}" for n in (20, 40, 98, 130)}
+    assert {trial["list"] for trial in choice["trials"]} == {f"seconds of the first {n}" for n in (20, 40, 68, 90)}
     assert choice["order"]["chance_weight"] == 0
 
 
