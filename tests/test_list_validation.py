@@ -112,7 +112,7 @@ def uniform(tmp_path_factory: pytest.TempPathFactory) -> Validation:
 
 
 def test_where_everything_was_shown_alike_the_expected_seconds_order(uniform: Validation) -> None:
-    """A long item is worth 45 s an impression and a short one 13.5 s; from lambda .5 on, chance puts the short first."""
+    """A long item is worth 45 s an impression, a short one 13.5 s; from lambda .5 on chance puts the short first."""
     choice = chosen(uniform)
     assert choice["order"]["seconds_weight"] == 1
     assert choice["order"]["chance_weight"] <= 0.25
