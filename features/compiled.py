@@ -1,6 +1,6 @@
 """Loops over what is asked of a log that numba compiles.
 
-A home of numba in this package, as `features.taste_loops` is. A function is compiled when it is first called, once a
+The home of numba in this package. A function is compiled when it is first called, once a
 process, in about a second. While one runs, other threads of Python run too.
 """
 

@@ -63,17 +63,6 @@ class Due:
         return {"shares": shares, "measured": measured.astype(np.float64)}
 
     @cached_property
-    def watched_over_due(self) -> Float64:
-        """How much of each click was watched, over what its item had led to expect; NaN of what is not known."""
-        due, seconds = self.by_item, self.events.seconds
-        if "shares" in due:
-            given, expected = due["shares"], due["shares_due"]
-        else:
-            given, expected = seconds, due["seconds_due"] / due["clicks_due"]
-        known = self.events.clicked & ~np.isnan(seconds) & (expected > 0)
-        return np.where(known, given, np.nan) / np.where(known, expected, 1.0)
-
-    @cached_property
     def alike(self) -> dict[str, Float64]:
         """Earlier impressions of the same user in each event's topic, and of a click the earlier clicks."""
         earlier = self._so_far("user_topic")

@@ -18,9 +18,8 @@ import numpy.typing as npt
 from features.due import HALF_LENGTH, OWN_PRIOR_ROWS, PRIOR_ROWS, Due, Rates, rates_of_all
 from features.instants import DAY, HOUR
 from features.sides import Side
-from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
+from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
 from features.tallies import NEVER, NOTHING_DUE, Events, Tally, tally_of
-from features.tastes import TASTE_COLUMNS, Since, Slots, TasteLaws, beliefs_as_of, followed, taste_columns
 from features.timeline import Spans, Timeline, pair_keys, timeline_order
 
 Float32 = npt.NDArray[np.float32]
@@ -45,7 +44,6 @@ LAST = {f"user_last_{name}": f"item_{name}" for name in (CHANNEL, TOPICS)}
 HISTORY, LONGEST_HISTORY = "user_history_", 100
 NOBODY = np.zeros(0, np.int32)
 TASTES = ("channel", "topic")
-BELIEF, CLOCK, LEFT_AT, FOLLOWED = "belief_", "taste_clock", "left_at", ("user", "user_topic")
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ class Ledger:
 
     `timed` is False where the log's clock is order only: then nothing reads an hour, an age or a recency. `contexts`
     are codes of each event, [n] by column, 0 unknown: on which device and surface it was shown. So many clicks of the
-    `history` are in the user's block. With the laws of `tastes` those are followed. Where the events' T is not
-    `in_seconds`, nothing is measured by how long items last.
+    `history` are in the user's block. Where the events' T is not `in_seconds`, nothing is measured by how long items
+    last.
     """
 
     events: Events
@@ -88,7 +86,6 @@ class Ledger:
     timed: bool
     contexts: Contexts = field(default_factory=dict)
     history: int = 0
-    tastes: TasteLaws | None = None
     in_seconds: bool = True
 
     def blocks(self, users: Int32, items: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Blocks:
@@ -130,7 +127,6 @@ class Ledger:
         nothing = Events(NOBODY, NOBODY, NOBODY.astype(np.int64), NOBODY.astype(bool), NOBODY.astype(np.float64))
         bare = Ledger(nothing, Side({}, {}, {}), Side(codes, {}, numbers), self.timed, history=LONGEST_HISTORY)
         made = {name for block in bare.blocks(NOBODY, NOBODY, 0).values() for name in (*block.numbers, *block.codes)}
-        made |= {f"user_topic_{name}" for name in TASTE_COLUMNS}
         users = [f"user_{name}" for name in (*self.users.numbers, *self.users.codes)]
         items = [f"item_{name}" for name in (*self.items.numbers, *self.items.codes) if name not in needed]
         return [name for name in users + items if name in made]
@@ -188,8 +184,6 @@ class Ledger:
             of_topic = reading.counts("user_topic")["shown"]
             part = np.minimum(reading.share(side) / reading.share("topic"), 1.0)
             columns["user_channel_lift_in_topic"] = _exposure_lift(counts["shown"], of_topic * part)
-        if side == "topic" and self.tastes:
-            columns |= self._believed(self.tastes, reading)
         if not self.timed:
             return columns
         before, clicked = reading.shown_and_clicked_before(name, LATELY)
@@ -198,53 +192,6 @@ class Ledger:
             f"{name}_shown_lately": np.log1p(lately),
             f"{name}_clicks_lately": np.log1p(counts["clicks"] - clicked),
             f"{name}_exposure_lift_lately": _exposure_lift(lately, reading.shown_lately * reading.share(side)),
-        }
-
-    def _believed(self, laws: TasteLaws, reading: "_Reading") -> dict[str, Float64]:
-        """What is believed of the taste in a topic; NaN of an item without one."""
-        codes = reading.rows.codes["topic"]
-        of_user, of_topic = reading.left_by_last("user"), reading.left_by_last("user_topic")
-        left = np.stack([of_topic[f"{BELIEF}{state}"] for state in range(len(laws.pulls))], axis=1)
-        met = np.asarray(left.any(axis=1))
-        days = (reading.moments - np.where(met, of_topic[LEFT_AT], of_user[LEFT_AT])) / DAY
-        since = Since(left, met, days, of_user[CLOCK] - of_topic[CLOCK])
-        columns = taste_columns(laws, beliefs_as_of(laws, codes - 1, since))
-        return {f"user_topic_{name}": np.where(codes > 0, values, np.nan) for name, values in columns.items()}
-
-    @cached_property
-    def slots(self) -> Slots:
-        """The log as tastes are told from it, by user and time."""
-        topics = self.sides["topic"][self.events.items]
-        slots = Slots(
-            users=self.events.users.astype(np.int64),
-            instants=np.asarray(self.events.instants, np.int64),
-            topics=np.where(topics > 0, topics - 1, -1).astype(np.int64),
-            surfaces=np.asarray(self.contexts.get(SURFACE, np.zeros(len(topics))), np.int64),
-            rates=self.due.by_item["clicks_due"],
-            clicked=self.events.clicked,
-            watched=self.due.watched_over_due,
-        )
-        return slots.take(self._shown[1])
-
-    @property
-    def topics(self) -> int:
-        """How many topics items have; 0 where the log does not say."""
-        return int(self.sides["topic"].max(initial=0)) if "topic" in self.sides else 0
-
-    @cached_property
-    def _left(self) -> dict[str, dict[str, Float64]]:
-        """What each event left in the tallies of users and of users' topics, as tastes are followed."""
-        assert self.tastes is not None
-        rows, walk = self._shown[1], followed(self.slots, self.tastes)
-        clocks, clocks_after, beliefs = (np.empty_like(x) for x in (walk.clocks, walk.clocks_after, walk.beliefs))
-        clocks[rows], clocks_after[rows], beliefs[rows] = walk.clocks, walk.clocks_after, walk.beliefs
-        of_topic = {f"{BELIEF}{state}": belief for state, belief in enumerate(beliefs.T)}
-        instants = np.asarray(self.events.instants, np.float64)
-        began = np.empty_like(instants)
-        began[rows] = instants[rows][self.slots.firsts][np.cumsum(self.slots.firsts) - 1]
-        return {
-            "user": {CLOCK: clocks_after, LEFT_AT: began},
-            "user_topic": of_topic | {CLOCK: clocks, LEFT_AT: instants},
         }
 
     def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
@@ -300,8 +247,7 @@ class Ledger:
 
     def _tally(self, name: str) -> Tally:
         if name not in self._tallies:
-            left = self._left[name] if self.tastes and name in FOLLOWED else NOTHING_DUE
-            self._tallies[name] = tally_of(self._event_rows.keys(name), self.events, self._summed(name), left)
+            self._tallies[name] = tally_of(self._event_rows.keys(name), self.events, self._summed(name))
         return self._tallies[name]
 
     def _summed(self, name: str) -> Mapping[str, Float64]:
@@ -423,10 +369,6 @@ class _Reading:
         if name not in self._counts:
             self._counts[name] = self.ledger._tally(name).counts(self.spans(name))
         return self._counts[name]
-
-    def left_by_last(self, name: str) -> Mapping[str, Float64]:
-        """What the last event so far of the rows' keys left, [n] each."""
-        return self.ledger._tally(name).left_by_last(self.spans(name))
 
     def shown_and_clicked_before(self, name: str, span: int) -> tuple[Float64, Float64]:
         """Impressions and clicks up to a span before the rows' moments, [n]."""

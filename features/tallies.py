@@ -36,15 +36,13 @@ class Events:
 class Tally:
     """Counts of one key space (users, items, user x channel ...) that can be read as of any instant.
 
-    `due` {name: float64 [n]} are further columns of the events to be summed beside them; `left` {name: float64 [n]}
-    is what each event left behind it.
+    `due` {name: float64 [n]} are further columns of the events to be summed beside them.
     """
 
     timeline: Timeline
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
     due: Mapping[str, Float64] = field(default_factory=dict)
-    left: Mapping[str, Float64] = field(default_factory=dict)
 
     def as_of(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
         """What was known of each key strictly before its instant, `counts` of [m], [m] -> [m] each."""
@@ -72,11 +70,6 @@ class Tally:
         """How many events there are in spans, and how many of them are clicks: [size] each."""
         clicks = np.take(self._clicks, spans.ends) - np.take(self._clicks, spans.starts)
         return spans.counted, spans.spread(clicks)
-
-    def left_by_last(self, spans: Spans) -> dict[str, Float64]:
-        """What the last event in each span left, 0 where there is none: [size] each."""
-        some, last = spans.ends > spans.starts, np.maximum(spans.ends - 1, 0)
-        return {name: spans.spread(np.where(some, np.take(x, last), 0.0)) for name, x in self.left.items()}
 
     def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
         if not len(self.timeline.instants):
@@ -109,14 +102,13 @@ def tally_of(
     keys: npt.NDArray[Any],
     events: Events,
     due: Mapping[str, Float64] = NOTHING_DUE,
-    left: Mapping[str, Float64] = NOTHING_DUE,
 ) -> Tally:
     """The tally of a key for each event: keys [n], int64 >= 0; a negative key leaves its event out.
 
-    `due` {name: float64 [n]} are columns of the events that are summed too, `left` what each of them leaves.
+    `due` {name: float64 [n]} are columns of the events that are summed too.
     """
     kept = np.flatnonzero(keys >= 0)
     order = kept[timeline_order(keys[kept], events.instants[kept])]
     timeline = Timeline(np.asarray(keys, np.int64)[order], np.asarray(events.instants, np.int64)[order])
-    sums, traces = ({name: values[order] for name, values in columns.items()} for columns in (due, left))
-    return Tally(timeline, events.clicked[order], events.seconds[order], sums, traces)
+    sums = {name: values[order] for name, values in due.items()}
+    return Tally(timeline, events.clicked[order], events.seconds[order], sums)

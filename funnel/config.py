@@ -21,15 +21,11 @@ from recall.config import RecallConfig
 
 
 class FeaturesConfig(BaseModel):
-    """The features stage: whether timestamps tell time or only order (None: as windows.mode suggests).
-
-    `tastes` follows how much each user is drawn to each topic.
-    """
+    """The features stage: whether timestamps tell time or only order (None: as windows.mode suggests)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     clock: Clock | None = None
-    tastes: bool = True
 
 
 class ReportConfig(BaseModel):

@@ -11,15 +11,14 @@ from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
 from features.ledger import Ledger
 from features.profiles import profiles
-from features.sides import Side, category_values, side_of
+from features.sides import category_values, side_of
 from features.tables import ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
 from features.tallies import Events, tally_of
-from features.taste_learning import learn_tastes
 from features.tokens import token_histories
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
 from features.windows import instant_column, instants, windows_of
 from funnel.plots import data_profile
-from funnel.work import TASTE_LAWS, Impressions, Work, logs_impressions
+from funnel.work import Impressions, Work, logs_impressions
 
 
 def write_interactions(work: Work) -> None:
@@ -86,8 +85,6 @@ def write_profiles(work: Work) -> None:
         frame = profiles(side, tally_of(keys, events), len(vocabulary), work.windows.labels_end)
         frame.to_parquet(work.out / f"{name}.parquet", index=False)
     _refuse_ambiguous(work.ledger_of(*(side for side, _, _ in sides.values())))
-    if work.config.features.tastes and work.windows.clock == "time":
-        _write_tastes(work, *(side for side, _, _ in sides.values()))
 
 
 def _refuse_ambiguous(ledger: Ledger) -> None:
@@ -97,15 +94,6 @@ def _refuse_ambiguous(ledger: Ledger) -> None:
             f"The {side}s table has a column {name}, and {column} is a feature that is made of the log: rename the "
             "column, or leave it out."
         )
-
-
-def _write_tastes(work: Work, users: Side, items: Side) -> None:
-    """The laws by which tastes are followed; none where the log does not tell of topics."""
-    ledger = work.ledger_of(users, items)
-    rng = np.random.default_rng([work.config.seed, 23])
-    laws = learn_tastes(ledger.slots, ledger.topics, work.windows.labels_end, rng) if ledger.topics else None
-    if laws:
-        laws.save(work.out / TASTE_LAWS)
 
 
 def _draw_log(work: Work) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from features.ledger import Ledger
 from features.sides import Side
 from features.tables import DEVICE, POSITION, PROPENSITY, SURFACE, WATCH_SECONDS
 from features.tallies import Events
-from features.tastes import TasteLaws
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from funnel.config import FunnelConfig
@@ -34,7 +33,7 @@ Int64 = npt.NDArray[np.int64]
 
 # A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
 UNCLICKED_SHARE = 0.01
-TASTE_LAWS, FROZEN = "tastes.json", "frozen_seconds.npy"
+FROZEN = "frozen_seconds.npy"
 # Folders of an artefact: what it holds as of the validation instant.
 VALIDATION = "validation"
 
@@ -98,11 +97,10 @@ class Work:
     def ledger(self) -> Ledger:
         folder = self.inputs["profiles"]
         users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
-        laws = folder / TASTE_LAWS
-        return replace(self.ledger_of(users, items), tastes=TasteLaws.load(laws) if laws.exists() else None)
+        return self.ledger_of(users, items)
 
     def ledger_of(self, users: Side, items: Side) -> Ledger:
-        """The log with these side columns, tastes not followed."""
+        """The log with these side columns."""
         log, ranking = self.impressions, self.config.ranking
         seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
         events = Events(log.users, log.items, log.instants, log.clicked, seconds)

@@ -28,8 +28,7 @@ def refuse_the_future(
     Of an excerpt of the log whose clock stands still for a tenth of the rows at a time, one instant is drawn, the edge.
     Rows at it and before it are made twice, from the whole excerpt and from what came strictly before the edge: so a
     leak of the future is told, and one of the row's own outcome, which is an event of its very instant. Recall's
-    columns come with the exposures and are not made here: the rolling tower answers for them. The laws of tastes, like
-    all that is learnt from the log, are of the time before `labels_end`.
+    columns come with the exposures and are not made here: the rolling tower answers for them.
     """
     if not len(exposures):
         return

@@ -28,7 +28,7 @@ HOMES = {
     "deepctr": ("recall/tower.py", "ranking/ranker.py"),
     "faiss": ("recall/index.py",),
     "gensim": ("recall/pretraining.py",),
-    "numba": ("features/compiled.py", "features/taste_loops.py", "recall/compiled.py"),
+    "numba": ("features/compiled.py", "recall/compiled.py"),
     "sklearn": ("ranking/calibration.py",),
     "ibis": ("features/",),
     "duckdb": ("features/",),

@@ -391,11 +391,11 @@ def test_side_columns_that_are_called_like_what_is_made_of_the_log_are_named():
     """`last_device`, `history_length` and the like are the users' own; of a log without topics nothing is of topics."""
     own = {"last_device": COUNTRIES, "last_item": COUNTRIES, "history_length": COUNTRIES, "history_07": COUNTRIES}
     ages = USER_SIDE.numbers["age"]
-    numbers = {"age": ages, "shown": ages, "topic_share": ages, "topic_certainty": ages, "last_topics_seen": ages}
+    numbers = {"age": ages, "shown": ages, "topic_share": ages, "last_topics_seen": ages}
     more = {"seconds": DURATIONS, "age_hours": DURATIONS, "size": DURATIONS}
     items = replace(ITEM_SIDE, numbers=ITEM_SIDE.numbers | more)
     ledger = Ledger(random_log(), Side(own, {}, numbers), items, timed=True)
-    users = ["user_shown", "user_topic_share", "user_topic_certainty", "user_last_item", "user_history_07"]
+    users = ["user_shown", "user_topic_share", "user_last_item", "user_history_07"]
     assert ledger.ambiguous() == [*users, "item_seconds", "item_age_hours"]
     assert not Ledger(random_log(), USER_SIDE, ITEM_SIDE, timed=True).ambiguous()
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 from features.errors import Refused
@@ -18,13 +17,13 @@ from features.simulated import simulate, write
 from features.vocabulary import Vocabulary
 from features.world import WorldConfig
 from funnel.judged import Judged
-from funnel.line import PUBLISHED, STEPS, Outcome, data_digest, make, publish_files, request_for, stale_steps, work_of
+from funnel.line import PUBLISHED, STEPS, Outcome, data_digest, publish_files, request_for, stale_steps, work_of
 from funnel.off_policy_report import OffPolicy
 from funnel.report import cutoffs
 from funnel.run import run_line
 from funnel.store import MANIFEST, MEASURED
 from funnel.waterfall import waterfall_table
-from funnel.work import FROZEN, TASTE_LAWS
+from funnel.work import FROZEN
 
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
@@ -358,19 +357,6 @@ def test_ranking_rows_are_the_impressions_before_the_holdout_in_their_order(run:
         np.testing.assert_allclose(rows["seconds"], np.where(order["clicked"], order["watch_seconds"], 0))
     assert len(rows) == len(run.before)
     assert (rows.loc[~rows["clicked"], "seconds"] == 0).all()
-
-
-def test_tastes_are_followed_where_there_is_time_and_nobody_forbids_it(run: Run, tmp_path: Path) -> None:
-    timed = run.mode != "last"
-    assert (artefact(run, "profiles") / TASTE_LAWS).exists() == timed
-    rows = pq.read_schema(artefact(run, "ranking_rows") / "ranking_rows.parquet").names
-    assert ("pair.number.user_topic_believed_click" in rows) == timed
-    without = request_for(
-        "canonical", str(run.data), str(tmp_path), "r", None, [*asked(run.mode), "features.tastes=false"]
-    )
-    for name in ("interactions", "windows", "vocabulary", "impressions", "profiles"):
-        make(name, without, lambda _: None)
-    assert not (without.store.path("profiles") / TASTE_LAWS).exists()
 
 
 def test_the_reports_hit_rate_and_seconds_share_can_be_recomputed_from_the_files(run: Run) -> None:
