@@ -1,7 +1,7 @@
 """# features
 
 Turns the cleaned log into what both models learn from: the windows, the vocabulary learnt before the instant, the
-impressions, each user's history once, the samples that are views into it, and the profiles as of each instant.
+impressions, each user's history once, the samples that are views into it, and the side columns of users and items.
 
 Follows the asset `interactions`; on the play button it takes the newest event.
 """
@@ -54,7 +54,7 @@ def samples(request: relay.Json) -> relay.Json:
 
 @task(outlets=[HISTORIES])
 def profiles(request: relay.Json, outlet_events: Any) -> relay.Json:
-    """Users and items as of an instant. The stage's last: its asset event says that the whole stage stands."""
+    """Side columns of users and items. The stage's last: its asset event says that the whole stage stands."""
     outcome = relay.make("profiles", request)
     outlet_events[HISTORIES].extra = relay.onward(request, "features")
     return outcome

@@ -37,12 +37,14 @@ class Side:
     numbers: dict[str, Float64]
     matches: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
-    @property
-    def frame(self) -> pd.DataFrame:
+    def save(self, path: Path) -> None:
         """One row an index: columns `code:<name>`, `number:<name>` and `match:<name>`."""
         kinds: dict[str, Mapping[str, npt.NDArray[Any]]]
         kinds = {"code": self.codes, "number": self.numbers, "match": self.matches}
-        return pd.DataFrame({f"{kind}:{n}": values for kind, columns in kinds.items() for n, values in columns.items()})
+        pq.write_table(
+            pa.table({f"{kind}:{name}": values for kind, columns in kinds.items() for name, values in columns.items()}),
+            path,
+        )
 
     @classmethod
     def load(cls, path: Path) -> "Side":

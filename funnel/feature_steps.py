@@ -10,10 +10,8 @@ from features import ingest as ingestion
 from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
 from features.ledger import Ledger
-from features.profiles import profiles
 from features.sides import category_values, side_of
 from features.tables import ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
-from features.tallies import Events, tally_of
 from features.tokens import token_histories
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
 from features.windows import instant_column, instants, windows_of
@@ -73,18 +71,12 @@ def write_samples(work: Work) -> None:
 
 
 def write_profiles(work: Work) -> None:
-    log, ids = work.impressions, work.ids
-    seconds = np.where(log.clicked, log.seconds, 0.0)
-    events = Events(log.users, log.items, log.instants, log.clicked, seconds)
-    users, items = _optional_table(work, "users"), _optional_table(work, "items")
-    sides = {
-        "users": (side_of(users, USER, ids.users), log.users, ids.users),
-        "items": (side_of(items, ITEM, ids.items, category_values(users, USER, ids.users)), log.items, ids.items),
-    }
-    for name, (side, keys, vocabulary) in sides.items():
-        frame = profiles(side, tally_of(keys, events), len(vocabulary), work.windows.labels_end)
-        frame.to_parquet(work.out / f"{name}.parquet", index=False)
-    _refuse_ambiguous(work.ledger_of(*(side for side, _, _ in sides.values())))
+    users, items, ids = _optional_table(work, "users"), _optional_table(work, "items"), work.ids
+    of_users = side_of(users, USER, ids.users)
+    of_items = side_of(items, ITEM, ids.items, category_values(users, USER, ids.users))
+    of_users.save(work.out / "users.parquet")
+    of_items.save(work.out / "items.parquet")
+    _refuse_ambiguous(work.ledger_of(of_users, of_items))
 
 
 def _refuse_ambiguous(ledger: Ledger) -> None:

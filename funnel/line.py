@@ -80,7 +80,7 @@ STEPS: dict[str, Step] = {
     "impressions": Step("features", feature_steps.write_impressions, ("interactions", "windows", "vocabulary")),
     "histories": Step("features", feature_steps.write_histories, _LOG),
     "samples": Step("features", feature_steps.write_samples, ("histories",)),
-    "profiles": Step("features", feature_steps.write_profiles, _LOG, ("features", "seed")),
+    "profiles": Step("features", feature_steps.write_profiles, _LOG),
     "towers": Step("recall", recall_steps.write_towers, (*_FEATURES, "samples"), ("recall", "seed")),
     "item_vectors": Step("recall", recall_steps.write_item_vectors, ("towers",)),
     "index": Step("recall", recall_steps.write_index, (*_FEATURES, "towers", "item_vectors"), ("recall", "seed")),

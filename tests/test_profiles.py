@@ -1,4 +1,4 @@
-"""What is known of users and items as of an instant, held against a loop over the log."""
+"""Tallies as of an instant and the side columns of users and items, held against a loop over the log."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,9 @@ from typing import Any
 import ibis
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.profiles import profiles
 from features.sides import Side, side_of
 from features.tallies import NEVER, Events, Tally, tally_of
 from features.vocabulary import Vocabulary
@@ -132,14 +130,9 @@ def test_no_table_has_no_columns() -> None:
     assert side_of(None, "user_id", vocabulary_of_ids(1)) == Side({}, {}, {})
 
 
-def test_profiles_count_strictly_before_their_instant_and_come_back_as_a_side(tmp_path: Path) -> None:
+def test_side_columns_come_back_from_their_file(tmp_path: Path) -> None:
     side = side_of(users_table(PEOPLE), "user_id", vocabulary_of_ids(10, 20, 30))
-    tally = tally_of_events([(1, 4, True, 20.0), (1, 5, True, 7.0), (3, 2, False, 9.0)])
-    frame = profiles(side, tally, 4, as_of=5)
-    assert frame["tally:shown"].tolist() == [0, 1, 0, 1]
-    assert frame["tally:clicks"].tolist() == [0, 1, 0, 0]
-    assert frame["tally:seconds"].tolist() == [0, 20, 0, 0]
-    frame.to_parquet(tmp_path / "users.parquet", index=False)
+    side.save(tmp_path / "users.parquet")
     loaded = Side.load(tmp_path / "users.parquet")
     assert loaded.sizes == side.sizes
     assert {name: codes.tolist() for name, codes in loaded.codes.items()} == {
@@ -148,7 +141,6 @@ def test_profiles_count_strictly_before_their_instant_and_come_back_as_a_side(tm
     np.testing.assert_equal(loaded.numbers["age"], side.numbers["age"])
 
 
-@pytest.mark.parametrize("as_of", [0, 100])
-def test_profiles_without_side_columns_still_have_a_row_for_every_index(as_of: int) -> None:
-    frame = profiles(Side({}, {}, {}), tally_of_events([]), 3, as_of)
-    assert frame["tally:shown"].tolist() == [0, 0, 0]
+def test_no_side_columns_come_back_as_none(tmp_path: Path) -> None:
+    Side({}, {}, {}).save(tmp_path / "users.parquet")
+    assert Side.load(tmp_path / "users.parquet") == Side({}, {}, {})
