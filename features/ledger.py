@@ -22,7 +22,6 @@ from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
 from features.tallies import NEVER, NOTHING_DUE, Events, Tally, tally_of
 from features.timeline import Spans, Timeline, pair_keys, timeline_order
 
-Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

@@ -23,7 +23,7 @@ PUBLISHED_AT, DURATION_SECONDS, CHANNEL, TOPICS, LANGUAGE = (
 )
 COUNTRY, REGION, GENDER, AGE = "country", "region", "gender", "age"
 QUERY = "query"
-RANK, SCORE, CHANNELS = "rank", "score", "channels"
+RANK, SCORE = "rank", "score"
 EXPECTED_SECONDS, CHANCE, UNIT = "expected_seconds", "chance", "unit"
 
 Kind = Literal["id", "instant", "flag", "number", "category", "categories", "text"]
