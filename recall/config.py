@@ -12,7 +12,7 @@ ChannelName = Literal[
 CHANNELS: tuple[ChannelName, ...] = (
     *("tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "watch_time"),
 )
-IndexName = Literal["auto", "exact", "ivf", "hnsw", "pq"]
+IndexName = Literal["auto", "exact", "ivf", "pq"]
 
 
 class RecallConfig(BaseModel):

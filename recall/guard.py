@@ -18,7 +18,7 @@ Settings = dict[str, int]
 # Fewer items than these cannot fill the cells and codebooks of an approximate index.
 FEWEST = 1000
 # `auto` tries these in this order: codes are scanned several times faster than vectors, and the refinement gives the
-# overlap back. HNSW only where asked for: where it finds .99 of 200 neighbours it is slower than the exact index.
+# overlap back.
 AUTO = ("pq", "ivf")
 
 
@@ -126,8 +126,6 @@ def _kinds(config: RecallConfig, vectors: Float32, items: int, queries: int) -> 
 def _ladders(kind: str, index: ItemIndex, k: int) -> dict[str, list[int]]:
     """The values of a kind's parameters, rising; they end where a quarter of the catalogue would be looked at."""
     most = max(len(index) // 4, k)
-    if kind == "hnsw":
-        return {"efSearch": _steps(k, most)}
     cells = cells_of(len(index))
     # Fewer cells than hold about 2k vectors would leave most searches short.
     probes = {"nprobe": _steps(max(4, 2 * k * cells // len(index)), cells // 4)}

@@ -1,8 +1,7 @@
 """Nearest neighbours by inner product, the metric the tower is trained in: faiss, exact and approximate."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ Int64 = npt.NDArray[np.int64]
 # by row below: measured at a million rows, that is 7 times slower for 1,000 queries and no faster for two.
 faiss.cvar.distance_compute_blas_threshold = 256
 
-TRAINING_POINTS_PER_CELL, NEIGHBOURS = 64, 32
+TRAINING_POINTS_PER_CELL = 64
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class ItemIndex:
         return written[0] / 1e6
 
     def tune(self, parameters: Mapping[str, int]) -> None:
-        """Set how much a search looks at: `nprobe`, `k_factor_rf`, `efSearch`. Kept when saved."""
+        """Set how much a search looks at: `nprobe` and `k_factor_rf`. Kept when saved."""
         for name, value in parameters.items():
             faiss.ParameterSpace().set_index_parameter(self.index, name, value)
 
@@ -83,7 +82,7 @@ def index_of(item_vectors: Float32, items: Int32 | None = None) -> ItemIndex:
 
 
 def approximate_index_of(kind: str, item_vectors: Float32, items: Int32 | None = None) -> ItemIndex:
-    """As `index_of`, of kind `ivf`, `pq` or `hnsw`, still to be tuned. Equal vectors make an equal index."""
+    """As `index_of`, of kind `ivf` or `pq`, still to be tuned. Equal vectors make an equal index."""
     listed = _listed(item_vectors, items)
     return ItemIndex(_BUILDERS[kind](item_vectors[listed]), listed)
 
@@ -120,14 +119,7 @@ def _pq(vectors: Float32) -> faiss.Index:
     return _filled(index, faiss.IndexRefineFlat(index), vectors)
 
 
-def _hnsw(vectors: Float32) -> faiss.Index:
-    index = faiss.IndexHNSWFlat(vectors.shape[1], NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
-    with _one_thread():
-        index.add(np.ascontiguousarray(vectors))
-    return index
-
-
-_BUILDERS: dict[str, Callable[[Float32], faiss.Index]] = {"ivf": _ivf, "hnsw": _hnsw, "pq": _pq}
+_BUILDERS: dict[str, Callable[[Float32], faiss.Index]] = {"ivf": _ivf, "pq": _pq}
 
 
 def _filled(cells: faiss.IndexIVF, whole: faiss.Index, vectors: Float32) -> faiss.Index:
@@ -147,23 +139,10 @@ def _filled(cells: faiss.IndexIVF, whole: faiss.Index, vectors: Float32) -> fais
     return whole
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The graph of HNSW depends on the order in which threads insert: one thread inserts in one order."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(threads)
-
-
 def _searched_whole(index: faiss.Index, queries: Float32, k: int) -> tuple[Float32, Int64]:
     """Scores and rows of the k best, nothing left out."""
     if isinstance(index, faiss.IndexRefine):
         index = index.refine_index
-    elif isinstance(index, faiss.IndexHNSW):
-        index = index.storage
     every_cell = None
     if isinstance(index, faiss.IndexIVF):
         every_cell = faiss.SearchParametersIVF(nprobe=index.nlist)  # type: ignore[call-arg]

@@ -25,8 +25,6 @@ from recall.index import ItemIndex
 
 DIM, CENTRES, QUERIES, REPEATS = 64, 1000, 2000, 3
 SIZES = (10_000, 200_000, 1_000_000)
-# HNSW is left out beyond: where it passes, it is slower than exact already, and its sweep takes minutes.
-HNSW_UP_TO = 100_000
 SHOWN_FROM = 0.97
 # faiss 1.15.1's own distance_compute_blas_threshold.
 FAISS_THRESHOLD = 128_000
@@ -54,9 +52,8 @@ def sweep(items: np.ndarray, queries: np.ndarray, k: int) -> list[dict[str, Any]
     """The trials of every kind on one catalogue, [n, dim] vectors and [q, dim] queries."""
     config = RecallConfig(k=k)
     guard = Guard(items, None, queries, config, REPEATS)
-    kinds = (*AUTO, "hnsw") if len(guard.exact) <= HNSW_UP_TO else AUTO
-    tried = [guard.raised(kind)[1] for kind in (kinds if len(guard.exact) >= FEWEST else ())]
-    passing = [trials[-1].kind for trials in tried if trials[-1].chosen and trials[-1].kind in AUTO]
+    tried = [guard.raised(kind)[1] for kind in (AUTO if len(guard.exact) >= FEWEST else ())]
+    passing = [trials[-1].kind for trials in tried if trials[-1].chosen]
     published = passing[0] if passing and len(guard.exact) > config.exact_up_to else "exact"
     trials = [replace(guard.exact_trial, chosen=True), *(trial for trials in tried for trial in trials)]
     plain = plain_speed(guard.exact, guard.choosing, k)
