@@ -13,7 +13,6 @@ from pydantic.fields import FieldInfo
 
 from features.cleaning import CleaningConfig
 from features.errors import Refused
-from features.tables import file_digest
 from features.windows import Clock, WindowsConfig
 from ranking.config import OffPolicyConfig, PreRankConfig, RankingConfig
 from ranking.re_rank import ReRankConfig
@@ -73,9 +72,6 @@ class FunnelConfig(BaseModel):
         values = self.model_dump(mode="json", include=set(names))
         if "re_rank" in values and self.re_rank.exclusions:
             values["re_rank"]["exclusions_content"] = digest_of(Path(self.re_rank.exclusions))
-        if "recall" in values and self.recall.warm_start:
-            files = sorted(path for path in Path(self.recall.warm_start).rglob("*") if path.is_file())
-            values["recall"]["warm_start_content"] = [file_digest(path) for path in files]
         return values
 
 
@@ -88,17 +84,10 @@ def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> Funnel
         config = FunnelConfig.model_validate(values)
     except ValidationError as error:
         raise refusal_of(error) from None
-    _require_files(config)
-    return config
-
-
-def _require_files(config: FunnelConfig) -> None:
-    """Refused where a setting names what is not there, before anything is trained."""
     if config.re_rank.exclusions:
+        # A missing table is refused before anything is trained.
         digest_of(Path(config.re_rank.exclusions))
-    towers = config.recall.warm_start
-    if towers and not Path(towers).is_dir():
-        raise Refused(f"recall.warm_start = {towers}: there is no such folder.")
+    return config
 
 
 def digest_of(path: Path) -> str:

@@ -22,7 +22,6 @@ from recall.candidates import Candidates
 from recall.channels import Log, channels_as_of, switched_off
 from recall.config import RecallConfig
 from recall.learning import Learned, learn, merged_shards
-from recall.vectors import Tower
 
 if TYPE_CHECKING:
     from recall.training import Course
@@ -42,7 +41,7 @@ def course_of(work: Work) -> "Course":
     from recall.checkpoints import Checkpoints
     from recall.training import Course
 
-    ignored, warm_start = work.inputs["histories"] / "ignored", work.config.recall.warm_start
+    ignored = work.inputs["histories"] / "ignored"
     return Course(
         knowledge=work.knowledge,
         ends=np.load(work.inputs["samples"] / "ends.npy"),
@@ -50,7 +49,6 @@ def course_of(work: Work) -> "Course":
         config=work.config.recall,
         seed=work.config.seed,
         shown=Histories.load(ignored) if ignored.exists() else None,
-        previous=earlier_towers(Path(warm_start)) if warm_start else (),
         checkpoints=Checkpoints(work.scratch),
         on_epoch=lambda row: work.tell(epoch_text("tower", row)),
     )
@@ -121,17 +119,6 @@ def _refuse_long_lists(work: Work) -> None:
         raise Refused(
             f"recall.k = {k} but the catalogue has {items:,} items before labels_end; choose at most as many as items."
         )
-
-
-def earlier_towers(folder: Path) -> list[Tower]:
-    """The towers of an earlier run, oldest first; Refused where the folder holds none."""
-    paths = sorted(folder.glob("tower_*.json"))
-    if not paths:
-        raise Refused(
-            f"recall.warm_start = {folder}: there is no tower here; give the folder of an artefact `towers`, "
-            "as in OUT/artefacts/towers/VERSION."
-        )
-    return [Tower.load(folder, path.stem) for path in paths]
 
 
 def _channel_log(work: Work) -> Log:

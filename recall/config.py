@@ -54,7 +54,6 @@ class RecallConfig(BaseModel):
     rate_drops: int = Field(1, ge=0, le=5)
     refresh_epochs: int = Field(3, ge=1)
     blocks: int = Field(4, ge=1, le=100)
-    warm_start: str = ""
     label_users: int = Field(20_000, ge=1)
     index: IndexName = "auto"
     index_overlap: float = Field(0.99, gt=0, le=1)

@@ -1,6 +1,5 @@
 """What a tower of an instant may know: sizes, side columns and ranges as they stood then, and its items' facts."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +55,6 @@ def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSha
         example_age=config.example_age != "none" and knowledge.timed,
         item_categories=_categories(knowledge.side, size) if config.item_features else {},
         item_numbers=_ranges(_item_numbers(knowledge, as_of), size) if config.item_features else {},
-        ids=ids_digest(knowledge.items, size),
     )
 
 
@@ -75,22 +73,6 @@ def grown_shape(old: TowerShape, knowledge: Knowledge, config: RecallConfig, as_
     )
 
 
-def side_differences(knowledge: Knowledge, old: TowerShape, fresh: TowerShape) -> list[str]:
-    """Which switches of side features an older shape had otherwise, or read columns of that are gone."""
-    users, side = knowledge.readings.users, knowledge.side
-    there = {"user_features": {*users.codes, *users.numbers}}
-    there |= {"item_features": {*side.codes, *_item_numbers(knowledge, fresh.as_of)}}
-    had, has = _columns_read(old), _columns_read(fresh)
-    return [name for name in there if bool(had[name]) != bool(has[name]) or had[name] - there[name]]
-
-
-def _columns_read(shape: TowerShape) -> dict[str, set[str]]:
-    return {
-        "user_features": {*shape.categories, *shape.numbers},
-        "item_features": {*shape.item_categories, *shape.item_numbers},
-    }
-
-
 def facts_of(knowledge: Knowledge, shape: TowerShape) -> ItemFacts:
     """The facts of the items a tower knows: side codes, values in [0, 1] with their powers, which may be listed.
 
@@ -103,12 +85,6 @@ def facts_of(knowledge: Knowledge, shape: TowerShape) -> ItemFacts:
     shown = knowledge.items.shown_as_of(shape.as_of)[: shape.items]
     listed = np.arange(shape.items) > 0 if shape.item_categories or shape.item_numbers else shown
     return ItemFacts(codes, powers_of(values, shape.powers, shape.items), listed)
-
-
-def ids_digest(items: Vocabulary, size: int) -> str:
-    """Digest of the raw ids of the first indexes: equal where two vocabularies agree on them."""
-    text = "\n".join(map(str, items.ids[: size - 1].to_pylist()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _users_as_of(knowledge: Knowledge, as_of: int) -> int:

@@ -1,14 +1,13 @@
 """How the tower rolls through the log: a warm-up, then a refresh a block, none seeing what it is judged by."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from features.errors import Refused
 from features.histories import Histories
 from features.windows import Windows
 from recall.checkpoints import Checkpoints, Epochs, Fitted
@@ -17,7 +16,7 @@ from recall.examples import Examples
 from recall.fitting import Keeping, Stretch, fitted, kept_rates
 from recall.judging import judge_of
 from recall.pretraining import pretrained
-from recall.shapes import Knowledge, facts_of, grown_shape, ids_digest, shape_of, side_differences
+from recall.shapes import Knowledge, facts_of, grown_shape, shape_of
 from recall.tower import TowerTrainer, grown_tower, new_tower
 from recall.vectors import Tower, TowerShape
 
@@ -28,7 +27,7 @@ Int64 = npt.NDArray[np.int64]
 class Course:
     """What towers are trained on: what they may know, the history end of each watch, the cut, the choices.
 
-    `shown`: what users were shown and did not click; `previous`: towers of an earlier run to go on from.
+    `shown`: what users were shown and did not click.
     """
 
     knowledge: Knowledge
@@ -37,7 +36,6 @@ class Course:
     config: RecallConfig
     seed: int
     shown: Histories | None = None
-    previous: Sequence[Tower] = ()
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
 
@@ -62,8 +60,7 @@ def roll(course: Course) -> tuple[list[Tower], Epochs]:
 
     An epoch is at most `epoch_examples` random watches; the epochs of the warm-up, and when its steps become smaller,
     are chosen on the watches between the first two edges. Time clock: each block then refreshes the tower (warm
-    start, vocabulary grown). Order clock: the tower is fitted again on all but the holdout. Refused where `previous`
-    holds no tower that this run can go on from.
+    start, vocabulary grown). Order clock: the tower is fitted again on all but the holdout.
     """
     edges = edges_of(course.windows, course.config.blocks)
     stretch, keeping = first_stretch(course, edges), Keeping(course.checkpoints, course.on_epoch)
@@ -79,26 +76,11 @@ def roll(course: Course) -> tuple[list[Tower], Epochs]:
 
 def first_stretch(course: Course, edges: list[int]) -> Stretch:
     """The warm-up: trained on what came before the first edge, judged on the watches between it and the second."""
-    start, since = _started(course, edges[0])
+    start = _untrained(course, edges[0], np.random.default_rng([course.seed, 0, 0]))
     # Randomness of their own: how many watches follow must not reach the training through the stream it draws from.
     rng = np.random.default_rng([course.seed, 0, 1])
     judge = judge_of(course.knowledge.readings, course.ends, edges[0], edges[1], rng)
-    return Stretch(0, start, _examples(course, start.shape, since), (course.seed, 0), judge=judge)
-
-
-def _started(course: Course, as_of: int) -> tuple[Tower, int]:
-    """What the warm-up starts from, and the first instant it has not been trained on: an earlier run's, or as new."""
-    rng = np.random.default_rng([course.seed, 0, 0])
-    usable = [tower for tower in course.previous if tower.shape.as_of <= as_of]
-    if course.previous and (course.windows.clock == "order" or not usable):
-        raise Refused(
-            f"recall.warm_start = {course.config.warm_start}: no tower there was finished by the first edge of this "
-            "run on a clock of time; run without it once, or keep the earlier run's windows."
-        )
-    if usable:
-        _check_ancestor(course, usable[-1].shape, as_of)
-        return _grown(course, usable[-1], as_of, rng), usable[-1].shape.as_of
-    return _untrained(course, as_of, rng), course.windows.start
+    return Stretch(0, start, _examples(course, start.shape, course.windows.start), (course.seed, 0), judge=judge)
 
 
 def _untrained(course: Course, as_of: int, rng: np.random.Generator) -> Tower:
@@ -113,21 +95,6 @@ def _untrained(course: Course, as_of: int, rng: np.random.Generator) -> Tower:
 def _grown(course: Course, tower: Tower, as_of: int, rng: np.random.Generator) -> Tower:
     shape = grown_shape(tower.shape, course.knowledge, course.config, as_of)
     return grown_tower(tower, shape, facts_of(course.knowledge, shape), rng)
-
-
-def _check_ancestor(course: Course, old: TowerShape, as_of: int) -> None:
-    """Refused where a tower's items, layers or side features are not this run's."""
-    fresh = shape_of(course.knowledge, course.config, as_of)
-    layers = ("dim", "hidden", "recency_windows", "metric", "shared", "powers", "token_bag", "example_age")
-    other = [name for name in layers if getattr(old, name) != getattr(fresh, name)]
-    other += side_differences(course.knowledge, old, fresh)
-    if old.ids != ids_digest(course.knowledge.items, old.items):
-        other.append("items")
-    if other:
-        raise Refused(
-            f"recall.warm_start = {course.config.warm_start}: the towers there differ from this run's in "
-            f"{', '.join(other)}; keep the earlier run's settings and its log's beginning, or start anew."
-        )
 
 
 def _next_stretch(course: Course, before: list[Fitted], since: int, as_of: int) -> Stretch:

@@ -22,8 +22,7 @@ SHARD = 8192
 class TowerShape(BaseModel):
     """What the weights mean: sizes and order of the tower's inputs, its metric, and what it knew.
 
-    `categories`, `numbers` and `powers` are the users' side columns, `item_categories` and `item_values` the items';
-    `ids` is a digest of the raw item ids behind the indexes.
+    `categories`, `numbers` and `powers` are the users' side columns, `item_categories` and `item_values` the items'.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +44,6 @@ class TowerShape(BaseModel):
     example_age: bool = False
     item_categories: dict[str, int] = {}
     item_numbers: dict[str, tuple[float, float]] = {}
-    ids: str = ""
 
     @property
     def bag(self) -> int:

@@ -145,17 +145,6 @@ def test_a_setting_that_the_log_does_not_bear_is_refused(
     assert not list(out.glob("artefacts/windows/*"))
 
 
-def test_a_warm_start_from_where_no_towers_are_is_refused_and_leaves_no_towers(
-    funnel: Shell, data: Path, tmp_path: Path, tracking: str
-) -> None:
-    out, empty = tmp_path / "out", tmp_path / "empty"
-    empty.mkdir()
-    target: list[str | Path] = ["--data", data, "--out", out, "--tracking", tracking]
-    said = funnel("run", "--source", "canonical", *target, "--set", f"recall.warm_start={empty}")
-    assert refused(said, f"recall.warm_start = {empty}: there is no tower here")
-    assert not list(out.glob("artefacts/towers/*"))
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -56,7 +56,6 @@ def test_an_override_is_read_by_the_type_of_its_field(text: str, value: object) 
         ("recal.k=3", "there is no `recal`; did you mean `recall`?"),
         ("off_policy.xyz=3", "there are k, temperature, least_effective_sample, random_exposure."),
         ("re_rank.exclusions=nowhere.csv", "nowhere.csv: the table of exclusions cannot be read"),
-        ("recall.warm_start=nowhere", "recall.warm_start = nowhere: there is no such folder"),
         ("recall.k=many", "recall.k = 'many' is refused"),
         ("recall.k=0", "recall.k = '0' is refused"),
         ("recall.k=1.5", "recall.k"),
@@ -151,12 +150,3 @@ def test_sections_are_plain_values_and_only_those_named() -> None:
     sections = config_of(None, ["recall.recency_windows=[8]"]).sections(["recall", "seed"])
     assert set(sections) == {"recall", "seed"}
     assert sections["recall"]["recency_windows"] == [8]
-
-
-def test_what_a_training_goes_on_from_is_in_the_recipe_by_its_content(tmp_path):
-    (tmp_path / "tower.json").write_text("one")
-    config = config_of(overrides=[f"recall.warm_start={tmp_path}"])
-    before = config.sections(["recall"])
-    assert config.sections(["recall"]) == before
-    (tmp_path / "tower.json").write_text("another")
-    assert config.sections(["recall"]) != before

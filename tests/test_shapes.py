@@ -10,7 +10,7 @@ from features.tables import PUBLISHED_AT
 from features.vocabulary import NEVER_SHOWN, Vocabulary
 from recall.config import RecallConfig
 from recall.inputs import Readings
-from recall.shapes import AGE_HOURS, HOUR, Knowledge, facts_of, grown_shape, shape_of, side_differences
+from recall.shapes import AGE_HOURS, HOUR, Knowledge, facts_of, grown_shape, shape_of
 
 USERS, ITEMS = 100, 12
 CONFIG = RecallConfig(dim=4, depth=1, width=8)
@@ -147,15 +147,3 @@ def test_a_grown_shape_has_more_rows_and_the_same_layers():
     assert (old.items, grown.items) == (10, 12)
     for name in ("category_dims", "numbers", "item_numbers", "hidden", "recency_windows"):
         assert getattr(grown, name) == getattr(old, name)
-    assert grown.ids != old.ids
-
-
-def test_what_a_warm_start_finds_otherwise_in_the_side_features_is_named():
-    old, fresh = shape_of(knowledge(), CONFIG, 95), shape_of(knowledge(), CONFIG, 1000)
-    assert side_differences(knowledge(), old, fresh) == []
-    for switch in ("user_features", "item_features"):
-        off = shape_of(knowledge(), CONFIG.model_copy(update={switch: False}), 1000)
-        assert side_differences(knowledge(), old, off) == [switch]
-        assert side_differences(knowledge(), off, fresh) == [switch]
-    renamed = knowledge(items=Side({"artist": items_side().codes["channel_id"]}, {}, {}))
-    assert side_differences(renamed, old, shape_of(renamed, CONFIG, 1000)) == ["item_features"]
