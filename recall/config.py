@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
-SamplerName = Literal["full", "uniform", "unigram", "in_batch", "mixed"]
+SamplerName = Literal["uniform", "unigram", "in_batch", "mixed"]
 AgeName = Literal["none", "hours", "days", "normalised"]
 ChannelName = Literal[
     "tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "watch_time", "rewatch"

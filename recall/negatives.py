@@ -56,10 +56,10 @@ def drawer(sampler: SamplerName, counts: Counts, size: int, batch: int) -> Draw:
     """A function that gives the shared negatives of a batch of `batch` positives.
 
     `uniform`, `unigram`: `size` draws; `in_batch`: the batch's own positives; `mixed`: these and `size` uniform draws,
-    so that every item is met at times. `full`, or as many negatives as there are items, gives all that was shown.
+    so that every item is met at times. As many negatives as there are items are all that was shown: the full softmax.
     """
     offered = np.flatnonzero(background("uniform", counts)).astype(np.int32)
-    if sampler == "full" or (sampler != "in_batch" and size >= len(offered)):
+    if sampler != "in_batch" and size >= len(offered):
         everything = Negatives(offered, np.zeros(len(offered), np.float32))
         return lambda *_: everything
     drawn = 0 if sampler == "in_batch" else size

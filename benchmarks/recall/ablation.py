@@ -45,7 +45,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "negatives uniform": {"sampler": "uniform"},
     "negatives unigram^.75 (word2vec)": {"sampler": "unigram"},
     "negatives in batch": {"sampler": "in_batch"},
-    "full softmax": {"sampler": "full"},
     "64 uniform beside the batch": {"negatives": 64},
     "5 shown and not clicked": {"shown_negatives": 5},
     "popular positives damped, .001": {"damping": 1e-3},
