@@ -28,7 +28,6 @@ class RecallConfig(BaseModel):
     dropout: float = Field(0.2, ge=0, lt=1)
     metric: Literal["cosine", "dot"] = "cosine"
     temperature: float = Field(0.1, gt=0)
-    embeddings: Literal["separate", "shared"] = "separate"
     pretraining: Literal["none", "word2vec"] = "none"
 
     history: int = Field(50, ge=1, le=1000)

@@ -45,7 +45,6 @@ def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSha
         recency_windows=tuple(sorted({*(w for w in config.recency_windows if w < config.history), config.history})),
         metric=config.metric,
         temperature=config.temperature if config.metric == "cosine" else 1.0,
-        shared=config.embeddings == "shared",
         categories=categories,
         category_dims={name: category_dim(n) for name, n in categories.items()},
         numbers=_ranges(knowledge.readings.users.numbers, users) if config.user_features else {},

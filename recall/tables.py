@@ -68,10 +68,7 @@ class Tables:
         self, pooled: Mapping[str, Gradient], items: Int32, known: Float32 | None, gradient: Float32, rate: float
     ) -> None:
         """One step: gradients of the pooled rows by table, and of the scored rows of distinct items."""
-        gradients = dict(pooled)
-        own = (items, gradient if known is None else gradient * known)
-        name = self._shape.item_table
-        gradients[name] = summed(gradients[name], own) if name in gradients else own
+        gradients = {**pooled, "item_out": (items, gradient if known is None else gradient * known)}
         for column in self._shape.item_categories:
             gradients[f"item_category_{column}"] = by_code(self._facts.codes[column][items], gradient)
         if self._shape.item_numbers:
@@ -92,18 +89,9 @@ class Tables:
 
 def table_names(shape: TowerShape) -> list[str]:
     """The tables that are trained row by row."""
-    names = ["item_in"] + ([] if shape.shared else ["item_out"]) + (["tokens"] if shape.token_bag else [])
+    names = ["item_in", "item_out"] + (["tokens"] if shape.token_bag else [])
     names += [f"item_category_{column}" for column in shape.item_categories]
     return names + (["item_values"] if shape.item_numbers else [])
-
-
-def summed(first: Gradient, second: Gradient) -> Gradient:
-    """The sum of two gradients of one table; the rows of each are distinct."""
-    rows, places = distinct(np.concatenate([first[0], second[0]]))
-    total = np.zeros((len(rows), first[1].shape[1]), np.float32)
-    total[places[: len(first[0])]] += first[1]
-    total[places[len(first[0]) :]] += second[1]
-    return rows, total
 
 
 def by_code(codes: Int32, gradient: Float32) -> Gradient:

@@ -34,7 +34,6 @@ class TowerShape(BaseModel):
     recency_windows: tuple[int, ...]
     metric: Literal["cosine", "dot"] = "dot"
     temperature: float = 1.0
-    shared: bool = False
     categories: dict[str, int] = {}
     category_dims: dict[str, int] = {}
     numbers: dict[str, tuple[float, float]] = {}
@@ -49,11 +48,6 @@ class TowerShape(BaseModel):
     def bag(self) -> int:
         """How many watches back the tower looks."""
         return max(self.recency_windows)
-
-    @property
-    def item_table(self) -> str:
-        """The table of the scored items' own rows: with shared embeddings, that of the watched ones."""
-        return "item_in" if self.shared else "item_out"
 
 
 def category_dim(size: int) -> int:
@@ -187,7 +181,7 @@ def item_rows(
 
     `known` [r, 1] multiplies the own rows: 0 hides who an item is, so that its side features have to speak.
     """
-    own = weights[shape.item_table][items]
+    own = weights["item_out"][items]
     rows = own if known is None else own * known
     for name in shape.item_categories:
         rows = rows + weights[f"item_category_{name}"][facts.codes[name][items]]

@@ -106,9 +106,9 @@ def side_facts(shape, seed=4):
 SIDES = {"item_categories": {"channel": 5, "topics": 4}, "item_numbers": {"duration_seconds": (0.0, 1.0)}}
 KINDS = {
     "depth 0": {},
-    "depth 1, shared": {"hidden": (6,), "shared": True},
+    "depth 1": {"hidden": (6,)},
     "depth 2, side features": {"hidden": (12, 6)} | SIDES,
-    "depth 3, shared, side features": {"hidden": (24, 12, 6), "shared": True} | SIDES,
+    "depth 3, side features": {"hidden": (24, 12, 6)} | SIDES,
     "depth 4": {"hidden": (48, 24, 12, 6)},
 }
 

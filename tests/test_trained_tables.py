@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from recall.tables import RowAdam, Tables, by_code, summed
+from recall.tables import RowAdam, Tables, by_code
 from recall.tower import new_tower
 from recall.vectors import ItemFacts, TowerShape
 
@@ -70,9 +70,8 @@ def steps(tables, seeds):
         tables.apply(pooled, NAMED, HIDDEN, rng.normal(size=(4, DIM)).astype(np.float32), 0.5)
 
 
-@pytest.mark.parametrize("shape", [SIDES, SIDES.model_copy(update={"shared": True})], ids=["separate", "shared"])
-def test_restored_tables_go_on_as_if_they_had_never_stopped(shape):
-    whole, first, second = tables_of(shape), tables_of(shape), tables_of(shape, seed=9)
+def test_restored_tables_go_on_as_if_they_had_never_stopped():
+    whole, first, second = tables_of(SIDES), tables_of(SIDES), tables_of(SIDES, seed=9)
     steps(whole, range(6))
     steps(first, range(3))
     file = io.BytesIO()
@@ -108,8 +107,6 @@ VARIANTS = {
     "own rows alone": (PLAIN, None),
     "side features": (SIDES, None),
     "side features, some own rows hidden": (SIDES, HIDDEN),
-    "shared": (PLAIN.model_copy(update={"shared": True}), None),
-    "shared, side features, hidden": (SIDES.model_copy(update={"shared": True}), HIDDEN),
 }
 
 
@@ -160,10 +157,3 @@ def test_a_hidden_item_speaks_by_its_side_features_alone():
     own = tables.weights["item_out"][NAMED]
     np.testing.assert_allclose(whole - hidden, own * (1 - HIDDEN), atol=1e-6)
     assert np.abs(hidden).min(axis=1).max() > 0
-
-
-def test_two_gradients_of_one_table_are_added_row_by_row():
-    first = np.array([1, 4], np.int32), np.array([[1.0], [2]], np.float32)
-    second = np.array([0, 4, 5], np.int32), np.array([[10.0], [20], [30]], np.float32)
-    rows, total = summed(first, second)
-    assert (rows.tolist(), total.tolist()) == ([0, 1, 4, 5], [[10], [1], [22], [30]])

@@ -129,12 +129,11 @@ def with_sides(**fields):
     return Tower(FULL.model_copy(update=fields), weights, FACTS)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_an_item_s_vector_is_its_own_row_and_those_of_its_side_features(shared):
-    tower = with_sides(shared=shared)
+def test_an_item_s_vector_is_its_own_row_and_those_of_its_side_features():
+    tower = with_sides()
     w = tower.weights
     for item in range(9):
-        own = w["item_in" if shared else "item_out"][item]
+        own = w["item_out"][item]
         expected = (
             own + w["item_category_channel"][FACTS.codes["channel"][item]] + FACTS.values[item] * w["item_values"][0]
         )
@@ -162,7 +161,7 @@ def test_the_catalogue_is_what_is_listed_and_never_nobody():
 
 
 def test_a_saved_tower_keeps_what_it_knows_of_its_items(tmp_path):
-    tower = with_sides(metric="cosine", temperature=0.2, shared=True)
+    tower = with_sides(metric="cosine", temperature=0.2)
     tower.save(tmp_path, "tower")
     loaded = Tower.load(tmp_path, "tower")
     assert loaded.shape == tower.shape

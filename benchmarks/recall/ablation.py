@@ -36,7 +36,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "one window of 50": {"recency_windows": ()},
     "dot product": {"metric": "dot"},
     "temperature .05": {"temperature": 0.05},
-    "shared embeddings": {"embeddings": "shared"},
     "word2vec input": {"pretraining": "word2vec"},
     "no user features": {"user_features": False},
     "no item features": {"item_features": False},
