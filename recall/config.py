@@ -32,11 +32,7 @@ class RecallConfig(BaseModel):
 
     history: int = Field(50, ge=1, le=1000)
     recency_windows: tuple[PositiveInt, ...] = (1, 3, 10, 50)
-    search_tokens: int = Field(50, ge=0, le=1000)
-    user_features: bool = True
-    powers: bool = True
     example_age: AgeName = "normalised"
-    item_features: bool = True
     id_dropout: float = Field(0.1, ge=0, lt=1)
 
     sampler: SamplerName = "mixed"

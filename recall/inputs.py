@@ -42,12 +42,12 @@ class Readings:
 
     def _numbers(self, shape: TowerShape, users: Int32) -> npt.NDArray[np.float32]:
         columns = [scaled(self.users.numbers[name][users], *range_) for name, range_ in shape.numbers.items()]
-        return powers_of(columns, shape.powers, len(users))
+        return powers_of(columns, len(users))
 
 
-def powers_of(columns: Sequence[npt.NDArray[np.float64]], powers: int, rows: int) -> npt.NDArray[np.float32]:
-    """Numbers in [0, 1] side by side, with 3 powers each with its square and root (paper, section 4.1)."""
-    named = [power for x in columns for power in (x, x**2, np.sqrt(x))[:powers]]
+def powers_of(columns: Sequence[npt.NDArray[np.float64]], rows: int) -> npt.NDArray[np.float32]:
+    """Numbers in [0, 1] side by side, each with its square and root (paper, section 4.1): [rows, 3 a number]."""
+    named = [power for x in columns for power in (x, x**2, np.sqrt(x))]
     return np.stack(named, axis=1).astype(np.float32) if named else np.zeros((rows, 0), np.float32)
 
 

@@ -17,6 +17,8 @@ Float64 = npt.NDArray[np.float64]
 
 # A category that holds fewer users than this on average names its users instead of describing them.
 USERS_A_CATEGORY = 20
+# The newest tokens of what a user searched for (paper, section 3.3).
+SEARCH_TOKENS = 50
 AGE_HOURS = "age_hours"
 
 
@@ -33,9 +35,9 @@ class Knowledge:
 
 def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerShape:
     """The shape of a tower of an instant: vocabularies and side columns of those who had come by then."""
-    tokens = knowledge.tokens if config.search_tokens else None
+    tokens = knowledge.tokens
     size, users = knowledge.items.size_as_of(as_of), _users_as_of(knowledge, as_of)
-    categories = _categories(knowledge.readings.users, users) if config.user_features else {}
+    categories = _categories(knowledge.readings.users, users)
     categories = {name: n for name, n in categories.items() if n * USERS_A_CATEGORY <= users}
     return TowerShape(
         as_of=as_of,
@@ -47,13 +49,12 @@ def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSha
         temperature=config.temperature if config.metric == "cosine" else 1.0,
         categories=categories,
         category_dims={name: category_dim(n) for name, n in categories.items()},
-        numbers=_ranges(knowledge.readings.users.numbers, users) if config.user_features else {},
-        powers=3 if config.powers else 1,
+        numbers=_ranges(knowledge.readings.users.numbers, users),
         tokens=tokens.size_as_of(as_of) if tokens else 0,
-        token_bag=config.search_tokens if tokens else 0,
+        token_bag=SEARCH_TOKENS if tokens else 0,
         example_age=config.example_age != "none" and knowledge.timed,
-        item_categories=_categories(knowledge.side, size) if config.item_features else {},
-        item_numbers=_ranges(_item_numbers(knowledge, as_of), size) if config.item_features else {},
+        item_categories=_categories(knowledge.side, size),
+        item_numbers=_ranges(_item_numbers(knowledge, as_of), size),
     )
 
 
@@ -83,7 +84,7 @@ def facts_of(knowledge: Knowledge, shape: TowerShape) -> ItemFacts:
     codes = {name: known_codes(side[name][: shape.items], size) for name, size in shape.item_categories.items()}
     shown = knowledge.items.shown_as_of(shape.as_of)[: shape.items]
     listed = np.arange(shape.items) > 0 if shape.item_categories or shape.item_numbers else shown
-    return ItemFacts(codes, powers_of(values, shape.powers, shape.items), listed)
+    return ItemFacts(codes, powers_of(values, shape.items), listed)
 
 
 def _users_as_of(knowledge: Knowledge, as_of: int) -> int:

@@ -28,7 +28,7 @@ from recall.config import RecallConfig
 from recall.negatives import Negatives
 from recall.pooling import Pooling, distinct
 from recall.tables import Arrays, Tables, table_names
-from recall.vectors import ItemFacts, Tower, TowerInputs, TowerShape, poolings
+from recall.vectors import POWERS, ItemFacts, Tower, TowerInputs, TowerShape, poolings
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -358,7 +358,7 @@ def _feature_columns(shape: TowerShape) -> list[Any]:
     categories = [SparseFeat(f"category_{name}", size, dims[name]) for name, size in shape.categories.items()]
     watches = [DenseFeat("item_in", len(shape.recency_windows) * shape.dim)]
     tokens = [DenseFeat("tokens", shape.dim)] if shape.token_bag else []
-    numbers = [DenseFeat("numbers", shape.powers * len(shape.numbers))] if shape.numbers else []
+    numbers = [DenseFeat("numbers", POWERS * len(shape.numbers))] if shape.numbers else []
     age = [DenseFeat("example_age", 1)] if shape.example_age else []
     return categories + watches + tokens + numbers + age
 
@@ -391,7 +391,7 @@ def _named_share(shape: TowerShape, heard: Any, dropout: float) -> dict[str, Any
 def _table_sizes(shape: TowerShape) -> dict[str, tuple[int, int]]:
     rows = {"item_in": shape.items, "item_out": shape.items, "tokens": shape.tokens}
     rows |= {f"item_category_{name}": size for name, size in shape.item_categories.items()}
-    rows |= {"item_values": shape.powers * len(shape.item_numbers)}
+    rows |= {"item_values": POWERS * len(shape.item_numbers)}
     sizes = {name: (rows[name], shape.dim) for name in table_names(shape)}
     return sizes | {f"category_{name}": (size, shape.category_dims[name]) for name, size in shape.categories.items()}
 
@@ -408,7 +408,7 @@ def _embedded_width(shape: TowerShape) -> int:
 
 def _number_width(shape: TowerShape) -> int:
     """Those that come last: numbers and the example age."""
-    return shape.powers * len(shape.numbers) + int(shape.example_age)
+    return POWERS * len(shape.numbers) + int(shape.example_age)
 
 
 def _table(rng: np.random.Generator, rows: int, dim: int) -> Float32:

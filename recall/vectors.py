@@ -17,12 +17,14 @@ from recall.pooling import Pooling
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 SHARD = 8192
+# Numbers enter as x, x^2 and sqrt(x) (paper, section 4.1).
+POWERS = 3
 
 
 class TowerShape(BaseModel):
     """What the weights mean: sizes and order of the tower's inputs, its metric, and what it knew.
 
-    `categories`, `numbers` and `powers` are the users' side columns, `item_categories` and `item_values` the items'.
+    `categories` and `numbers` are the users' side columns, `item_categories` and `item_values` the items'.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,7 +39,6 @@ class TowerShape(BaseModel):
     categories: dict[str, int] = {}
     category_dims: dict[str, int] = {}
     numbers: dict[str, tuple[float, float]] = {}
-    powers: int = 3
     tokens: int = 0
     token_bag: int = 0
     example_age: bool = False
@@ -60,7 +61,7 @@ class TowerInputs:
     """One row a request, [n, ...]: what the tower reads of a user at an instant.
 
     `watches` int32 [n, bag] and `tokens` int32 [n, token_bag], newest first, 0 = none; `categories` {name: int32 [n]};
-    `numbers` float32 [n, powers a number]: x (and x^2, sqrt(x)) of numbers scaled to [0, 1]; `example_age` float32
+    `numbers` float32 [n, 3 a number]: x, x^2 and sqrt(x) of numbers scaled to [0, 1]; `example_age` float32
     [n], 0 when serving.
     """
 
@@ -88,7 +89,7 @@ class TowerInputs:
 class ItemFacts:
     """What a tower knows of its items beside their watches, as of its instant.
 
-    `codes` {name: int32 [items]}, 0 unknown; `values` float32 [items, powers a number]; `listed` bool [items]: which
+    `codes` {name: int32 [items]}, 0 unknown; `values` float32 [items, 3 a number]; `listed` bool [items]: which
     may be recommended (never nobody).
     """
 

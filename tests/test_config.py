@@ -36,7 +36,7 @@ def test_an_override_beats_the_file_and_the_file_the_defaults(tmp_path: Path) ->
         ("recall.recency_windows=[1, 5]", (1, 5)),
         ("recall.recency_windows=[]", ()),
         ("ranking.chance_weight=null", None),
-        ("recall.powers=false", False),
+        ("ranking.powers=false", False),
         ("cleaning.last_days = 2.5", 2.5),
         ("features.clock=order", "order"),
         ("recall.recency_windows=1, 5", (1, 5)),

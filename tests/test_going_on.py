@@ -141,10 +141,10 @@ def learnt():
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judging, "JUDGED_AT", 5)
-        for switch in (True, False):
-            config = CONFIG.model_copy(update={"item_features": switch, "epochs": 8, "patience": 8, "id_dropout": 0.3})
-            course = course_of(config)
-            found[switch] = roll(course)[0][-1], course.knowledge.readings
+        for told in (True, False):
+            knowledge = world() if told else replace(world(), side=Side({}, {}, {}))
+            course = course_of(CONFIG.model_copy(update={"epochs": 8, "patience": 8, "id_dropout": 0.3}), knowledge)
+            found[told] = roll(course)[0][-1], course.knowledge.readings
     return found
 
 

@@ -31,7 +31,7 @@ WORLD = WorldConfig(
 K, TOP_K, KEEP, CHANCE_WEIGHT = 20, 10, 12, 0.5
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
-    *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", f"recall.k={K}", f"ranking.top_k={TOP_K}"),
+    *("ranking.epochs=1", "ranking.hidden=[4]", f"recall.k={K}", f"ranking.top_k={TOP_K}"),
     *("off_policy.least_effective_sample=5", f"ranking.chance_weight={CHANCE_WEIGHT}"),
 )
 PAIR = ["user_id", "item_id"]

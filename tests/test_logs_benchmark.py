@@ -21,7 +21,7 @@ from recall.metrics import Holdout
 
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
-    *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", "recall.k=60", "ranking.top_k=50"),
+    *("ranking.epochs=1", "ranking.hidden=[4]", "recall.k=60", "ranking.top_k=50"),
     "windows.labels_end=2025-01-03T12:00:00Z",
 )
 SETTINGS = [word for setting in SMALL for word in ("--set", setting)]

@@ -68,25 +68,11 @@ def test_a_category_that_names_its_users_is_left_out():
     assert shape_of(knowledge(), CONFIG, 95).categories == {"country": 4}
 
 
-@pytest.mark.parametrize(
-    ("setting", "empty"),
-    [
-        ({"user_features": False}, ("categories", "category_dims", "numbers")),
-        ({"item_features": False}, ("item_categories", "item_numbers")),
-    ],
-)
-def test_side_features_are_switches(setting, empty):
-    whole = shape_of(knowledge(), CONFIG, 1000)
-    without = shape_of(knowledge(), CONFIG.model_copy(update=setting), 1000)
-    assert all(getattr(whole, name) and not getattr(without, name) for name in empty)
-
-
-def test_a_temperature_is_the_cosine_s_alone_and_powers_are_a_switch():
-    dot = shape_of(knowledge(), CONFIG.model_copy(update={"metric": "dot", "powers": False}), 1000)
-    assert (dot.metric, dot.temperature, dot.powers) == ("dot", 1.0, 1)
-    assert facts_of(knowledge(), dot).values.shape == (ITEMS, 1)
+def test_a_temperature_is_the_cosine_s_alone():
+    dot = shape_of(knowledge(), CONFIG.model_copy(update={"metric": "dot"}), 1000)
+    assert (dot.metric, dot.temperature) == ("dot", 1.0)
     cosine = shape_of(knowledge(), CONFIG, 1000)
-    assert (cosine.metric, cosine.temperature, cosine.powers) == ("cosine", CONFIG.temperature, 3)
+    assert (cosine.metric, cosine.temperature) == ("cosine", CONFIG.temperature)
     assert facts_of(knowledge(), cosine).values.shape == (ITEMS, 3)
 
 
@@ -114,18 +100,19 @@ def test_the_example_age_needs_a_clock_of_time():
 def test_items_that_nobody_was_shown_are_listed_where_side_features_speak_for_them():
     shape = shape_of(knowledge(), CONFIG, 1000)
     assert np.flatnonzero(facts_of(knowledge(), shape).listed).tolist() == list(range(1, ITEMS))
-    plain = shape_of(knowledge(), CONFIG.model_copy(update={"item_features": False}), 1000)
+    silent = knowledge(items=Side({}, {}, {}))
+    plain = shape_of(silent, CONFIG, 1000)
     assert plain.items == ITEMS
-    assert np.flatnonzero(facts_of(knowledge(), plain).listed).tolist() == list(range(1, ITEMS - 2))
+    assert np.flatnonzero(facts_of(silent, plain).listed).tolist() == list(range(1, ITEMS - 2))
 
 
 def test_the_age_of_an_item_is_its_hours_since_publication_by_their_logarithm():
     as_of = 1000 * HOUR
     published = np.concatenate([[np.nan], as_of - np.array([0, 1, 3, 7, 15, 31, 63, 127, 255, -5, 2]) * HOUR])
     told = knowledge(items=items_side(**{PUBLISHED_AT: published}))
-    shape = shape_of(told, CONFIG.model_copy(update={"powers": False}), as_of)
+    shape = shape_of(told, CONFIG, as_of)
     assert set(shape.item_numbers) == {"duration_seconds", AGE_HOURS}
-    ages = facts_of(told, shape).values[:, 1]
+    ages = facts_of(told, shape).values[:, 3]
     np.testing.assert_allclose(ages[:10], np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8]) / 8, atol=1e-6)
     assert ages[10] == 0
     untimed = shape_of(knowledge(items=items_side(**{PUBLISHED_AT: published}), timed=False), CONFIG, as_of)

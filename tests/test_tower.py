@@ -99,7 +99,7 @@ def side_facts(shape, seed=4):
     """Facts of which some are unknown, for a shape with item side features."""
     rng = np.random.default_rng(seed)
     codes = {name: rng.integers(0, size, shape.items).astype(np.int32) for name, size in shape.item_categories.items()}
-    values = rng.random((shape.items, shape.powers * len(shape.item_numbers))).astype(np.float32)
+    values = rng.random((shape.items, 3 * len(shape.item_numbers))).astype(np.float32)
     return ItemFacts(codes, values, np.arange(shape.items) > 0)
 
 

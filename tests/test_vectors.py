@@ -112,19 +112,17 @@ def test_a_shape_with_an_unknown_field_is_refused():
         TowerShape.model_validate(SHAPE.model_dump() | {"layers": 3})
 
 
-FULL = SHAPE.model_copy(
-    update={"item_categories": {"channel": 3}, "item_numbers": {"age_hours": (0.0, 1.0)}, "powers": 1}
-)
+FULL = SHAPE.model_copy(update={"item_categories": {"channel": 3}, "item_numbers": {"age_hours": (0.0, 1.0)}})
 FACTS = ItemFacts(
     {"channel": np.array([0, 1, 2, 0, 1, 2, 2, 0, 1], np.int32)},
-    np.linspace(0, 1, 9, dtype=np.float32)[:, None],
+    np.linspace(0, 1, 27, dtype=np.float32).reshape(9, 3),
     np.arange(9) % 4 > 0,
 )
 
 
 def with_sides(**fields):
     weights, rng = dict(random_tower().weights), np.random.default_rng(5)
-    weights |= {name: rng.normal(size=(n, 3)) for name, n in (("item_category_channel", 3), ("item_values", 1))}
+    weights |= {name: rng.normal(size=(n, 3)) for name, n in (("item_category_channel", 3), ("item_values", 3))}
     weights = {name: values.astype(np.float32) for name, values in weights.items()}
     return Tower(FULL.model_copy(update=fields), weights, FACTS)
 
@@ -135,7 +133,7 @@ def test_an_item_s_vector_is_its_own_row_and_those_of_its_side_features():
     for item in range(9):
         own = w["item_out"][item]
         expected = (
-            own + w["item_category_channel"][FACTS.codes["channel"][item]] + FACTS.values[item] * w["item_values"][0]
+            own + w["item_category_channel"][FACTS.codes["channel"][item]] + FACTS.values[item] @ w["item_values"]
         )
         np.testing.assert_allclose(tower.item_vectors[item], expected, rtol=1e-5, atol=1e-6)
 

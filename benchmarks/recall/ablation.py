@@ -37,9 +37,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "dot product": {"metric": "dot"},
     "temperature .05": {"temperature": 0.05},
     "word2vec input": {"pretraining": "word2vec"},
-    "no user features": {"user_features": False},
-    "no item features": {"item_features": False},
-    "no powers": {"powers": False},
     "no dropout": {"dropout": 0.0},
     "negatives uniform": {"sampler": "uniform"},
     "negatives unigram^.75 (word2vec)": {"sampler": "unigram"},
@@ -88,10 +85,6 @@ def _rows(course: Course, options: argparse.Namespace) -> list[Row]:
 def _fitting(course: Course) -> list[str]:
     """The lines that say something on this log: what it has no columns for is what the default has none of either."""
     ignored = {*(() if course.knowledge.timed else TIMED), *(() if course.shown else ("5 shown and not clicked",))}
-    if not course.knowledge.readings.users.codes:
-        ignored.add("no user features")
-    if not course.knowledge.side.codes:
-        ignored.add("no item features")
     default = course.config.model_dump()
     ignored |= {name for name, switch in SWITCHES.items() if switch and switch.items() <= default.items()}
     return [name for name in SWITCHES if name not in ignored]

@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from benchmarks.shared.towers import course_at, judge_at, trained
 from features.instants import DAY
+from features.sides import Side
 from features.tables import PUBLISHED_AT
 from funnel.plots import line_chart
 from recall.examples import Examples
@@ -36,12 +38,12 @@ Row = dict[str, Any]
 CONTEXTS = 20_000
 SLAB = 1_000
 DEPTHS = (0, 1, 2, 3, 4)
-NOTHING = {"search_tokens": 0, "user_features": False, "item_features": False, "example_age": "none"}
-INPUTS: dict[str, dict[str, Any]] = {
-    "watches": NOTHING,
-    "watches and searches": {**NOTHING, "search_tokens": 50},
-    "watches, searches and example age": {**NOTHING, "search_tokens": 50, "example_age": "normalised"},
-    "all": {},
+# What the tower is told beside watches.
+INPUTS: dict[str, frozenset[str]] = {
+    "watches": frozenset(),
+    "watches and searches": frozenset({"searches"}),
+    "watches, searches and example age": frozenset({"searches", "example age"}),
+    "all": frozenset({"searches", "example age", "side features"}),
 }
 
 
@@ -121,16 +123,29 @@ def _probabilities(tower: Tower, examples: Examples, positions: Int64) -> Float6
 
 def figure_6(course: Course, examples: int) -> pd.DataFrame:
     """Mean reciprocal rank of the label window's watches, by hidden layers: the paper's MAP, one item being right."""
-    judge = judge_at(course)
 
     def quality(name: str, depth: int) -> float:
-        tower, _ = trained(course, {**INPUTS[name], "depth": depth}, examples)
-        found = float((1 / judge.ranks(tower)).mean())
+        told = told_of(course, INPUTS[name])
+        tower, _ = trained(told, {"depth": depth}, examples)
+        found = float((1 / judge_at(told).ranks(tower)).mean())
         print(f"{name}, {depth} hidden layers: {found:.4f}", file=sys.stderr, flush=True)
         return found
 
     columns = {name: {depth: quality(name, depth) for depth in DEPTHS} for name in INPUTS}
     return pd.DataFrame(columns).rename_axis("depth")
+
+
+def told_of(course: Course, inputs: frozenset[str]) -> Course:
+    """The course in which a tower is told of watches, and of what is named in INPUTS beside them."""
+    knowledge, readings, config = course.knowledge, course.knowledge.readings, course.config
+    if "side features" not in inputs:
+        nothing = Side({}, {}, {})
+        knowledge, readings = replace(knowledge, side=nothing), replace(readings, users=nothing)
+    if "searches" not in inputs:
+        knowledge, readings = replace(knowledge, tokens=None), replace(readings, searches=None)
+    if "example age" not in inputs:
+        config = config.model_copy(update={"example_age": "none"})
+    return replace(course, knowledge=replace(knowledge, readings=readings), config=config)
 
 
 if __name__ == "__main__":
