@@ -46,7 +46,6 @@ class RecallConfig(BaseModel):
     epochs: int = Field(40, ge=1)
     epoch_examples: int = Field(500_000, ge=1)
     patience: int = Field(2, ge=1)
-    rate_drops: int = Field(1, ge=0, le=5)
     refresh_epochs: int = Field(3, ge=1)
     blocks: int = Field(4, ge=1, le=100)
     label_users: int = Field(20_000, ge=1)

@@ -1,7 +1,7 @@
 """One tower's training, epoch by epoch: when it slows down and stops, which epoch is kept, going on after a kill.
 
 While its judge says that it gets better a tower trains on; after `patience` epochs without that it goes back to its
-best and on at a fifth of the rate, `rate_drops` times, and then stops.
+best and on at a fifth of the rate, once, and then stops.
 """
 
 from collections.abc import Callable
@@ -71,8 +71,7 @@ def next_rate(run: Progress, stretch: Stretch, config: RecallConfig) -> float | 
     since_drop = sum(row["rate"] == rate for row in epochs)
     if min(len(epochs) - run.best, since_drop) < config.patience:
         return float(rate)
-    slower = float(rate * RATE_DROP)
-    return slower if slower > RATE_DROP ** (config.rate_drops + 1) * 1.01 else None
+    return RATE_DROP if rate > RATE_DROP else None
 
 
 def kept_rates(epochs: Epochs, best: int) -> tuple[float, ...]:

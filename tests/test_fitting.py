@@ -11,7 +11,7 @@ from recall.fitting import Keeping, Stretch, fitted, kept_rates, next_rate
 from recall.vectors import ItemFacts, Tower, TowerShape
 
 SHAPE = TowerShape(as_of=3, items=2, dim=1, hidden=(), recency_windows=(1,))
-CONFIG = RecallConfig(epochs=12, patience=2, rate_drops=1)
+CONFIG = RecallConfig(epochs=12, patience=2)
 
 
 def tower(value):
@@ -88,19 +88,10 @@ def test_without_gain_it_goes_back_to_its_best_and_on_at_a_fifth_of_the_rate_and
     assert [row["loss"] for row in found.epochs][4:] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
 
 
-@pytest.mark.parametrize(
-    ("drops", "rates"), [(0, [1.0] * 3), (1, [1.0] * 3 + [0.2] * 2), (2, [1.0] * 3 + [0.2] * 2 + [0.04] * 2)]
-)
-def test_the_rate_drops_as_often_as_configured(drops, rates):
-    found, _ = planned([0.5] + [0.1] * 11, CONFIG.model_copy(update={"rate_drops": drops}))
-    assert [row["rate"] for row in found.epochs] == pytest.approx(rates)
+def test_the_rate_drops_once_and_training_then_ends():
+    found, _ = planned([0.5] + [0.1] * 11)
+    assert [row["rate"] for row in found.epochs] == pytest.approx([1.0] * 3 + [0.2] * 2)
     assert found.best == 1
-
-
-def test_five_drops_are_five():
-    config = CONFIG.model_copy(update={"rate_drops": 5, "patience": 1, "epochs": 40})
-    found, _ = planned([0.5] + [0.1] * 39, config)
-    assert [row["rate"] for row in found.epochs] == pytest.approx([1.0, 1.0] + [0.2**n for n in range(1, 6)])
 
 
 def test_of_equal_epochs_the_first_is_kept():

@@ -10,7 +10,7 @@ from features.histories import histories_of, samples_of
 from features.sides import Side
 from features.vocabulary import Vocabulary
 from features.windows import Windows
-from recall import judging
+from recall import fitting, judging
 from recall.candidates import Candidates, nearest, pairs_before
 from recall.config import RecallConfig
 from recall.examples import SMALLEST_BATCH
@@ -130,12 +130,14 @@ def overtrained():
     """A log whose future says little: training longer helps for a while and then stops helping."""
     rng = np.random.default_rng(3)
     users, instants = np.repeat(np.arange(1, USERS + 1), WATCHES), rng.integers(0, 1000, USERS * WATCHES)
-    config = QUICK.model_copy(update={"epochs": 8, "learning_rate": 0.1, "blocks": 1, "rate_drops": 0})
+    config = QUICK.model_copy(update={"epochs": 8, "learning_rate": 0.1, "blocks": 1})
     return course_of(users, rng.integers(1, published(instants) + 1), instants, config)
 
 
 def test_the_best_epochs_weights_are_kept_and_patience_ends_the_warm_up(monkeypatch):
+    """With a rate that does not drop: training ends where it would."""
     monkeypatch.setattr(judging, "JUDGED_AT", 8)
+    monkeypatch.setattr(fitting, "RATE_DROP", 1.0)
     course = overtrained()
     towers, epochs = roll(course)
     rates = [row["hit_rate@50"] for row in epochs if row["tower"] == 0]
