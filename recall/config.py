@@ -33,7 +33,6 @@ class RecallConfig(BaseModel):
     history: int = Field(50, ge=1, le=1000)
     recency_windows: tuple[PositiveInt, ...] = (1, 3, 10, 50)
     example_age: AgeName = "normalised"
-    id_dropout: float = Field(0.1, ge=0, lt=1)
 
     sampler: SamplerName = "mixed"
     negatives: int = Field(1024, ge=1, le=1_000_000)

@@ -35,6 +35,8 @@ Int32 = npt.NDArray[np.int32]
 INITIAL_SPREAD = 0.05
 # Positives from which a step is worth compiling by XLA: it then takes up to a fifth less, but each new size seconds.
 LARGE_STEP = 1024
+# The share of scored items that hide who they are in a step, so that their side features learn to speak for them.
+ID_DROPOUT = 0.1
 # Inputs up to which a layer is trained at the full rate.
 WIDE = 256
 # The logit of what does not count.
@@ -77,10 +79,10 @@ class TowerTrainer:
     so that a step costs what its rows cost, whatever the size of the catalogue.
     """
 
-    def __init__(self, tower: Tower, config: RecallConfig, seed: int) -> None:
+    def __init__(self, tower: Tower, config: RecallConfig, seed: int, id_dropout: float = ID_DROPOUT) -> None:
         keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
-        self._config, self._seed = config, seed
+        self._config, self._seed, self._id_dropout = config, seed, id_dropout
         self._graph = _Graph(tower.shape, config.dropout, seed)
         self._optimizer = _Adam(self._graph.variables, self._graph.shares)
         self._untouched = {name: variable.numpy() for name, variable in self._optimizer_state.items()}
@@ -175,9 +177,9 @@ class TowerTrainer:
 
     def _known(self, rows: int) -> Float32 | None:
         """Which scored items show who they are, [rows, 1] of 0 and 1: the others are known by side features alone."""
-        if not (self.shape.item_categories or self.shape.item_numbers) or not self._config.id_dropout:
+        if not (self.shape.item_categories or self.shape.item_numbers) or not self._id_dropout:
             return None
-        return (self._rng.random((rows, 1)) >= self._config.id_dropout).astype(np.float32)
+        return (self._rng.random((rows, 1)) >= self._id_dropout).astype(np.float32)
 
     def _heard(self, positives: int) -> npt.NDArray[np.bool_] | None:
         """Which embedded values dropout leaves, [positives, width]: drawn here, for it costs XLA a step."""

@@ -143,7 +143,7 @@ def learnt():
         patch.setattr(judging, "JUDGED_AT", 5)
         for told in (True, False):
             knowledge = world() if told else replace(world(), side=Side({}, {}, {}))
-            course = course_of(CONFIG.model_copy(update={"epochs": 8, "patience": 8, "id_dropout": 0.3}), knowledge)
+            course = course_of(CONFIG.model_copy(update={"epochs": 8, "patience": 8}), knowledge)
             found[told] = roll(course)[0][-1], course.knowledge.readings
     return found
 

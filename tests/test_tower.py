@@ -118,7 +118,7 @@ def logits_in_training(tower, request):
 
     With item 1 watched and item q as the only negative the loss is log(1 + exp(s_q - s_1)).
     """
-    trainer = TowerTrainer(tower, STANDSTILL.model_copy(update={"id_dropout": 0.0}), 0)
+    trainer = TowerTrainer(tower, STANDSTILL, 0, id_dropout=0.0)
 
     def difference(item):
         negative = Negatives(np.array([item], np.int32), np.zeros(1, np.float32))
@@ -238,10 +238,10 @@ def test_two_seeded_trainings_give_equal_weights():
 def test_batches_made_ahead_train_the_tower_of_batches_made_one_by_one(monkeypatch):
     """Equal to the bit, with every randomness of a step: dropout, and item ids hidden at random."""
     shape = TowerShape(**EVERYTHING | SIDES)
-    facts, config = side_facts(shape), RecallConfig(dropout=0.3, id_dropout=0.5)
+    facts, config = side_facts(shape), RecallConfig(dropout=0.3)
 
     def run():
-        trainer = TowerTrainer(new_tower(shape, facts, np.random.default_rng(2)), config, 4)
+        trainer = TowerTrainer(new_tower(shape, facts, np.random.default_rng(2)), config, 4, id_dropout=0.5)
         return trainer.fit(batches(shape)), trainer.state()
 
     loss, state = run()
@@ -256,12 +256,12 @@ def test_batches_made_ahead_train_the_tower_of_batches_made_one_by_one(monkeypat
 def test_large_steps_are_compiled_and_train_the_tower_of_small_ones(monkeypatch):
     """By XLA, with as many further rows as a step's size has room for: dropout, hidden ids, unclicked ones and all."""
     shape = TowerShape(**EVERYTHING | SIDES)
-    facts, config = side_facts(shape), RecallConfig(dropout=0.3, id_dropout=0.5)
+    facts, config = side_facts(shape), RecallConfig(dropout=0.3)
     shown = np.random.default_rng(5).integers(0, 20, (16, 2)).astype(np.int32)
     stream = [replace(batch, shown=shown) for batch in batches(shape, steps=3)]
 
     def run():
-        trainer = TowerTrainer(new_tower(shape, facts, np.random.default_rng(2)), config, 4)
+        trainer = TowerTrainer(new_tower(shape, facts, np.random.default_rng(2)), config, 4, id_dropout=0.5)
         return trainer.fit(iter(stream))[0], trainer
 
     loss, small = run()
@@ -336,9 +336,9 @@ def test_an_error_in_a_batch_ends_the_pass_and_the_steps_before_it_stand():
 
 def test_training_that_is_restored_goes_on_as_if_it_had_never_stopped():
     shape = TowerShape(**EVERYTHING | SIDES)
-    config, stream = RecallConfig(dropout=0.3, id_dropout=0.5), list(batches(shape))
+    config, stream = RecallConfig(dropout=0.3), list(batches(shape))
     start = new_tower(shape, side_facts(shape), np.random.default_rng(2))
-    whole, first, second = (TowerTrainer(start, config, 4) for _ in range(3))
+    whole, first, second = (TowerTrainer(start, config, 4, id_dropout=0.5) for _ in range(3))
     whole.fit(iter(stream))
     first.fit(iter(stream[:4]))
     second.restore(first.state())
