@@ -50,7 +50,6 @@ class RecallConfig(BaseModel):
     label_users: int = Field(20_000, ge=1)
     index: IndexName = "auto"
     index_overlap: float = Field(0.99, gt=0, le=1)
-    exact_up_to: int = Field(100_000, ge=0)
     channels: tuple[ChannelName, ...] = Field(CHANNELS, min_length=1)
     channel_items: int = Field(100, ge=1, le=10_000)
     merge: Literal["learned", "round_robin"] = "learned"

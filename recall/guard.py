@@ -17,6 +17,8 @@ Settings = dict[str, int]
 
 # Fewer items than these cannot fill the cells and codebooks of an approximate index.
 FEWEST = 1000
+# `auto` stays exact up to so many items: searching them all takes less than sweeping an approximate index.
+EXACT_UP_TO = 100_000
 # `auto` tries these in this order: codes are scanned several times faster than vectors, and the refinement gives the
 # overlap back.
 AUTO = ("pq", "ivf")
@@ -117,7 +119,7 @@ class Guard:
 
 def _kinds(config: RecallConfig, vectors: Float32, items: int, queries: int) -> Sequence[str]:
     """The approximate kinds to try, in order; none for few or infinite vectors, or without two halves of queries."""
-    small = items < FEWEST or (config.index == "auto" and items <= config.exact_up_to)
+    small = items < FEWEST or (config.index == "auto" and items <= EXACT_UP_TO)
     if small or config.index == "exact" or queries < 2 or not np.isfinite(vectors.sum(dtype=np.float64)):
         return ()
     return AUTO if config.index == "auto" else (config.index,)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from recall import guard
 from recall.config import RecallConfig
 from recall.guard import FEWEST, Trial, guarded_index
 from recall.index import ItemIndex, index_of
@@ -39,7 +40,7 @@ def hard() -> tuple[Float32, Float32]:
 
 
 def guarded(world: tuple[Float32, Float32], **settings: Any) -> tuple[ItemIndex, list[Trial]]:
-    config = RecallConfig.model_validate({"k": K, "exact_up_to": 0, **settings})
+    config = RecallConfig.model_validate({"k": K, **settings})
     return guarded_index(world[0], None, world[1], config)
 
 
@@ -89,10 +90,11 @@ def test_a_pass_on_the_choosing_half_alone_is_not_enough(easy: tuple[Float32, Fl
 
 @pytest.mark.parametrize("kind", ["ivf", "pq", "auto"])
 def test_where_nothing_passes_exact_is_published_and_the_tries_are_told(
-    kind: str, hard: tuple[Float32, Float32]
+    kind: str, hard: tuple[Float32, Float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No probe of a quarter of the cells finds everything here."""
-    config = RecallConfig(k=K, exact_up_to=0, index=kind).model_copy(update={"index_overlap": 1.01})
+    monkeypatch.setattr(guard, "EXACT_UP_TO", 0)
+    config = RecallConfig(k=K, index=kind).model_copy(update={"index_overlap": 1.01})
     index, trials = guarded_index(hard[0], None, hard[1], config)
     assert [trial.kind for trial in trials if trial.chosen] == ["exact"]
     assert {trial.kind for trial in trials} == {"exact", *(("pq", "ivf") if kind == "auto" else (kind,))}
@@ -106,9 +108,13 @@ def test_vectors_without_groups_are_left_to_the_exact_index(hard: tuple[Float32,
     assert max(trial.overlap for trial in trials[1:]) < 0.999
 
 
-def test_auto_is_exact_up_to_the_size_measured_and_approximate_above(easy: tuple[Float32, Float32]) -> None:
-    _, below = guarded(easy, index="auto", exact_up_to=6000)
-    _, above = guarded(easy, index="auto", exact_up_to=5999)
+def test_auto_is_exact_up_to_the_size_measured_and_approximate_above(
+    easy: tuple[Float32, Float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "EXACT_UP_TO", 6000)
+    _, below = guarded(easy, index="auto")
+    monkeypatch.setattr(guard, "EXACT_UP_TO", 5999)
+    _, above = guarded(easy, index="auto")
     assert [(trial.kind, trial.chosen) for trial in below] == [("exact", True)]
     assert [trial.kind for trial in above if trial.chosen] == ["pq"]
 
@@ -143,7 +149,7 @@ def test_equal_vectors_make_equal_choices_whatever_the_clock_says(kind: str, eas
 def test_a_catalogue_with_gaps_keeps_them(easy: tuple[Float32, Float32]) -> None:
     vectors, queries = easy
     some = np.arange(3, 6001, 3, dtype=np.int32)
-    index, trials = guarded_index(vectors, some, queries, RecallConfig(k=K, exact_up_to=0))
+    index, trials = guarded_index(vectors, some, queries, RecallConfig(k=K, index="pq"))
     assert trials[-1].chosen
     assert set(np.unique(index.search(queries, 300)[0]).tolist()) <= set(some.tolist())
 

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from recall.config import RecallConfig
-from recall.guard import AUTO, FEWEST, Guard
+from recall.guard import AUTO, EXACT_UP_TO, FEWEST, Guard
 from recall.index import ItemIndex
 
 DIM, CENTRES, QUERIES, REPEATS = 64, 1000, 2000, 3
@@ -54,7 +54,7 @@ def sweep(items: np.ndarray, queries: np.ndarray, k: int) -> list[dict[str, Any]
     guard = Guard(items, None, queries, config, REPEATS)
     tried = [guard.raised(kind)[1] for kind in (AUTO if len(guard.exact) >= FEWEST else ())]
     passing = [trials[-1].kind for trials in tried if trials[-1].chosen]
-    published = passing[0] if passing and len(guard.exact) > config.exact_up_to else "exact"
+    published = passing[0] if passing and len(guard.exact) > EXACT_UP_TO else "exact"
     trials = [replace(guard.exact_trial, chosen=True), *(trial for trials in tried for trial in trials)]
     plain = plain_speed(guard.exact, guard.choosing, k)
     return [
