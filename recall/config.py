@@ -27,7 +27,6 @@ class RecallConfig(BaseModel):
     width: int = Field(256, ge=1, le=4096)
     dropout: float = Field(0.2, ge=0, lt=1)
     metric: Literal["cosine", "dot"] = "cosine"
-    temperature: float = Field(0.1, gt=0)
     pretraining: Literal["none", "word2vec"] = "none"
 
     history: int = Field(50, ge=1, le=1000)

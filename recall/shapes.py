@@ -19,6 +19,8 @@ Float64 = npt.NDArray[np.float64]
 USERS_A_CATEGORY = 20
 # The newest tokens of what a user searched for (paper, section 3.3).
 SEARCH_TOKENS = 50
+# What the cosine of a user and an item is divided by before the softmax.
+TEMPERATURE = 0.1
 AGE_HOURS = "age_hours"
 
 
@@ -46,7 +48,7 @@ def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSha
         hidden=config.hidden,
         recency_windows=tuple(sorted({*(w for w in config.recency_windows if w < config.history), config.history})),
         metric=config.metric,
-        temperature=config.temperature if config.metric == "cosine" else 1.0,
+        temperature=TEMPERATURE if config.metric == "cosine" else 1.0,
         categories=categories,
         category_dims={name: category_dim(n) for name, n in categories.items()},
         numbers=_ranges(knowledge.readings.users.numbers, users),

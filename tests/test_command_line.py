@@ -102,7 +102,7 @@ def test_an_unknown_command_or_option_is_bad_input(funnel: Shell) -> None:
         ("windows.labels_end=soon", "windows.labels_end"),
         ("recall.depth=7", "recall.depth = '7' is refused"),
         ("recall.sampler=nonsense", "recall.sampler = 'nonsense' is refused"),
-        ("recall.temperature=0", "recall.temperature = '0' is refused"),
+        ("recall.learning_rate=0", "recall.learning_rate = '0' is refused"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_is_written(

@@ -61,7 +61,7 @@ def test_an_override_is_read_by_the_type_of_its_field(text: str, value: object) 
         ("recall.k=1.5", "recall.k"),
         ("recall.depth=5", "recall.depth = '5' is refused"),
         ("recall.sampler=nonsense", "recall.sampler = 'nonsense' is refused"),
-        ("recall.temperature=0", "recall.temperature = '0' is refused"),
+        ("recall.learning_rate=0", "recall.learning_rate = '0' is refused"),
         ("recall.dropout=1", "recall.dropout = '1' is refused"),
         ("recall.hidden=[64]", "there is no `recall.hidden`"),
         ("recall.recency_windows=[64", "recall.recency_windows"),

@@ -10,7 +10,7 @@ from features.tables import PUBLISHED_AT
 from features.vocabulary import NEVER_SHOWN, Vocabulary
 from recall.config import RecallConfig
 from recall.inputs import Readings
-from recall.shapes import AGE_HOURS, HOUR, Knowledge, facts_of, grown_shape, shape_of
+from recall.shapes import AGE_HOURS, HOUR, TEMPERATURE, Knowledge, facts_of, grown_shape, shape_of
 
 USERS, ITEMS = 100, 12
 CONFIG = RecallConfig(dim=4, depth=1, width=8)
@@ -72,7 +72,7 @@ def test_a_temperature_is_the_cosine_s_alone():
     dot = shape_of(knowledge(), CONFIG.model_copy(update={"metric": "dot"}), 1000)
     assert (dot.metric, dot.temperature) == ("dot", 1.0)
     cosine = shape_of(knowledge(), CONFIG, 1000)
-    assert (cosine.metric, cosine.temperature) == ("cosine", CONFIG.temperature)
+    assert (cosine.metric, cosine.temperature) == ("cosine", TEMPERATURE)
     assert facts_of(knowledge(), cosine).values.shape == (ITEMS, 3)
 
 

@@ -35,7 +35,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "depth 3": {"depth": 3},
     "one window of 50": {"recency_windows": ()},
     "dot product": {"metric": "dot"},
-    "temperature .05": {"temperature": 0.05},
     "word2vec input": {"pretraining": "word2vec"},
     "no dropout": {"dropout": 0.0},
     "negatives uniform": {"sampler": "uniform"},
