@@ -1,11 +1,10 @@
 """How good lists of candidates are: accuracy over the full catalogue, and what is recommended at all.
 
-Lists are `ranked`, int32 [users, K], best first, 0 = no item. Accuracy has one signature,
-`name_at(k, ranked, holdout) -> float [users]`: a user without holdout is NaN, an empty list counts 0, and the
-mean is the caller's (`nanmean`).
+Lists are `ranked`, int32 [users, K], best first, 0 = no item. Accuracy is told user by user: one without holdout is
+NaN, an empty list counts 0, and the mean is the caller's (`nanmean`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -76,33 +75,21 @@ def hits(ranked: Ints, holdout: Holdout) -> Flags:
     return _without_repeats(found & (ranked > 0), ranked)
 
 
-def hit_rate_at(k: int, ranked: Ints, holdout: Holdout) -> Floats:
-    """1 where at least one of the first k items was watched, else 0; NaN without holdout, [users]."""
-    return _hit_rate(hits(_top(k, ranked), holdout), holdout.sizes)
-
-
-def recall_at(k: int, ranked: Ints, holdout: Holdout) -> Floats:
-    """Share of the user's watched items that are among the first k; NaN without holdout, [users]."""
-    return _recall(hits(_top(k, ranked), holdout), holdout.sizes)
-
-
-def ndcg_at(k: int, ranked: Ints, holdout: Holdout) -> Floats:
-    """Discounted gain of the first k over that of an ideal list, gains 0 or 1; NaN without holdout, [users].
-
-    The ideal list has min(k, watched items) hits at its top, also where the list given is shorter than k.
-    """
-    return _ndcg(k, hits(_top(k, ranked), holdout), holdout.sizes)
-
-
 def accuracy(ks: Sequence[int], ranked: Ints, holdout: Holdout) -> dict[str, Floats]:
-    """All three metrics at every k from one lookup: `{"hr@50": [users], "recall@50": [users], ..}`."""
+    """Hit rate, recall and NDCG at every k from one lookup: `{"hr@50": [users], "recall@50": [users], ..}`.
+
+    `hr`: 1 where at least one of the first k items was watched; `recall`: the share of the user's watched items among
+    them; `ndcg`: discounted gain, gains 0 or 1, over that of an ideal list, which has min(k, watched items) hits at its
+    top, also where the list given is shorter than k.
+    """
     hit = hits(_top(max(ks), ranked), holdout)
-    named: dict[str, Callable[[int], Floats]] = {
-        "hr": lambda k: _hit_rate(hit[:, :k], holdout.sizes),
-        "recall": lambda k: _recall(hit[:, :k], holdout.sizes),
-        "ndcg": lambda k: _ndcg(k, hit[:, :k], holdout.sizes),
-    }
-    return {f"{name}@{k}": metric(k) for k in ks for name, metric in named.items()}
+    found: dict[str, Flags | Floats] = {}
+    for k in ks:
+        first = hit[:, :k]
+        found[f"hr@{k}"] = np.asarray(first.any(axis=1))
+        found[f"recall@{k}"] = first.sum(axis=1) / np.maximum(holdout.sizes, 1)
+        found[f"ndcg@{k}"] = _ndcg(k, first, holdout.sizes)
+    return {name: np.where(holdout.sizes > 0, values, np.nan) for name, values in found.items()}
 
 
 def places(ranked: Ints, holdout: Holdout) -> npt.NDArray[np.int64]:
@@ -184,18 +171,11 @@ def _first_of_run(ordered: Ints) -> Flags:
     return first
 
 
-def _hit_rate(hit: Flags, sizes: Ints) -> Floats:
-    return np.where(sizes > 0, hit.any(axis=1), np.nan)
-
-
-def _recall(hit: Flags, sizes: Ints) -> Floats:
-    return np.where(sizes > 0, hit.sum(axis=1) / np.maximum(sizes, 1), np.nan)
-
-
 def _ndcg(k: int, hit: Flags, sizes: Ints) -> Floats:
     discounts = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.append(0, np.cumsum(discounts))[np.minimum(sizes, k)]
-    return np.where(sizes > 0, hit @ discounts[: hit.shape[1]] / np.maximum(ideal, 1), np.nan)
+    gain: Floats = hit @ discounts[: hit.shape[1]] / np.maximum(ideal, 1)
+    return gain
 
 
 def _times_listed(k: int, ranked: Ints, catalogue_size: int) -> npt.NDArray[np.int64]:

@@ -15,17 +15,18 @@ from recall.metrics import (
     accuracy,
     coverage,
     gini,
-    hit_rate_at,
     hits,
     listed_share,
     mean_popularity,
-    ndcg_at,
     places,
-    recall_at,
 )
 
 CATALOGUE = 12
-PER_USER = {"hr": hit_rate_at, "recall": recall_at, "ndcg": ndcg_at}
+NAMES = ("hr", "recall", "ndcg")
+
+
+def at(k, name, ranked, holdout):
+    return accuracy([k], ranked, holdout)[f"{name}@{k}"]
 
 
 def held_out(*users):
@@ -73,8 +74,8 @@ def test_every_metric_equals_its_definition_user_by_user(world, k):
         by_hand(k, row, holdout.items[a:b])
         for row, (a, b) in zip(ranked, itertools.pairwise(holdout.offsets), strict=True)
     ]
-    for name, metric in PER_USER.items():
-        np.testing.assert_allclose(metric(k, ranked, holdout), [user[name] for user in expected], atol=1e-12)
+    for name in NAMES:
+        np.testing.assert_allclose(at(k, name, ranked, holdout), [user[name] for user in expected], atol=1e-12)
 
 
 @given(worlds(), st.integers(1, 8))
@@ -87,7 +88,7 @@ def test_ndcg_agrees_with_scikit_learn_where_the_whole_catalogue_is_ranked(world
     for user, items in enumerate(watched):
         relevance[user, np.array(items) - 1] = 1
         scores[user, full[user] - 1] = -np.arange(CATALOGUE)
-    ours = ndcg_at(k, full, held_out(*watched)).mean()
+    ours = at(k, "ndcg", full, held_out(*watched)).mean()
     assert ours == pytest.approx(ndcg_score(relevance, scores, k=k))
 
 
@@ -102,8 +103,9 @@ def test_every_metric_lies_between_0_and_1(world):
 @given(worlds())
 def test_hit_rate_and_recall_never_fall_as_the_list_grows(world):
     ranked, holdout = world
-    for metric in (hit_rate_at, recall_at):
-        values = np.array([metric(k, ranked, holdout) for k in range(1, 9)])
+    together = accuracy(range(1, 9), ranked, holdout)
+    for name in ("hr", "recall"):
+        values = np.array([together[f"{name}@{k}"] for k in range(1, 9)])
         assert (np.nan_to_num(np.diff(values, axis=0)) >= 0).all()
 
 
@@ -124,8 +126,8 @@ def test_renaming_the_items_changes_no_metric(world, random):
 def test_the_order_of_the_users_is_only_the_order_of_the_answers(world):
     ranked, holdout = world
     watched = [part.tolist() for part in np.split(holdout.items, holdout.offsets[1:-1])]
-    backwards = recall_at(4, ranked[::-1], held_out(*watched[::-1]))
-    np.testing.assert_array_equal(backwards[::-1], recall_at(4, ranked, holdout))
+    backwards = at(4, "recall", ranked[::-1], held_out(*watched[::-1]))
+    np.testing.assert_array_equal(backwards[::-1], at(4, "recall", ranked, holdout))
 
 
 def test_slabs_of_users_give_what_one_slab_gives(monkeypatch):
@@ -141,7 +143,7 @@ def test_slabs_of_users_give_what_one_slab_gives(monkeypatch):
 def test_nobody_never_hits_and_an_unseen_item_in_the_holdout_counts_as_missed():
     holdout = held_out([0, 3])
     assert hits(lists([0, 3, 0]), holdout).tolist() == [[False, True, False]]
-    assert recall_at(3, lists([0, 3, 0]), holdout).tolist() == [0.5]
+    assert at(3, "recall", lists([0, 3, 0]), holdout).tolist() == [0.5]
 
 
 def test_the_minus_one_of_an_index_that_ran_out_is_not_the_last_item():
@@ -149,8 +151,8 @@ def test_the_minus_one_of_an_index_that_ran_out_is_not_the_last_item():
 
 
 def test_a_user_without_holdout_is_nan_and_an_empty_list_is_zero():
-    for metric in PER_USER.values():
-        without, empty = metric(2, lists([1, 2], [0, 0]), held_out([], [1]))
+    for name in NAMES:
+        without, empty = at(2, name, lists([1, 2], [0, 0]), held_out([], [1]))
         assert math.isnan(without)
         assert empty == 0
 
@@ -162,12 +164,12 @@ def test_an_item_listed_or_watched_twice_counts_once():
 
 
 def test_a_short_list_is_judged_against_the_ideal_of_the_k_that_was_asked_for():
-    assert ndcg_at(3, lists([1]), held_out([1, 2, 3]))[0] == pytest.approx(1 / (1 + 1 / math.log2(3) + 0.5))
+    assert at(3, "ndcg", lists([1]), held_out([1, 2, 3]))[0] == pytest.approx(1 / (1 + 1 / math.log2(3) + 0.5))
 
 
 def test_no_user_at_all_gives_no_figure():
     nobody = Holdout(np.array([0]), np.array([], dtype=np.int32))
-    assert recall_at(5, np.zeros((0, 5), dtype=np.int32), nobody).size == 0
+    assert at(5, "recall", np.zeros((0, 5), dtype=np.int32), nobody).size == 0
 
 
 def test_all_metrics_at_all_ks_are_those_computed_one_by_one():
@@ -176,7 +178,7 @@ def test_all_metrics_at_all_ks_are_those_computed_one_by_one():
     assert list(together) == ["hr@1", "recall@1", "ndcg@1", "hr@3", "recall@3", "ndcg@3"]
     for name, values in together.items():
         metric, k = name.split("@")
-        np.testing.assert_array_equal(values, PER_USER[metric](int(k), ranked, holdout))
+        np.testing.assert_array_equal(values, at(int(k), metric, ranked, holdout))
 
 
 def test_coverage_counts_items_that_somebody_is_offered_and_never_nobody():
@@ -239,8 +241,8 @@ def test_a_holdout_whose_offsets_do_not_fit_is_refused(offsets, items):
 
 def test_what_can_not_be_meant_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
-        recall_at(0, lists([1]), held_out([1]))
+        accuracy([0], lists([1]), held_out([1]))
     with pytest.raises(ValueError, match="2 users"):
-        recall_at(1, lists([1]), held_out([1], [2]))
+        accuracy([1], lists([1]), held_out([1], [2]))
     with pytest.raises(ValueError, match="catalogue ends at 4"):
         coverage(1, lists([5]), 4)
