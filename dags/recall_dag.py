@@ -1,7 +1,7 @@
 """# recall
 
 Finds a few hundred candidates for each user: trains the towers, lays out the item vectors and their index, and
-retrieves through every channel.
+retrieves through every generator.
 
 Follows the asset `histories`; on the play button it takes the newest event.
 """
@@ -42,7 +42,7 @@ def index(request: relay.Json) -> relay.Json:
 
 @task(outlets=[CANDIDATES])
 def candidates(request: relay.Json, outlet_events: Any) -> relay.Json:
-    """The best few hundred items of each user, nothing seen among them, with the channels they came by."""
+    """The best few hundred items of each user, nothing seen among them, with the generators they came by."""
     outcome = relay.make("candidates", request)
     outlet_events[CANDIDATES].extra = relay.onward(request, "recall")
     return outcome

@@ -96,8 +96,8 @@ class Judged:
         return Gains({k: listed_seconds_at(k, items, clicks, seconds) for k in lengths})
 
     @cached_property
-    def channel_ranks(self) -> Mapping[str, UInt16]:
-        """At which rank each channel named each candidate, 0 = not, [users, k]."""
+    def generator_ranks(self) -> Mapping[str, UInt16]:
+        """At which rank each generator named each candidate, 0 = not, [users, k]."""
         return saved_candidates(self.work.inputs["candidates"]).ranks
 
     @property

@@ -18,7 +18,7 @@ Int32 = npt.NDArray[np.int32]
 UInt16 = npt.NDArray[np.uint16]
 
 USERS_A_SHARD = 10_000
-CHANNELS = "channels"
+GENERATORS = "generators"
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class RawIds:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Lists of users [n]: items [n, k] best first, 0 past a list's end, their scores [n, k], each channel's rank of
-    them [n, k] (1 = its best, 0 = it did not name the item), in the channels' order, and further `numbers` [n, k]."""
+    """Lists of users [n]: items [n, k] best first, 0 past a list's end, their scores [n, k], each generator's rank of
+    them [n, k] (1 = its best, 0 = it did not name the item), in the generators' order, and further `numbers` [n, k]."""
 
     users: Int32
     items: Int32
@@ -44,10 +44,10 @@ class Ranked:
 def write_lists(
     path: Path, ids: RawIds, shards: Iterable[Ranked], constants: Mapping[str, str], ranks: bool = False
 ) -> None:
-    """Write user_id, item_id, rank (1..k), score, further numbers and channels, by user in their order, then by rank.
+    """Write user_id, item_id, rank (1..k), score, further numbers and generators, by user in their order, then by rank.
 
-    The lists come in shards of users, at least one. `channels` are the names of the channels that named the item,
-    joined by commas in their order; with `ranks` follow columns `<channel>_rank` (null = it did not name the item),
+    The lists come in shards of users, at least one. `generators` are the names of the generators that named the item,
+    joined by commas in their order; with `ranks` follow columns `<generator>_rank` (null = it did not name the item),
     and then constant columns.
     """
     writer: pq.ParquetWriter | None = None
@@ -61,22 +61,22 @@ def write_lists(
 
 def _table(ids: RawIds, lists: Ranked, constants: Mapping[str, str], ranks: bool) -> pa.Table:
     row, column = np.nonzero(lists.items)
-    of_channels = {name: values[row, column] for name, values in lists.ranks.items()}
+    of_generators = {name: values[row, column] for name, values in lists.ranks.items()}
     columns = {
         USER: ids.users.id_of(lists.users[row]),
         ITEM: ids.items.id_of(lists.items[row, column]),
         RANK: pa.array((column + 1).astype(np.int32)),
         SCORE: pa.array(lists.scores[row, column].astype(np.float32)),
         **{name: pa.array(values[row, column].astype(np.float32)) for name, values in lists.numbers.items()},
-        CHANNELS: _names(of_channels, len(row)),
+        GENERATORS: _names(of_generators, len(row)),
     }
-    columns |= {f"{n}_rank": pa.array(values, mask=values == 0) for n, values in of_channels.items() if ranks}
+    columns |= {f"{n}_rank": pa.array(values, mask=values == 0) for n, values in of_generators.items() if ranks}
     codes = np.zeros(len(row), np.int8)
     return pa.table(columns | {n: pa.DictionaryArray.from_arrays(codes, [v]) for n, v in constants.items()})
 
 
 def _names(ranks: Mapping[str, UInt16], rows: int) -> pa.DictionaryArray:
-    """The names of the channels that named each row, joined by commas."""
+    """The names of the generators that named each row, joined by commas."""
     codes = np.zeros(rows, np.int16)
     for bit, values in enumerate(ranks.values()):
         codes |= (values > 0).astype(np.int16) << bit
@@ -89,7 +89,7 @@ def _subsets(names: Sequence[str]) -> list[str]:
 
 
 def ranks_of(chosen: Int32, items: Int32, ranks: Mapping[str, UInt16]) -> dict[str, UInt16]:
-    """The channels' ranks [n, m] of items chosen [n, m] out of lists of items [n, k] with ranks [n, k]; 0 for none."""
+    """The generators' ranks [n, m] of items chosen [n, m] out of lists of items, both [n, k]; 0 for none."""
     order = np.argsort(items, axis=1, kind="stable")
     sorted_items = np.take_along_axis(items, order, axis=1)
     codes = pair_keys(np.arange(len(items))[:, None], sorted_items)

@@ -103,17 +103,17 @@ def draw_choice(choice: Mapping[str, Any], path: Path) -> None:
 
 
 def waterfall_bars(table: pd.DataFrame, path: Path) -> None:
-    """What is left of the holdout's seconds at each stage: a bar a row, column share; `kind` sets channels apart."""
+    """What is left of the holdout's seconds at each stage: a bar a row, column share; `kind` sets generators apart."""
     figure, (panel,) = _canvas(1, "Of the holdout's watch seconds, what is left")
     places, shares = np.arange(len(table)), 100 * table["share"].to_numpy()
-    colours = [_GREY if kind == "channel" else _BLUE for kind in table["kind"]]
+    colours = [_GREY if kind == "generator" else _BLUE for kind in table["kind"]]
     panel.barh(places, shares, color=colours)
     for place, share in zip(places, shares, strict=True):
         panel.text(float(share) + 0.8, float(place), f"{share:.1f} %", va="center", fontsize=9)
     panel.set_yticks(places, [str(name) for name in table.index])
     panel.invert_yaxis()
     panel.set(xlim=(0, 112))
-    _label(panel, "grey: a channel alone", "% of the holdout's watch seconds", "")
+    _label(panel, "grey: a generator alone", "% of the holdout's watch seconds", "")
     figure.set_figheight(1.5 + 0.4 * len(table))
     figure.savefig(path)
 

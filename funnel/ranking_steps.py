@@ -126,7 +126,7 @@ def exposures_of(work: Work, rows: Impressions) -> Exposures:
 
 
 def _ranked(candidates: Candidates, lists: Ordered) -> Iterator[Ranked]:
-    """Final lists [n, top_k] in shards, with what the channels had said of their items."""
+    """Final lists [n, top_k] in shards, with what the generators had said of their items."""
     for at in range(0, max(len(lists.items), 1), USERS_A_SHARD):
         rows = slice(at, at + USERS_A_SHARD)
         part, of_part = candidates.take(rows), lists.take(rows)

@@ -1,6 +1,6 @@
-"""What the report says of the candidates: accuracy in all and by slice, what is listed at all, what each channel adds.
+"""What the report says of the candidates: accuracy in all and by slice, what is listed, what each generator adds.
 
-A slice or a channel follows a slash, a baseline a dot: `recall.hr@50/users_with_0_watches.popularity`.
+A slice or a generator follows a slash, a baseline a dot: `recall.hr@50/users_with_0_watches.popularity`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import pandas as pd
 
 from funnel.judged import Judged, cutoffs, mean
 from funnel.plots import share_bars
-from funnel.recall_tables import channel_tables, slice_tables
+from funnel.recall_tables import generator_tables, slice_tables
 from recall import metrics as recall
 from recall import slices
 from recall.contributions import contributions
@@ -31,7 +31,7 @@ def recall_metrics(judged: Judged) -> Metrics:
     """Every recall metric of the candidates, and beside each that of popularity's lists of the same users."""
     config = judged.work.config
     ks = cutoffs(config.report.at, config.recall.k)
-    metrics = _counts(judged) | _channels(judged)
+    metrics = _counts(judged) | _generators(judged)
     for suffix, lists in (("", judged.candidates), (".popularity", judged.popular)):
         metrics |= _accuracy(judged, lists, suffix) | _found(judged, lists, suffix)
         for k in ks:
@@ -58,12 +58,12 @@ def oracle_metrics(judged: Judged) -> Metrics:
 
 
 def draw_recall(report: Mapping[str, Any], folder: Path) -> None:
-    """Pictures of a report's slices and of its channels' contributions, as far as it has them."""
+    """Pictures of a report's slices and of its generators' contributions, as far as it has them."""
     if sliced := slice_tables(report):
         counted = {metric: _counted(table) for metric, table in sliced.items()}
         share_bars("Candidates by slice", counted, folder / "slices.png")
-    if channels := channel_tables(report):
-        share_bars("What each channel adds: share of places and of hits", channels, folder / "channels.png")
+    if generators := generator_tables(report):
+        share_bars("What each generator adds: share of places and of hits", generators, folder / "generators.png")
 
 
 def _counts(judged: Judged) -> Metrics:
@@ -115,16 +115,16 @@ def _spread(judged: Judged, k: int, lists: Int32, suffix: str) -> Metrics:
     return {f"recall.{name}@{k}{suffix}": value for name, value in metrics.items()}
 
 
-def _channels(judged: Judged) -> Metrics:
-    """What each channel named, found, and found alone, where the candidates say who named them."""
+def _generators(judged: Judged) -> Metrics:
+    """What each generator named, found, and found alone, where the candidates say who named them."""
     metrics: Metrics = {}
-    for k in _sliced_at(judged) if judged.channel_ranks else []:
+    for k in _sliced_at(judged) if judged.generator_ranks else []:
         lists = judged.candidates[:, :k]
-        ranks = {channel: rank[:, :k] for channel, rank in judged.channel_ranks.items()}
+        ranks = {generator: rank[:, :k] for generator, rank in judged.generator_ranks.items()}
         hit, watches = recall.hits(lists, judged.completed), int(judged.completed.sizes.sum())
-        for channel, contribution in contributions(ranks, lists > 0, hit, watches).items():
+        for generator, contribution in contributions(ranks, lists > 0, hit, watches).items():
             shares = asdict(contribution).items()
-            metrics |= {f"recall.channel_{name}@{k}/{channel}": share for name, share in shares}
+            metrics |= {f"recall.generator_{name}@{k}/{generator}": share for name, share in shares}
     return metrics
 
 
@@ -142,6 +142,6 @@ def _item_slices(judged: Judged) -> Mapping[str, Flags]:
 
 
 def _sliced_at(judged: Judged) -> list[int]:
-    """Slices and channels are judged at 50 places and at the whole list: more would only be more to read."""
+    """Slices and generators are judged at 50 places and at the whole list: more would only be more to read."""
     k = judged.work.config.recall.k
     return sorted({min(SLICED_AT, k), k})

@@ -19,8 +19,8 @@ from funnel.plots import index_sweep
 from funnel.store import MEASURED
 from funnel.work import VALIDATION, Work, listed_users, logs_impressions
 from recall.candidates import Candidates
-from recall.channels import Log, channels_as_of, switched_off
 from recall.config import RecallConfig
+from recall.generators import Log, generators_as_of, switched_off
 from recall.learning import Learned, learn, merged_shards
 
 if TYPE_CHECKING:
@@ -94,15 +94,15 @@ def write_candidates(work: Work) -> None:
     from recall.index import ItemIndex
     from recall.labelled import labelled_lists, lists_of_cohort, validation_cohort
 
-    config, log = work.config.recall, _channel_log(work)
+    config, log = work.config.recall, _generator_log(work)
     for name, reason in switched_off(config, log).items():
-        work.tell(f"channel {name} is off: {reason}")
+        work.tell(f"generator {name} is off: {reason}")
     learned = learn(config, log, work.towers, work.config.seed)
     work.write_json("merge.json", learned.described())
     work.tell(_merge_text(learned))
     index, users, merge = ItemIndex.load(work.inputs["index"] / "items.faiss"), listed_users(work), learned.merge
-    channels = channels_as_of(config, log, work.towers[-1], index, work.windows.labels_end, users, merge.popularity)
-    shards = merged_shards(channels, merge, users, config)
+    generators = generators_as_of(config, log, work.towers[-1], index, work.windows.labels_end, users, merge.popularity)
+    shards = merged_shards(generators, merge, users, config)
     write_lists(work.out / "candidates.parquet", work.ids, _saved(work.out, config, users, shards), {}, ranks=True)
     cohort = validation_cohort(log, work.towers, VALIDATION_USERS, np.random.default_rng([work.config.seed, 29]))
     for _ in _saved(work.out / VALIDATION, config, cohort.users, lists_of_cohort(config, log, cohort, merge)):
@@ -121,8 +121,8 @@ def _refuse_long_lists(work: Work) -> None:
         )
 
 
-def _channel_log(work: Work) -> Log:
-    """What channels are made of."""
+def _generator_log(work: Work) -> Log:
+    """What generators are made of."""
     clicks = Histories.load(work.inputs["histories"] / "clicks")
     items = Side.load(work.inputs["profiles"] / "items.parquet")
     ledger = work.ledger if logs_impressions(work) else None
@@ -142,14 +142,14 @@ def _saved(folder: Path, config: RecallConfig, users: Int32, shards: Iterable[Ca
     files: dict[str, ArrayFile] = {}
     for part in shards:
         arrays: dict[str, Any] = {"items": part.items, "scores": part.scores, "tower_scores": part.tower_scores}
-        arrays |= {f"rank_{name}": of_channel for name, of_channel in part.ranks.items()}
-        arrays |= {f"score_{name}": of_channel for name, of_channel in part.channel_scores.items()}
+        arrays |= {f"rank_{name}": of_generator for name, of_generator in part.ranks.items()}
+        arrays |= {f"score_{name}": of_generator for name, of_generator in part.generator_scores.items()}
         for name, values in arrays.items():
             if name not in files:
                 files[name] = ArrayFile(folder / f"{name}.npy", len(users), config.k, KINDS[name.split("_")[0]])
             files[name].append(values)
         yield Ranked(part.users, part.items, part.scores, part.ranks)
-    (folder / "channels.json").write_text(json.dumps(list(part.ranks)))
+    (folder / "generators.json").write_text(json.dumps(list(part.ranks)))
     for file in files.values():
         file.close()
 

@@ -1,4 +1,4 @@
-"""A report's slices and channels as small tables, for the eye and for pictures."""
+"""A report's slices and generators as small tables, for the eye and for pictures."""
 
 import re
 from collections.abc import Mapping
@@ -28,18 +28,18 @@ def slice_tables(report: Report) -> dict[str, pd.DataFrame]:
     return {metric: table for metric, table in tables.items() if len(table)}
 
 
-def channel_tables(report: Report) -> dict[str, pd.DataFrame]:
-    """What each channel adds, at the least K reported, as `{"channels@50": table}`; nothing where none are kept.
+def generator_tables(report: Report) -> dict[str, pd.DataFrame]:
+    """What each generator adds, at the least K reported, as `{"generators@50": table}`; nothing where none are kept.
 
-    A row a channel; columns are its shares of the places (`named`), of the hits, and of the hits that only it named.
+    A row a generator; columns are its shares of the places (`named`), of the hits, and of the hits that only it named.
     """
-    return {f"channels@{k}": _channels(report, k) for k in _ks(report, "channel_named")[:1]}
+    return {f"generators@{k}": _generators(report, k) for k in _ks(report, "generator_named")[:1]}
 
 
-def _channels(report: Report, k: int) -> pd.DataFrame:
-    named = f"recall.channel_named@{k}/"
+def _generators(report: Report, k: int) -> pd.DataFrame:
+    named = f"recall.generator_named@{k}/"
     names = [key.removeprefix(named) for key in report if key.startswith(named)]
-    columns = {title: [report[f"recall.channel_{m}@{k}/{name}"] for name in names] for m, title in _SHARES.items()}
+    columns = {title: [report[f"recall.generator_{m}@{k}/{name}"] for name in names] for m, title in _SHARES.items()}
     return pd.DataFrame(columns, index=names, dtype=np.float64).sort_values("hits", ascending=False, kind="stable")
 
 

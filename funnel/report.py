@@ -1,7 +1,8 @@
 """The report: every metric of a run under a flat key, and beside each the baselines on the same rows.
 
 `recall.hr@50` is the candidates', `recall.hr@50.popularity` that of what was most watched, over the span that serves
-the holdout best. `recall.hr@50/users_with_0_watches` is a slice, `recall.channel_hits@50/tower` a channel. `funnel.*`
+the holdout best. `recall.hr@50/users_with_0_watches` is a slice, `recall.generator_hits@50/tower` a generator.
+`funnel.*`
 judges the final lists, `.recall`, `.popularity`, `.item_knn` and `.ease` their rivals; `funnel.*_ahead.recall` says by
 how much the final lists are ahead, `funnel.*_ahead_error.recall` with what standard error. `funnel.*.ranked` are the
 lists before the re-rank, `list_order.*` how they are ordered, `off_policy.*` what they would have earned in the log's
@@ -161,7 +162,7 @@ def _description(judged: Judged) -> dict[str, Any]:
 
 
 def draw(work: Work, report: Mapping[str, Any]) -> None:
-    """Pictures beside the report: the candidates' popularity, slices and channels, expected against true seconds."""
+    """Pictures beside the report: the candidates' popularity, slices and generators, expected against true seconds."""
     judged, candidates = Judged(work), saved_candidates(work.inputs["candidates"]).items
     candidate_popularity(judged.counts[candidates[candidates > 0]], judged.counts[1:], work.out / "popularity.png")
     draw_recall(report, work.out)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from features.tables import EXPECTED_SECONDS, ITEM, RANK, TIMESTAMP, TOPICS, UNIT, USER, WATCH_SECONDS
 from features.windows import Windows
-from funnel.recall_tables import channel_tables, slice_tables
+from funnel.recall_tables import generator_tables, slice_tables
 from funnel.store import Store
 
 USERS_SHOWN, ROWS_SHOWN = 3, 5
@@ -56,8 +56,8 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
 
 
 def detail_tables(report: Mapping[str, Any]) -> Iterator[Table]:
-    """The candidates slice by slice beside popularity, and what each channel adds to them."""
-    for name, table in (slice_tables(report) | channel_tables(report)).items():
+    """The candidates slice by slice beside popularity, and what each generator adds to them."""
+    for name, table in (slice_tables(report) | generator_tables(report)).items():
         yield _shares_table(f"Candidates: {name.replace('_', ' ')}", table)
 
 

@@ -1,6 +1,6 @@
 """The waterfall: of the holdout's watch seconds, how many survive each stage of the funnel.
 
-Keys are `waterfall.<stage>`, shares of all watch seconds of the holdout; a channel alone is `waterfall.channel/<name>`,
+Keys are `waterfall.<stage>`, shares of the holdout's watch seconds; a generator alone is `waterfall.generator/<name>`,
 a slice of users `waterfall.<stage>/<slice>` with the slice's own seconds as the whole. `all`, what was `known` to the
 catalogue as of labels_end, what was `unseen` and so may be listed, then the `merged` candidates, those that pre-rank
 left, the ranker's lists, and the re-ranked ones.
@@ -25,7 +25,7 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Metrics = dict[str, float]
 
-KEY, CHANNEL = "waterfall.", "channel/"
+KEY, GENERATOR = "waterfall.", "generator/"
 
 
 def waterfall_metrics(judged: Judged) -> Metrics:
@@ -39,18 +39,18 @@ def waterfall_metrics(judged: Judged) -> Metrics:
         of_slices |= {name: chosen[clicks.items] for name, chosen in items_by_age(judged.days).items()}
     for slice_name, chosen in of_slices.items():
         for name, left in stages.items():
-            if not name.startswith(CHANNEL):
+            if not name.startswith(GENERATOR):
                 shares[f"{KEY}{name}/{slice_name}"] = _share(seconds[chosen], left[chosen])
     return shares
 
 
 def waterfall_table(report: Mapping[str, Any]) -> pd.DataFrame:
-    """The stages of a report in their order: index stage, columns share and kind (stage or channel)."""
+    """The stages of a report in their order: index stage, columns share and kind (stage or generator)."""
     stages = [name for name in report if name.startswith(KEY) and report[name] is not None and name != f"{KEY}watches"]
     names = [name.removeprefix(KEY) for name in stages]
-    kept = [name for name in names if "/" not in name or name.startswith(CHANNEL)]
+    kept = [name for name in names if "/" not in name or name.startswith(GENERATOR)]
     order = sorted(kept, key=lambda name: (_place(name), -float(report[KEY + name])))
-    kinds = ["channel" if name.startswith(CHANNEL) else "stage" for name in order]
+    kinds = ["generator" if name.startswith(GENERATOR) else "stage" for name in order]
     shares = [float(report[KEY + name]) for name in order]
     return pd.DataFrame({"share": shares, "kind": kinds}, index=[name.replace("/", " ") for name in order])
 
@@ -67,8 +67,8 @@ def _survivors(judged: Judged) -> dict[str, Flags]:
     known = (clicks.items > 0) & (clicks.items < judged.catalogue)
     stages = {"all": np.ones(len(known), bool), "known": known, "unseen": known & ~_seen(judged)}
     stages |= {
-        f"{CHANNEL}{name}": _listed(judged, np.where(ranks > 0, judged.candidates, 0))
-        for name, ranks in judged.channel_ranks.items()
+        f"{GENERATOR}{name}": _listed(judged, np.where(ranks > 0, judged.candidates, 0))
+        for name, ranks in judged.generator_ranks.items()
     }
     stages["merged"] = _listed(judged, judged.candidates)
     stages |= {"pre_ranked": _listed(judged, judged.pre_ranked)} if config.pre_rank.keep else {}
@@ -98,8 +98,8 @@ def _share(seconds: Float64, left: Flags) -> float:
 
 
 def _place(name: str) -> tuple[int, int]:
-    """Where a stage stands: ceilings, channels, the merge, pre-rank, then ranked lists from long to short."""
+    """Where a stage stands: ceilings, generators, the merge, pre-rank, then ranked lists from long to short."""
     if "@" in name:
         stage, k = name.split("@")
         return 6 + (stage == "re_ranked"), -int(k)
-    return ["all", "known", "unseen", "channel", "merged", "pre_ranked"].index(name.split("/")[0]), 0
+    return ["all", "known", "unseen", "generator", "merged", "pre_ranked"].index(name.split("/")[0]), 0

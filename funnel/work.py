@@ -216,8 +216,8 @@ def saved_candidates(folder: Path) -> Candidates:
         values: npt.NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return values
 
-    channels = json.loads((folder / "channels.json").read_text())
-    ranks = {name: array(f"rank_{name}") for name in channels}
-    scores = {name: array(f"score_{name}") for name in channels}
+    generators = json.loads((folder / "generators.json").read_text())
+    ranks = {name: array(f"rank_{name}") for name in generators}
+    scores = {name: array(f"score_{name}") for name in generators}
     users = np.load(folder / "users.npy", allow_pickle=False)
     return Candidates(users, array("items"), array("scores"), array("tower_scores"), ranks, scores)

@@ -1,4 +1,4 @@
-"""A few hundred unseen items a user, as of an instant: what each channel names and what becomes of it."""
+"""A few hundred unseen items a user, as of an instant: what each generator names and what becomes of it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ class Candidates:
     """Lists of users [n]: `items` int32 [n, k] and `scores` float32 [n, k], best first; 0 and -inf past its end.
 
     Merged lists also hold `tower_scores` float32 [n, k], the tower's score of every item whoever named it (NaN where
-    the tower does not know it), and by channel, in the channels' order, `ranks` uint16 [n, k] (1 = the channel's best,
-    0 = it did not name the item) and `channel_scores` float32 [n, k] (NaN = it did not name it).
+    the tower does not know it), and by generator, in their order, `ranks` uint16 [n, k] (1 = the generator's best,
+    0 = it did not name the item) and `generator_scores` float32 [n, k] (NaN = it did not name it).
     """
 
     users: Int32
@@ -34,7 +34,7 @@ class Candidates:
     scores: Float32
     tower_scores: Float32 | None = None
     ranks: Mapping[str, UInt16] = field(default_factory=dict)
-    channel_scores: Mapping[str, Float32] = field(default_factory=dict)
+    generator_scores: Mapping[str, Float32] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -42,14 +42,14 @@ class Candidates:
     def take(self, rows: npt.NDArray[np.intp] | slice) -> "Candidates":
         tower_scores = None if self.tower_scores is None else self.tower_scores[rows]
         ranks = {name: values[rows] for name, values in self.ranks.items()}
-        scores = {name: values[rows] for name, values in self.channel_scores.items()}
+        scores = {name: values[rows] for name, values in self.generator_scores.items()}
         return Candidates(self.users[rows], self.items[rows], self.scores[rows], tower_scores, ranks, scores)
 
     def narrowed(self, width: int) -> "Candidates":
         """The first `width` places of each list."""
         tower_scores = None if self.tower_scores is None else self.tower_scores[:, :width]
         ranks = {name: values[:, :width] for name, values in self.ranks.items()}
-        scores = {name: values[:, :width] for name, values in self.channel_scores.items()}
+        scores = {name: values[:, :width] for name, values in self.generator_scores.items()}
         return Candidates(self.users, self.items[:, :width], self.scores[:, :width], tower_scores, ranks, scores)
 
 

@@ -27,7 +27,7 @@ class CoWatched:
     weights: Sparse
 
     def answer(self, requests: Requests) -> SpreadAnswer:
-        return SpreadAnswer("co_watched", spread(requests, [self.weights]), requests)
+        return SpreadAnswer("co_visitation", spread(requests, [self.weights]), requests)
 
 
 def co_watched(watches: Histories, items: int, as_of: int, half_life: float | None) -> CoWatched:

@@ -6,11 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 SamplerName = Literal["uniform", "unigram", "in_batch", "mixed"]
 AgeName = Literal["none", "hours", "days", "normalised"]
-ChannelName = Literal[
-    "tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "watch_time", "rewatch"
+GeneratorName = Literal[
+    "tower", "item_to_item", "co_visitation", "popular", "followed_channels", "new_items", "expected_watch", "rewatch"
 ]
-CHANNELS: tuple[ChannelName, ...] = (
-    *("tower", "item_to_item", "co_watched", "popular", "followed", "new_items", "watch_time"),
+GENERATORS: tuple[GeneratorName, ...] = (
+    *("tower", "item_to_item", "co_visitation", "popular", "followed_channels", "new_items", "expected_watch"),
 )
 IndexName = Literal["auto", "exact", "ivf", "pq"]
 
@@ -49,18 +49,20 @@ class RecallConfig(BaseModel):
     label_users: int = Field(20_000, ge=1)
     index: IndexName = "auto"
     index_overlap: float = Field(0.99, gt=0, le=1)
-    channels: tuple[ChannelName, ...] = Field(CHANNELS, min_length=1)
-    channel_items: int = Field(100, ge=1, le=10_000)
+    generators: tuple[GeneratorName, ...] = Field(GENERATORS, min_length=1)
+    generator_items: int = Field(100, ge=1, le=10_000)
     merge: Literal["learned", "round_robin"] = "learned"
-    watch_time_share: float = Field(0.25, ge=0, le=1)
+    expected_watch_share: float = Field(0.25, ge=0, le=1)
     merge_users: int = Field(10_000, ge=1)
 
-    @field_validator("channels")
+    @field_validator("generators")
     @classmethod
-    def _fills_lists(cls, channels: tuple[ChannelName, ...]) -> tuple[ChannelName, ...]:
-        if len(set(channels)) < len(channels) or not {"tower", "popular"} & set(channels):
-            raise ValueError("channels are different and tower or popular is among them: the others cannot fill a list")
-        return channels
+    def _fills_lists(cls, generators: tuple[GeneratorName, ...]) -> tuple[GeneratorName, ...]:
+        if len(set(generators)) < len(generators) or not {"tower", "popular"} & set(generators):
+            raise ValueError(
+                "generators are different and tower or popular is among them: the others cannot fill a list"
+            )
+        return generators
 
     @property
     def hidden(self) -> tuple[int, ...]:

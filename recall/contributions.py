@@ -1,4 +1,4 @@
-"""What each channel brings to the merged candidates: how much it names, finds, and finds alone."""
+"""What each generator brings to the merged candidates: how much it names, finds, and finds alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Contribution:
-    """Shares of one channel: of the filled places it `named`, of the `hits` it named, of those only it named
+    """Shares of one generator: of the filled places it `named`, of the `hits` it named, of those only it named
     (`unique_hits`), and these over all watches of the holdout (`unique_watches`). NaN where there are none.
     """
 
@@ -23,16 +23,16 @@ class Contribution:
 
 
 def contributions(ranks: Mapping[str, Ints], filled: Flags, hit: Flags, watches: int) -> dict[str, Contribution]:
-    """Each channel's contribution to merged lists, whose places are [n, k].
+    """Each generator's contribution to merged lists, whose places are [n, k].
 
-    `ranks[channel]` says at which rank the channel named the candidate of each place, 0 = not; `filled` are the places
+    `ranks[generator]` says at which rank it named the candidate of each place, 0 = not; `filled` are the places
     with a candidate, `hit` those whose candidate was watched (`recall.metrics.hits`), `watches` all of the holdout.
     """
     namers = np.zeros(filled.shape, np.int16)
     for rank in ranks.values():
         namers += rank > 0
     alone = hit & (namers == 1)
-    return {channel: _contribution(rank > 0, filled, hit, alone, watches) for channel, rank in ranks.items()}
+    return {generator: _contribution(rank > 0, filled, hit, alone, watches) for generator, rank in ranks.items()}
 
 
 def _contribution(named: Flags, filled: Flags, hit: Flags, alone: Flags, watches: int) -> Contribution:

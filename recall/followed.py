@@ -24,7 +24,7 @@ class Followed:
     offered: Sparse
 
     def answer(self, requests: Requests) -> SpreadAnswer:
-        return SpreadAnswer("followed", spread(requests, [self.channel_of, self.offered]), requests)
+        return SpreadAnswer("followed_channels", spread(requests, [self.channel_of, self.offered]), requests)
 
 
 def followed(channels: Int32, watches: Float64, new: npt.NDArray[np.bool_]) -> Followed:

@@ -34,12 +34,12 @@ class NewItems:
 
 @dataclass(frozen=True)
 class NewAnswer:
-    channel: NewItems
+    generator: NewItems
     requests: Requests
 
     def named(self, k: int) -> Named:
-        items, n = self.channel.items, len(self.requests)
-        scores = self.requests.vectors @ self.channel.vectors.T
+        items, n = self.generator.items, len(self.requests)
+        scores = self.requests.vectors @ self.generator.vectors.T
         order = np.argsort(-scores, axis=1, kind="stable")
         offered = items[order]
         fresh = ~self.requests.seen.holds(np.arange(n)[:, None], offered)
@@ -48,7 +48,7 @@ class NewAnswer:
     def columns(self, rows: Intp, items: Int32) -> Columns:
         """The logarithm of an item's age in hours."""
         del rows
-        return {"age": np.log1p(self.channel.hours).astype(np.float32)[items]}
+        return {"age": np.log1p(self.generator.hours).astype(np.float32)[items]}
 
 
 def is_new(first_seen: Int64, watches: Float64, as_of: int, span: int) -> npt.NDArray[np.bool_]:

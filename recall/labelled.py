@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recall.candidates import Candidates
-from recall.channels import Log, channels_as_of
 from recall.config import RecallConfig
+from recall.generators import Log, generators_as_of
 from recall.index import index_of
 from recall.learning import Cohort, Merge, cohorts, merged_shards
 from recall.vectors import Tower
@@ -66,8 +66,8 @@ def lists_of_cohort(config: RecallConfig, log: Log, cohort: Cohort, merge: Merge
     """A cohort's lists as of its instant, in shards of users, merged by what the other instants taught."""
     tower = cohort.tower
     index = index_of(tower.item_vectors, tower.catalogue)
-    channels = channels_as_of(config, log, tower, index, cohort.since, cohort.users, merge.popularity)
-    return merged_shards(channels, merge.without(cohort.since), cohort.users, config)
+    generators = generators_as_of(config, log, tower, index, cohort.since, cohort.users, merge.popularity)
+    return merged_shards(generators, merge.without(cohort.since), cohort.users, config)
 
 
 def _of_cohort(config: RecallConfig, log: Log, cohort: Cohort, merge: Merge) -> Iterator[LabelledLists]:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from features.histories import Histories
 from recall.candidates import Candidates, Pairs, pairs_between
-from recall.channels import Channels, Found, Log, Popularity, channels_as_of, chosen_popularity, in_force
-from recall.config import ChannelName, RecallConfig
+from recall.config import GeneratorName, RecallConfig
+from recall.generators import Found, Generators, Log, Popularity, chosen_popularity, generators_as_of, in_force
 from recall.index import index_of
 from recall.logit import Lesson, fit, joined_lessons, log_sums
 from recall.merge import Blend, best, best_with_share, blend_of, flat_blend, group_of, round_robin
@@ -56,26 +56,26 @@ class Merge:
         return self.blend.scores(found.columns, group_of(found.lengths), found.union)
 
 
-def merged_shards(channels: Channels, merge: Merge, users: Int32, config: RecallConfig) -> Iterator[Candidates]:
+def merged_shards(generators: Generators, merge: Merge, users: Int32, config: RecallConfig) -> Iterator[Candidates]:
     """`merged` in shards of users; nobody is one empty shard."""
     kept = reserved_places(config)
     for at in range(0, max(len(users), 1), USERS_A_SHARD):
-        yield merged(channels, merge, users[at : at + USERS_A_SHARD], config.k, kept)
+        yield merged(generators, merge, users[at : at + USERS_A_SHARD], config.k, kept)
 
 
 def reserved_places(config: RecallConfig) -> int:
-    """How many of the k places are kept for what would be watched longest, where that channel is in force."""
-    return round(config.watch_time_share * config.k)
+    """How many of the k places are kept for what would be watched longest, where that generator is in force."""
+    return round(config.expected_watch_share * config.k)
 
 
-def merged(channels: Channels, merge: Merge, users: Int32, k: int, kept: int = 0) -> Candidates:
-    """The k best candidates of each user by the merge, with what each channel said of them.
+def merged(generators: Generators, merge: Merge, users: Int32, k: int, kept: int = 0) -> Candidates:
+    """The k best candidates of each user by the merge, with what each generator said of them.
 
-    `kept` of the places are for what would be watched longest, where that channel is in force.
+    `kept` of the places are for what would be watched longest, where that generator is in force.
     """
-    found = channels.find(users)
+    found = generators.find(users)
     union, scores = found.union, merge.scores(found)
-    longest = union.ranks.get("watch_time")
+    longest = union.ranks.get("expected_watch")
     places = best(union, scores, k) if longest is None else best_with_share(union, scores, k, kept, longest)
     listed, at = places >= 0, np.maximum(places, 0)
 
@@ -94,7 +94,7 @@ def merged(channels: Channels, merge: Merge, users: Int32, k: int, kept: int = 0
 
 
 def _scores_by_rank(scores: Float32, ranks: npt.NDArray[np.uint16]) -> Float32:
-    """A channel's scores [n, m] at ranks [n, k] from 1; NaN at rank 0."""
+    """A generator's scores [n, m] at ranks [n, k] from 1; NaN at rank 0."""
     at = np.maximum(ranks.astype(np.int64) - 1, 0)
     return np.where(ranks > 0, np.take_along_axis(scores, at, axis=1), np.nan).astype(np.float32)
 
@@ -163,7 +163,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Learned:
-    """The merge, and for people: hit rates of the users who check, by order and by channel alone, and who taught."""
+    """The merge, and for people: hit rates of the users who check, by order and by generator alone, and who taught."""
 
     merge: Merge
     rates: dict[str, dict[str, float]]
@@ -195,7 +195,7 @@ def learn(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: int) ->
     orders = {name: Merge(popularity, name, blend) for name, blend in _blends(studies, in_force(config, log)).items()}
     rates = {name: _order_rates(studies, merge, config.k) for name, merge in orders.items()}
     chosen = _chosen(rates, list(orders), sum(int(study.checks.sum()) for study in studies))
-    alone = {f"{name} alone": _channel_rates(studies, name, config.k) for name in in_force(config, log)}
+    alone = {f"{name} alone": _generator_rates(studies, name, config.k) for name in in_force(config, log)}
     return Learned(orders[chosen], rates | alone, [_summary(cohort) for cohort in drawn])
 
 
@@ -203,16 +203,16 @@ def _studies(
     config: RecallConfig, log: Log, cohort: Cohort, popularity: Popularity, rng: np.random.Generator
 ) -> Iterator[Study]:
     index, watches = index_of(cohort.tower.item_vectors, cohort.tower.catalogue), log.readings.histories
-    channels = channels_as_of(config, log, cohort.tower, index, cohort.since, cohort.users, popularity)
+    generators = generators_as_of(config, log, cohort.tower, index, cohort.since, cohort.users, popularity)
     for at in range(0, len(cohort.users), USERS_A_SHARD):
         users = cohort.users[at : at + USERS_A_SHARD]
         watched = pairs_between(users, watches, cohort.since, cohort.until)
-        yield Study(cohort.since, channels.find(users), watched, rng.random(len(users)) < CHECKED)
+        yield Study(cohort.since, generators.find(users), watched, rng.random(len(users)) < CHECKED)
 
 
-def _blends(studies: Sequence[Study], names: Sequence[ChannelName]) -> dict[str, Blend]:
+def _blends(studies: Sequence[Study], names: Sequence[GeneratorName]) -> dict[str, Blend]:
     """The orders to choose from, the preferred first."""
-    # The mean of the logarithms, not their sum: many channels are not surer of an item than one.
+    # The mean of the logarithms, not their sum: many generators are not surer of an item than one.
     blends = {"ranks": flat_blend({f"{name}_rank": 1 / len(names) for name in names})}
     blends |= {"tower": flat_blend({"tower": 1.0})} if "tower" in names else {}
     learned = _learned(studies)
@@ -260,7 +260,7 @@ def _order_rates(studies: Sequence[Study], merge: Merge, k: int) -> dict[str, fl
     return _mean_rates(studies, lists, k)
 
 
-def _channel_rates(studies: Sequence[Study], name: ChannelName, k: int) -> dict[str, float]:
+def _generator_rates(studies: Sequence[Study], name: GeneratorName, k: int) -> dict[str, float]:
     return _mean_rates(studies, [study.found.union.named[name].items for study in studies], k)
 
 

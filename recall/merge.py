@@ -1,4 +1,4 @@
-"""One list out of many: the union of what channels name, ordered by a linear model of what they all say of it.
+"""One list out of many: the union of what generators name, ordered by a linear model of what they all say of it.
 
 Each model is a conditional logit (McFadden 1974): the chance that a user watches candidate i of the union is
 softmax over the union of x_i w. They are fitted where what was watched next is known, one for each instant.
@@ -30,7 +30,7 @@ _RANK_BITS, _ITEM_BITS = 16, 32
 class Union:
     """The distinct candidates of some users: pairs [p] of `rows` and `items`, by row, then item.
 
-    `named` is what each channel gave, `ranks[channel]` uint16 [p] its rank of each pair, 0 = it did not name it.
+    `named` is what each generator gave, `ranks[generator]` uint16 [p] its rank of each pair, 0 = it did not name it.
     """
 
     users: int
@@ -50,13 +50,13 @@ class Union:
 
     @property
     def rank_columns(self) -> Columns:
-        """Minus the logarithm of each channel's rank; what it did not name stands just past its list."""
+        """Minus the logarithm of each generator's rank; what it did not name stands just past its list."""
         last = {name: named.items.shape[1] + 1 for name, named in self.named.items()}
         return {f"{n}_rank": -np.log(np.where(r, r, last[n])).astype(np.float32) for n, r in self.ranks.items()}
 
 
 def union_of(named: Mapping[str, Named]) -> Union:
-    """The union of channels' lists, [n, m] each, over the same users."""
+    """The union of generators' lists, [n, m] each, over the same users."""
     keys = np.concatenate([_keys(number, each.items) for number, each in enumerate(named.values())], axis=1)
     keys.sort(axis=1)
     items = (keys >> _ITEM_BITS).astype(np.int32)
@@ -65,18 +65,18 @@ def union_of(named: Mapping[str, Named]) -> Union:
     rows, _ = np.nonzero(new)
     ranks = np.zeros((len(named), len(rows)), np.uint16)
     filled = items > 0
-    ranks[_channel(keys[filled]), place[filled]] = (keys[filled] & 0xFFFF).astype(np.uint16)
+    ranks[_generator(keys[filled]), place[filled]] = (keys[filled] & 0xFFFF).astype(np.uint16)
     return Union(len(keys), rows, items[new], named, dict(zip(named, ranks, strict=True)))
 
 
-def _keys(channel: int, items: Int32) -> Int64:
-    """Item, channel and rank of each entry of lists [n, m] in one integer that sorts by item; 0 where there is none."""
+def _keys(generator: int, items: Int32) -> Int64:
+    """Item, generator and rank of each entry of lists [n, m] in an integer that sorts by item; 0 where none is."""
     ranks = np.arange(1, items.shape[1] + 1)
-    keys = (items.astype(np.int64) << _ITEM_BITS) | (channel << _RANK_BITS) | ranks
+    keys = (items.astype(np.int64) << _ITEM_BITS) | (generator << _RANK_BITS) | ranks
     return np.where(items > 0, keys, 0)
 
 
-def _channel(keys: Int64) -> Int64:
+def _generator(keys: Int64) -> Int64:
     return (keys >> _RANK_BITS) & 0xFFFF
 
 
@@ -139,9 +139,11 @@ def group_of(lengths: npt.NDArray[np.integer]) -> Intp:
 
 
 def round_robin(union: Union) -> Float32:
-    """Minus the logarithm of each pair's turn: all channels' first items, in their order, come before second ones."""
-    ranks, channels = np.stack(list(union.ranks.values())).astype(np.int64), len(union.ranks)
-    turns = np.where(ranks > 0, (ranks - 1) * channels + np.arange(1, channels + 1)[:, None], np.iinfo(np.int64).max)
+    """Minus the logarithm of each pair's turn: all generators' first items, in their order, come before second ones."""
+    ranks, generators = np.stack(list(union.ranks.values())).astype(np.int64), len(union.ranks)
+    turns = np.where(
+        ranks > 0, (ranks - 1) * generators + np.arange(1, generators + 1)[:, None], np.iinfo(np.int64).max
+    )
     scores: Float32 = -np.log(turns.min(axis=0)).astype(np.float32)
     return scores
 
@@ -157,9 +159,9 @@ def best(union: Union, scores: Float32, k: int) -> Intp:
 
 
 def best_with_share(union: Union, scores: Float32, k: int, kept: int, ranks: UInt16) -> Intp:
-    """As `best`, with `kept` of the k places for what one channel puts first of the rest: its ranks [p], 0 not named.
+    """As `best`, with `kept` of the k places for what one generator puts first of the rest: its ranks [p], 0 not named.
 
-    A place that the channel cannot fill goes on by the scores, and the list is in their order: up to k - kept nothing
+    A place that the generator cannot fill goes on by the scores, and the list is in their order: up to k - kept nothing
     is moved.
     """
     head = best(union, scores, k - kept)

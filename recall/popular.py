@@ -1,4 +1,4 @@
-"""What most people completed lately, as a baseline beside every metric and as a channel."""
+"""What most people completed lately, as a baseline beside every metric and as a generator."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ def popularity(watches: Histories, items: int, as_of: int, hours: float | None =
 def popular_lists(counts: Float64, users: Int32, seen: Histories, as_of: int, k: int) -> Candidates:
     """The k most watched items that each user had not seen before an instant; of equals the newest first."""
     catalogue, everybody = np.arange(len(counts)) > 0, np.zeros(int(users.max(initial=0)) + 1, np.int32)
-    channel = Popular(counts[None, :], catalogue, everybody, {})
-    named = PopularAnswer(channel, seen_only(users, pairs_before(users, seen, as_of))).named(k)
+    generator = Popular(counts[None, :], catalogue, everybody, {})
+    named = PopularAnswer(generator, seen_only(users, pairs_before(users, seen, as_of))).named(k)
     return Candidates(users, named.items, np.where(named.items > 0, named.scores, -np.inf).astype(np.float32))
 
 
@@ -116,7 +116,7 @@ class Popular:
 
 @dataclass(frozen=True)
 class PopularAnswer:
-    channel: Popular
+    generator: Popular
     requests: Requests
 
     def named(self, k: int) -> Named:
@@ -129,21 +129,21 @@ class PopularAnswer:
 
     def columns(self, rows: Intp, items: Int32) -> Columns:
         """log10 of the item's share of all watches at each half life, and of its lift in the user's segment."""
-        columns = {name: values[items] for name, values in self.channel.logs.items()}
-        if len(self.channel.shares) > 1:
-            columns["segment"] = self.channel.lift[self._segments[rows], items]
+        columns = {name: values[items] for name, values in self.generator.logs.items()}
+        if len(self.generator.shares) > 1:
+            columns["segment"] = self.generator.lift[self._segments[rows], items]
         return columns
 
     @cached_property
     def _segments(self) -> Int32:
-        return self.channel.segments[self.requests.users]
+        return self.generator.segments[self.requests.users]
 
     def _named(self, rows: Intp, k: int) -> tuple[Int32, Float32]:
-        depth = min(k + int(self.requests.seen.counts[rows].max()), self.channel.order.shape[1])
+        depth = min(k + int(self.requests.seen.counts[rows].max()), self.generator.order.shape[1])
         segments = self._segments[rows]
-        offered = self.channel.order[segments, :depth]
+        offered = self.generator.order[segments, :depth]
         fresh = ~self.requests.seen.holds(rows[:, None], offered)
-        return first(fresh, offered, self.channel.shares[segments[:, None], offered].astype(np.float32), k)
+        return first(fresh, offered, self.generator.shares[segments[:, None], offered].astype(np.float32), k)
 
 
 def hit_share(answer: PopularAnswer, watched: Pairs, k: int) -> float:

@@ -1,4 +1,4 @@
-"""Users at an instant, as every channel is asked about them."""
+"""Users at an instant, as every generator is asked about them."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -38,23 +38,23 @@ def seen_only(users: Int32, seen: Pairs) -> Requests:
 
 @dataclass(frozen=True)
 class Named:
-    """What one channel names: `items` int32 [n, m] and `scores` float32 [n, m], best first; 0 past a list's end."""
+    """What one generator names: `items` int32 [n, m] and `scores` float32 [n, m], best first; 0 past a list's end."""
 
     items: Int32
     scores: Float32
 
 
 class Answer(Protocol):
-    """What a channel has to say of some requests."""
+    """What a generator has to say of some requests."""
 
     def named(self, k: int) -> Named:
-        """Its best k items of each user, none of them seen (but for the re-watch channel)."""
+        """Its best k items of each user, none of them seen (but for the re-watch generator)."""
 
     def columns(self, rows: Intp, items: Int32) -> Columns:
         """What it says of any pairs [p] of a request's row and an item, as standardised columns of the merge, [p]."""
 
 
-class Channel(Protocol):
+class CandidateGenerator(Protocol):
     """A way to find items for users, as of an instant."""
 
     def answer(self, requests: Requests) -> Answer:

@@ -1,4 +1,4 @@
-"""What a user has watched before, to be watched again: the only channel that names what was seen."""
+"""What a user has watched before, to be watched again: the only generator that names what was seen."""
 
 from dataclasses import dataclass
 

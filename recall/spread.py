@@ -42,7 +42,7 @@ def _recent(watches: Int32, items: int | None) -> Sparse:
 
 @dataclass(frozen=True)
 class SpreadAnswer:
-    """The answer of a channel whose scores are sparse: `scores` [n, items], larger is better, 0 = nothing to say.
+    """The answer of a generator whose scores are sparse: `scores` [n, items], larger is better, 0 = nothing to say.
 
     `name` heads its column: the logarithm of the score.
     """

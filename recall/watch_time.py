@@ -1,6 +1,6 @@
 """What would be watched longest: items by expected watch seconds, where the log says what was shown and not clicked.
 
-The other channels go by what users watch next, and what is watched was shown before. This one asks how long an item
+The other generators go by what users watch next, and what is watched was shown before. This one asks how long an item
 would be watched if it were shown: a weighted logistic regression (paper, section 4.2; the odds are E[T]) on what the
 ledger tells of the item, and of the user with its channel and its topic. It is a sum of parts, the item's once for
 all users and the user's once a channel or topic, so that whole catalogues are scored.
@@ -99,7 +99,7 @@ def _minimum(matrix: Float32, labels: Float64, weights: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class WatchTime:
-    """The channel as of an instant: `items` int32 [m], ascending, and log E[T] of each apart from any user, [m]."""
+    """The generator as of an instant: `items` int32 [m], ascending, and log E[T] of each apart from any user, [m]."""
 
     ledger: Ledger
     as_of: int
@@ -133,14 +133,14 @@ class WatchTime:
 
 @dataclass(frozen=True)
 class WatchTimeAnswer:
-    channel: WatchTime
+    generator: WatchTime
     requests: Requests
 
     @cached_property
     def _logits(self) -> Float32:
         users = self.requests.users
-        shards = [self.channel.logits(users[at : at + USERS_A_SHARD]) for at in range(0, len(users), USERS_A_SHARD)]
-        return np.concatenate(shards) if shards else np.zeros((0, len(self.channel.items)), np.float32)
+        shards = [self.generator.logits(users[at : at + USERS_A_SHARD]) for at in range(0, len(users), USERS_A_SHARD)]
+        return np.concatenate(shards) if shards else np.zeros((0, len(self.generator.items)), np.float32)
 
     def named(self, k: int) -> Named:
         """The best k by expected seconds, which are the scores."""
@@ -152,7 +152,7 @@ class WatchTimeAnswer:
         scores = np.take_along_axis(logits, some, axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")
         offered, scores = (
-            self.channel.items[np.take_along_axis(some, order, axis=1)],
+            self.generator.items[np.take_along_axis(some, order, axis=1)],
             np.take_along_axis(scores, order, 1),
         )
         fresh = ~seen.holds(np.arange(len(offered))[:, None], offered)
@@ -161,17 +161,17 @@ class WatchTimeAnswer:
 
     def columns(self, rows: Intp, items: Int32) -> Columns:
         """log E[T] less its mean over the user's pool, over its spread; what is not in the pool stands at -1."""
-        logits, pool = self._logits, self.channel.items
+        logits, pool = self._logits, self.generator.items
         if not len(pool):
-            return {"watch_time": np.full(len(items), -1, np.float32)}
+            return {"expected_watch": np.full(len(items), -1, np.float32)}
         at = np.minimum(np.searchsorted(pool, items), len(pool) - 1)
         mean, spread = logits.mean(axis=1), np.maximum(logits.std(axis=1), 1e-6)
         z = (logits[rows, at] - mean[rows]) / spread[rows]
-        return {"watch_time": np.where(pool[at] == items, z, -1).astype(np.float32)}
+        return {"expected_watch": np.where(pool[at] == items, z, -1).astype(np.float32)}
 
 
 def watch_time(ledger: Ledger, catalogue: Flags, as_of: int) -> WatchTime:
-    """The channel as of an instant: fitted on the newest impressions before it, each as of its own instant.
+    """The generator as of an instant: fitted on the newest impressions before it, each as of its own instant.
 
     `catalogue` flags over the items that existed by then say which may be named. With too few clicks, everything is
     alike and it names nothing.

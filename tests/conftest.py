@@ -1,4 +1,4 @@
-"""What several test files share: the composed stack as Compose reads it, requests to channels,
+"""What several test files share: the composed stack as Compose reads it, requests to generators,
 and a log whose next watch is known."""
 
 import re
@@ -18,7 +18,7 @@ from features.sides import Side
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from recall.candidates import Pairs
-from recall.channels import Log
+from recall.generators import Log
 from recall.inputs import Readings
 from recall.requests import Requests
 from recall.vectors import ItemFacts, Tower, TowerShape

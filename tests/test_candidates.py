@@ -31,7 +31,7 @@ def brute_force(users, vectors, item_vectors, events, k):
 
 
 def offered(users, vectors, item_vectors, clicks, k):
-    """The k nearest unseen items of each user, as the tower's channel takes them."""
+    """The k nearest unseen items of each user, as the tower's generator takes them."""
     return Candidates(users, *nearest(vectors, index_of(item_vectors), pairs_before(users, clicks, AS_OF), k))
 
 

@@ -58,7 +58,7 @@ def test_each_item_keeps_its_strongest_neighbours_only(monkeypatch):
 
 def test_even_users_are_offered_even_items(asked):
     events = [(user, hour, 2 * (hour % 3) + 2 - user % 2) for user in (1, 2, 3, 4) for hour in range(9)]
-    channel = co_watched(histories(events), ITEMS, AS_OF * HOUR, None)
-    named = channel.answer(asked([[2, 0], [1, 0]])).named(3)
+    generator = co_watched(histories(events), ITEMS, AS_OF * HOUR, None)
+    named = generator.answer(asked([[2, 0], [1, 0]])).named(3)
     assert set(named.items[0]) - {0} == {4, 6}
     assert set(named.items[1]) - {0} == {3, 5}

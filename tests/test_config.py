@@ -41,7 +41,7 @@ def test_an_override_beats_the_file_and_the_file_the_defaults(tmp_path: Path) ->
         ("features.clock=order", "order"),
         ("recall.recency_windows=1, 5", (1, 5)),
         ("recall.recency_windows=7", (7,)),
-        ("recall.channels=tower,popular", ("tower", "popular")),
+        ("recall.generators=tower,popular", ("tower", "popular")),
     ],
 )
 def test_an_override_is_read_by_the_type_of_its_field(text: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""What channels bring to a merged list, by hand and against loops."""
+"""What generators bring to a merged list, by hand and against loops."""
 
 import math
 from dataclasses import astuple
@@ -12,11 +12,11 @@ from recall.contributions import Contribution, contributions
 NONE = math.nan
 
 
-def ranks(**channels):
-    return {name: np.array(rank, dtype=np.uint16) for name, rank in channels.items()}
+def ranks(**generators):
+    return {name: np.array(rank, dtype=np.uint16) for name, rank in generators.items()}
 
 
-def test_a_channel_is_told_what_it_named_what_it_hit_and_what_it_alone_hit():
+def test_a_generator_is_told_what_it_named_what_it_hit_and_what_it_alone_hit():
     filled = np.array([[True, True, True], [True, False, False]])
     hit = np.array([[True, True, False], [True, False, False]])
     named = ranks(tower=[[1, 2, 3], [0, 0, 0]], popular=[[0, 1, 0], [2, 0, 0]], idle=[[0, 0, 0], [0, 0, 0]])
@@ -27,7 +27,7 @@ def test_a_channel_is_told_what_it_named_what_it_hit_and_what_it_alone_hit():
     }
 
 
-def test_the_only_channel_names_and_hits_everything():
+def test_the_only_generator_names_and_hits_everything():
     filled, hit = np.array([[True, True, False]]), np.array([[False, True, False]])
     alone = contributions(ranks(tower=[[1, 2, 0]]), filled, hit, watches=4)
     assert alone == {"tower": Contribution(1, 1, 1, 0.25)}
@@ -44,9 +44,9 @@ def test_without_lists_hits_or_watches_there_is_no_share():
 
 
 @given(st.integers(1, 4), st.integers(0, 2**32 - 1))
-def test_contributions_equal_a_loop_over_the_places(channels, seed):
+def test_contributions_equal_a_loop_over_the_places(generators, seed):
     rng = np.random.default_rng(seed)
-    named = {f"c{number}": rng.integers(0, 3, (4, 5)).astype(np.uint16) for number in range(channels)}
+    named = {f"c{number}": rng.integers(0, 3, (4, 5)).astype(np.uint16) for number in range(generators)}
     filled = rng.random((4, 5)) < 0.8
     hit = filled & (rng.random((4, 5)) < 0.4)
     for name, found in contributions(named, filled, hit, watches=9).items():

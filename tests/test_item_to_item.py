@@ -40,8 +40,8 @@ def test_items_outside_the_catalogue_are_nobodys_neighbours(vectors):
 
 
 def test_a_user_is_offered_what_is_near_the_last_watch_first(vectors, asked):
-    channel = item_to_item(vectors, CATALOGUE, CATALOGUE)
-    named = channel.answer(asked([[4, 0, 0]], seen=((0, 4),))).named(2)
+    generator = item_to_item(vectors, CATALOGUE, CATALOGUE)
+    named = generator.answer(asked([[4, 0, 0]], seen=((0, 4),))).named(2)
     assert named.items[0, 0] == np.argmax(cosines(vectors)[4])
     assert 4 not in named.items
 

@@ -14,8 +14,8 @@ from funnel.run import run_line
 from funnel.store import MANIFEST
 from ranking.rows import MERGED, RankingRows
 from recall.candidates import pairs_before
-from recall.channels import Popularity, channels_as_of
 from recall.config import RecallConfig
+from recall.generators import Popularity, generators_as_of
 from recall.index import index_of
 from recall.labelled import LabelledLists, labelled_lists
 from recall.learning import Merge, cohorts, merged
@@ -29,7 +29,7 @@ SMALL = (
     *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=10"),
     *("windows.labels_end=2025-01-03T12:00:00Z", "ranking.negatives_per_user=6"),
 )
-CONFIG = RecallConfig(k=12, channel_items=8, label_users=90)
+CONFIG = RecallConfig(k=12, generator_items=8, label_users=90)
 
 
 def test_lists_are_the_merges_as_of_each_instant_but_the_last(chain_world):
@@ -40,8 +40,8 @@ def test_lists_are_the_merges_as_of_each_instant_but_the_last(chain_world):
     assert [(each.tower.shape.as_of, len(each.users)) for each in drawn] == [(each.since, 45) for each in drawn]
     for cohort in drawn:
         index = index_of(cohort.tower.item_vectors, cohort.tower.catalogue)
-        channels = channels_as_of(CONFIG, log, cohort.tower, index, cohort.since, cohort.users, merge.popularity)
-        expected, of = merged(channels, merge, cohort.users, CONFIG.k), lists.since == cohort.since
+        generators = generators_as_of(CONFIG, log, cohort.tower, index, cohort.since, cohort.users, merge.popularity)
+        expected, of = merged(generators, merge, cohort.users, CONFIG.k), lists.since == cohort.since
         np.testing.assert_array_equal(lists.users[of], cohort.users)
         np.testing.assert_array_equal(lists.items[of], expected.items)
         np.testing.assert_array_equal(lists.scores[of], expected.scores)

@@ -250,24 +250,27 @@ def test_lists_are_short_only_where_the_catalogue_of_unseen_items_runs_out(run: 
         assert lengths.tolist() == expected.tolist()
 
 
-def test_every_candidate_says_which_channels_named_it_and_at_which_rank(run: Run) -> None:
+def test_every_candidate_says_which_generators_named_it_and_at_which_rank(run: Run) -> None:
     lists = run.table("candidates")
     named = [column.removesuffix("_rank") for column in lists.columns if column.endswith("_rank")]
     timed = {"new_items"} if run.mode != "last" else set[str]()
-    assert set(named) == {"tower", "item_to_item", "co_watched", "popular", "followed", "watch_time"} | timed
+    assert (
+        set(named)
+        == {"tower", "item_to_item", "co_visitation", "popular", "followed_channels", "expected_watch"} | timed
+    )
     ranks = lists[[f"{name}_rank" for name in named]]
     assert (ranks.min() == 1).all()
     assert ranks.notna().any(axis=1).all()
     texts = [",".join(name for name in named if row[f"{name}_rank"] > 0) for _, row in ranks.iterrows()]
-    assert lists["channels"].astype(str).tolist() == texts
+    assert lists["generators"].astype(str).tolist() == texts
 
 
-def test_with_the_rewatch_channel_a_list_may_hold_what_was_seen(data: Path, tmp_path: Path) -> None:
-    channels = 'recall.channels=["tower","popular","rewatch"]'
-    run = Run(data, tmp_path / "run", "time", started(data, tmp_path / "run", "time", channels))
+def test_with_the_rewatch_generator_a_list_may_hold_what_was_seen(data: Path, tmp_path: Path) -> None:
+    generators = 'recall.generators=["tower","popular","rewatch"]'
+    run = Run(data, tmp_path / "run", "time", started(data, tmp_path / "run", "time", generators))
     again = run.table("candidates").merge(run.seen, on=PAIR)
     assert len(again)
-    assert (again["channels"].astype(str) == "rewatch").all()
+    assert (again["generators"].astype(str) == "rewatch").all()
 
 
 def test_re_ranked_lists_are_candidates_without_what_is_excluded_and_their_cost_is_told(
@@ -307,8 +310,8 @@ def test_recommendations_are_candidates_in_the_rankers_order(run: Run) -> None:
     candidates, chosen = run.table("candidates"), run.table("recommendations")
     both = chosen.merge(candidates, on=PAIR)
     assert len(both) == len(chosen)
-    assert list(chosen.columns) == [*PAIR, "rank", "score", "expected_seconds", "chance", "channels", "unit"]
-    assert (both["channels_x"].astype(str) == both["channels_y"].astype(str)).all()
+    assert list(chosen.columns) == [*PAIR, "rank", "score", "expected_seconds", "chance", "generators", "unit"]
+    assert (both["generators_x"].astype(str) == both["generators_y"].astype(str)).all()
     np.testing.assert_allclose(both["chance"], np.exp(both["score_y"]), rtol=1e-4)
     score = np.log(both["expected_seconds"]) + CHANCE_WEIGHT * np.log(both["chance"])
     np.testing.assert_allclose(both["score_x"], score, atol=1e-4)
@@ -419,9 +422,9 @@ def test_the_waterfall_only_ever_loses_and_ends_at_the_lists(run: Run) -> None:
     shares = [report[f"waterfall.{name}"] for name in stages]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] == pytest.approx(report["funnel.watch_seconds_share@10"])
-    channels = {name: value for name, value in report.items() if name.startswith("waterfall.channel/")}
-    assert channels
-    assert max(channels.values()) <= report["waterfall.merged"] + 1e-12
+    generators = {name: value for name, value in report.items() if name.startswith("waterfall.generator/")}
+    assert generators
+    assert max(generators.values()) <= report["waterfall.merged"] + 1e-12
 
 
 @of_time

@@ -40,14 +40,14 @@ def rows_of(path: Path) -> list[tuple[object, ...]]:
     return [tuple(row.values()) for row in pq.read_table(path).to_pylist()]
 
 
-def test_lists_are_written_in_raw_ids_one_row_an_item_with_the_channels_that_named_it(tmp_path: Path) -> None:
+def test_lists_are_written_in_raw_ids_one_row_an_item_with_the_generators_that_named_it(tmp_path: Path) -> None:
     write_lists(tmp_path / "lists.parquet", IDS, [RANKED], {"unit": "watches"})
     assert rows_of(tmp_path / "lists.parquet") == [(*row, "watches") for row in EXPECTED]
     names = pq.read_table(tmp_path / "lists.parquet").column_names
-    assert names == ["user_id", "item_id", "rank", "score", "channels", "unit"]
+    assert names == ["user_id", "item_id", "rank", "score", "generators", "unit"]
 
 
-def test_each_channels_rank_is_a_column_and_null_where_it_did_not_name_the_item(tmp_path: Path) -> None:
+def test_each_generators_rank_is_a_column_and_null_where_it_did_not_name_the_item(tmp_path: Path) -> None:
     write_lists(tmp_path / "lists.parquet", IDS, [RANKED], {}, ranks=True)
     table = pq.read_table(tmp_path / "lists.parquet")
     assert table.column_names[5:] == ["t_rank", "p_rank"]
@@ -59,7 +59,7 @@ def test_further_numbers_are_columns_after_the_score(tmp_path: Path) -> None:
     chances = np.array([[0.5, 0.25, 0.0], [0.125, 0.0, 0.0], [0.0, 0.0, 0.0]])
     write_lists(tmp_path / "lists.parquet", IDS, [replace(RANKED, numbers={"chance": chances})], {})
     table = pq.read_table(tmp_path / "lists.parquet")
-    assert table.column_names == ["user_id", "item_id", "rank", "score", "chance", "channels"]
+    assert table.column_names == ["user_id", "item_id", "rank", "score", "chance", "generators"]
     assert table["chance"].to_pylist() == [0.5, 0.25, 0.125]
 
 

@@ -1,4 +1,4 @@
-"""The union of channels' lists, and a linear order of it, against sets and sums in Python."""
+"""The union of generators' lists, and a linear order of it, against sets and sums in Python."""
 
 from dataclasses import replace
 
@@ -16,18 +16,18 @@ NAMES = ("a", "b", "c")
 
 
 def named(lists):
-    """Lists by channel, [users, 4] each."""
+    """Lists by generator, [users, 4] each."""
     columns = {name: np.array([of[number] for of in lists], np.int32) for number, name in enumerate(NAMES)}
     return {name: Named(items, items.astype(np.float32)) for name, items in columns.items()}
 
 
 def pairs(lists):
-    """Every (user, item) that some channel names, by user, then item."""
+    """Every (user, item) that some generator names, by user, then item."""
     return [(row, item) for row, of in enumerate(lists) for item in sorted({*of[0], *of[1], *of[2]} - {0})]
 
 
 @given(lists=LISTS)
-def test_the_union_holds_each_named_item_once_with_the_rank_each_channel_gave_it(lists):
+def test_the_union_holds_each_named_item_once_with_the_rank_each_generator_gave_it(lists):
     union = union_of(named(lists))
     assert list(zip(union.rows.tolist(), union.items.tolist(), strict=True)) == pairs(lists)
     for number, name in enumerate(NAMES):
@@ -49,7 +49,7 @@ def test_the_best_places_are_those_of_a_sort_in_python(lists, k):
 
 
 @given(lists=LISTS, k=st.integers(1, 9), kept=st.integers(0, 9))
-def test_places_kept_for_a_channel_go_to_its_best_of_what_is_left(lists, k, kept):
+def test_places_kept_for_a_generator_go_to_its_best_of_what_is_left(lists, k, kept):
     union, kept = union_of(named(lists)), min(k, kept)
     scores = (union.items * 7 % 5).astype(np.float32)
     places = best_with_share(union, scores, k, kept, union.ranks["b"])
@@ -57,14 +57,16 @@ def test_places_kept_for_a_channel_go_to_its_best_of_what_is_left(lists, k, kept
         mine = [place for place, (row, _) in enumerate(pairs(lists)) if row == user]
         by_score = sorted(mine, key=lambda place: (-scores[place], place))
         head, rest = by_score[: k - kept], by_score[k - kept :]
-        of_channel = sorted((p for p in rest if union.ranks["b"][p]), key=lambda place: union.ranks["b"][place])[:kept]
-        others = [place for place in rest if not union.ranks["b"][place]][: kept - len(of_channel)]
-        expected = sorted(head + of_channel + others, key=lambda place: (-scores[place], place))
+        of_generator = sorted((p for p in rest if union.ranks["b"][p]), key=lambda place: union.ranks["b"][place])[
+            :kept
+        ]
+        others = [place for place in rest if not union.ranks["b"][place]][: kept - len(of_generator)]
+        expected = sorted(head + of_generator + others, key=lambda place: (-scores[place], place))
         assert places[user].tolist() == expected + [-1] * (k - len(expected))
 
 
 @given(lists=LISTS)
-def test_round_robin_takes_each_channels_first_then_their_second(lists):
+def test_round_robin_takes_each_generators_first_then_their_second(lists):
     union = union_of(named(lists))
     places = best(union, round_robin(union), 12)
     for user, of in enumerate(lists):

@@ -1,4 +1,4 @@
-"""Popularity, as the baseline and as a channel: counted before the instant, unseen items only."""
+"""Popularity, as the baseline and as a generator: counted before the instant, unseen items only."""
 
 from dataclasses import replace
 from unittest import mock
@@ -126,9 +126,9 @@ def test_of_equals_the_newest_comes_first():
 
 
 def test_columns_are_logs_of_shares_and_of_the_segments_lift():
-    channel = replace(segmented(), by_half_life={"popular_1h": np.array([1, 0.1, 0.01, 1, 1])})
+    generator = replace(segmented(), by_half_life={"popular_1h": np.array([1, 0.1, 0.01, 1, 1])})
     requests = seen_only(np.array([1, 4], np.int32), Pairs(np.zeros(0, np.int64), np.zeros(2, int)))
-    columns = channel.answer(requests).columns(np.array([0, 1, 1]), np.array([1, 1, 2], np.int32))
+    columns = generator.answer(requests).columns(np.array([0, 1, 1]), np.array([1, 1, 2], np.int32))
     np.testing.assert_allclose(columns["popular_1h"], [-1, -1, -2], rtol=1e-6)
     assert columns["segment"][0] > 0 > columns["segment"][1]
 

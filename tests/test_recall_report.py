@@ -49,14 +49,14 @@ def judged(data: Path, home: Path, mode: str) -> Judged:
     return Judged(work)
 
 
-def write_candidates(folder: Path, users: np.ndarray, items: np.ndarray, channels: Iterable[str]) -> None:
-    """Lists without scores; each channel's ranks are written beside them."""
+def write_candidates(folder: Path, users: np.ndarray, items: np.ndarray, generators: Iterable[str]) -> None:
+    """Lists without scores; each generator's ranks are written beside them."""
     nothing = np.zeros(items.shape, np.float32)
     arrays = {"users": users, "items": items, "scores": nothing, "tower_scores": nothing}
-    arrays |= {f"score_{name}": nothing for name in channels}
+    arrays |= {f"score_{name}": nothing for name in generators}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    (folder / "channels.json").write_text(json.dumps(list(channels)))
+    (folder / "generators.json").write_text(json.dumps(list(generators)))
 
 
 @pytest.fixture(scope="module")
@@ -265,8 +265,8 @@ def test_an_order_clock_has_no_hours_to_be_popular_in(ordered: Judged) -> None:
     assert list(ordered.popular_by_span) == ["all time"]
 
 
-def with_channels(judged: Judged, folder: Path, named: Iterable[str]) -> Judged:
-    """The same lists, each place named by the channel whose turn it is: first, second, .., all, first, .."""
+def with_generators(judged: Judged, folder: Path, named: Iterable[str]) -> Judged:
+    """The same lists, each place named by the generator whose turn it is: first, second, .., all, first, .."""
     names, shape = list(named), judged.candidates.shape
     turn = np.broadcast_to(np.arange(shape[1]) % (len(names) + 1), shape)
     for place, name in enumerate(names):
@@ -276,10 +276,10 @@ def with_channels(judged: Judged, folder: Path, named: Iterable[str]) -> Judged:
     return Judged(replace(judged.work, inputs={**judged.work.inputs, "candidates": folder}))
 
 
-def test_each_channels_contribution_is_reported_where_the_candidates_name_them(
+def test_each_generators_contribution_is_reported_where_the_candidates_name_them(
     timed: Judged, raw: Raw, metrics: dict[str, float], tmp_path: Path
 ) -> None:
-    channelled = recall_metrics(with_channels(timed, tmp_path, ["tower", "new"]))
+    channelled = recall_metrics(with_generators(timed, tmp_path, ["tower", "new"]))
     pairs = raw.went_on_to_watch
     found = [
         row.index(item)
@@ -290,30 +290,30 @@ def test_each_channels_contribution_is_reported_where_the_candidates_name_them(
     for name, turns in (("tower", (0, 2)), ("new", (1, 2))):
         alone = sum(place % 3 == turns[0] for place in hits)
         expected = {
-            f"recall.channel_hits@50/{name}": sum(place % 3 in turns for place in hits) / len(hits),
-            f"recall.channel_unique_hits@50/{name}": alone / len(hits),
-            f"recall.channel_unique_watches@50/{name}": alone / len(pairs),
+            f"recall.generator_hits@50/{name}": sum(place % 3 in turns for place in hits) / len(hits),
+            f"recall.generator_unique_hits@50/{name}": alone / len(hits),
+            f"recall.generator_unique_watches@50/{name}": alone / len(pairs),
         }
         equal(channelled, expected)
     places = [place for items in raw_lists(timed, timed.candidates).values() for place in range(len(items[:50]))]
-    assert channelled["recall.channel_named@50/tower"] == pytest.approx(np.mean([place % 3 != 1 for place in places]))
-    assert not [name for name in metrics if "channel" in name]
-    assert {name: value for name, value in channelled.items() if "channel" not in name} == pytest.approx(
+    assert channelled["recall.generator_named@50/tower"] == pytest.approx(np.mean([place % 3 != 1 for place in places]))
+    assert not [name for name in metrics if "generator" in name]
+    assert {name: value for name, value in channelled.items() if "generator" not in name} == pytest.approx(
         metrics, nan_ok=True
     )
 
 
-def test_slices_and_channels_are_drawn_where_there_are_any(
+def test_slices_and_generators_are_drawn_where_there_are_any(
     timed: Judged, metrics: dict[str, float], tmp_path: Path
 ) -> None:
     (tmp_path / "candidates").mkdir()
-    channelled = recall_metrics(with_channels(timed, tmp_path / "candidates", ["tower", "new"]))
+    channelled = recall_metrics(with_generators(timed, tmp_path / "candidates", ["tower", "new"]))
     drawn = {}
     for name, report in (("nothing", {}), ("slices", metrics), ("all", channelled)):
         (tmp_path / name).mkdir()
         draw_recall(report, tmp_path / name)
         drawn[name] = sorted(path.name for path in (tmp_path / name).iterdir())
-    assert drawn == {"nothing": [], "slices": ["slices.png"], "all": ["channels.png", "slices.png"]}
+    assert drawn == {"nothing": [], "slices": ["slices.png"], "all": ["generators.png", "slices.png"]}
 
 
 def test_where_only_order_is_known_nothing_is_said_of_ages_hours_and_oracles(ordered: Judged) -> None:

@@ -1,4 +1,4 @@
-"""A report's slices and channels as tables: every figure in its row, in the slices' own order."""
+"""A report's slices and generators as tables: every figure in its row, in the slices' own order."""
 
 from io import StringIO
 
@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from funnel.recall_tables import channel_tables, slice_tables
+from funnel.recall_tables import generator_tables, slice_tables
 from funnel.showcase import detail_tables
 
 REPORT = {
@@ -24,11 +24,11 @@ REPORT = {
     "recall.watches/items_with_0_watches": 30,
     "recall.watches_found@50/items_with_0_watches": 0.25,
     "recall.watches_found@50/items_with_0_watches.popularity": 0.0,
-    **{f"recall.channel_{name}@200/tower": 1.0 for name in ("named", "hits", "unique_hits", "unique_watches")},
-    **{f"recall.channel_{name}@50/new": 0.1 for name in ("named", "hits", "unique_hits", "unique_watches")},
-    "recall.channel_named@50/tower": 0.8,
-    "recall.channel_hits@50/tower": 0.7,
-    "recall.channel_unique_hits@50/tower": 0.6,
+    **{f"recall.generator_{name}@200/tower": 1.0 for name in ("named", "hits", "unique_hits", "unique_watches")},
+    **{f"recall.generator_{name}@50/new": 0.1 for name in ("named", "hits", "unique_hits", "unique_watches")},
+    "recall.generator_named@50/tower": 0.8,
+    "recall.generator_hits@50/tower": 0.7,
+    "recall.generator_unique_hits@50/tower": 0.6,
 }
 
 
@@ -47,16 +47,16 @@ def test_slices_stand_in_their_own_order_without_the_empty_ones_at_the_least_k()
     pd.testing.assert_frame_equal(tables["watches_found@50"], frame(["items with 0 watches"], items))
 
 
-def test_channels_stand_by_their_hits() -> None:
+def test_generators_stand_by_their_hits() -> None:
     expected = frame(["tower", "new"], {"named": [0.8, 0.1], "hits": [0.7, 0.1], "only it hit": [0.6, 0.1]})
-    (tables,) = channel_tables(REPORT).items()
-    assert tables[0] == "channels@50"
+    (tables,) = generator_tables(REPORT).items()
+    assert tables[0] == "generators@50"
     pd.testing.assert_frame_equal(tables[1], expected)
 
 
-def test_a_report_without_a_holdout_or_channels_has_no_tables() -> None:
+def test_a_report_without_a_holdout_or_generators_has_no_tables() -> None:
     assert slice_tables({"recall.short_lists": 3}) == {}
-    assert channel_tables({"recall.hr@50": 0.5}) == {}
+    assert generator_tables({"recall.hr@50": 0.5}) == {}
     assert list(detail_tables({"recall.short_lists": 3})) == []
 
 

@@ -1,4 +1,4 @@
-"""The re-watch channel names what was seen, and only that."""
+"""The re-watch generator names what was seen, and only that."""
 
 from recall.rewatch import Rewatch
 

@@ -109,7 +109,7 @@ def test_the_merge_is_told_where_a_pair_stands_in_the_users_pool(channel):
     logits = channel.logits(EVERYBODY[:2])
     rows, items = np.array([0, 1, 1]), np.array([channel.items[3], channel.items[0], ITEMS + 5], np.int32)
     z = (logits - logits.mean(axis=1, keepdims=True)) / logits.std(axis=1, keepdims=True)
-    np.testing.assert_allclose(answer.columns(rows, items)["watch_time"], [z[0, 3], z[1, 0], -1], rtol=1e-4)
+    np.testing.assert_allclose(answer.columns(rows, items)["expected_watch"], [z[0, 3], z[1, 0], -1], rtol=1e-4)
 
 
 def test_what_comes_at_or_after_the_instant_changes_nothing(channel):
@@ -139,4 +139,4 @@ def test_only_the_catalogue_is_named_and_of_a_large_one_the_best(channel, monkey
 def test_a_log_of_too_few_clicks_names_nothing():
     nothing = watch_time(ledger_of(two_tastes(rows=30)), ALL, END).answer(requests_of(EVERYBODY[:3]))
     assert not nothing.named(5).items.any()
-    assert nothing.columns(np.zeros(2, int), np.array([1, 2], np.int32))["watch_time"].tolist() == [-1, -1]
+    assert nothing.columns(np.zeros(2, int), np.array([1, 2], np.int32))["expected_watch"].tolist() == [-1, -1]

@@ -1,4 +1,4 @@
-"""All channels over a log whose next watch is known: who is in force, what is named, what never is."""
+"""All generators over a log whose next watch is known: who is in force, what is named, what never is."""
 
 from dataclasses import replace
 
@@ -9,31 +9,31 @@ from features.histories import histories_of
 from features.ledger import Ledger
 from features.sides import Side
 from features.tallies import Events
-from recall.channels import Popularity, catalogue_of, channels_as_of, chosen_popularity, in_force, switched_off
-from recall.config import CHANNELS, RecallConfig
+from recall.config import GENERATORS, RecallConfig
+from recall.generators import Popularity, catalogue_of, chosen_popularity, generators_as_of, in_force, switched_off
 from recall.index import index_of
 from recall.popular import HOUR
 
-CONFIG = RecallConfig(k=15, channel_items=8)
+CONFIG = RecallConfig(k=15, generator_items=8)
 
 
-def channels(world, config=CONFIG, log=None):
+def generators(world, config=CONFIG, log=None):
     tower = world.towers[-1]
     index = index_of(tower.item_vectors, tower.catalogue)
     log = log or world.log
-    return channels_as_of(config, log, tower, index, log.windows.labels_end, world.users, Popularity(1.0, "country"))
+    return generators_as_of(config, log, tower, index, log.windows.labels_end, world.users, Popularity(1.0, "country"))
 
 
 @pytest.fixture(scope="module")
 def found(chain_world):
-    return channels(chain_world).find(chain_world.users)
+    return generators(chain_world).find(chain_world.users)
 
 
-def test_every_channel_names_and_none_names_what_was_seen_or_nobody(chain_world, found):
+def test_every_generator_names_and_none_names_what_was_seen_or_nobody(chain_world, found):
     clicks, end = chain_world.log.clicks, chain_world.log.windows.labels_end
     before = clicks.instants < end
     seen = set(zip(clicks.users[before].tolist(), clicks.items[before].tolist(), strict=True))
-    assert list(found.union.named) == [name for name in CHANNELS if name != "watch_time"]
+    assert list(found.union.named) == [name for name in GENERATORS if name != "expected_watch"]
     for named in found.union.named.values():
         row, column = np.nonzero(named.items)
         assert len(row)
@@ -43,7 +43,7 @@ def test_every_channel_names_and_none_names_what_was_seen_or_nobody(chain_world,
 
 
 def test_columns_are_finite_and_as_many_as_the_unions_pairs(found):
-    assert {"tower", "popular_1h", "popular_ever", "segment", "co_watched", "age", "followed_rank"} <= set(
+    assert {"tower", "popular_1h", "popular_ever", "segment", "co_visitation", "age", "followed_channels_rank"} <= set(
         found.columns
     )
     for name, values in found.columns.items():
@@ -68,45 +68,45 @@ def test_what_comes_after_the_instant_changes_nothing(chain_world, found):
         watches.users, np.where(watches.instants < end, watches.items, 1), watches.instants, len(watches.offsets) - 1
     )
     later = replace(log, clicks=moved, readings=replace(log.readings, histories=moved))
-    again = channels(chain_world, log=later).find(chain_world.users)
+    again = generators(chain_world, log=later).find(chain_world.users)
     np.testing.assert_array_equal(again.union.items, found.union.items)
     for name, values in found.columns.items():
         np.testing.assert_array_equal(again.columns[name], values)
 
 
-def test_the_rewatch_channel_names_what_was_seen_where_it_is_switched_on(chain_world):
-    config = RecallConfig(k=15, channel_items=10, channels=("tower", "rewatch"))
-    named = channels(chain_world, config).find(chain_world.users).union.named["rewatch"]
+def test_the_rewatch_generator_names_what_was_seen_where_it_is_switched_on(chain_world):
+    config = RecallConfig(k=15, generator_items=10, generators=("tower", "rewatch"))
+    named = generators(chain_world, config).find(chain_world.users).union.named["rewatch"]
     watches, end = chain_world.log.clicks, chain_world.log.windows.labels_end
     for user in (1, 7, 400):
         mine = watches.items[(watches.users == user) & (watches.instants < end)]
         assert named.items[user - 1][:10].tolist() == mine[::-1][:10].tolist() + [0] * (10 - len(mine))
 
 
-def test_channels_that_the_log_cannot_give_are_switched_off_and_say_why(chain_world):
+def test_generators_that_the_log_cannot_give_are_switched_off_and_say_why(chain_world):
     log, config = chain_world.log, RecallConfig()
-    assert switched_off(config, log) == {"watch_time": "the log does not say what was shown and not clicked"}
+    assert switched_off(config, log) == {"expected_watch": "the log does not say what was shown and not clicked"}
     none = np.zeros(0)
     shown = Events(none.astype(np.int32), none.astype(np.int32), none.astype(np.int64), none.astype(bool), none)
     ledger = Ledger(shown, log.readings.users, log.items, timed=True)
     assert switched_off(config, replace(log, ledger=ledger)) == {}
     bare = replace(log, items=Side({}, {}, {}), windows=log.windows.model_copy(update={"clock": "order"}))
-    assert set(switched_off(config, bare)) == {"followed", "new_items", "watch_time"}
-    assert "channel_id" in switched_off(config, bare)["followed"]
-    assert in_force(config, bare) == ("tower", "item_to_item", "co_watched", "popular")
-    assert switched_off(RecallConfig(channels=("tower",)), bare) == {}
+    assert set(switched_off(config, bare)) == {"followed_channels", "new_items", "expected_watch"}
+    assert "channel_id" in switched_off(config, bare)["followed_channels"]
+    assert in_force(config, bare) == ("tower", "item_to_item", "co_visitation", "popular")
+    assert switched_off(RecallConfig(generators=("tower",)), bare) == {}
 
 
-@pytest.mark.parametrize("named", [("co_watched", "new_items"), ("tower", "tower"), ()])
-def test_channels_that_cannot_fill_a_list_or_stand_twice_are_refused(named):
-    with pytest.raises(ValueError, match=r"channels"):
-        RecallConfig(channels=named)
+@pytest.mark.parametrize("named", [("co_visitation", "new_items"), ("tower", "tower"), ()])
+def test_generators_that_cannot_fill_a_list_or_stand_twice_are_refused(named):
+    with pytest.raises(ValueError, match=r"generators"):
+        RecallConfig(generators=named)
 
 
 def test_on_the_order_clock_all_that_is_left_still_works(chain_world):
     log = chain_world.log
     ordered = replace(log, windows=log.windows.model_copy(update={"clock": "order"}))
-    found = channels(chain_world, log=ordered).find(chain_world.users)
+    found = generators(chain_world, log=ordered).find(chain_world.users)
     assert "age" not in found.columns
     assert "popular_ever" in found.columns
 
@@ -144,7 +144,7 @@ def _log(watches, items):
 
     from features.vocabulary import Vocabulary
     from features.windows import Windows
-    from recall.channels import Log
+    from recall.generators import Log
     from recall.inputs import Readings
 
     country = (np.arange(len(watches.offsets) - 1) % 2).astype(np.int32)

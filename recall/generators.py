@@ -1,4 +1,4 @@
-"""All channels as of an instant: who is in force, what they name for users, and what they say of it."""
+"""All generators as of an instant: who is in force, what they name for users, and what they say of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from features.vocabulary import Vocabulary
 from features.windows import Windows
 from recall.candidates import nearest, pairs_before, pairs_between
 from recall.co_watched import co_watched
-from recall.config import ChannelName, RecallConfig
+from recall.config import GeneratorName, RecallConfig
 from recall.followed import followed
 from recall.fresh import is_new, new_items
 from recall.index import ItemIndex
@@ -22,7 +22,7 @@ from recall.inputs import Readings
 from recall.item_to_item import item_to_item
 from recall.merge import Union, joined, union_of
 from recall.popular import HALF_LIVES, Popular, PopularAnswer, decayed, hit_share, shares
-from recall.requests import Channel, Columns, Named, Requests, seen_only
+from recall.requests import CandidateGenerator, Columns, Named, Requests, seen_only
 from recall.rewatch import Rewatch
 from recall.vectors import Tower
 from recall.watch_time import watch_time
@@ -35,7 +35,7 @@ Intp = npt.NDArray[np.intp]
 
 LAST_WATCHES = 10
 # Hours after which a watch counts half towards co-visitation.
-CO_WATCHED_HALF_LIFE = 6.0
+CO_VISITATION_HALF_LIFE = 6.0
 # They alone can fill a list.
 FILLERS = ("tower", "popular")
 SLAB = 1 << 18
@@ -46,7 +46,7 @@ JUDGED_AT = 50
 
 @dataclass(frozen=True)
 class Log:
-    """What channels are made of: readings, clicks (what is seen), items and their side columns.
+    """What generators are made of: readings, clicks (what is seen), items and their side columns.
 
     `ledger` is None where the log does not say what was shown and not clicked.
     """
@@ -81,26 +81,26 @@ class Popularity:
     segment: str | None = None
 
 
-def switched_off(config: RecallConfig, log: Log) -> dict[ChannelName, str]:
-    """The channels that are asked for and that the log cannot give, with the reason."""
-    reasons: dict[ChannelName, str] = {}
+def switched_off(config: RecallConfig, log: Log) -> dict[GeneratorName, str]:
+    """The generators that are asked for and that the log cannot give, with the reason."""
+    reasons: dict[GeneratorName, str] = {}
     if not log.timed:
         reasons["new_items"] = "the clock is order only, so nothing is new"
     if CHANNEL not in log.items.codes:
-        reasons["followed"] = f"items have no {CHANNEL}"
+        reasons["followed_channels"] = f"items have no {CHANNEL}"
     if log.ledger is None:
-        reasons["watch_time"] = "the log does not say what was shown and not clicked"
-    return {name: reason for name, reason in reasons.items() if name in config.channels}
+        reasons["expected_watch"] = "the log does not say what was shown and not clicked"
+    return {name: reason for name, reason in reasons.items() if name in config.generators}
 
 
-def in_force(config: RecallConfig, log: Log) -> tuple[ChannelName, ...]:
-    """The channels that are asked for and that the log can give."""
+def in_force(config: RecallConfig, log: Log) -> tuple[GeneratorName, ...]:
+    """The generators that are asked for and that the log can give."""
     off = switched_off(config, log)
-    return tuple(name for name in config.channels if name not in off)
+    return tuple(name for name in config.generators if name not in off)
 
 
 @dataclass(frozen=True)
-class TowerChannel:
+class TowerGenerator:
     """The tower's nearest items; items it does not know are not named."""
 
     index: ItemIndex
@@ -111,11 +111,11 @@ class TowerChannel:
 
 @dataclass(frozen=True)
 class TowerAnswer:
-    channel: TowerChannel
+    generator: TowerGenerator
     requests: Requests
 
     def named(self, k: int) -> Named:
-        items, scores = nearest(self.requests.vectors, self.channel.index, self.requests.seen, k)
+        items, scores = nearest(self.requests.vectors, self.generator.index, self.requests.seen, k)
         return Named(items, np.where(items > 0, scores, 0).astype(np.float32))
 
     def columns(self, rows: Intp, items: Int32) -> Columns:
@@ -126,7 +126,7 @@ class TowerAnswer:
 
 @dataclass(frozen=True)
 class Found:
-    """The union of what channels name for users, its columns, and the tower's score of every pair, [p]."""
+    """The union of what generators name for users, its columns, and the tower's score of every pair, [p]."""
 
     union: Union
     columns: Columns
@@ -135,14 +135,14 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Channels:
-    """The channels in force as of an instant, in order, and the tower they lean on."""
+class Generators:
+    """The generators in force as of an instant, in order, and the tower they lean on."""
 
     log: Log
     as_of: int
     tower: Tower
-    by_name: Mapping[ChannelName, Channel]
-    wanted: Mapping[ChannelName, int]
+    by_name: Mapping[GeneratorName, CandidateGenerator]
+    wanted: Mapping[GeneratorName, int]
 
     def requests(self, users: Int32) -> Requests:
         histories = self.log.readings.histories
@@ -156,9 +156,9 @@ class Channels:
         )
 
     def find(self, users: Int32) -> Found:
-        """What the channels name for users, and the columns that a merge reads."""
+        """What the generators name for users, and the columns that a merge reads."""
         requests = self.requests(users)
-        answers = {name: channel.answer(requests) for name, channel in self.by_name.items()}
+        answers = {name: generator.answer(requests) for name, generator in self.by_name.items()}
         union = union_of({name: answer.named(self.wanted[name]) for name, answer in answers.items()})
         scores = pair_scores(requests.vectors, self.tower.item_vectors, union.rows, union.items)
         said = [answer.columns(union.rows, union.items) for answer in answers.values()]
@@ -166,10 +166,10 @@ class Channels:
         return Found(union, columns, scores, requests.lengths)
 
 
-def channels_as_of(
+def generators_as_of(
     config: RecallConfig, log: Log, tower: Tower, index: ItemIndex, as_of: int, users: Int32, popularity: Popularity
-) -> Channels:
-    """The channels in force as of an instant, for users who will be asked about; the tower was finished by then."""
+) -> Generators:
+    """The generators in force as of an instant, for users who will be asked about; the tower was finished by then."""
     watches, catalogue = log.readings.histories, catalogue_of(log, tower, as_of)
     size, first_seen = len(catalogue), np.append(0, log.vocabulary.first_seen[: len(catalogue) - 1])
     lately = decayed(watches, size, as_of, popularity.half_life)[0]
@@ -177,21 +177,21 @@ def channels_as_of(
     new = catalogue & log.timed & is_new(first_seen, ever, as_of, log.span)
     bags = watches.bags(users, watches.ends(users, as_of), LAST_WATCHES)
     ledger = log.ledger
-    makers: dict[ChannelName, Callable[[], Channel]] = {
-        "tower": lambda: TowerChannel(index),
+    makers: dict[GeneratorName, Callable[[], CandidateGenerator]] = {
+        "tower": lambda: TowerGenerator(index),
         "item_to_item": lambda: item_to_item(tower.item_vectors, tower.catalogue, bags),
-        "co_watched": lambda: co_watched(watches, size, as_of, CO_WATCHED_HALF_LIFE if log.timed else None),
-        "popular": lambda: popular_channel(log, catalogue, as_of, popularity),
-        "followed": lambda: followed(log.items.codes[CHANNEL][:size], lately, new),
+        "co_visitation": lambda: co_watched(watches, size, as_of, CO_VISITATION_HALF_LIFE if log.timed else None),
+        "popular": lambda: popular_generator(log, catalogue, as_of, popularity),
+        "followed_channels": lambda: followed(log.items.codes[CHANNEL][:size], lately, new),
         "new_items": lambda: new_items(first_seen, new, tower.item_vectors, as_of),
         "rewatch": Rewatch,
     }
     if ledger is not None:
-        makers["watch_time"] = lambda: watch_time(ledger, catalogue, as_of)
+        makers["expected_watch"] = lambda: watch_time(ledger, catalogue, as_of)
     names = in_force(config, log)
-    deep = max(config.k, config.channel_items)
-    wanted = {name: deep if name in FILLERS else config.channel_items for name in names}
-    return Channels(log, as_of, tower, {name: makers[name]() for name in names}, wanted)
+    deep = max(config.k, config.generator_items)
+    wanted = {name: deep if name in FILLERS else config.generator_items for name in names}
+    return Generators(log, as_of, tower, {name: makers[name]() for name in names}, wanted)
 
 
 def catalogue_of(log: Log, tower: Tower, as_of: int) -> Flags:
@@ -204,7 +204,7 @@ def catalogue_of(log: Log, tower: Tower, as_of: int) -> Flags:
     return catalogue
 
 
-def popular_channel(log: Log, catalogue: Flags, as_of: int, popularity: Popularity) -> Popular:
+def popular_generator(log: Log, catalogue: Flags, as_of: int, popularity: Popularity) -> Popular:
     """Popularity of the items that may be named as of an instant, by a choice of half life and segment."""
     watches, size = log.readings.histories, len(catalogue)
     whole = {_half_life_name(h): shares(decayed(watches, size, as_of, h))[0] for h in log.half_lives}
@@ -244,8 +244,8 @@ class _Round:
         self.requests = seen_only(users, pairs_before(users, log.clicks, since))
 
     def hit_share(self, popularity: Popularity) -> float:
-        channel = _popular_alone(self.log, self.catalogue, self.since, popularity)
-        return hit_share(PopularAnswer(channel, self.requests), self.watched, JUDGED_AT)
+        generator = _popular_alone(self.log, self.catalogue, self.since, popularity)
+        return hit_share(PopularAnswer(generator, self.requests), self.watched, JUDGED_AT)
 
 
 def _half_life_name(half_life: float | None) -> str:
