@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, get_origin
@@ -67,12 +67,25 @@ class FunnelConfig(BaseModel):
             )
         return self
 
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from the defaults, as plain values by `section.field`."""
+        defaults = flat(FunnelConfig().model_dump(mode="json"))
+        return {name: value for name, value in flat(self.model_dump(mode="json")).items() if value != defaults[name]}
+
     def sections(self, names: Sequence[str]) -> dict[str, Any]:
         """The named sections as plain values, for an artefact's recipe; what they name is there by its content."""
         values = self.model_dump(mode="json", include=set(names))
         if "re_rank" in values and self.re_rank.exclusions:
             values["re_rank"]["exclusions_content"] = digest_of(Path(self.re_rank.exclusions))
         return values
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of settings as one level, by `section.field`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= {f"{name}.{key}": kept for key, kept in value.items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> FunnelConfig:

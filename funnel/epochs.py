@@ -1,16 +1,24 @@
-"""How the epochs of a training are told and drawn."""
+"""How the epochs of a training are told, charted and drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from funnel.plots import loss_curves
 from funnel.work import Work
 
+# What a row says of its epoch beside figures that make a curve.
+BOOKKEEPING = ("tower", "epoch", "after", "rate", "examples")
 
-def draw_epochs(work: Work, epochs: list[dict[str, Any]]) -> None:
-    """The losses by epoch as the artefact's picture."""
-    counts = ("tower", "epoch", "after", "examples")
-    loss_curves([{k: v for k, v in row.items() if k not in counts} for row in epochs], work.out / "loss.png")
+
+def curve_points(row: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of an epoch that make curves."""
+    return {name: float(value) for name, value in row.items() if name not in BOOKKEEPING}
+
+
+def draw_epochs(work: Work, epochs: Sequence[Mapping[str, Any]], cut_offs: Sequence[str] = ()) -> None:
+    """The curves by epoch as the artefact's picture; `cut_offs` says for each tower until when it was trained."""
+    ends = [cut_offs[row["tower"]] if cut_offs else "" for row in epochs]
+    loss_curves([curve_points(row) for row in epochs], work.out / "loss.png", ends)
 
 
 def epoch_text(name: str, row: Mapping[str, Any]) -> str:

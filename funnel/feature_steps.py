@@ -1,6 +1,8 @@
 """What each step of ingest and features reads, calls and writes: files in, one call into a package, files out."""
 
+import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,15 @@ def write_interactions(work: Work) -> None:
     summary = ingestion.ingest(work.source, work.data, work.out, work.config.cleaning, datetime.now(UTC))
     work.write_json("summary.json", summary)
     work.tell(f"the log: {ingestion.in_words(summary)}")
+
+
+def figures_of_log(folder: Path) -> dict[str, float]:
+    """Counts of the cleaned log: rows, rows rejected and dropped, users, items, share clicked, mean seconds."""
+    summary = json.loads((folder / "summary.json").read_text())
+    figures = {"rejected_rows": summary["rejected"].get("interactions", {}), "dropped_rows": summary["dropped"]}
+    names = ("rows", "rows_read", "users", "items", "clicked_share", "mean_seconds", "null_seconds_share")
+    known = {name: float(summary[name]) for name in names if summary[name] is not None}
+    return known | {name: float(sum(by_reason.values())) for name, by_reason in figures.items()}
 
 
 def write_windows(work: Work) -> None:

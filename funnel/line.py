@@ -1,13 +1,16 @@
 """The line: which step makes which artefact from which others, and how a step is run.
 
-`funnel run` walks the whole line in one process; the DAGs run one step a task. Both come through `make`.
+`funnel run` walks the whole line in one process; the DAGs run one step a task. Both come through `make`, which tells an
+`Observer` what happens: a stage starts, an epoch ends, an artefact is there, a stage ends, something fails.
 """
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +21,8 @@ from features.ingest import source_files
 from features.tables import file_digest
 from funnel import feature_steps, ranking_steps, recall_steps
 from funnel.config import FunnelConfig, config_of
-from funnel.store import MEASURED, Manifest, Recipe, Store, code_digest, is_published, publish
-from funnel.tracking import SUMMARY, Tracker, environment, track
+from funnel.epochs import epoch_text
+from funnel.store import Recipe, Store, code_digest, is_published, publish
 from funnel.work import Work
 
 Stage = Literal["ingest", "features", "recall", "ranking"]
@@ -42,20 +45,26 @@ class Request(BaseModel):
     def store(self) -> Store:
         return Store(Path(self.home) / "artefacts", self.versions)
 
-    @property
-    def tracker(self) -> Tracker:
-        return track(self.tracking, self.run)
+
+def numbers_of(path: Path) -> dict[str, float]:
+    """The numbers at the top of a JSON file, by name."""
+    values = json.loads(path.read_text())
+    return {name: float(value) for name, value in values.items() if type(value) in (int, float)}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One artefact: who makes it, from what, which sections of the configuration it reads but for what is `unread`."""
+    """One artefact: who makes it, from what, which sections of the configuration it reads but for what is `unread`.
+
+    `figures` reads what the artefact says of itself from its folder.
+    """
 
     stage: Stage
     write: Callable[[Work], None]
     parents: tuple[str, ...]
     sections: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    figures: Callable[[Path], Mapping[str, float]] = lambda _: {}
 
     def read_of(self, config: FunnelConfig) -> dict[str, Any]:
         """What the step reads of a configuration, as plain values by section."""
@@ -74,7 +83,9 @@ _FEATURES = ("windows", "vocabulary", "impressions", "histories", "profiles")
 _SERVED = ("ranking.top_k", "ranking.chance_weight", "ranking.streaming_hours")
 
 STEPS: dict[str, Step] = {
-    "interactions": Step("ingest", feature_steps.write_interactions, (), ("cleaning",)),
+    "interactions": Step(
+        "ingest", feature_steps.write_interactions, (), ("cleaning",), figures=feature_steps.figures_of_log
+    ),
     "windows": Step("features", feature_steps.write_windows, ("interactions",), ("windows", "features")),
     "vocabulary": Step("features", feature_steps.write_vocabulary, ("interactions", "windows")),
     "impressions": Step("features", feature_steps.write_impressions, ("interactions", "windows", "vocabulary")),
@@ -115,11 +126,9 @@ STEPS: dict[str, Step] = {
             *("ranking_rows", "ranker", "list_order", "pre_ranker", "recommendations"),
         ),
         tuple(FunnelConfig.model_fields),
+        figures=lambda folder: numbers_of(folder / "report.json"),
     ),
 }
-
-# What MLflow keeps a copy of: descriptions, pictures, trained weights; the tables stay in the store.
-LOGGED_FILES, LARGEST_LOGGED = ("*.json", "*.png", "*.h5", f"{MEASURED}/*"), 20_000_000
 
 PUBLISHED = {
     "candidates": ("candidates.parquet",),
@@ -130,15 +139,61 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What making an artefact came to; `made` is False where it was up to date, `url` its run's page in MLflow."""
+    """What making an artefact came to: which it is and where it lies; `made` is False where it was up to date."""
 
     name: str
+    stage: Stage
     version: str
     content: str
     made: bool
     seconds: float
-    url: str
-    line: str
+    folder: Path
+
+    @property
+    def line(self) -> str:
+        text = f"made in {self.seconds:.1f} s" if self.made else "up to date, nothing done"
+        return f"{self.name} {self.version}: {text}"
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What the artefact says of itself in numbers."""
+        return STEPS[self.name].figures(self.folder)
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """A row for each epoch of its training, in order; none where nothing was trained."""
+        path = self.folder / "epochs.json"
+        rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        return rows
+
+
+class Observer:
+    """Who is told how a run of the line goes; this one keeps it to itself.
+
+    Airflow runs each artefact in a process of its own, so what one call needs of another must not rest in memory.
+    """
+
+    def on_stage_start(self, stage: Stage) -> None:
+        """Told before each artefact: the stage's first one starts it, the others and retries go on with it."""
+
+    def on_epoch(self, name: str, row: Mapping[str, Any]) -> None:
+        """An epoch of the training of an artefact has ended."""
+
+    def on_artefact(self, outcome: Outcome) -> None:
+        """An artefact is there: made, or found up to date."""
+
+    def on_stage_end(self, stage: Stage) -> None:
+        """The last artefact of a stage is there."""
+
+    def on_failure(self, stage: Stage, error: BaseException | None) -> None:
+        """A stage failed, with None where its process was killed; it may be tried again."""
+
+    def on_end(self) -> None:
+        """All artefacts are there and shown."""
+
+    def url(self, stage: Stage) -> str:  # noqa: ARG002
+        """Where a person can look at the stage; "" nowhere."""
+        return ""
 
 
 def request_for(
@@ -148,17 +203,38 @@ def request_for(
     return Request(source=source, data=data, home=home, run=run, tracking=tracking, config=config_of(None, overrides))
 
 
-def make(name: str, request: Request, tell: Callable[[str], None] = print) -> Outcome:
-    """Make one artefact, or find it up to date, and log it to MLflow. Its parents have been made."""
+def make(name: str, request: Request, tell: Callable[[str], None] = print, observer: Observer | None = None) -> Outcome:
+    """Make one artefact, or find it up to date, and tell the observer. Its parents have been made."""
+    stage, observer = STEPS[name].stage, observer or Observer()
+    try:
+        observer.on_stage_start(stage)
+        outcome = _make(name, request, tell, observer)
+        observer.on_artefact(outcome)
+        if name == _names_of(stage)[-1]:
+            observer.on_stage_end(stage)
+    except BaseException as error:
+        # A tracking server that is gone must not hide what went wrong first.
+        with suppress(Exception):
+            observer.on_failure(stage, error)
+        raise
+    return outcome
+
+
+def _make(name: str, request: Request, tell: Callable[[str], None], observer: Observer) -> Outcome:
     store, began = request.store, time.monotonic()
     recipe = _recipe(name, request, store)
     made = not store.holds(recipe)
-    manifest = store.make(recipe, lambda out: STEPS[name].write(work_of(name, request, out, tell)))
+    manifest = store.make(
+        recipe,
+        lambda out: STEPS[name].write(_work(recipe, request, store, out, tell, partial(observer.on_epoch, name))),
+    )
     seconds = time.monotonic() - began
-    _log(name, request, manifest, seconds)
-    text = f"made in {seconds:.1f} s" if made else "up to date, nothing done"
-    url = request.tracker.url(_experiment(name))
-    return Outcome(name, manifest.version, manifest.content, made, seconds, url, f"{name} {manifest.version}: {text}")
+    return Outcome(name, STEPS[name].stage, manifest.version, manifest.content, made, seconds, store.path(name))
+
+
+def _names_of(stage: str) -> list[str]:
+    """The artefacts of a stage, the last of which comes after all others in Airflow too."""
+    return [name for name, step in STEPS.items() if step.stage == stage]
 
 
 def stale_steps(request: Request) -> list[str]:
@@ -181,14 +257,8 @@ def _are_shown(name: str, request: Request, store: Store) -> bool:
 def advance(request: Request, stage: str) -> Request:
     """The request with the versions of a stage's artefacts pinned: what its last task hands to the next stage."""
     store = request.store
-    made = {name: store.manifest(name).version for name, step in STEPS.items() if step.stage == stage}
+    made = {name: store.manifest(name).version for name in _names_of(stage)}
     return request.model_copy(update={"versions": {**request.versions, **made}})
-
-
-def finish(request: Request, failed: bool = False) -> None:
-    """Close the runs in MLflow."""
-    for stage in ("features", "recall", "ranking", SUMMARY):
-        request.tracker.close(stage, failed=failed)
 
 
 def publish_files(request: Request) -> list[Path]:
@@ -228,64 +298,22 @@ def _digest_of(paths: Iterable[Path], folder: Path) -> str:
 def work_of(name: str, request: Request, out: Path, tell: Callable[[str], None] = print) -> Work:
     """The work of one step, to be done in a folder; its parents have been made."""
     store = request.store
-    inputs = {parent: store.path(parent) for parent in STEPS[name].parents}
-    scratch = store.scratch(_recipe(name, request, store))
-    return Work(request.config, request.source, Path(request.data), inputs, out, scratch, tell)
+    return _work(_recipe(name, request, store), request, store, out, tell)
 
 
-def _experiment(name: str) -> Any:
-    """The MLflow experiment a step logs to: ingest belongs to features."""
-    stage = STEPS[name].stage
-    return "features" if stage == "ingest" else stage
+def _work(
+    recipe: Recipe,
+    request: Request,
+    store: Store,
+    out: Path,
+    tell: Callable[[str], None],
+    on_epoch: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> Work:
+    inputs = {parent: store.path(parent) for parent in STEPS[recipe.name].parents}
 
+    def tell_epoch(row: Mapping[str, Any]) -> None:
+        tell(epoch_text(recipe.name, row))
+        on_epoch(row)
 
-def _log(name: str, request: Request, manifest: Manifest, seconds: float) -> None:
-    """Log an artefact: its manifest, its pictures and tables, what it was made with, how its epochs went."""
-    tracker, stage, folder = request.tracker, _experiment(name), request.store.path(name)
-    tracker.open(SUMMARY)
-    tracker.open(stage)
-    tracker.log_dict(stage, asdict(manifest), f"manifests/{name}.json")
-    tracker.log_params(stage, _flat(STEPS[name].read_of(request.config)))
-    tracker.log_metrics(stage, {f"{name}.seconds": seconds})
-    for path in sorted(path for pattern in LOGGED_FILES for path in folder.glob(pattern)):
-        if path.name != "manifest.json" and path.stat().st_size <= LARGEST_LOGGED:
-            tracker.log_file(stage, path, name)
-    if (folder / "epochs.json").exists():
-        tracker.log_epochs(stage, name, json.loads((folder / "epochs.json").read_text()))
-    if name in _LOGS:
-        _LOGS[name](request, tracker, folder)
-
-
-def _log_interactions(request: Request, tracker: Tracker, folder: Path) -> None:
-    summary = json.loads((folder / "summary.json").read_text())
-    digest = request.store.manifest("interactions").parents["data"]
-    for stage in ("features", SUMMARY):
-        tracker.log_dataset(stage, request.source, digest, request.data, summary)
-    tracker.log_tags(SUMMARY, environment() | {"watchfunnel.source": request.source})
-
-
-def _log_report(_: Request, tracker: Tracker, folder: Path) -> None:
-    from funnel.list_validation import choice_text
-    from funnel.report import flat_metrics
-
-    report = json.loads((folder / "report.json").read_text())
-    metrics = flat_metrics(report)
-    tracker.log_metrics(SUMMARY, metrics)
-    tracker.describe(SUMMARY, f"{report['run']['verdict']['sentence']}\n\n{choice_text(report['run']['list_order'])}")
-    for stage in ("recall", "ranking"):
-        own = {name: value for name, value in metrics.items() if name.startswith(f"{stage}.")}
-        tracker.log_metrics(stage, own)
-    tracker.log_file(SUMMARY, folder / "report.json", "report")
-
-
-_LOGS: dict[str, Callable[[Request, Tracker, Path], None]] = {
-    "interactions": _log_interactions,
-    "report": _log_report,
-}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+    data = Path(request.data)
+    return Work(request.config, request.source, data, inputs, out, store.scratch(recipe), tell, tell_epoch)

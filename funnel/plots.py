@@ -20,20 +20,29 @@ Numbers = npt.NDArray[np.integer | np.floating]
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9661f", "#8a8a8a"
 
 
-def loss_curves(epochs: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Every figure of the epochs (the first row is epoch 1), one panel for a figure and its `val_` twin."""
+def loss_curves(epochs: Sequence[Mapping[str, float]], path: Path, parts: Sequence[str] = ()) -> None:
+    """Every figure of the epochs (the first row is epoch 1), one panel for a figure and its `val_` twin.
+
+    Epochs of one of the `parts`, one for each epoch, are a line of their own; a dashed line stands before the next.
+    """
     from matplotlib.ticker import MaxNLocator
 
     table = pd.DataFrame(list(epochs), index=np.arange(1, len(epochs) + 1))
+    part = pd.Series(list(parts) or "", index=table.index)
     names = list(dict.fromkeys(str(name).removeprefix("val_") for name in table.columns))
     figure, panels = _canvas(len(names), "Training, epoch by epoch")
     for panel, name in zip(panels, names, strict=True):
-        for column, label, colour in ((name, "training", _BLUE), (f"val_{name}", "validation", _ORANGE)):
-            if column in table:
-                panel.plot(table.index, table[column], marker="o", markersize=4, color=colour, label=label)
-        _label(panel, name, "epoch", name)
+        twins = {name: ("training rows", _BLUE), f"val_{name}": ("validation rows", _ORANGE)}
+        for column in table.columns.intersection(list(twins)):
+            for number, (_, values) in enumerate(table[column].dropna().groupby(part, sort=False)):
+                label, colour = twins[column]
+                panel.plot(values.index, values, "o-", markersize=4, color=colour, label=label if not number else None)
+        _label(panel, name.replace("_", " ").replace("@", " at "), "epoch", "")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.legend(frameon=False)
+        panel.set(xlim=(0.5, max(len(table), 1) + 0.5))
+        _mark_parts(panel, part)
+    if any(str(name).startswith("val_") for name in table.columns):
+        _legend(figure, panels[0])
     figure.savefig(path)
 
 
@@ -47,7 +56,7 @@ def seconds_by_bucket(predicted: Numbers, true: Numbers, path: Path, buckets: in
     panel.set(xlim=(0, end), ylim=(0, end), aspect="equal")
     title = f"{len(true):,} impressions in {len(table)} buckets of the prediction"
     _label(panel, title, "mean predicted watch time (s)", "mean true watch time (s)")
-    panel.legend(frameon=False, loc="upper left")
+    _legend(figure, panel)
     figure.savefig(path)
 
 
@@ -61,8 +70,8 @@ def calibration_bars(table: pd.DataFrame, path: Path) -> None:
     panel.set_yticks(places, [f"{name}\n({rows:,.0f} rows)" for name, rows in table["rows"].items()], fontsize=8)
     panel.invert_yaxis()
     _label(panel, "", "predicted / true seconds", "")
-    panel.legend(frameon=False, loc="best")
-    figure.set_figheight(1.5 + 0.45 * len(table))
+    _legend(figure, panel)
+    figure.set_figheight(2 + 0.45 * len(table))
     figure.savefig(path)
 
 
@@ -103,17 +112,15 @@ def draw_choice(choice: Mapping[str, Any], path: Path) -> None:
 
 
 def waterfall_bars(table: pd.DataFrame, path: Path) -> None:
-    """What is left of the holdout's seconds at each stage: a bar a row, column share; `kind` sets generators apart."""
-    figure, (panel,) = _canvas(1, "Of the holdout's watch seconds, what is left")
+    """What is left of the test window's seconds at each stage: a bar a row, column share; grey by `kind`."""
+    figure, (panel,) = _canvas(1, "How much of what was watched next each stage still has")
     places, shares = np.arange(len(table)), 100 * table["share"].to_numpy()
-    colours = [_GREY if kind == "generator" else _BLUE for kind in table["kind"]]
-    panel.barh(places, shares, color=colours)
-    for place, share in zip(places, shares, strict=True):
-        panel.text(float(share) + 0.8, float(place), f"{share:.1f} %", va="center", fontsize=9)
+    bars = panel.barh(places, shares, color=[_GREY if kind == "generator" else _BLUE for kind in table["kind"]])
+    panel.bar_label(bars, fmt="%.1f %%", padding=3, fontsize=9)
     panel.set_yticks(places, [str(name) for name in table.index])
     panel.invert_yaxis()
-    panel.set(xlim=(0, 112))
-    _label(panel, "grey: a generator alone", "% of the holdout's watch seconds", "")
+    panel.set(xlim=(0, 118))
+    _label(panel, "grey: one candidate generator alone", "% of the test window's watch seconds", "")
     figure.set_figheight(1.5 + 0.4 * len(table))
     figure.savefig(path)
 
@@ -136,17 +143,24 @@ def candidate_popularity(candidate_counts: Numbers, catalogue_counts: Numbers, p
     panel.set(xscale="log", yscale="log", xlim=(0.9, 1.2 * most), ylim=(least, 1.3))
     panel.xaxis.set_major_formatter("{x:,g}")
     _label(panel, "", "watches of the item", "share with at least so many watches")
-    panel.legend(frameon=False, loc="lower left")
+    _legend(figure, panel)
     figure.savefig(path)
 
 
 def share_bars(title: str, panels: Mapping[str, pd.DataFrame], path: Path) -> None:
-    """Shares as groups of bars, a panel for each table: a group for each row, a bar for each column; NaN has no bar."""
+    """Shares as groups of bars with their value, a panel for each table: a group for each row, a bar for each column.
+
+    A column has one colour in all panels; NaN has no bar. Each panel has a scale of its own, so small shares are seen.
+    """
     figure, axes = _canvas(len(panels), title)
+    columns = list(dict.fromkeys(column for table in panels.values() for column in table.columns))
+    colours = dict(zip(columns, (_BLUE, _GREY, _ORANGE), strict=False))
     for panel, (name, table) in zip(axes, panels.items(), strict=True):
-        _grouped(panel, table)
+        _grouped(panel, table, colours)
         _label(panel, name, "%", "")
-        panel.legend(frameon=False, loc="best")
+    handles = {label: bar for panel in axes for bar, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.set_figheight(max(4.6, 2 + 0.45 * max((table.size for table in panels.values()), default=0) / 1.8))
     figure.savefig(path)
 
 
@@ -172,7 +186,7 @@ def line_chart(table: pd.DataFrame, title: str, across: str, up: str, path: Path
     for name, colour in zip(table.columns, itertools.cycle((_BLUE, _ORANGE, _GREY, "#2f8f4e", "#7a4fa3"))):
         panel.plot(table.index, table[name], marker="o", markersize=4, color=colour, label=name)
     _label(panel, "", across, up)
-    panel.legend(frameon=False)
+    _legend(figure, panel)
     figure.savefig(path)
 
 
@@ -200,7 +214,7 @@ def index_sweep(trials: pd.DataFrame, target: float, path: Path) -> None:
     panel.plot(chosen["queries_per_second"], chosen["overlap"], label="published", **ring)
     panel.set(xscale="log")
     _label(panel, "", "queries a second", "share of the exact best that were found")
-    panel.legend(frameon=False, loc="lower left")
+    _legend(figure, panel)
     figure.savefig(path)
 
 
@@ -224,6 +238,22 @@ def _label(panel: "Axes", title: str, across: str, up: str) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
+def _mark_parts(panel: "Axes", part: "pd.Series[str]") -> None:
+    """A line where a part of the epochs ends, and the part's name upright beside its first epoch."""
+    first = part.drop_duplicates()
+    for epoch, name in first.items() if len(first) > 1 else ():
+        panel.axvline(float(epoch) - 0.5, color=_GREY, linestyle="--", linewidth=0.8)
+        place = panel.get_xaxis_transform()
+        panel.text(float(epoch) - 0.45, 0.02, name, rotation=90, va="bottom", fontsize=7, color=_GREY, transform=place)
+
+
+def _legend(figure: "Figure", panel: "Axes") -> None:
+    """One legend below all panels, where it covers nothing."""
+    handles, labels = panel.get_legend_handles_labels()
+    beside = 3 if sum(map(len, labels)) < 60 else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=beside, frameon=False)
+
+
 def _share_at_least(counts: Numbers) -> tuple[Numbers, Numbers]:
     """The counts that occur, above 0, and the share of all counts that are at least as high."""
     values, times = np.unique(counts, return_counts=True)
@@ -231,15 +261,17 @@ def _share_at_least(counts: Numbers) -> tuple[Numbers, Numbers]:
     return values[values > 0], share[values > 0]
 
 
-def _grouped(panel: "Axes", table: pd.DataFrame) -> None:
+def _grouped(panel: "Axes", table: pd.DataFrame, colours: Mapping[str, str]) -> None:
     """Horizontal bars in per cent, the table's first row at the top."""
     rows, thickness = np.arange(len(table)), 0.8 / max(len(table.columns), 1)
-    for number, (column, colour) in enumerate(zip(table.columns, (_BLUE, _GREY, _ORANGE), strict=False)):
+    for number, column in enumerate(table.columns):
         shares = 100 * table[column].to_numpy(np.float64)
         known = ~np.isnan(shares)
         middle = rows + (number - (len(table.columns) - 1) / 2) * thickness
-        panel.barh(middle[known], shares[known], height=thickness, color=colour, label=str(column))
+        bars = panel.barh(middle[known], shares[known], thickness, color=colours[column], label=str(column))
+        panel.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
     panel.set_yticks(rows, [str(name) for name in table.index])
+    panel.margins(x=0.12)
     panel.invert_yaxis()
 
 

@@ -88,13 +88,14 @@ def draw_ranking(judged: Judged, report: Mapping[str, Any], folder: Path) -> Non
 
 
 def calibration_table(report: Mapping[str, Any]) -> pd.DataFrame:
-    """Predicted over true seconds by slice, as a report has them: columns rows, calibration, low, high, mae."""
-    names = [name.split("/")[1] for name in report if name.startswith("ranking.calibration/")]
-    names = [name for name in names if "." not in name]
+    """Predicted over true seconds by slice that has rows, as a report has them: rows, calibration, low, high, mae."""
+    none = np.zeros(0)
+    names = [*by_duration(none), *by_user_clicks(none), *by_item_age(none)]
+    names = [name for name in names if report.get(f"ranking.rows/{name}")]
     columns = {"rows": "rows", "calibration": "calibration", "low": "calibration_low", "high": "calibration_high"}
     keys = {column: f"ranking.{metric}" for column, metric in (columns | {"mae": "mae"}).items()}
     values = {column: [report.get(f"{key}/{name}") for name in names] for column, key in keys.items()}
-    return pd.DataFrame(values, index=names, dtype=np.float64)
+    return pd.DataFrame(values, index=[name.replace("_", " ") for name in names], dtype=np.float64)
 
 
 def _calibration(work: Work, rows: Impressions, seconds: Float64, predicted: Float64) -> Metrics:

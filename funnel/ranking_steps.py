@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from features.errors import Refused
 from features.tables import CHANCE, EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
-from funnel.epochs import draw_epochs, epoch_text
+from funnel.epochs import draw_epochs
 from funnel.list_validation import FLAGS, choice_text, choose_order, validation_rows
 from funnel.listed_rows import Labelled, exposures_at, rows_of_lists
 from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
@@ -56,7 +56,7 @@ def write_ranker(work: Work) -> None:
         unit,
         work.config.ranking,
         work.config.seed,
-        lambda row: work.tell(epoch_text("ranker", row)),
+        work.on_epoch,
         flags if flags.any() else None,
     )
     trained.ranker.save(work.out)

@@ -60,10 +60,20 @@ def oracle_metrics(judged: Judged) -> Metrics:
 def draw_recall(report: Mapping[str, Any], folder: Path) -> None:
     """Pictures of a report's slices and of its generators' contributions, as far as it has them."""
     if sliced := slice_tables(report):
-        counted = {metric: _counted(table) for metric, table in sliced.items()}
-        share_bars("Candidates by slice", counted, folder / "slices.png")
-    if generators := generator_tables(report):
-        share_bars("What each generator adds: share of places and of hits", generators, folder / "generators.png")
+        counted = {_in_words(metric): _counted(table) for metric, table in sliced.items()}
+        share_bars("Candidates beside popularity, by kind of user and of item", counted, folder / "slices.png")
+    for name, table in generator_tables(report).items():
+        named = table.rename(index=lambda generator: generator.replace("_", " "))
+        places = f"of the first {name.split('@')[1]} places, and of their hits"
+        panels = {f"Share {places}": named.iloc[:, :2], "Hits that no other generator found": named.iloc[:, 2:]}
+        share_bars("What each candidate generator adds", panels, folder / "generators.png")
+
+
+def _in_words(metric: str) -> str:
+    """A metric of a slice table, for people: `hr@50`."""
+    name, k = metric.split("@")
+    texts = {"hr": "Users who found a next watch", "watches_found": "Next watches that were found"}
+    return f"{texts[name]} among {k} candidates"
 
 
 def _counts(judged: Judged) -> Metrics:

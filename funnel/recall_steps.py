@@ -13,7 +13,8 @@ import pandas as pd
 from features.errors import Refused
 from features.histories import Histories
 from features.sides import Side
-from funnel.epochs import draw_epochs, epoch_text
+from features.windows import Windows, text_of
+from funnel.epochs import draw_epochs
 from funnel.lists import ArrayFile, Ranked, write_lists
 from funnel.plots import index_sweep
 from funnel.store import MEASURED
@@ -50,7 +51,7 @@ def course_of(work: Work) -> "Course":
         seed=work.config.seed,
         shown=Histories.load(ignored) if ignored.exists() else None,
         checkpoints=Checkpoints(work.scratch),
-        on_epoch=lambda row: work.tell(epoch_text("tower", row)),
+        on_epoch=work.on_epoch,
     )
 
 
@@ -62,7 +63,7 @@ def write_towers(work: Work) -> None:
     for number, tower in enumerate(towers):
         tower.save(work.out, f"tower_{number:02d}")
     work.write_json("epochs.json", epochs)
-    draw_epochs(work, epochs)
+    draw_epochs(work, epochs, [_cut_off_text(tower, work.windows) for tower in towers])
 
 
 def write_item_vectors(work: Work) -> None:
@@ -119,6 +120,15 @@ def _refuse_long_lists(work: Work) -> None:
         raise Refused(
             f"recall.k = {k} but the catalogue has {items:,} items before labels_end; choose at most as many as items."
         )
+
+
+def _cut_off_text(tower: Tower, windows: Windows) -> str:
+    """Until when a tower was trained, for people."""
+    if windows.clock == "order":
+        return (
+            f"until {windows.described()['history_end' if tower.shape.as_of == windows.history_end else 'labels_end']}"
+        )
+    return f"until {text_of(tower.shape.as_of)[:16].replace('T', ' ')}"
 
 
 def _generator_log(work: Work) -> Log:

@@ -6,7 +6,6 @@ heavy imports inside the functions. A request travels as the JSON of `funnel.lin
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol
 
 from features.errors import Refused
@@ -59,12 +58,17 @@ def received(events: Sequence[Event], asset: str) -> Json:
 def make(name: str, request: Json) -> Json:
     """Make one artefact or find it up to date: its name, version, seconds, MLflow address and a sentence."""
     from funnel import line
+    from funnel.observer import observe
 
-    outcome = line.make(name, line.Request.model_validate(request))
+    asked = line.Request.model_validate(request)
+    observer = observe(asked)
+    outcome = line.make(name, asked, observer=observer)
     print(outcome.line)
-    if outcome.url:
-        print(f"MLflow: {outcome.url}")
-    return asdict(outcome)
+    url = observer.url(outcome.stage)
+    if url:
+        print(f"MLflow: {url}")
+    told = ("name", "version", "content", "made", "seconds", "line")
+    return {"url": url} | {field: getattr(outcome, field) for field in told}
 
 
 def onward(request: Json, stage: str) -> Json:
@@ -75,20 +79,24 @@ def onward(request: Json, stage: str) -> Json:
 
 
 def conclude(request: Json) -> None:
-    """Show the lists and the report at the home's top and close the MLflow runs of this request."""
+    """Show the lists and the report at the home's top; the run is over."""
     from funnel import line
+    from funnel.observer import observe
 
     line.publish_files(line.Request.model_validate(request))
-    line.finish(line.Request.model_validate(request))
+    observe(line.Request.model_validate(request)).on_end()
 
 
 def close_as_failed(context: Mapping[str, Any]) -> None:
-    """Airflow's failure callback: when a task has failed for good, its run is closed as failed in MLflow too."""
+    """Airflow's failure callback: a task that failed for good, and may have been killed, fails its stage in MLflow."""
     from funnel import line
+    from funnel.observer import observe
 
     request = context["ti"].xcom_pull(task_ids="request")
     if request:
-        line.finish(line.Request.model_validate(request), failed=True)
+        # A DAG is called like its stage.
+        stage, error = context["ti"].dag_id, context.get("exception")
+        observe(line.Request.model_validate(request)).on_failure(stage, error)
 
 
 def retry_seconds() -> float:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from features.simulated import simulate, write
 from features.tables import CHANCE, EXPECTED_SECONDS, ITEM, RANK, UNIT, USER
 from features.world import WorldConfig
 from funnel.config import config_of, refusal_of
-from funnel.line import STEPS, Outcome, Request, finish, make, publish_files
+from funnel.line import STEPS, Observer, Outcome, Request, make, publish_files, stale_steps
+from funnel.observer import observe
 
 CONSOLE = Console()
 
@@ -40,30 +40,26 @@ def run_line(
         config=chosen,
     )
     with request.store.locked():
-        outcomes = _walk(request)
+        # Where nothing is to be done there is nothing to observe.
+        observer = observe(request) if stale_steps(request) else Observer()
+        outcomes = _walk(request, observer)
         files = publish_files(request)
+        observer.on_end()
     CONSOLE.print(verdict_in(out), soft_wrap=True, highlight=False)
     CONSOLE.print(f"Done: {', '.join(str(file) for file in files)}", soft_wrap=True)
     return outcomes
 
 
-def _walk(request: Request) -> list[Outcome]:
+def _walk(request: Request, observer: Observer) -> list[Outcome]:
     outcomes: list[Outcome] = []
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
         bar = progress.add_task("starting", total=len(STEPS))
-        try:
-            for name in STEPS:
-                progress.update(bar, description=name)
-                outcomes.append(make(name, request, progress.console.print))
-                progress.console.print(outcomes[-1].line)
-                progress.advance(bar)
-        except BaseException:
-            # A tracking server that is gone must not hide what went wrong first.
-            with suppress(Exception):
-                finish(request, failed=True)
-            raise
-    finish(request)
+        for name in STEPS:
+            progress.update(bar, description=name)
+            outcomes.append(make(name, request, progress.console.print, observer))
+            progress.console.print(outcomes[-1].line)
+            progress.advance(bar)
     if not any(outcome.made for outcome in outcomes):
         CONSOLE.print(
             "Same data, same configuration, same code: everything was up to date, nothing was done.", soft_wrap=True

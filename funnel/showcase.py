@@ -14,18 +14,12 @@ from rich.table import Table
 
 from features.tables import EXPECTED_SECONDS, ITEM, RANK, TIMESTAMP, TOPICS, UNIT, USER, WATCH_SECONDS
 from features.windows import Windows
+from funnel.headline import HEADLINES
 from funnel.recall_tables import generator_tables, slice_tables
 from funnel.store import Store
 
 USERS_SHOWN, ROWS_SHOWN = 3, 5
 BASELINES = ("recall", "popularity", "item_knn", "ease", "item_mean", "oracle")
-HEADLINES = (
-    *("recall.hr@10", "recall.hr@50", "recall.hr@200", "recall.ndcg@10", "recall.coverage@200"),
-    "recall.new_item_recall@200",
-    *("ranking.auc", "ranking.gauc_by_rows", "ranking.xauc", "ranking.weighted_user_loss", "ranking.mae"),
-    *("ranking.calibration", "funnel.hr@10", "funnel.ndcg@10", "funnel.watch_seconds_share@10"),
-    *("funnel.watch_seconds_share@50", "funnel.oracle_share@10"),
-)
 
 
 def show(home: Path, console: Console) -> None:

@@ -1,7 +1,7 @@
 """Everything that talks to MLflow: one summary run a pipeline run, and one run for each stage it went through.
 
-Experiments are flat, so that the UI compares runs of one stage at once: `funnel` holds the summary runs, `features`,
-`recall` and `ranking` their children; runs of `benchmarks` have no parent. A run is found again by its tag
+Experiments are flat, so that the UI compares runs of one stage at once: `funnel` holds the summary runs, `ingest`,
+`features`, `recall` and `ranking` their children; runs of `benchmarks` have no parent. A run is found again by its tag
 `watchfunnel.run`, the key of the pipeline run: retries and separate processes go on with the run that is there, and
 nothing rests on MLflow's active run.
 """
@@ -13,20 +13,22 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import requests
 
 from features.errors import Refused, Unreachable
+from funnel.epochs import curve_points
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import RunData
     from mlflow.tracking import MlflowClient
 
 SUMMARY = "funnel"
@@ -44,62 +46,19 @@ _QUIET = {
 }
 
 
-class Tracker:
-    """What a pipeline run says about itself, stage by stage; this one keeps it to itself.
-
-    A stage is the name of its experiment: `funnel` for the summary run, else `features`, `recall` or `ranking`.
-    """
-
-    def open(self, stage: str) -> str:  # noqa: ARG002
-        """Start the stage's run, or go on with the one that is there; returns its run id ("" where none is kept)."""
-        return ""
-
-    def log_params(self, stage: str, params: Mapping[str, object]) -> None:
-        """Settings of the stage. The same value again is fine, another value for the same run is refused."""
-
-    def log_metrics(self, stage: str, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Figures by name; `hr@50` is kept as `hr_at_50`, and what is NaN or infinite is left out."""
-
-    def log_epochs(self, stage: str, prefix: str, rows: Sequence[Mapping[str, float]]) -> None:
-        """Figures of each epoch, the first row being epoch 1, as metrics named `prefix.name`."""
-
-    def log_tags(self, stage: str, tags: Mapping[str, str]) -> None:
-        """Words to find the run by."""
-
-    def describe(self, stage: str, text: str) -> None:
-        """What the UI shows above the run's figures; its first line is what there is to know."""
-        self.log_tags(stage, {"mlflow.note.content": text})
-
-    def log_file(self, stage: str, path: Path, folder: str | None = None) -> None:
-        """A copy of the file, kept with the run, in a folder of its artefacts."""
-
-    def log_dict(self, stage: str, content: Mapping[str, object], name: str) -> None:
-        """A nested mapping as a JSON or YAML file, by the ending of its name."""
-
-    def log_table(self, stage: str, table: "pd.DataFrame", name: str) -> None:
-        """A small table as a CSV file, which the UI shows as a table."""
-
-    def log_dataset(self, stage: str, name: str, digest: str, source: str, profile: Mapping[str, object]) -> None:
-        """The data the stage read: its name, the digest of its content, where it lies, and counts that describe it."""
-
-    def close(self, stage: str, failed: bool = False) -> None:
-        """End the stage's run, if there is one, as finished or failed; `open` takes it up again."""
-
-    def url(self, stage: str) -> str:  # noqa: ARG002
-        """Where the UI shows the run; "" where no server does."""
-        return ""
-
-
 @dataclass(frozen=True)
-class MlflowTracker(Tracker):
-    """Tracks in the MLflow store at `uri`: a server (`http://..`) or a file (`sqlite:////absolute/mlflow.db`).
+class MlflowTracker:
+    """Runs in the MLflow store at `uri`: a server (`http://..`) or a file (`sqlite:////absolute/mlflow.db`).
 
-    `run` is the key of the pipeline run. A file's artefacts lie in the folder `artifacts` beside it. Two processes
-    that open the same stage in the same instant may both create a run; all that come later use the older.
+    `run` is the key of the pipeline run, `name` what its runs are called and `tags` what they are found by. A stage is
+    the name of its experiment. A file's artefacts lie in the folder `artifacts` beside it. Two processes that open the
+    same stage in the same instant may both create a run; all that come later use the older.
     """
 
     uri: str
     run: str
+    name: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
     _found: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -107,16 +66,30 @@ class MlflowTracker(Tracker):
             raise ValueError(f"the key of a run is a name without quotes, found {self.run!r}")
 
     def open(self, stage: str) -> str:
+        """Start the stage's run, or go on with the one that is there, failed or not; returns its run id."""
         run_id = self._run_id(stage)
-        if self._client.get_run(run_id).info.status != "RUNNING":
+        if self._client.get_run(run_id).info.status in ("FAILED", "KILLED"):
             self._client.update_run(run_id, status="RUNNING")
         return run_id
 
+    def exists(self, stage: str) -> bool:
+        """Whether the stage has a run, open or closed."""
+        if stage not in self._found:
+            experiment = self._client.get_experiment_by_name(stage)
+            run_id = self._find(experiment.experiment_id) if experiment else None
+            self._found.update({stage: run_id} if run_id else {})
+        return stage in self._found
+
+    def data(self, stage: str) -> "RunData":
+        """Tags, params and metrics of the stage's run."""
+        return self._client.get_run(self._run_id(stage)).data
+
     def log_params(self, stage: str, params: Mapping[str, object]) -> None:
+        """Settings of the stage. The same value again is fine, another value for the same run is refused."""
         from mlflow.entities import Param
 
         named = {_allowed(name): str(value) for name, value in params.items()}
-        known = self._client.get_run(self._run_id(stage)).data.params
+        known = self.data(stage).params
         for name in named.keys() & known.keys():
             if named[name] != known[name]:
                 raise Refused(
@@ -126,30 +99,52 @@ class MlflowTracker(Tracker):
         new = [Param(name, value) for name, value in named.items() if name not in known]
         self._client.log_batch(self._run_id(stage), params=new)
 
-    def log_metrics(self, stage: str, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._log_steps(stage, [(step or 0, metrics)])
+    def log_metrics(self, stage: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Figures by name; `hr@50` is kept as `hr_at_50`, and what is NaN or infinite is left out."""
+        from mlflow.entities import Metric
 
-    def log_epochs(self, stage: str, prefix: str, rows: Sequence[Mapping[str, float]]) -> None:
-        named = [{f"{prefix}.{name}": value for name, value in row.items()} for row in rows]
-        self._log_steps(stage, enumerate(named, start=1))
+        now = int(time() * 1000)
+        named = [Metric(_allowed(k), float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
+        self._client.log_batch(self._run_id(stage), metrics=named)
+
+    def log_epochs(self, stage: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Curves of a training by epoch, those of each tower for themselves; what is logged already stays as it is."""
+        curves: dict[str, dict[int, float]] = {}
+        for row in rows:
+            of_tower = f"/tower_{row['tower']}" if "tower" in row else ""
+            for figure, value in curve_points(row).items():
+                curves.setdefault(f"{name}.{figure}{of_tower}", {})[row["epoch"]] = value
+        for curve, points in curves.items():
+            known = {point.step for point in self._client.get_metric_history(self._run_id(stage), _allowed(curve))}
+            for epoch in points.keys() - known:
+                self.log_metrics(stage, {curve: points[epoch]}, epoch)
 
     def log_tags(self, stage: str, tags: Mapping[str, str]) -> None:
+        """Words to find the run by."""
         from mlflow.entities import RunTag
 
         named = [RunTag(_allowed(name), value) for name, value in tags.items()]
         self._client.log_batch(self._run_id(stage), tags=named)
 
+    def describe(self, stage: str, text: str) -> None:
+        """What the UI shows above the run's figures, in Markdown; its first line is what there is to know."""
+        self.log_tags(stage, {"mlflow.note.content": text})
+
     def log_file(self, stage: str, path: Path, folder: str | None = None) -> None:
+        """A copy of the file, kept with the run, in a folder of its artefacts."""
         self._client.log_artifact(self._run_id(stage), str(path), folder)
 
     def log_dict(self, stage: str, content: Mapping[str, object], name: str) -> None:
+        """A nested mapping as a JSON or YAML file, by the ending of its name."""
         self._client.log_dict(self._run_id(stage), dict(content), name)
 
     def log_table(self, stage: str, table: "pd.DataFrame", name: str) -> None:
+        """A table as a CSV file, which the UI shows as a table."""
         # Not MLflow's own log_table, which appends: a retry would double the rows.
         self._client.log_text(self._run_id(stage), table.to_csv(index=False), name)
 
     def log_dataset(self, stage: str, name: str, digest: str, source: str, profile: Mapping[str, object]) -> None:
+        """The data the stage read: its name, the digest of its content, where it lies, and counts that describe it."""
         from mlflow.entities import Dataset, DatasetInput
 
         short = digest[:_LONGEST_DIGEST]
@@ -159,17 +154,20 @@ class MlflowTracker(Tracker):
         self.log_tags(stage, {DATA_TAG: digest})
 
     def close(self, stage: str, failed: bool = False) -> None:
-        experiment = self._client.get_experiment_by_name(stage)
-        run = self._found.get(stage) or (experiment and self._find(experiment.experiment_id))
-        if run:
-            self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
+        """End the stage's run, if there is one, as finished or failed; `open` takes a failed one up again."""
+        if self.exists(stage):
+            self._client.set_terminated(self._run_id(stage), "FAILED" if failed else "FINISHED")
+
+    def page(self, stage: str) -> str:
+        """Where the UI shows the run, below the UI's own address."""
+        info = self._client.get_run(self._run_id(stage)).info
+        return f"#/experiments/{info.experiment_id}/runs/{info.run_id}"
 
     def url(self, stage: str) -> str:
+        """Where the UI shows the run; "" where no server does."""
         if not self.uri.startswith("http"):
             return ""
-        info = self._client.get_run(self._run_id(stage)).info
-        page = f"#/experiments/{info.experiment_id}/runs/{info.run_id}"
-        return f"{self.uri.rstrip('/')}/{page}?workflowType=machine_learning"
+        return f"{self.uri.rstrip('/')}/{self.page(stage)}?workflowType=machine_learning"
 
     @property
     def _client(self) -> "MlflowClient":
@@ -188,26 +186,9 @@ class MlflowTracker(Tracker):
 
     def _create(self, experiment: str, stage: str) -> str:
         parent = {} if stage in (SUMMARY, BENCHMARKS) else {"mlflow.parentRunId": self._run_id(SUMMARY)}
-        tags = {RUN_TAG: self.run, **parent, **environment()}
-        run_id: str = self._client.create_run(experiment, tags=tags, run_name=self.run).info.run_id
+        tags = {RUN_TAG: self.run, **parent, **environment(), **self.tags}
+        run_id: str = self._client.create_run(experiment, tags=tags, run_name=self.name or self.run).info.run_id
         return run_id
-
-    def _log_steps(self, stage: str, steps: Iterable[tuple[int, Mapping[str, float]]]) -> None:
-        from mlflow.entities import Metric
-
-        now = int(time() * 1000)
-        metrics = [
-            Metric(_allowed(name), float(value), now, step)
-            for step, row in steps
-            for name, value in row.items()
-            if math.isfinite(value)
-        ]
-        self._client.log_batch(self._run_id(stage), metrics=metrics)
-
-
-def track(uri: str | None, run: str) -> Tracker:
-    """The tracker of the pipeline run with this key in the store at `uri`; without a uri it keeps nothing."""
-    return Tracker() if uri is None else MlflowTracker(uri, run)
 
 
 @cache
@@ -220,7 +201,8 @@ def environment() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     commit = _commit(Path(__file__).parents[1])
-    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+    # MLflow's own tag is not among those that its UI shows.
+    return tags | ({"mlflow.source.git.commit": commit, "watchfunnel.commit": commit} if commit else {})
 
 
 def _commit(root: Path) -> str | None:

@@ -58,7 +58,16 @@ def waterfall_table(report: Mapping[str, Any]) -> pd.DataFrame:
 def draw_waterfall(report: Mapping[str, Any], folder: Path) -> None:
     """The stages as a picture, where there is a holdout."""
     if len(table := waterfall_table(report)):
-        waterfall_bars(table, folder / "waterfall.png")
+        waterfall_bars(table.rename(index=_in_words), folder / "waterfall.png")
+
+
+def _in_words(stage: str) -> str:
+    """A stage of the table, for people."""
+    name, _, k = stage.partition("@")
+    known = {"all": "all of it", "known": "on items of the catalogue", "unseen": "on items new to the user"}
+    lists = {"merged": "in the candidates", "pre_ranked": "in what pre-rank leaves", "ranked": f"in the best {k}"}
+    texts = known | lists | {"re_ranked": f"in the best {k}, re-ranked"}
+    return texts.get(name) or f"{stage.removeprefix('channel ').replace('_', ' ')} alone"
 
 
 def _survivors(judged: Judged) -> dict[str, Flags]:

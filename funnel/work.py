@@ -41,7 +41,7 @@ VALIDATION = "validation"
 @dataclass(frozen=True)
 class Work:
     """One step's work: the configuration, its parents' folders, the folder to fill, one for what must survive
-    a kill, and whom to tell of progress."""
+    a kill, and whom to tell of progress and of each epoch."""
 
     config: FunnelConfig
     source: str
@@ -50,6 +50,7 @@ class Work:
     out: Path
     scratch: Path
     tell: Callable[[str], None] = lambda _: None
+    on_epoch: Callable[[Mapping[str, Any]], None] = lambda _: None
 
     @cached_property
     def windows(self) -> Windows:

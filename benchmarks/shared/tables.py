@@ -14,7 +14,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from funnel.tracking import BENCHMARKS, track
+from funnel.tracking import BENCHMARKS, MlflowTracker
 
 WIDTH = 160
 DATABASE = Path("out", "benchmarks", "mlflow.db")
@@ -28,7 +28,7 @@ def publish(name: str, rows: Sequence[Mapping[str, Any]], tracking: str | None, 
     where no server answers at the address.
     """
     Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(name, rows))
-    tracker = track(_address(tracking), name.replace("'", ""))
+    tracker = MlflowTracker(_address(tracking), name.replace("'", ""))
     tracker.open(BENCHMARKS)
     tracker.log_metrics(BENCHMARKS, _figures(rows))
     tracker.log_table(BENCHMARKS, pd.DataFrame([dict(row) for row in rows]), "table.csv")
