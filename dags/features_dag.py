@@ -67,6 +67,8 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["watchfunnel"],
+    # A task that is killed at its last try has no callback of its own.
+    on_failure_callback=relay.close_as_failed,
     default_args={
         "owner": "watchfunnel",
         "retries": 2,

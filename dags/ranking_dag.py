@@ -3,7 +3,7 @@
 Orders each user's candidates: builds the ranking rows, trains the ranker, chooses on validation lists how expected
 watch seconds and the chance to be watched next make one order, writes the lists, and judges them on the holdout.
 
-Follows the asset `candidates`; on the play button it takes the newest event. Its last task closes the run in MLflow.
+Follows the asset `candidates`; on the play button it takes the newest event. Its last task ends the run in MLflow.
 """
 
 from datetime import timedelta
@@ -68,6 +68,8 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["watchfunnel"],
+    # A task that is killed at its last try has no callback of its own.
+    on_failure_callback=relay.close_as_failed,
     default_args={
         "owner": "watchfunnel",
         "retries": 2,

@@ -241,10 +241,10 @@ def _label(panel: "Axes", title: str, across: str, up: str) -> None:
 def _mark_parts(panel: "Axes", part: "pd.Series[str]") -> None:
     """A line where a part of the epochs ends, and the part's name upright beside its first epoch."""
     first = part.drop_duplicates()
-    for epoch, name in first.items() if len(first) > 1 else ():
-        panel.axvline(float(epoch) - 0.5, color=_GREY, linestyle="--", linewidth=0.8)
+    for start, name in zip(first.index.to_numpy() - 0.5, first, strict=True) if len(first) > 1 else ():
+        panel.axvline(start, color=_GREY, linestyle="--", linewidth=0.8)
         place = panel.get_xaxis_transform()
-        panel.text(float(epoch) - 0.45, 0.02, name, rotation=90, va="bottom", fontsize=7, color=_GREY, transform=place)
+        panel.text(start + 0.05, 0.02, name, rotation=90, va="bottom", fontsize=7, color=_GREY, transform=place)
 
 
 def _legend(figure: "Figure", panel: "Axes") -> None:

@@ -23,6 +23,7 @@ from recall.candidates import Candidates
 from recall.config import RecallConfig
 from recall.generators import Log, generators_as_of, switched_off
 from recall.learning import Learned, learn, merged_shards
+from recall.vectors import Tower
 
 if TYPE_CHECKING:
     from recall.training import Course

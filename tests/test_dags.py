@@ -53,7 +53,8 @@ def dag(d):
     schedule = d.schedule if isinstance(d.schedule, str) else [a.name for a in d.schedule]
     params = {name: {"value": d.params[name], "schema": d.params.get_param(name).schema} for name in d.params}
     return {"tasks": {t.task_id: task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
-            "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule}
+            "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
+            "on_failure": getattr(d.on_failure_callback, "__name__", None)}
 print(json.dumps({"errors": bag.import_errors, "seconds": seconds, "modules": sorted({m.split(".")[0]
       for m in set(sys.modules) - before}), "dags": {name: dag(d) for name, d in bag.dags.items()}}))
 """
@@ -180,7 +181,7 @@ def test_every_dag_and_task_is_documented_owned_and_retried(parsed: dict[str, An
     dag = parsed["dags"][stage]
     assert dag["doc"].startswith(f"# {stage}")
     assert dag["tags"] == ["watchfunnel"]
-    assert dag["runs"] == 1
+    assert (dag["runs"], dag["on_failure"]) == (1, "close_as_failed")
     for name, task in dag["tasks"].items():
         assert task["doc"], name
         assert (task["owner"], task["retries"], task["backoff"]) == ("watchfunnel", 2, 2), name
@@ -274,11 +275,14 @@ def test_the_runs_are_closed_in_mlflow(home: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
-    names = ("funnel", "features", "recall", "ranking")
+    names = ("funnel", *STAGES)
     experiments = [client.get_experiment_by_name(name) for name in names]
     runs = client.search_runs([found.experiment_id for found in experiments if found])
     assert len(runs) == len(names)
     assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.data.tags["watchfunnel.made"] for run in runs if "mlflow.parentRunId" in run.data.tags} == {
+        ", ".join(artefacts(stage)) for stage in STAGES
+    }
 
 
 @pytest.mark.usefixtures("chain")

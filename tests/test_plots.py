@@ -19,6 +19,8 @@ from funnel.plots import (
     seconds_by_bucket,
     share_bars,
 )
+from funnel.ranking_report import calibration_table
+from funnel.recall_report import draw_recall
 
 DAY = np.datetime64("2025-01-01")
 NONE = np.array([])
@@ -55,6 +57,12 @@ def line(panel, label):
     return found
 
 
+def legend(panel):
+    """What the legends of a picture say: they stand below its panels, where they cover nothing."""
+    assert panel.get_legend() is None
+    return [text.get_text() for found in panel.figure.legends for text in found.get_texts()]
+
+
 def test_estimates_stand_in_their_intervals_and_the_last_is_the_measure(tmp_path, panels):
     rows = {"final": (5, 4, 7), "outside": (3, 3.5, 4), "the log": (2, 1, 3)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
@@ -67,12 +75,27 @@ def test_estimates_stand_in_their_intervals_and_the_last_is_the_measure(tmp_path
 
 
 def test_loss_curves_put_a_figure_and_its_validation_twin_in_one_panel(tmp_path, panels):
-    epochs = [{"loss": 3.0, "val_loss": 3.5, "val_hr@50": 0.2}, {"loss": 2.0, "val_loss": 3.0, "val_hr@50": 0.3}]
-    loss_curves(epochs, tmp_path / "loss.png")
+    loss_curves([{"loss": 3.0, "val_loss": 3.5}, {"loss": 2.0, "val_loss": 3.0}], tmp_path / "loss.png")
     assert is_png(tmp_path / "loss.png")
-    assert [panel.get_title() for panel in panels] == ["loss", "hr@50"]
+    assert [panel.get_title() for panel in panels] == ["loss"]
     assert line(panels[0], "training").get_xydata().tolist() == [[1, 3], [2, 2]]
-    assert line(panels[1], "validation").get_xydata().tolist() == [[1, 0.2], [2, 0.3]]
+    assert line(panels[0], "validation").get_xydata().tolist() == [[1, 3.5], [2, 3]]
+    assert legend(panels[0]) == ["training rows", "validation rows"]
+
+
+def test_each_tower_has_a_curve_of_its_own_its_cut_off_is_marked_and_a_hit_rate_is_not_called_training(
+    tmp_path, panels
+):
+    epochs = [{"loss": 3.0, "hit_rate@50": 0.2}, {"loss": 2.0, "hit_rate@50": 0.3}, {"loss": 5.0}, {"loss": 4.0}]
+    ends = ["until noon", "until noon", "until night", "until night"]
+    loss_curves(epochs, tmp_path / "loss.png", ends)
+    loss, hits = panels
+    curves = [drawn.get_xydata().tolist() for drawn in loss.get_lines() if drawn.get_marker() == "o"]
+    assert curves == [[[1, 3], [2, 2]], [[3, 5], [4, 4]]]
+    assert [mark.get_text() for mark in loss.texts] == ["until noon", "until night"]
+    assert [drawn.get_xdata()[0] for drawn in loss.get_lines() if drawn.get_linestyle() == "--"] == [0.5, 2.5]
+    assert hits.get_title() == "hit rate at 50"
+    assert legend(loss) == []
 
 
 def test_seconds_by_bucket_shows_means_of_both_against_the_diagonal(tmp_path, panels):
@@ -100,8 +123,26 @@ def test_shares_are_bars_in_per_cent_by_row_and_column_and_nan_has_none(tmp_path
     assert [text.get_text() for text in first.get_yticklabels()] == ["new", "old"]
     bars = [(bar.get_width(), round(bar.get_y() + bar.get_height() / 2)) for bar in first.patches]
     assert bars == [(50, 0), (25, 1), (10, 0)]
-    assert [text.get_text() for text in first.get_legend().get_texts()] == ["candidates", "popularity"]
+    assert legend(first) == ["candidates", "popularity"]
+    assert [text.get_text() for text in first.texts] == ["50", "25", "10"]
     assert first.yaxis_inverted()
+
+
+def test_a_small_share_has_a_scale_and_a_value_of_its_own(tmp_path, panels):
+    report = {f"recall.channel_{name}@50/new_items": share for name, share in (("named", 0.9), ("hits", 0.8))}
+    draw_recall(report | {"recall.channel_unique_hits@50/new_items": 0.003}, tmp_path)
+    shares, alone = panels
+    assert [text.get_text() for text in shares.get_yticklabels()] == ["new items"]
+    assert alone.patches[0].get_width() == pytest.approx(0.3)
+    assert alone.get_xlim()[1] < 0.5
+    assert [text.get_text() for text in alone.texts] == ["0.3"]
+    assert legend(shares) == ["named", "hits", "only it hit"]
+
+
+def test_slices_without_rows_are_left_out_and_the_others_stand_in_their_order():
+    rows = {"duration_over_60": 7, "duration_under_10": 3, "users_with_0_clicks": 0}
+    report = {f"ranking.rows/{name}": count for name, count in rows.items()}
+    assert list(calibration_table(report).index) == ["duration under 10", "duration over 60"]
 
 
 def test_the_profile_counts_days_rates_seconds_and_users(tmp_path, panels):

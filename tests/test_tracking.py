@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 
 from features.errors import Refused, Unreachable
-from funnel.tracking import DATA_TAG, MlflowTracker, Tracker, environment, track
+from funnel.tracking import DATA_TAG, MlflowTracker, environment
 
-STAGES = ("funnel", "features", "recall", "ranking")
+STAGES = ("funnel", "ingest", "features", "recall", "ranking")
 SERVER_SECONDS = 25
 
 
@@ -42,7 +42,7 @@ def test_a_second_tracker_with_the_same_key_finds_the_same_runs(store):
 
 def test_another_process_finds_the_same_run(store):
     here = MlflowTracker(store, "two-processes").open("recall")
-    script = f"from funnel.tracking import track; print(track({store!r}, 'two-processes').open('recall'))"
+    script = f"from funnel.tracking import MlflowTracker as T; print(T({store!r}, 'two-processes').open('recall'))"
     there = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here
     assert there.stderr == ""
@@ -77,7 +77,7 @@ def test_a_retry_after_a_failure_goes_on_in_the_failed_run(store, client):
 
 
 def test_closing_what_was_never_begun_begins_nothing(store, client):
-    tracker = track(store, "never begun")
+    tracker = MlflowTracker(store, "never begun")
     tracker.close("features", failed=True)
     known = client.get_experiment_by_name("features")
     mine = "tags.`watchfunnel.run` = 'never begun'"
@@ -113,13 +113,40 @@ def test_metric_names_are_made_fit_and_numbers_that_are_none_are_left_out(store,
     assert kept == {"hr_at_50": 0.5, "funnel.watch_seconds_share_at_200": 0.25, "a_b": 1}
 
 
-def test_epochs_are_steps_from_one_on(store, client):
+def curve(client, run, name):
+    return [(point.step, point.value) for point in client.get_metric_history(run, name)]
+
+
+def test_epochs_are_steps_of_each_tower_without_the_bookkeeping_and_none_is_logged_twice(store, client):
     tracker = MlflowTracker(store, "epochs")
-    tracker.log_epochs("recall", "tower", [{"loss": 3.0, "val_hr@50": 0.1}, {"loss": 2.0, "val_hr@50": 0.2}])
+    first = {"tower": 0, "epoch": 1, "rate": 1.0, "after": 0, "examples": 9, "loss": 3.0, "hit_rate@50": 0.1}
+    rows = [first, first | {"epoch": 2, "loss": 2.0}, {"tower": 1, "epoch": 1, "rate": 1.0, "after": 0, "loss": 2.5}]
+    tracker.log_epochs("recall", "towers", rows[:1])
+    tracker.log_epochs("recall", "towers", rows)
     run = tracker.open("recall")
-    history = client.get_metric_history(run, "tower.loss")
-    assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0)]
-    assert client.get_run(run).data.metrics["tower.val_hr_at_50"] == 0.2
+    assert set(client.get_run(run).data.metrics) == {
+        *("towers.loss/tower_0", "towers.loss/tower_1", "towers.hit_rate_at_50/tower_0")
+    }
+    assert curve(client, run, "towers.loss/tower_0") == [(1, 3.0), (2, 2.0)]
+    assert curve(client, run, "towers.loss/tower_1") == [(1, 2.5)]
+    assert curve(client, run, "towers.hit_rate_at_50/tower_0") == [(1, 0.1), (2, 0.1)]
+
+
+def test_epochs_of_one_training_alone_are_named_after_it(store, client):
+    tracker = MlflowTracker(store, "one training")
+    tracker.log_epochs("ranking", "ranker", [{"epoch": n, "loss": 1 / n, "val_loss": 2 / n} for n in (1, 2)])
+    run = tracker.open("ranking")
+    assert curve(client, run, "ranker.loss") == [(1, 1.0), (2, 0.5)]
+    assert curve(client, run, "ranker.val_loss") == [(1, 2.0), (2, 1.0)]
+
+
+def test_a_finished_run_is_not_taken_up_again_and_names_and_tags_are_as_given(store, client):
+    tracker = MlflowTracker(store, "named", "a name", {"asked": "for"})
+    run = tracker.open("ranking")
+    tracker.close("ranking")
+    assert tracker.open("ranking") == run
+    found = client.get_run(run)
+    assert (found.info.status, found.info.run_name, found.data.tags["asked"]) == ("FINISHED", "a name", "for")
 
 
 def test_more_than_one_request_holds_is_logged_all_the_same(store, client):
@@ -141,15 +168,17 @@ def test_tags_say_what_ran(store, client):
 def test_the_commit_is_that_of_this_repository_and_of_no_other():
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
-        assert "mlflow.source.git.commit" not in environment()
+        assert not {"mlflow.source.git.commit", "watchfunnel.commit"} & set(environment())
         return
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-    assert len(environment()["mlflow.source.git.commit"]) == len(head.stdout.strip()) == 40
+    for name in ("mlflow.source.git.commit", "watchfunnel.commit"):
+        assert len(environment()[name]) == len(head.stdout.strip()) == 40
 
 
 def test_a_data_set_is_an_input_of_the_run_and_its_digest_a_tag(store, client):
     tracker, digest = MlflowTracker(store, "data"), "f" * 64
-    tracker.log_dataset("features", "interactions", digest, "/data/log", {"rows": 35_716})
+    for _ in range(2):
+        tracker.log_dataset("features", "interactions", digest, "/data/log", {"rows": 35_716})
     run = client.get_run(tracker.open("features"))
     (used,) = run.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.profile) == ("interactions", '{"rows": 35716}')
@@ -184,34 +213,17 @@ def test_a_file_store_has_no_page_to_show(store):
     assert MlflowTracker(store, "no-page").url("recall") == ""
 
 
-def test_without_an_address_everything_is_accepted_and_nothing_kept(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    silent = track(None, "silent")
-    assert (silent.open("recall"), silent.url("recall")) == ("", "")
-    silent.log_params("recall", {"dim": 64})
-    silent.log_metrics("recall", {"hr@50": 1.0})
-    silent.close("recall", failed=True)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_silent_tracker_offers_all_that_the_real_one_does():
-    def public(kind):
-        return {name for name in dir(kind) if not name.startswith("_")}
-
-    assert public(MlflowTracker) - {"uri", "run"} == public(Tracker)
-
-
 @pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "mlruns", "postgresql://somewhere/db"])
 def test_an_address_that_depends_on_the_working_directory_is_refused(uri):
     with pytest.raises(Refused, match="absolute"):
-        track(uri, "nowhere").open("funnel")
+        MlflowTracker(uri, "nowhere").open("funnel")
 
 
 def test_a_server_that_does_not_answer_is_told_within_seconds_and_is_no_refusal_so_that_airflow_retries():
     started = time.monotonic()
     assert not issubclass(Unreachable, Refused)
     with pytest.raises(Unreachable, match="no MLflow server answers"):
-        track(f"http://127.0.0.1:{free_port()}", "nobody").open("funnel")
+        MlflowTracker(f"http://127.0.0.1:{free_port()}", "nobody").open("funnel")
     assert time.monotonic() - started < 5
 
 
