@@ -14,8 +14,8 @@ from funnel.metrics import listed_seconds_at
 from funnel.work import Impressions, Work, held_out, saved_candidates, watched
 from ranking.list_order import Gains
 from recall.baselines import ease_fits, ease_lists, item_knn_lists
+from recall.generators.popular import popular_lists_by_span, popularity
 from recall.metrics import Holdout
-from recall.popular import popular_lists_by_span, popularity
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]

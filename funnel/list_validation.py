@@ -28,9 +28,9 @@ from ranking.policies import Policy, softmax_of_places
 from ranking.recommend import Ordered, ordered, recommender_of
 from ranking.scoring import Ranker
 from recall.candidates import Candidates
+from recall.generators.popular import popular_lists_by_span
 from recall.metrics import Holdout
-from recall.popular import popular_lists_by_span
-from recall.vectors import Tower
+from recall.tower import Tower
 
 Flags = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from features.timeline import pair_keys
 from funnel.work import Work, watched
 from ranking.rows import MERGED, Exposures, thinned
 from recall.labelled import LabelledLists
-from recall.scores import rolled_columns
+from recall.tower_scores import rolled_columns
 
 Flags = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]

@@ -23,7 +23,7 @@ from funnel.work import Impressions, Work, logs_impressions, watched
 from ranking.off_policy import Advantage, Evaluation, advantage, evaluated
 from ranking.policies import Logged, Policy, softmax_of_places
 from ranking.recommend import Lists
-from recall.scores import rolled_columns
+from recall.tower_scores import rolled_columns
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]

@@ -24,9 +24,9 @@ from ranking.recommend import Lists, Ordered, Recommender, recommender_of
 from ranking.rows import MERGED
 from ranking.scoring import Ranker
 from recall.candidates import Candidates
-from recall.learning import reserved_places
-from recall.scores import Opinion
-from recall.vectors import Tower
+from recall.tower import Tower
+from recall.tower_scores import Opinion
+from recall.train_blender import reserved_places
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]

@@ -22,11 +22,11 @@ from funnel.work import VALIDATION, Work, listed_users, logs_impressions
 from recall.candidates import Candidates
 from recall.config import RecallConfig
 from recall.generators import Log, generators_as_of, switched_off
-from recall.learning import Learned, learn, merged_shards
-from recall.vectors import Tower
+from recall.tower import Tower
+from recall.train_blender import Learned, learn, merged_shards
 
 if TYPE_CHECKING:
-    from recall.training import Course
+    from recall.train import Course
 
 Int32 = npt.NDArray[np.int32]
 
@@ -41,7 +41,7 @@ KINDS = {"items": "<i4", "scores": "<f4", "tower": "<f4", "rank": "<u2", "score"
 def course_of(work: Work) -> "Course":
     """What the towers of a run are trained on."""
     from recall.checkpoints import Checkpoints
-    from recall.training import Course
+    from recall.train import Course
 
     ignored = work.inputs["histories"] / "ignored"
     return Course(
@@ -57,7 +57,7 @@ def course_of(work: Work) -> "Course":
 
 
 def write_towers(work: Work) -> None:
-    from recall.training import roll
+    from recall.train import roll
 
     _refuse_long_lists(work)
     towers, epochs = roll(course_of(work))
@@ -73,7 +73,7 @@ def write_item_vectors(work: Work) -> None:
 
 def write_index(work: Work) -> None:
     """The index, what it is, and the sweep it was chosen by; users as of labels_end are the sweep's queries."""
-    from recall.guard import guarded_index
+    from recall.index_tuning import guarded_index
 
     users, tower = _sample(listed_users(work), INDEX_QUERIES, work.config.seed), work.towers[-1]
     queries = tower.user_vectors(work.readings.inputs_at(tower.shape, users, work.windows.labels_end))

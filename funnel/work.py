@@ -24,9 +24,8 @@ from funnel.config import FunnelConfig
 from funnel.lists import RawIds
 from ranking.rows import filled_seconds, unit_of
 from recall.candidates import Candidates
-from recall.inputs import Readings
-from recall.shapes import Knowledge
-from recall.vectors import Tower
+from recall.inputs import Knowledge, Readings
+from recall.tower import Tower
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]

@@ -17,9 +17,9 @@ from scipy.linalg import inv
 from features.histories import Histories
 from features.timeline import pair_keys
 from recall.candidates import SHARD, Candidates, Pairs, first, pairs_before, shards_of
-from recall.popular import Popular, popularity
-from recall.requests import Named, Requests, seen_only
-from recall.spread import Sparse, SpreadAnswer, strongest
+from recall.generators.base import Named, Requests, seen_only
+from recall.generators.popular import Popular, popularity
+from recall.generators.spread import Sparse, SpreadAnswer, strongest
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

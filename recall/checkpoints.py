@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recall.tables import Arrays
-from recall.vectors import Tower
+from recall.row_adam import Arrays
+from recall.tower import Tower
 
 Epochs = list[dict[str, Any]]
 

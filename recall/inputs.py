@@ -1,4 +1,7 @@
-"""What a tower reads of users at instants: the same function for training and for serving."""
+"""What a tower is told: of users at instants, by one function for training and serving; of its items, as of its instant.
+
+A tower of an instant knows sizes, side columns and ranges as they stood then, and its items' facts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +10,24 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.instants import HOUR
 from features.sides import Side
-from recall.vectors import TowerInputs, TowerShape
+from features.tables import PUBLISHED_AT
+from features.vocabulary import Vocabulary
+from recall.config import RecallConfig
+from recall.tower import ItemFacts, TowerInputs, TowerSpec, category_dim
 
+Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
+
+# A category that holds fewer users than this on average names its users instead of describing them.
+USERS_A_CATEGORY = 20
+# The newest tokens of what a user searched for (paper, section 3.3).
+SEARCH_TOKENS = 50
+# What the cosine of a user and an item is divided by before the softmax.
+TEMPERATURE = 0.1
+AGE_HOURS = "age_hours"
 
 
 @dataclass(frozen=True)
@@ -22,25 +38,25 @@ class Readings:
     searches: Histories | None
     users: Side
 
-    def inputs_at(self, shape: TowerShape, users: Int32, instants: Int64 | int) -> TowerInputs:
+    def inputs_at(self, shape: TowerSpec, users: Int32, instants: Int64 | int) -> TowerInputs:
         """The tower's inputs for requests: users [n] at instants [n], from what came strictly before."""
         moments = np.broadcast_to(np.asarray(instants, np.int64), users.shape)
         return self.inputs(shape, users, self.histories.ends(users, moments), moments)
 
-    def inputs(self, shape: TowerShape, users: Int32, ends: Int64, instants: Int64) -> TowerInputs:
+    def inputs(self, shape: TowerSpec, users: Int32, ends: Int64, instants: Int64) -> TowerInputs:
         """As `inputs_at`, the ends of the watch histories being known, [n]. What the tower never knew reads as 0."""
         watches = known_codes(self.histories.bags(users, ends, shape.bag), shape.items)
         categories = {n: known_codes(self.users.codes[n][users], size) for n, size in shape.categories.items()}
         none = np.zeros(len(users), np.float32)
         return TowerInputs(watches, self._tokens(shape, users, instants), categories, self._numbers(shape, users), none)
 
-    def _tokens(self, shape: TowerShape, users: Int32, instants: Int64) -> Int32:
+    def _tokens(self, shape: TowerSpec, users: Int32, instants: Int64) -> Int32:
         if self.searches is None or not shape.token_bag:
             return np.zeros((len(users), 0), np.int32)
         ends = self.searches.ends(users, instants)
         return known_codes(self.searches.bags(users, ends, shape.token_bag), shape.tokens)
 
-    def _numbers(self, shape: TowerShape, users: Int32) -> npt.NDArray[np.float32]:
+    def _numbers(self, shape: TowerSpec, users: Int32) -> npt.NDArray[np.float32]:
         columns = [scaled(self.users.numbers[name][users], *range_) for name, range_ in shape.numbers.items()]
         return powers_of(columns, len(users))
 
@@ -59,3 +75,95 @@ def known_codes(indexes: Int32, size: int) -> Int32:
 def scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
     """Numbers as shares of the way from low to high, in [0, 1]; unknown (NaN) = 0."""
     return np.nan_to_num(np.clip((values - low) / max(high - low, 1e-9), 0, 1), nan=0.0)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Everything towers may be told: readings of users, vocabularies, the items' side columns; `timed`: hours exist."""
+
+    readings: Readings
+    items: Vocabulary
+    tokens: Vocabulary | None
+    side: Side
+    timed: bool
+
+
+def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSpec:
+    """The shape of a tower of an instant: vocabularies and side columns of those who had come by then."""
+    tokens = knowledge.tokens
+    size, users = knowledge.items.size_as_of(as_of), _users_as_of(knowledge, as_of)
+    categories = _categories(knowledge.readings.users, users)
+    categories = {name: n for name, n in categories.items() if n * USERS_A_CATEGORY <= users}
+    return TowerSpec(
+        as_of=as_of,
+        items=size,
+        dim=config.dim,
+        hidden=config.hidden,
+        recency_windows=tuple(sorted({*(w for w in config.recency_windows if w < config.history), config.history})),
+        metric=config.metric,
+        temperature=TEMPERATURE if config.metric == "cosine" else 1.0,
+        categories=categories,
+        category_dims={name: category_dim(n) for name, n in categories.items()},
+        numbers=_ranges(knowledge.readings.users.numbers, users),
+        tokens=tokens.size_as_of(as_of) if tokens else 0,
+        token_bag=SEARCH_TOKENS if tokens else 0,
+        example_age=config.example_age != "none" and knowledge.timed,
+        item_categories=_categories(knowledge.side, size),
+        item_numbers=_ranges(_item_numbers(knowledge, as_of), size),
+    )
+
+
+def grown_shape(old: TowerSpec, knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSpec:
+    """The shape of a later instant that a tower of `old` can grow into: more rows, the same layers and ranges."""
+    fresh = shape_of(knowledge, config, as_of)
+    kept = ("category_dims", "numbers", "item_numbers")
+    return fresh.model_copy(
+        update={name: getattr(old, name) for name in kept}
+        | {"categories": {name: max(size, fresh.categories.get(name, 0)) for name, size in old.categories.items()}}
+        | {
+            "item_categories": {
+                name: max(size, fresh.item_categories.get(name, 0)) for name, size in old.item_categories.items()
+            }
+        }
+    )
+
+
+def facts_of(knowledge: Knowledge, shape: TowerSpec) -> ItemFacts:
+    """The facts of the items a tower knows: side codes, values in [0, 1] with their powers, which may be listed.
+
+    With side features every item that exists has a vector; without them only what had been shown to somebody.
+    """
+    columns = _item_numbers(knowledge, shape.as_of)
+    values = [scaled(columns[name][: shape.items], *range_) for name, range_ in shape.item_numbers.items()]
+    side = knowledge.side.codes
+    codes = {name: known_codes(side[name][: shape.items], size) for name, size in shape.item_categories.items()}
+    shown = knowledge.items.shown_as_of(shape.as_of)[: shape.items]
+    listed = np.arange(shape.items) > 0 if shape.item_categories or shape.item_numbers else shown
+    return ItemFacts(codes, powers_of(values, shape.items), listed)
+
+
+def _users_as_of(knowledge: Knowledge, as_of: int) -> int:
+    """Size of the user vocabulary among the watches before an instant, nobody included."""
+    histories = knowledge.readings.histories
+    return int(histories.users[histories.instants < as_of].max(initial=0)) + 1
+
+
+def _categories(side: Side, size: int) -> dict[str, int]:
+    """Number of codes of each category among the first indexes; a category of one value says nothing."""
+    sizes = {name: int(codes[:size].max(initial=0)) + 1 for name, codes in side.codes.items()}
+    return {name: n for name, n in sizes.items() if n > 2}
+
+
+def _ranges(numbers: dict[str, Float64], size: int) -> dict[str, tuple[float, float]]:
+    """Least and largest value of each number among the first indexes, where any is known."""
+    known = {name: values[:size][~np.isnan(values[:size])] for name, values in numbers.items()}
+    return {name: (float(v.min()), float(v.max())) for name, v in known.items() if len(v) and v.min() < v.max()}
+
+
+def _item_numbers(knowledge: Knowledge, as_of: int) -> dict[str, Float64]:
+    """The items' numbers; seconds and ages span powers of ten, so they count by their logarithm."""
+    columns = {name: values for name, values in knowledge.side.numbers.items() if name != PUBLISHED_AT}
+    published = knowledge.side.numbers.get(PUBLISHED_AT)
+    if published is not None and knowledge.timed:
+        columns[AGE_HOURS] = np.maximum(as_of - published, 0) / HOUR
+    return {name: np.sign(values) * np.log1p(np.abs(values)) for name, values in columns.items()}

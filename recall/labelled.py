@@ -14,8 +14,8 @@ from recall.candidates import Candidates
 from recall.config import RecallConfig
 from recall.generators import Log, generators_as_of
 from recall.index import index_of
-from recall.learning import Cohort, Merge, cohorts, merged_shards
-from recall.vectors import Tower
+from recall.tower import Tower
+from recall.train_blender import Cohort, Merge, cohorts, merged_shards
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]

@@ -7,7 +7,7 @@ first window that holds it, and the wider windows add what the narrower ones hav
 import numpy as np
 import numpy.typing as npt
 
-from recall.compiled import average_bags, spread_gradient
+from recall.compiled_loops import average_bags, spread_gradient
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]

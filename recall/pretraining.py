@@ -4,13 +4,13 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from recall.vectors import TowerShape
+from recall.tower import TowerSpec
 
 Float32 = npt.NDArray[np.float32]
 SPREAD = 0.05
 
 
-def pretrained(histories: Histories, shape: TowerShape, seed: int) -> Float32:
+def pretrained(histories: Histories, shape: TowerSpec, seed: int) -> Float32:
     """Rows [items, dim] for watched items from the watches before the shape's instant; unwatched ones are random.
 
     Skip-grams with negative sampling, window 5, 5 epochs; scaled to the spread of untrained tables; row 0 is zero.

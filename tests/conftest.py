@@ -19,9 +19,9 @@ from features.vocabulary import Vocabulary
 from features.windows import Windows
 from recall.candidates import Pairs
 from recall.generators import Log
+from recall.generators.base import Requests
 from recall.inputs import Readings
-from recall.requests import Requests
-from recall.vectors import ItemFacts, Tower, TowerShape
+from recall.tower import ItemFacts, Tower, TowerSpec
 
 # The first example compiles loops, and machines are noisy: no example is timed.
 settings.register_profile("untimed", deadline=None)
@@ -107,7 +107,7 @@ def chain_world() -> ChainWorld:
 
 def random_tower(as_of: int, items: int, seed: int, dim: int = 4) -> Tower:
     rng = np.random.default_rng(seed)
-    shape = TowerShape(as_of=as_of, items=items, dim=dim, hidden=(), recency_windows=(3,))
+    shape = TowerSpec(as_of=as_of, items=items, dim=dim, hidden=(), recency_windows=(3,))
     sizes = {"item_in": (items, dim), "item_out": (items, dim), "kernel0": (dim, dim), "bias0": (dim,)}
     weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
     return Tower(shape, weights, ItemFacts.plain(items))

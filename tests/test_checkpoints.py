@@ -7,9 +7,9 @@ import pytest
 
 from recall import checkpoints
 from recall.checkpoints import Checkpoints, Fitted, Progress
-from recall.vectors import ItemFacts, Tower, TowerShape
+from recall.tower import ItemFacts, Tower, TowerSpec
 
-SHAPE = TowerShape(as_of=3, items=4, dim=2, hidden=(), recency_windows=(1,))
+SHAPE = TowerSpec(as_of=3, items=4, dim=2, hidden=(), recency_windows=(1,))
 
 
 def tower(value):

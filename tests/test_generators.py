@@ -11,8 +11,8 @@ from features.sides import Side
 from features.tallies import Events
 from recall.config import GENERATORS, RecallConfig
 from recall.generators import Popularity, catalogue_of, chosen_popularity, generators_as_of, in_force, switched_off
+from recall.generators.popular import HOUR
 from recall.index import index_of
-from recall.popular import HOUR
 
 CONFIG = RecallConfig(k=15, generator_items=8)
 

@@ -11,12 +11,11 @@ from features.histories import histories_of, samples_of
 from features.sides import Side
 from features.vocabulary import NEVER_SHOWN, Vocabulary
 from features.windows import Windows
-from recall import examples, judging
+from recall import batches, validator
 from recall.checkpoints import Checkpoints
 from recall.config import RecallConfig
-from recall.inputs import Readings
-from recall.shapes import Knowledge
-from recall.training import Course, roll
+from recall.inputs import Knowledge, Readings
+from recall.train import Course, roll
 
 USERS, ITEMS, CHANNELS = 80, 60, 5
 # Items 1..44 are shown from the start on, two more every 40 from 120 on; the last six are published at 600 and never
@@ -106,7 +105,7 @@ def test_a_category_that_grows_between_towers_is_learnt_by_the_later_one():
     grown = replace(knowledge, readings=replace(knowledge.readings, histories=late))
     config = CONFIG.model_copy(update={"epochs": 1, "refresh_epochs": 1})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recall.shapes.USERS_A_CATEGORY", 10)
+        patch.setattr("recall.inputs.USERS_A_CATEGORY", 10)
         towers, _ = roll(course_of(config, grown))
     assert [tower.shape.categories for tower in towers] == [{"region": 3}, {"region": 4}]
     assert [len(tower.weights["category_region"]) for tower in towers] == [3, 4]
@@ -132,7 +131,7 @@ def test_a_refresh_keeps_the_earlier_rows_and_layers_and_adds_new_items():
     assert len(new.weights["item_category_channel_id"]) == CHANNELS + 1
     instants = grown.readings.histories.instants
     since = int(((instants >= 950) & (instants < 980)).sum())
-    assert epochs[1]["examples"] == since // examples.SMALLEST_BATCH * examples.SMALLEST_BATCH > 0
+    assert epochs[1]["examples"] == since // batches.SMALLEST_BATCH * batches.SMALLEST_BATCH > 0
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +139,7 @@ def learnt():
     """Towers that had a few seconds with the world, with item features and without."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judging, "JUDGED_AT", 5)
+        patch.setattr(validator, "JUDGED_AT", 5)
         for told in (True, False):
             knowledge = world() if told else replace(world(), side=Side({}, {}, {}))
             course = course_of(CONFIG.model_copy(update={"epochs": 8, "patience": 8}), knowledge)

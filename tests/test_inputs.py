@@ -5,7 +5,7 @@ import numpy as np
 from features.histories import histories_of
 from features.sides import Side
 from recall.inputs import Readings
-from recall.vectors import TowerShape
+from recall.tower import TowerSpec
 
 WATCHES = histories_of(np.array([1, 1, 1, 1, 2]), np.array([1, 2, 3, 4, 9]), np.array([10, 20, 20, 30, 15]), 4)
 SEARCHES = histories_of(np.array([1, 1, 1]), np.array([1, 2, 3]), np.array([5, 20, 25]), 4)
@@ -18,7 +18,7 @@ READINGS = Readings(WATCHES, SEARCHES, USERS)
 def shape(**fields):
     usual = {"as_of": 0, "items": 10, "dim": 2, "hidden": (), "recency_windows": (1, 3), "tokens": 4, "token_bag": 2}
     usual |= {"categories": {"country": 3}, "numbers": {"age": (20.0, 60.0)}}
-    return TowerShape(**usual | fields)
+    return TowerSpec(**usual | fields)
 
 
 def read(users, instants, **fields):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from recall import item_to_item as module
-from recall.item_to_item import item_to_item
+from recall.generators import item_to_item as module
+from recall.generators.item_to_item import item_to_item
 
 ITEMS = 9
 CATALOGUE = np.arange(1, ITEMS, dtype=np.int32)

@@ -13,13 +13,13 @@ from features.world import WorldConfig
 from funnel.run import run_line
 from funnel.store import MANIFEST
 from ranking.rows import MERGED, RankingRows
+from recall.blender import GROUPS, Blend
 from recall.candidates import pairs_before
 from recall.config import RecallConfig
 from recall.generators import Popularity, generators_as_of
 from recall.index import index_of
 from recall.labelled import LabelledLists, labelled_lists
-from recall.learning import Merge, cohorts, merged
-from recall.merge import GROUPS, Blend
+from recall.train_blender import Merge, cohorts, merged
 
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from features.histories import histories_of
 from recall import candidates
 from recall.candidates import Pairs, pairs_before
-from recall.popular import HOUR, Popular, decayed, hit_share, popular_lists, popularity, shares
-from recall.requests import seen_only
+from recall.generators.base import seen_only
+from recall.generators.popular import HOUR, Popular, decayed, hit_share, popular_lists, popularity, shares
 
 USERS = np.array([1, 1, 2, 2, 3, 3])
 ITEMS = np.array([1, 2, 2, 3, 2, 4])

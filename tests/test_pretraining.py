@@ -10,10 +10,10 @@ import pytest
 
 from features.histories import histories_of
 from recall.pretraining import SPREAD, pretrained
-from recall.vectors import TowerShape
+from recall.tower import TowerSpec
 
 USERS, ITEMS, WATCHES, UNTIL = 60, 24, 40, 500
-SHAPE = TowerShape(as_of=UNTIL, items=ITEMS, dim=8, hidden=(), recency_windows=(5,))
+SHAPE = TowerSpec(as_of=UNTIL, items=ITEMS, dim=8, hidden=(), recency_windows=(5,))
 
 
 def two_tastes():

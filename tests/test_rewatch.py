@@ -1,6 +1,6 @@
 """The re-watch generator names what was seen, and only that."""
 
-from recall.rewatch import Rewatch
+from recall.generators.rewatch import Rewatch
 
 
 def test_what_was_watched_often_or_lately_comes_first(asked):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recall.tables import RowAdam
+from recall.row_adam import RowAdam
 
 RATE, BETA1, BETA2 = 0.01, 0.9, 0.999
 DIM, ROWS = 64, 512

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from recall.spread import RECENCY, SpreadAnswer, best_of, spread, strongest, values_at
+from recall.generators.spread import RECENCY, SpreadAnswer, best_of, spread, strongest, values_at
 
 ITEMS = 6
 MATRIX = st.lists(

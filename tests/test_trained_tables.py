@@ -5,15 +5,15 @@ import io
 import numpy as np
 import pytest
 
-from recall.tables import RowAdam, Tables, by_code
-from recall.tower import new_tower
-from recall.vectors import ItemFacts, TowerShape
+from recall.row_adam import RowAdam, Tables, by_code
+from recall.tower import ItemFacts, TowerSpec
+from recall.trainer import new_tower
 
 ITEMS, DIM, RATE = 7, 3, 0.1
 RNG = np.random.default_rng(0)
 CODES = {"channel": np.array([0, 1, 2, 0, 2, 1, 3], np.int32), "language": np.array([0, 1, 1, 2, 2, 0, 0], np.int32)}
 FACTS = ItemFacts(CODES, RNG.random((ITEMS, 3)).astype(np.float32), np.arange(ITEMS) > 0)
-PLAIN = TowerShape(as_of=0, items=ITEMS, dim=DIM, hidden=(), recency_windows=(2,))
+PLAIN = TowerSpec(as_of=0, items=ITEMS, dim=DIM, hidden=(), recency_windows=(2,))
 SIDES = PLAIN.model_copy(
     update={"item_categories": {"channel": 4, "language": 3}, "item_numbers": {"duration_seconds": (0.0, 1.0)}}
 )

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from benchmarks.shared.towers import course_at, judge_at, trained
-from recall.judging import Judge
-from recall.training import Course
+from recall.train import Course
+from recall.validator import Judge
 
 Int64 = npt.NDArray[np.int64]
 Row = dict[str, Any]

@@ -27,9 +27,9 @@ from features.instants import DAY
 from features.sides import Side
 from features.tables import PUBLISHED_AT
 from funnel.plots import line_chart
-from recall.examples import Examples
-from recall.training import Course
-from recall.vectors import Tower
+from recall.batches import Examples
+from recall.tower import Tower
+from recall.train import Course
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]

@@ -20,8 +20,8 @@ import numpy as np
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from recall.config import RecallConfig
-from recall.guard import AUTO, EXACT_UP_TO, FEWEST, Guard
 from recall.index import ItemIndex
+from recall.index_tuning import AUTO, EXACT_UP_TO, FEWEST, Guard
 
 DIM, CENTRES, QUERIES, REPEATS = 64, 1000, 2000, 3
 SIZES = (10_000, 200_000, 1_000_000)

@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 from features.histories import Histories
 from recall.baselines import filled_lists, watched_before
 from recall.candidates import Candidates
-from recall.popular import popularity
-from recall.requests import Named, Requests
+from recall.generators.base import Named, Requests
+from recall.generators.popular import popularity
 
 Int32 = npt.NDArray[np.int32]
 

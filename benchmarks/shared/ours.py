@@ -14,12 +14,11 @@ from features.histories import histories_of, samples_of
 from features.sides import Side
 from features.vocabulary import Vocabulary
 from features.windows import Windows
+from recall.batches import Examples
 from recall.config import RecallConfig
-from recall.examples import Examples
-from recall.inputs import Readings
-from recall.shapes import Knowledge
-from recall.tower import Batch, TowerTrainer
-from recall.training import Course, first_stretch
+from recall.inputs import Knowledge, Readings
+from recall.train import Course, first_stretch
+from recall.trainer import Batch, TowerTrainer
 
 Float32 = npt.NDArray[np.float32]
 

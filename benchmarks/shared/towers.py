@@ -10,12 +10,12 @@ import numpy as np
 
 from funnel.line import STEPS, make, request_for, work_of
 from funnel.recall_steps import course_of
+from recall.batches import Examples
 from recall.checkpoints import Checkpoints
-from recall.examples import Examples
-from recall.fitting import Keeping, fitted
-from recall.judging import Judge, judge_of
-from recall.training import Course, first_stretch
-from recall.vectors import Tower
+from recall.tower import Tower
+from recall.train import Course, first_stretch
+from recall.train_tower import Keeping, fitted
+from recall.validator import Judge, judge_of
 
 SLOW_RATE = 0.2
 
@@ -36,7 +36,7 @@ def judge_at(course: Course) -> Judge:
 
 def trained(course: Course, switch: Mapping[str, Any], examples: int, seed: int = 0) -> tuple[Tower, Examples]:
     """A tower trained on about so many examples, the last third of them at a fifth of the rate; and its stretch."""
-    from recall.tower import TowerTrainer
+    from recall.trainer import TowerTrainer
 
     config = course.config.model_copy(update=dict(switch))
     course = replace(course, config=config, seed=seed)

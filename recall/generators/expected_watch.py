@@ -1,0 +1,220 @@
+"""What would be watched longest: items by expected watch seconds, where the log says what was shown and not clicked.
+
+The other generators go by what users watch next, and what is watched was shown before. This one asks how long an item
+would be watched if it were shown: a weighted logistic regression (paper, section 4.2; the odds are E[T]) on what the
+ledger tells of the item, and of the user with its channel and its topic. It is a sum of parts, the item's once for
+all users and the user's once a channel or topic, so that whole catalogues are scored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from features.ledger import Ledger
+from recall.candidates import first
+from recall.generators.base import Columns, Named, Requests
+
+Flags = npt.NDArray[np.bool_]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Intp = npt.NDArray[np.intp]
+Numbers = Mapping[str, Float64]
+
+SIDES = ("channel", "topic")
+OF_ITEMS = (
+    *("item_yield", "item_shown", "item_seconds", "item_click_rate", "item_click_lift", "item_seconds_lift"),
+    *("item_age_hours", "item_duration_seconds", "item_completion", "channel_yield", "topic_yield"),
+)
+OF_SIDES = ("yield", "shown", "click_lift", "seconds_lift", "exposure_lift")
+# It is fitted on the newest impressions: what was known by then is as much as what is known at serving.
+ROWS, FEWEST_CLICKS = 100_000, 50
+# No more than these items are scored for each user: the best by their own part.
+POOL, USERS_A_SHARD = 5_000, 256
+CAP_QUANTILE, SMALLEST = 0.99, 1e-3
+PENALTY, ITERATIONS = 1e-4, 100
+
+
+@dataclass(frozen=True)
+class Odds:
+    """log E[T] as a sum over columns of a z + b z^2, z the standardised column, 0 where unknown: [columns] each."""
+
+    names: tuple[str, ...]
+    mean: Float64
+    spread: Float64
+    first: Float64
+    second: Float64
+    bias: float
+
+    def part(self, numbers: Numbers) -> Float32:
+        """What the columns at hand add, [n]; those that the model does not read add nothing."""
+        total = np.zeros(len(next(iter(numbers.values()), ())), np.float32)
+        for place, name in enumerate(self.names):
+            if name in numbers:
+                z = _standard(numbers[name], self.mean[place], self.spread[place])
+                total += ((self.second[place] * z + self.first[place]) * z).astype(np.float32)
+        return total
+
+
+NO_ODDS = Odds((), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0), 0.0)
+
+
+def fitted(numbers: Numbers, seconds: Float64) -> Odds:
+    """The model of rows [n]: label T / (1 + T), weight 1 + T, whose odds are E[T]; a small ridge, no randomness."""
+    names = tuple(numbers)
+    columns = [numbers[name] for name in names]
+    mean = np.array([np.nanmean(x) if not np.isnan(x).all() else 0.0 for x in columns])
+    spread = np.array([max(np.nanstd(x), 1e-6) if not np.isnan(x).all() else 1.0 for x in columns])
+    z = np.stack([_standard(x, m, s) for x, m, s in zip(columns, mean, spread, strict=True)], axis=1)
+    matrix = np.concatenate([z, z**2, np.ones((len(z), 1))], axis=1).astype(np.float32)
+    weights = _minimum(matrix, seconds / (1 + seconds), (1 + seconds) / (1 + seconds).mean())
+    a, b = weights[: len(names)], weights[len(names) : -1]
+    return Odds(names, mean, spread, a, b, float(weights[-1]))
+
+
+def _standard(x: Float64, mean: float, spread: float) -> Float64:
+    """The column over its spread, 0 where unknown; beyond five spreads it is not believed."""
+    return np.where(np.isnan(x), 0.0, np.clip((x - mean) / spread, -5, 5))
+
+
+def _minimum(matrix: Float32, labels: Float64, weights: Float64) -> Float64:
+    """Coefficients of least mean weighted cross-entropy plus the ridge, which leaves the last, the bias, alone."""
+    rows, ridge = len(matrix), np.append(np.full(matrix.shape[1] - 1, PENALTY), 0.0)
+
+    def loss(w: Float64) -> tuple[float, Float64]:
+        logits = (matrix @ w.astype(np.float32)).astype(np.float64)
+        surplus = weights * (1 / (1 + np.exp(-logits)) - labels)
+        value = float(np.mean(weights * (np.logaddexp(0, logits) - labels * logits)) + ridge @ w**2 / 2)
+        return value, (surplus.astype(np.float32) @ matrix).astype(np.float64) / rows + ridge * w
+
+    found: Any = minimize(loss, np.zeros(matrix.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
+    best: Float64 = found.x
+    return best
+
+
+@dataclass(frozen=True)
+class WatchTime:
+    """The generator as of an instant: `items` int32 [m], ascending, and log E[T] of each apart from any user, [m]."""
+
+    ledger: Ledger
+    as_of: int
+    odds: Odds
+    items: Int32
+    of_items: Float32
+
+    def answer(self, requests: Requests) -> "WatchTimeAnswer":
+        return WatchTimeAnswer(self, requests)
+
+    def logits(self, users: Int32) -> Float32:
+        """log E[T] of all items for users [n]: [n, m]."""
+        scores = np.tile(self.of_items, (len(users), 1))
+        for side in _sides(self.ledger):
+            codes, place = np.unique(self.ledger.sides[side][self.items], return_inverse=True)
+            scores += self._of_side(side, users, codes)[:, place]
+        return scores + self._of_matches(users)
+
+    def _of_side(self, side: str, users: Int32, codes: Int32) -> Float32:
+        """What users [n] with codes [c] of a side add, [n, c]."""
+        pairs = np.repeat(users, len(codes)), np.tile(codes, len(users))
+        return self.odds.part(_affinity(self.ledger, side, *pairs, self.as_of)).reshape(len(users), len(codes))
+
+    def _of_matches(self, users: Int32) -> Float32:
+        """What it adds that user and item agree, as in the language, [n, m]."""
+        pairs = np.repeat(users, len(self.items)), np.tile(self.items, len(users))
+        matches = self.ledger.matches(*pairs)
+        shape = (len(users), len(self.items))
+        return self.odds.part(matches).reshape(shape) if matches else np.zeros(shape, np.float32)
+
+
+@dataclass(frozen=True)
+class WatchTimeAnswer:
+    generator: WatchTime
+    requests: Requests
+
+    @cached_property
+    def _logits(self) -> Float32:
+        users = self.requests.users
+        shards = [self.generator.logits(users[at : at + USERS_A_SHARD]) for at in range(0, len(users), USERS_A_SHARD)]
+        return np.concatenate(shards) if shards else np.zeros((0, len(self.generator.items)), np.float32)
+
+    def named(self, k: int) -> Named:
+        """The best k by expected seconds, which are the scores."""
+        logits, seen = self._logits, self.requests.seen
+        wanted = min(k + int(seen.counts.max(initial=0)), logits.shape[1])
+        some = (
+            np.argpartition(-logits, max(wanted - 1, 0), axis=1)[:, :wanted] if wanted else np.zeros_like(logits, int)
+        )
+        scores = np.take_along_axis(logits, some, axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        offered, scores = (
+            self.generator.items[np.take_along_axis(some, order, axis=1)],
+            np.take_along_axis(scores, order, 1),
+        )
+        fresh = ~seen.holds(np.arange(len(offered))[:, None], offered)
+        items, best = first(fresh, offered, scores, k)
+        return Named(items, np.where(items > 0, np.exp(best), 0).astype(np.float32))
+
+    def columns(self, rows: Intp, items: Int32) -> Columns:
+        """log E[T] less its mean over the user's pool, over its spread; what is not in the pool stands at -1."""
+        logits, pool = self._logits, self.generator.items
+        if not len(pool):
+            return {"expected_watch": np.full(len(items), -1, np.float32)}
+        at = np.minimum(np.searchsorted(pool, items), len(pool) - 1)
+        mean, spread = logits.mean(axis=1), np.maximum(logits.std(axis=1), 1e-6)
+        z = (logits[rows, at] - mean[rows]) / spread[rows]
+        return {"expected_watch": np.where(pool[at] == items, z, -1).astype(np.float32)}
+
+
+def watch_time(ledger: Ledger, catalogue: Flags, as_of: int) -> WatchTime:
+    """The generator as of an instant: fitted on the newest impressions before it, each as of its own instant.
+
+    `catalogue` flags over the items that existed by then say which may be named. With too few clicks, everything is
+    alike and it names nothing.
+    """
+    numbers, seconds = _lessons(ledger, as_of)
+    some = np.flatnonzero(catalogue).astype(np.int32)
+    if np.count_nonzero(seconds) < FEWEST_CLICKS:
+        return WatchTime(ledger, as_of, NO_ODDS, some[:0], np.zeros(0, np.float32))
+    odds = fitted(numbers, np.minimum(seconds, np.quantile(seconds[seconds > 0], CAP_QUANTILE)))
+    alone = odds.part(_of_items(ledger, some, as_of)) + np.float32(odds.bias)
+    best = np.sort(np.argsort(-alone, kind="stable")[:POOL])
+    return WatchTime(ledger, as_of, odds, some[best], alone[best])
+
+
+def _lessons(ledger: Ledger, as_of: int) -> tuple[Numbers, Float64]:
+    """Columns and T of the newest impressions before an instant; clicks of unknown seconds are left out."""
+    events = ledger.events
+    before = np.flatnonzero((events.instants < as_of) & ~np.isnan(events.seconds))
+    newest = before[np.argsort(events.instants[before], kind="stable")[-ROWS:]]
+    users, items, moments = events.users[newest], events.items[newest], events.instants[newest]
+    numbers = dict(_of_items(ledger, items, moments)) | ledger.matches(users, items)
+    for side in _sides(ledger):
+        numbers |= _affinity(ledger, side, users, ledger.sides[side][items], moments)
+    return numbers, events.seconds[newest]
+
+
+def _sides(ledger: Ledger) -> Sequence[str]:
+    return [side for side in SIDES if side in ledger.sides]
+
+
+def _of_items(ledger: Ledger, items: Int32, instants: Any) -> Numbers:
+    found = ledger.item_block(items, instants).numbers
+    return {name: _evened(name, found[name]) for name in OF_ITEMS if name in found}
+
+
+def _affinity(ledger: Ledger, side: str, users: Int32, codes: Int32, instants: Any) -> Numbers:
+    found = ledger.affinity(side, users, codes, instants)
+    names = [f"user_{side}_{column}" for column in OF_SIDES]
+    return {name: _evened(name, found[name]) for name in names}
+
+
+def _evened(name: str, values: Float64) -> Float64:
+    """Rates, seconds and lengths as logarithms; counts and lifts are ones already."""
+    if name.endswith(("_shown", "_lift")):
+        return values
+    return np.log1p(values) if name.endswith("_hours") else np.log(np.maximum(values, SMALLEST))

@@ -1,0 +1,45 @@
+"""More from the channels a user has watched: their most watched and their newest items."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from recall.generators.base import Requests
+from recall.generators.spread import Sparse, SpreadAnswer, spread, strongest
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+
+OF_A_CHANNEL = 50
+
+
+@dataclass(frozen=True)
+class Followed:
+    """`channel_of` [items, channels]: 1 where an item is of a channel; `offered` [channels, items]: what it offers."""
+
+    channel_of: Sparse
+    offered: Sparse
+
+    def answer(self, requests: Requests) -> SpreadAnswer:
+        return SpreadAnswer("followed_channels", spread(requests, [self.channel_of, self.offered]), requests)
+
+
+def followed(channels: Int32, watches: Float64, new: npt.NDArray[np.bool_]) -> Followed:
+    """Channels by item (codes [items], 0 = unknown); each offers by (recent) watches [items], a new item as if by one.
+
+    An item's weight is its share of its channel's.
+    """
+    weight = watches + new
+    items = np.flatnonzero((channels > 0) & (weight > 0))
+    size = (len(channels), int(channels.max(initial=0)) + 1)
+    total = np.bincount(channels[items], weight[items], minlength=size[1])
+    share = (weight[items] / total[channels[items]]).astype(np.float32)
+    offered = sparse.coo_array((share, (channels[items], items)), shape=size[::-1]).tocsr()
+    known = np.flatnonzero(channels)
+    ones = np.ones(len(known), np.float32)
+    return Followed(
+        sparse.coo_array((ones, (known, channels[known])), shape=size).tocsr(), strongest(offered, OF_A_CHANNEL)
+    )

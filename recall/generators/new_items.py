@@ -1,0 +1,65 @@
+"""Items that appeared lately and few have watched, in the tower's order."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from features.instants import HOUR
+from recall.candidates import first
+from recall.generators.base import Columns, Named, Requests
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Intp = npt.NDArray[np.intp]
+
+# More than this many new items are not looked at: the newest are.
+NEWEST = 4096
+FEW_WATCHES = 50
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """`items` int32 [m] are new, newest first, `vectors` float32 [m, dim] theirs; `hours` float64 [items]: all ages."""
+
+    items: Int32
+    vectors: Float32
+    hours: Float64
+
+    def answer(self, requests: Requests) -> "NewAnswer":
+        return NewAnswer(self, requests)
+
+
+@dataclass(frozen=True)
+class NewAnswer:
+    generator: NewItems
+    requests: Requests
+
+    def named(self, k: int) -> Named:
+        items, n = self.generator.items, len(self.requests)
+        scores = self.requests.vectors @ self.generator.vectors.T
+        order = np.argsort(-scores, axis=1, kind="stable")
+        offered = items[order]
+        fresh = ~self.requests.seen.holds(np.arange(n)[:, None], offered)
+        return Named(*first(fresh, offered, np.take_along_axis(scores, order, axis=1), k))
+
+    def columns(self, rows: Intp, items: Int32) -> Columns:
+        """The logarithm of an item's age in hours."""
+        del rows
+        return {"age": np.log1p(self.generator.hours).astype(np.float32)[items]}
+
+
+def is_new(first_seen: Int64, watches: Float64, as_of: int, span: int) -> npt.NDArray[np.bool_]:
+    """Which items [n] were first seen at most `span` before an instant and have at most FEW_WATCHES watches."""
+    age = as_of - first_seen
+    return (age > 0) & (age <= span) & (watches <= FEW_WATCHES)
+
+
+def new_items(first_seen: Int64, new: npt.NDArray[np.bool_], item_vectors: Float32, as_of: int) -> NewItems:
+    """The new items that a tower knows, [items] each: of instants first seen, of flags, of vectors."""
+    known = np.flatnonzero(new[: len(item_vectors)])
+    newest = known[np.argsort(-first_seen[known], kind="stable")][:NEWEST].astype(np.int32)
+    hours = np.maximum(as_of - first_seen, 0) / HOUR
+    return NewItems(newest, item_vectors[newest], hours)

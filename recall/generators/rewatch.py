@@ -1,0 +1,14 @@
+"""What a user has watched before, to be watched again: the only generator that names what was seen."""
+
+from dataclasses import dataclass
+
+from recall.generators.base import Requests
+from recall.generators.spread import SpreadAnswer, spread
+
+
+@dataclass(frozen=True)
+class Rewatch:
+    """The user's own last watches, an item watched often or lately first."""
+
+    def answer(self, requests: Requests) -> SpreadAnswer:
+        return SpreadAnswer("rewatch", spread(requests, []), requests, repeats=True)

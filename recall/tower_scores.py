@@ -1,0 +1,75 @@
+"""Recall's opinion of an exposure, from the tower as it stood before it: a feature of the ranker."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from recall.inputs import Readings
+from recall.tower import Tower
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+SHARD = 100_000
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A tower's scores, and how they stand among the user's scores of all that may be recommended."""
+
+    tower: Tower
+
+    def columns(self, vectors: Float32, scores: Float64, of_row: npt.NDArray[np.intp]) -> dict[str, Float64]:
+        """`recall_score` and `recall_z` of rows: scores [n] of the users vectors[of_row[n]]."""
+        mean, spread = self._moments(vectors)
+        return {"recall_score": scores, "recall_z": (scores - mean[of_row]) / spread[of_row]}
+
+    def _moments(self, vectors: Float32) -> tuple[Float64, Float64]:
+        """Mean and standard deviation of each user's scores over the catalogue, from the vectors' own moments."""
+        mean, covariance = self._item_moments
+        variance = np.einsum("nd,de,ne->n", vectors, covariance, vectors, optimize=True)
+        return vectors @ mean, np.sqrt(np.maximum(variance, 1e-18))
+
+    @cached_property
+    def _item_moments(self) -> tuple[Float64, Float64]:
+        vectors = self.tower.item_vectors[self.tower.catalogue].astype(np.float64)
+        return vectors.mean(axis=0), np.cov(vectors.T, bias=True).reshape(vectors.shape[1], -1)
+
+
+def rolled_columns(
+    towers: Sequence[Tower], readings: Readings, users: Int32, items: Int32, instants: Int64
+) -> dict[str, Float64]:
+    """Recall's columns of exposures [n], each from the newest tower finished by its instant.
+
+    NaN in the warm-up, before any tower was finished, and for items that the tower did not know.
+    """
+    columns = {name: np.full(len(users), np.nan) for name in ("recall_score", "recall_z")}
+    newest = np.searchsorted([tower.shape.as_of for tower in towers], instants, side="right") - 1
+    for number, tower in enumerate(towers):
+        rows = np.flatnonzero((newest == number) & (items > 0) & (items < tower.shape.items))
+        opinion = Opinion(tower)
+        for at in range(0, len(rows), SHARD):
+            shard = rows[at : at + SHARD]
+            found = _columns(opinion, readings, users[shard], items[shard], instants[shard])
+            for name, values in found.items():
+                columns[name][shard] = values
+    return columns
+
+
+def _columns(opinion: Opinion, readings: Readings, users: Int32, items: Int32, instants: Int64) -> dict[str, Float64]:
+    """Each distinct history (of watches, and of searches) is embedded once, however many exposures met it."""
+    tower = opinion.tower
+    ends = readings.histories.ends(users, instants)
+    searched = readings.searches.ends(users, instants) if readings.searches else np.zeros_like(ends)
+    _, first, of_row = np.unique(
+        np.stack([users, ends, searched], axis=1), axis=0, return_index=True, return_inverse=True
+    )
+    inputs = readings.inputs(tower.shape, users[first], ends[first], instants[first])
+    vectors = tower.user_vectors(inputs)
+    scores = np.einsum("nd,nd->n", vectors[of_row], tower.item_vectors[items]).astype(np.float64)
+    return opinion.columns(vectors, scores, of_row)

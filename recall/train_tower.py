@@ -1,0 +1,115 @@
+"""One tower's training, epoch by epoch: when it slows down and stops, which epoch is kept, going on after a kill.
+
+While its judge says that it gets better a tower trains on; after `patience` epochs without that it goes back to its
+best and on at a fifth of the rate, once, and then stops.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recall.batches import Examples
+from recall.checkpoints import Checkpoints, Epochs, Fitted, Progress
+from recall.config import RecallConfig
+from recall.tower import Tower
+from recall.trainer import TowerTrainer
+from recall.validator import JUDGED_AT, Judge
+
+RATE_DROP = 0.2
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One tower to be trained: from which weights, on which examples, at which rates, and who judges it.
+
+    `rates` are the factors of the learning rate epoch by epoch; with a judge they are found as it goes. `seeds` seed
+    the order of the examples.
+    """
+
+    number: int
+    start: Tower
+    examples: Examples
+    seeds: tuple[int, ...]
+    rates: tuple[float, ...] = ()
+    judge: Judge | None = None
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where training is kept while it runs, and who is told of each epoch."""
+
+    checkpoints: Checkpoints
+    on_epoch: Callable[[dict[str, Any]], None]
+
+
+def fitted(trainer: TowerTrainer, stretch: Stretch, keeping: Keeping) -> Fitted:
+    """The stretch's tower: taken from the checkpoints where it was finished before, else trained to its end."""
+    finished = keeping.checkpoints.finished(stretch.number)
+    if finished is not None:
+        return finished
+    rng = np.random.default_rng(stretch.seeds)
+    run = _resumed(trainer, stretch, keeping.checkpoints, rng) or _begun(trainer, stretch, rng)
+    while (rate := next_rate(run, stretch, stretch.examples.config)) is not None:
+        run = _epoch(trainer, stretch, run, rate, rng)
+        keeping.on_epoch(run.epochs[-1])
+        keeping.checkpoints.keep(stretch.number, run)
+    done = Fitted(run.tower, run.epochs, run.best)
+    keeping.checkpoints.finish(stretch.number, done)
+    return done
+
+
+def next_rate(run: Progress, stretch: Stretch, config: RecallConfig) -> float | None:
+    """The factor of the learning rate for the next epoch; None where training ends."""
+    epochs = run.epochs
+    if stretch.judge is None:
+        return stretch.rates[len(epochs)] if len(epochs) < len(stretch.rates) else None
+    if len(epochs) >= config.epochs:
+        return None
+    rate = epochs[-1]["rate"] if epochs else 1.0
+    since_drop = sum(row["rate"] == rate for row in epochs)
+    if min(len(epochs) - run.best, since_drop) < config.patience:
+        return float(rate)
+    return RATE_DROP if rate > RATE_DROP else None
+
+
+def kept_rates(epochs: Epochs, best: int) -> tuple[float, ...]:
+    """The rates of the epochs that led to the best one, those that were gone back on left out."""
+    rates: list[float] = []
+    while best:
+        rates.append(epochs[best - 1]["rate"])
+        best = epochs[best - 1]["after"]
+    return tuple(reversed(rates))
+
+
+def _begun(trainer: TowerTrainer, stretch: Stretch, rng: np.random.Generator) -> Progress:
+    trainer.start(stretch.start)
+    return Progress([], 0, -1.0, stretch.start, trainer.state(), dict(rng.bit_generator.state))
+
+
+def _resumed(
+    trainer: TowerTrainer, stretch: Stretch, checkpoints: Checkpoints, rng: np.random.Generator
+) -> Progress | None:
+    run = checkpoints.progress(stretch.number)
+    if run is not None:
+        trainer.start(stretch.start)
+        trainer.restore(run.trainer)
+        rng.bit_generator.state = run.rng
+    return run
+
+
+def _epoch(trainer: TowerTrainer, stretch: Stretch, run: Progress, rate: float, rng: np.random.Generator) -> Progress:
+    after = len(run.epochs)
+    if run.epochs and rate != run.epochs[-1]["rate"]:
+        trainer.start(run.tower)
+        after = run.best
+    row: dict[str, Any] = {"tower": stretch.number, "epoch": len(run.epochs) + 1, "rate": rate, "after": after}
+    row["loss"], row["examples"] = trainer.fit(stretch.examples.batches(rng), rate)
+    trained, best, best_rate = trainer.tower, row["epoch"], 0.0
+    if stretch.judge is not None:
+        row[f"hit_rate@{JUDGED_AT}"] = best_rate = stretch.judge.hit_rate(trained)
+        if best_rate <= run.best_rate:
+            trained, best, best_rate = run.tower, run.best, run.best_rate
+    state = rng.bit_generator.state
+    return Progress([*run.epochs, row], best, best_rate, trained, trainer.state(), dict(state))
