@@ -21,7 +21,8 @@ from funnel.store import MEASURED
 from funnel.work import VALIDATION, Work, listed_users, logs_impressions
 from recall.candidates import Candidates
 from recall.config import RecallConfig
-from recall.generators import Log, generators_as_of, switched_off
+from recall.generators.base import Log, Snapshot
+from recall.generators.retrieval import build_generators, switched_off
 from recall.tower import Tower
 from recall.train_blender import Learned, learn, merged_shards
 
@@ -103,8 +104,8 @@ def write_candidates(work: Work) -> None:
     work.write_json("merge.json", learned.described())
     work.tell(_merge_text(learned))
     index, users, merge = ItemIndex.load(work.inputs["index"] / "items.faiss"), listed_users(work), learned.merge
-    generators = generators_as_of(config, log, work.towers[-1], index, work.windows.labels_end, users, merge.popularity)
-    shards = merged_shards(generators, merge, users, config)
+    snapshot = Snapshot(log, work.windows.labels_end, work.towers[-1], index, users, merge.popularity)
+    shards = merged_shards(build_generators(config, snapshot), merge, users, config)
     write_lists(work.out / "candidates.parquet", work.ids, _saved(work.out, config, users, shards), {}, ranks=True)
     cohort = validation_cohort(log, work.towers, VALIDATION_USERS, np.random.default_rng([work.config.seed, 29]))
     for _ in _saved(work.out / VALIDATION, config, cohort.users, lists_of_cohort(config, log, cohort, merge)):

@@ -1,4 +1,4 @@
-"""What a tower is told: of users at instants, by one function for training and serving; of its items, as of its instant.
+"""What a tower is told of users at instants, by one function for training and serving, and of its items.
 
 A tower of an instant knows sizes, side columns and ranges as they stood then, and its items' facts.
 """

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from recall.candidates import Candidates
 from recall.config import RecallConfig
-from recall.generators import Log, generators_as_of
+from recall.generators.base import Log, Snapshot
+from recall.generators.retrieval import build_generators
 from recall.index import index_of
 from recall.tower import Tower
 from recall.train_blender import Cohort, Merge, cohorts, merged_shards
@@ -66,8 +67,8 @@ def lists_of_cohort(config: RecallConfig, log: Log, cohort: Cohort, merge: Merge
     """A cohort's lists as of its instant, in shards of users, merged by what the other instants taught."""
     tower = cohort.tower
     index = index_of(tower.item_vectors, tower.catalogue)
-    generators = generators_as_of(config, log, tower, index, cohort.since, cohort.users, merge.popularity)
-    return merged_shards(generators, merge.without(cohort.since), cohort.users, config)
+    snapshot = Snapshot(log, cohort.since, tower, index, cohort.users, merge.popularity)
+    return merged_shards(build_generators(config, snapshot), merge.without(cohort.since), cohort.users, config)
 
 
 def _of_cohort(config: RecallConfig, log: Log, cohort: Cohort, merge: Merge) -> Iterator[LabelledLists]:

@@ -13,7 +13,9 @@ from features.histories import Histories
 from recall.blender import Blend, best, best_with_share, blend_of, flat_blend, group_of, round_robin
 from recall.candidates import Candidates, Pairs, pairs_between
 from recall.config import GeneratorName, RecallConfig
-from recall.generators import Found, Generators, Log, Popularity, chosen_popularity, generators_as_of, in_force
+from recall.generators.base import Log, Popularity, Snapshot
+from recall.generators.popular import choose_popularity
+from recall.generators.retrieval import Found, Generators, build_generators, in_force
 from recall.index import index_of
 from recall.logit import Lesson, fit, joined_lessons, log_sums
 from recall.tower import Tower
@@ -188,7 +190,7 @@ def learn(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: int) ->
     """
     rng = np.random.default_rng([seed, 11])
     drawn = cohorts(log.readings.histories, towers, config.merge_users, rng)
-    popularity = chosen_popularity(log, [(each.users, each.since, each.until) for each in drawn])
+    popularity = choose_popularity(log, [(each.users, each.since, each.until) for each in drawn])
     if config.merge == "round_robin":
         return Learned(Merge(popularity, "round_robin", None), {}, [])
     studies = [study for cohort in drawn for study in _studies(config, log, cohort, popularity, rng)]
@@ -203,7 +205,8 @@ def _studies(
     config: RecallConfig, log: Log, cohort: Cohort, popularity: Popularity, rng: np.random.Generator
 ) -> Iterator[Study]:
     index, watches = index_of(cohort.tower.item_vectors, cohort.tower.catalogue), log.readings.histories
-    generators = generators_as_of(config, log, cohort.tower, index, cohort.since, cohort.users, popularity)
+    snapshot = Snapshot(log, cohort.since, cohort.tower, index, cohort.users, popularity)
+    generators = build_generators(config, snapshot)
     for at in range(0, len(cohort.users), USERS_A_SHARD):
         users = cohort.users[at : at + USERS_A_SHARD]
         watched = pairs_between(users, watches, cohort.since, cohort.until)

@@ -256,7 +256,7 @@ class _Adam:
 def sampled_softmax_loss(
     users: Any, item_vectors: Any, places: Any, corrections: Any, kept: Any, shown: Any = None
 ) -> Any:
-    """Mean cross-entropy of each positive against itself, the shared negatives (see recall.negative_sampling), and its own.
+    """Mean cross-entropy of each positive against itself, the shared negatives (`negative_sampling`), and its own.
 
     users [n, dim], item_vectors [rows, dim]; `places` are rows of it: of the n positives, the s negatives, and, where
     `shown` [n, m] says which of them count, of n * m negatives that are one positive's own; corrections [s]; `kept`

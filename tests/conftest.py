@@ -18,8 +18,7 @@ from features.sides import Side
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from recall.candidates import Pairs
-from recall.generators import Log
-from recall.generators.base import Requests
+from recall.generators.base import Log, Requests
 from recall.inputs import Readings
 from recall.tower import ItemFacts, Tower, TowerSpec
 

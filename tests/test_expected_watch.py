@@ -8,7 +8,7 @@ from features.sides import Side
 from features.tallies import Events
 from recall.candidates import Pairs
 from recall.generators.base import Requests
-from recall.generators.expected_watch import Odds, fitted, watch_time
+from recall.generators.expected_watch import Odds, fit_expected_watch, fit_odds
 
 USERS, ITEMS, ROWS = 40, 60, 6_000
 END = 100 * HOUR
@@ -48,14 +48,14 @@ EVERYBODY = np.arange(1, USERS + 1, dtype=np.int32)
 
 @pytest.fixture(scope="module")
 def channel():
-    return watch_time(ledger_of(two_tastes()), ALL, END)
+    return fit_expected_watch(ledger_of(two_tastes()), ALL, END)
 
 
 def test_the_odds_are_expected_seconds_where_the_columns_tell_them():
     rng = np.random.default_rng(1)
     x = rng.integers(0, 3, 60_000).astype(np.float64)
     seconds = np.where(rng.random(len(x)) < 0.1 + 0.3 * x, rng.exponential(20 * (1 + x)), 0.0)
-    odds = fitted({"x": x, "unknown": np.full(len(x), np.nan)}, seconds)
+    odds = fit_odds({"x": x, "unknown": np.full(len(x), np.nan)}, seconds)
     said = np.exp(odds.part({"x": np.arange(3.0), "unknown": np.full(3, np.nan)}) + odds.bias)
     np.testing.assert_allclose(said, [seconds[x == value].mean() for value in range(3)], rtol=0.03)
 
@@ -122,14 +122,14 @@ def test_what_comes_at_or_after_the_instant_changes_nothing(channel):
         events.clicked | later,
         np.where(later, 9_999.0, events.seconds),
     )
-    again = watch_time(ledger_of(changed), ALL, END)
+    again = fit_expected_watch(ledger_of(changed), ALL, END)
     np.testing.assert_allclose(again.logits(EVERYBODY), channel.logits(EVERYBODY), atol=0.05)
 
 
 def test_only_the_catalogue_is_named_and_of_a_large_one_the_best(channel, monkeypatch):
     monkeypatch.setattr("recall.generators.expected_watch.POOL", 6)
     even = ALL & (np.arange(ITEMS + 1) % 2 == 0)
-    few = watch_time(ledger_of(two_tastes()), even, END)
+    few = fit_expected_watch(ledger_of(two_tastes()), even, END)
     assert len(few.items) == 6
     assert (few.items % 2 == 0).all()
     alone = dict(zip(channel.items.tolist(), channel.of_items.tolist(), strict=True))
@@ -137,6 +137,6 @@ def test_only_the_catalogue_is_named_and_of_a_large_one_the_best(channel, monkey
 
 
 def test_a_log_of_too_few_clicks_names_nothing():
-    nothing = watch_time(ledger_of(two_tastes(rows=30)), ALL, END).answer(requests_of(EVERYBODY[:3]))
+    nothing = fit_expected_watch(ledger_of(two_tastes(rows=30)), ALL, END).answer(requests_of(EVERYBODY[:3]))
     assert not nothing.named(5).items.any()
     assert nothing.columns(np.zeros(2, int), np.array([1, 2], np.int32))["expected_watch"].tolist() == [-1, -1]

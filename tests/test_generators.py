@@ -10,18 +10,22 @@ from features.ledger import Ledger
 from features.sides import Side
 from features.tallies import Events
 from recall.config import GENERATORS, RecallConfig
-from recall.generators import Popularity, catalogue_of, chosen_popularity, generators_as_of, in_force, switched_off
-from recall.generators.popular import HOUR
+from recall.generators.base import HOUR, Log, Popularity, Snapshot
+from recall.generators.popular import choose_popularity
+from recall.generators.retrieval import build_generators, in_force, switched_off
 from recall.index import index_of
 
 CONFIG = RecallConfig(k=15, generator_items=8)
 
 
-def generators(world, config=CONFIG, log=None):
-    tower = world.towers[-1]
+def snapshot(world, log=None, tower=None):
+    log, tower = log or world.log, tower or world.towers[-1]
     index = index_of(tower.item_vectors, tower.catalogue)
-    log = log or world.log
-    return generators_as_of(config, log, tower, index, log.windows.labels_end, world.users, Popularity(1.0, "country"))
+    return Snapshot(log, log.windows.labels_end, tower, index, world.users, Popularity(1.0, "country"))
+
+
+def generators(world, config=CONFIG, log=None):
+    return build_generators(config, snapshot(world, log))
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +120,11 @@ def test_items_not_yet_shown_may_be_named_only_where_the_tower_lists_them(chain_
     vocabulary = replace(log.vocabulary, first_shown=np.where(np.arange(120) < 100, log.vocabulary.first_seen, 1 << 62))
     hidden = replace(log, vocabulary=vocabulary)
     facts = replace(tower.facts, listed=~np.isin(np.arange(121), (0, 3)))
-    catalogue = catalogue_of(hidden, replace(tower, facts=facts), log.windows.labels_end)
+    catalogue = snapshot(chain_world, hidden, replace(tower, facts=facts)).catalogue
     assert np.flatnonzero(~catalogue).tolist() == [0, 3]
     shape = tower.shape.model_copy(update={"items": 80})
     young = replace(tower, shape=shape, facts=replace(facts, listed=facts.listed[:80]))
-    assert np.flatnonzero(~catalogue_of(hidden, young, log.windows.labels_end)).tolist() == [0, 3, *range(101, 121)]
+    assert np.flatnonzero(~snapshot(chain_world, hidden, young).catalogue).tolist() == [0, 3, *range(101, 121)]
 
 
 def test_popularity_goes_by_the_half_life_and_the_segment_that_serve_best():
@@ -133,7 +137,7 @@ def test_popularity_goes_by_the_half_life_and_the_segment_that_serve_best():
         events += [(user, 90 + hour, int(item)) for hour, item in enumerate(lately)]
     users, hours, items = np.array(events, np.int64).T
     log = _log(histories_of(users, items, hours * HOUR, 401), 201)
-    chosen = chosen_popularity(log, [(np.arange(1, 401, dtype=np.int32), 93 * HOUR, 100 * HOUR)])
+    chosen = choose_popularity(log, [(np.arange(1, 401, dtype=np.int32), 93 * HOUR, 100 * HOUR)])
     assert chosen.segment == "country"
     assert chosen.half_life is not None
     assert chosen.half_life < 72
@@ -144,7 +148,6 @@ def _log(watches, items):
 
     from features.vocabulary import Vocabulary
     from features.windows import Windows
-    from recall.generators import Log
     from recall.inputs import Readings
 
     country = (np.arange(len(watches.offsets) - 1) % 2).astype(np.int32)

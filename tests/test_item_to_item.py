@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recall.generators import item_to_item as module
-from recall.generators.item_to_item import item_to_item
+from recall.generators.item_to_item import link_nearest
 
 ITEMS = 9
 CATALOGUE = np.arange(1, ITEMS, dtype=np.int32)
@@ -25,7 +25,7 @@ def cosines(vectors):
 
 def test_each_watched_item_lists_its_nearest_others(vectors, monkeypatch):
     monkeypatch.setattr(module, "NEIGHBOURS", 3)
-    nearest = item_to_item(vectors, CATALOGUE, np.array([[2, 5, 0], [5, 7, ITEMS]])).nearest.toarray()
+    nearest = link_nearest(vectors, CATALOGUE, np.array([[2, 5, 0], [5, 7, ITEMS]])).nearest.toarray()
     between = cosines(vectors)
     for item in range(ITEMS):
         best = np.argsort(-between[item])[:3] if item in (2, 5, 7) else []
@@ -34,17 +34,17 @@ def test_each_watched_item_lists_its_nearest_others(vectors, monkeypatch):
 
 
 def test_items_outside_the_catalogue_are_nobodys_neighbours(vectors):
-    nearest = item_to_item(vectors, CATALOGUE[::2], CATALOGUE).nearest.toarray()
+    nearest = link_nearest(vectors, CATALOGUE[::2], CATALOGUE).nearest.toarray()
     assert not nearest[:, 2::2].any()
     assert nearest[2].any()
 
 
 def test_a_user_is_offered_what_is_near_the_last_watch_first(vectors, asked):
-    generator = item_to_item(vectors, CATALOGUE, CATALOGUE)
+    generator = link_nearest(vectors, CATALOGUE, CATALOGUE)
     named = generator.answer(asked([[4, 0, 0]], seen=((0, 4),))).named(2)
     assert named.items[0, 0] == np.argmax(cosines(vectors)[4])
     assert 4 not in named.items
 
 
 def test_where_no_item_is_known_nobody_has_neighbours(vectors):
-    assert item_to_item(vectors, CATALOGUE[:0], CATALOGUE).nearest.nnz == 0
+    assert link_nearest(vectors, CATALOGUE[:0], CATALOGUE).nearest.nnz == 0

@@ -29,7 +29,7 @@ WORLD = WorldConfig(
 )
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
-    *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=5"),
+    *("ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=5"),
 )
 
 

@@ -16,7 +16,8 @@ from ranking.rows import MERGED, RankingRows
 from recall.blender import GROUPS, Blend
 from recall.candidates import pairs_before
 from recall.config import RecallConfig
-from recall.generators import Popularity, generators_as_of
+from recall.generators.base import Popularity, Snapshot
+from recall.generators.retrieval import build_generators
 from recall.index import index_of
 from recall.labelled import LabelledLists, labelled_lists
 from recall.train_blender import Merge, cohorts, merged
@@ -26,7 +27,7 @@ WORLD = WorldConfig(
 )
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=2", "recall.history=5"),
-    *("recall.search_tokens=3", "ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=10"),
+    *("ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=10"),
     *("windows.labels_end=2025-01-03T12:00:00Z", "ranking.negatives_per_user=6"),
 )
 CONFIG = RecallConfig(k=12, generator_items=8, label_users=90)
@@ -40,7 +41,8 @@ def test_lists_are_the_merges_as_of_each_instant_but_the_last(chain_world):
     assert [(each.tower.shape.as_of, len(each.users)) for each in drawn] == [(each.since, 45) for each in drawn]
     for cohort in drawn:
         index = index_of(cohort.tower.item_vectors, cohort.tower.catalogue)
-        generators = generators_as_of(CONFIG, log, cohort.tower, index, cohort.since, cohort.users, merge.popularity)
+        snapshot = Snapshot(log, cohort.since, cohort.tower, index, cohort.users, merge.popularity)
+        generators = build_generators(CONFIG, snapshot)
         expected, of = merged(generators, merge, cohort.users, CONFIG.k), lists.since == cohort.since
         np.testing.assert_array_equal(lists.users[of], cohort.users)
         np.testing.assert_array_equal(lists.items[of], expected.items)

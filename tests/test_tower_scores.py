@@ -5,6 +5,7 @@ import pytest
 
 from features.histories import histories_of
 from features.sides import Side
+from recall import tower_scores
 from recall.inputs import Readings
 from recall.tower import ItemFacts, Tower, TowerSpec
 from recall.tower_scores import Opinion, rolled_columns

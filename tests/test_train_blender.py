@@ -7,7 +7,8 @@ from features.histories import histories_of
 from recall import train_blender
 from recall.candidates import pairs_before, pairs_between
 from recall.config import RecallConfig
-from recall.generators import Popularity, generators_as_of
+from recall.generators.base import Popularity, Snapshot
+from recall.generators.retrieval import build_generators
 from recall.index import index_of
 from recall.train_blender import Merge, cohorts, learn, merged, merged_shards
 
@@ -17,7 +18,7 @@ CONFIG = RecallConfig(k=12, generator_items=8, merge_users=400)
 def generators(world, config, popularity):
     tower, end = world.towers[-1], world.log.windows.labels_end
     index = index_of(tower.item_vectors, tower.catalogue)
-    return generators_as_of(config, world.log, tower, index, end, world.users, popularity)
+    return build_generators(config, Snapshot(world.log, end, tower, index, world.users, popularity))
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,151 @@
-"""Users at an instant, as every generator is asked about them."""
+"""What every candidate generator is built from, is asked, and answers: the one interface they share."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from recall.candidates import Pairs
+from features.histories import Histories
+from features.instants import HOUR
+from features.ledger import Ledger
+from features.sides import Side
+from features.vocabulary import Vocabulary
+from features.windows import Windows
+from recall.candidates import Pairs, pairs_before
+from recall.index import ItemIndex
+from recall.inputs import Readings
+from recall.tower import Tower
 
+Flags = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Intp = npt.NDArray[np.intp]
 Columns = dict[str, Float32]
+
+LAST_WATCHES = 10
+FEW_WATCHES = 50
+# Hours after which a watch counts half; None: it always counts 1.
+HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
+
+
+@dataclass(frozen=True)
+class Log:
+    """What generators are built from: readings, clicks (what is seen), items and their side columns.
+
+    `ledger` is None where the log does not say what was shown and not clicked.
+    """
+
+    readings: Readings
+    clicks: Histories
+    vocabulary: Vocabulary
+    items: Side
+    windows: Windows
+    ledger: Ledger | None = None
+
+    @property
+    def timed(self) -> bool:
+        return self.windows.clock == "time"
+
+    @property
+    def half_lives(self) -> tuple[float | None, ...]:
+        """Of popularity; where there is only order, nothing is late."""
+        return HALF_LIVES if self.timed else (None,)
+
+    @property
+    def span(self) -> int:
+        """How long an item is new: as long as the label window."""
+        return self.windows.labels_end - self.windows.history_end
+
+
+@dataclass(frozen=True)
+class Popularity:
+    """Which half life (hours, None: none) and which column of users (None: everybody alike) popularity goes by."""
+
+    half_life: float | None = None
+    segment: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A log as of an instant, the tower finished by then with its index, and the users who will be asked about.
+
+    All that generators are built from: nothing in it tells of the instant or of what came after.
+    """
+
+    log: Log
+    as_of: int
+    tower: Tower
+    index: ItemIndex
+    users: Int32
+    popularity: Popularity
+
+    @cached_property
+    def catalogue(self) -> Flags:
+        """Which items may be named, flags over the indexes that existed by then.
+
+        Of those that the tower knows what it lists; of those that came later what had been shown.
+        """
+        catalogue = self.log.vocabulary.shown_as_of(self.as_of)[: self.log.vocabulary.size_as_of(self.as_of)]
+        known = np.isin(np.arange(self.tower.shape.items), self.tower.catalogue)
+        catalogue[: len(known)] = known[: len(catalogue)]
+        return catalogue
+
+    @property
+    def watches(self) -> Histories:
+        return self.log.readings.histories
+
+    @property
+    def first_seen(self) -> Int64:
+        """When each item of the catalogue's indexes was seen first, [items]."""
+        return np.append(0, self.log.vocabulary.first_seen[: len(self.catalogue) - 1])
+
+    @cached_property
+    def new(self) -> Flags:
+        """Which items are new and few have watched, [items]; on an order clock none."""
+        ever = decayed(self.watches, len(self.catalogue), self.as_of, None)[0]
+        return self.catalogue & self.log.timed & is_new(self.first_seen, ever, self.as_of, self.log.span)
+
+    def requests(self, users: Int32) -> "Requests":
+        """Users [n] as every generator is asked about them."""
+        ends = self.watches.ends(users, self.as_of)
+        return Requests(
+            users,
+            self.tower.user_vectors(self.log.readings.inputs_at(self.tower.shape, users, self.as_of)),
+            self.watches.bags(users, ends, LAST_WATCHES),
+            pairs_before(users, self.log.clicks, self.as_of),
+            ends - self.watches.offsets[users],
+        )
+
+
+def is_new(first_seen: Int64, watches: Float64, as_of: int, span: int) -> Flags:
+    """Which items [n] were first seen at most `span` before an instant and have at most FEW_WATCHES watches."""
+    age = as_of - first_seen
+    return (age > 0) & (age <= span) & (watches <= FEW_WATCHES)
+
+
+def decay(ages: Int64, half_life: float | None) -> Float64:
+    """What watches of ages [n], in microseconds, count: 1, halved every `half_life` hours; None: always 1."""
+    return np.ones(len(ages)) if half_life is None else np.exp2(-ages / (half_life * HOUR))
+
+
+def decayed(
+    watches: Histories, items: int, as_of: int, half_life: float | None, segments: Int32 | None = None
+) -> Float64:
+    """Watches strictly before an instant, decayed, by segment of their user and item: [segments, items].
+
+    `segments` int32 [users] are codes from 0; without them there is one segment, everybody.
+    """
+    kept = np.flatnonzero((watches.instants < as_of) & (watches.items < items))
+    weights = decay(as_of - watches.instants[kept], half_life)
+    if segments is None:
+        return np.bincount(watches.items[kept], weights, minlength=items)[None, :].astype(np.float64)
+    size = int(segments.max(initial=0)) + 1
+    cells = segments[watches.users[kept]].astype(np.int64) * items + watches.items[kept]
+    return np.bincount(cells, weights, minlength=size * items).reshape(size, items).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,21 @@ import numpy.typing as npt
 from scipy import sparse
 
 from features.histories import Histories
-from recall.generators.base import Requests
-from recall.generators.popular import decay
+from recall.generators.base import Requests, Snapshot, decay
 from recall.generators.spread import Sparse, SpreadAnswer, spread, strongest
 
 Int32 = npt.NDArray[np.int32]
 
 WINDOW = 5
+# Hours after which a watch counts half.
+HALF_LIFE = 6.0
 NEIGHBOURS = 100
 # Watches before are worth less than watches after: what comes next is what is asked for.
 BACKWARD = 0.5
 
 
 @dataclass(frozen=True)
-class CoWatched:
+class CoVisitation:
     """`weights` [items, items]: how often, of what is watched around item i, it is item j."""
 
     weights: Sparse
@@ -30,7 +31,7 @@ class CoWatched:
         return SpreadAnswer("co_visitation", spread(requests, [self.weights]), requests)
 
 
-def co_watched(watches: Histories, items: int, as_of: int, half_life: float | None) -> CoWatched:
+def count_co_visits(watches: Histories, items: int, as_of: int, half_life: float | None) -> CoVisitation:
     """Co-visitation of items 0..items - 1 from the watches strictly before an instant.
 
     A pair of watches d <= WINDOW apart in a user's history counts 1 / d, halved every `half_life` hours before the
@@ -41,7 +42,7 @@ def co_watched(watches: Histories, items: int, as_of: int, half_life: float | No
     for earlier, later, weight in _pairs(watches, items, as_of, half_life):
         counts = counts + sparse.coo_array((weight, (earlier, later)), shape=(items, items)).tocsr()
     counts = counts + BACKWARD * counts.T.tocsr()
-    return CoWatched(strongest(normalised(counts), NEIGHBOURS))
+    return CoVisitation(strongest(normalised(counts), NEIGHBOURS))
 
 
 def normalised(counts: Sparse) -> Sparse:
@@ -62,3 +63,9 @@ def _pairs(
         both = (users[:-distance] == users[distance:]) & (earlier != later)
         weight = decay(ages[distance:][both], half_life) / distance
         yield earlier[both], later[both], weight.astype(np.float32)
+
+
+def build(snapshot: Snapshot) -> CoVisitation:
+    """The generator as of a snapshot; where there is only order, no watch is late."""
+    half_life = HALF_LIFE if snapshot.log.timed else None
+    return count_co_visits(snapshot.watches, len(snapshot.catalogue), snapshot.as_of, half_life)

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 
 from features.ledger import Ledger
 from recall.candidates import first
-from recall.generators.base import Columns, Named, Requests
+from recall.generators.base import Columns, Log, Named, Requests, Snapshot
 
 Flags = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
@@ -64,7 +64,7 @@ class Odds:
 NO_ODDS = Odds((), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0), 0.0)
 
 
-def fitted(numbers: Numbers, seconds: Float64) -> Odds:
+def fit_odds(numbers: Numbers, seconds: Float64) -> Odds:
     """The model of rows [n]: label T / (1 + T), weight 1 + T, whose odds are E[T]; a small ridge, no randomness."""
     names = tuple(numbers)
     columns = [numbers[name] for name in names]
@@ -98,7 +98,7 @@ def _minimum(matrix: Float32, labels: Float64, weights: Float64) -> Float64:
 
 
 @dataclass(frozen=True)
-class WatchTime:
+class ExpectedWatch:
     """The generator as of an instant: `items` int32 [m], ascending, and log E[T] of each apart from any user, [m]."""
 
     ledger: Ledger
@@ -107,8 +107,8 @@ class WatchTime:
     items: Int32
     of_items: Float32
 
-    def answer(self, requests: Requests) -> "WatchTimeAnswer":
-        return WatchTimeAnswer(self, requests)
+    def answer(self, requests: Requests) -> "ExpectedWatchAnswer":
+        return ExpectedWatchAnswer(self, requests)
 
     def logits(self, users: Int32) -> Float32:
         """log E[T] of all items for users [n]: [n, m]."""
@@ -132,8 +132,8 @@ class WatchTime:
 
 
 @dataclass(frozen=True)
-class WatchTimeAnswer:
-    generator: WatchTime
+class ExpectedWatchAnswer:
+    generator: ExpectedWatch
     requests: Requests
 
     @cached_property
@@ -170,7 +170,7 @@ class WatchTimeAnswer:
         return {"expected_watch": np.where(pool[at] == items, z, -1).astype(np.float32)}
 
 
-def watch_time(ledger: Ledger, catalogue: Flags, as_of: int) -> WatchTime:
+def fit_expected_watch(ledger: Ledger, catalogue: Flags, as_of: int) -> ExpectedWatch:
     """The generator as of an instant: fitted on the newest impressions before it, each as of its own instant.
 
     `catalogue` flags over the items that existed by then say which may be named. With too few clicks, everything is
@@ -179,11 +179,11 @@ def watch_time(ledger: Ledger, catalogue: Flags, as_of: int) -> WatchTime:
     numbers, seconds = _lessons(ledger, as_of)
     some = np.flatnonzero(catalogue).astype(np.int32)
     if np.count_nonzero(seconds) < FEWEST_CLICKS:
-        return WatchTime(ledger, as_of, NO_ODDS, some[:0], np.zeros(0, np.float32))
-    odds = fitted(numbers, np.minimum(seconds, np.quantile(seconds[seconds > 0], CAP_QUANTILE)))
+        return ExpectedWatch(ledger, as_of, NO_ODDS, some[:0], np.zeros(0, np.float32))
+    odds = fit_odds(numbers, np.minimum(seconds, np.quantile(seconds[seconds > 0], CAP_QUANTILE)))
     alone = odds.part(_of_items(ledger, some, as_of)) + np.float32(odds.bias)
     best = np.sort(np.argsort(-alone, kind="stable")[:POOL])
-    return WatchTime(ledger, as_of, odds, some[best], alone[best])
+    return ExpectedWatch(ledger, as_of, odds, some[best], alone[best])
 
 
 def _lessons(ledger: Ledger, as_of: int) -> tuple[Numbers, Float64]:
@@ -218,3 +218,15 @@ def _evened(name: str, values: Float64) -> Float64:
     if name.endswith(("_shown", "_lift")):
         return values
     return np.log1p(values) if name.endswith("_hours") else np.log(np.maximum(values, SMALLEST))
+
+
+def build(snapshot: Snapshot) -> ExpectedWatch:
+    """The generator as of a snapshot; ValueError where `missing` gives a reason."""
+    if snapshot.log.ledger is None:
+        raise ValueError(missing(snapshot.log))
+    return fit_expected_watch(snapshot.log.ledger, snapshot.catalogue, snapshot.as_of)
+
+
+def missing(log: Log) -> str | None:
+    """Why a log cannot give it."""
+    return None if log.ledger else "the log does not say what was shown and not clicked"

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from recall.generators.base import Requests
+from features.tables import CHANNEL
+from recall.generators.base import Log, Requests, Snapshot, decayed
 from recall.generators.spread import Sparse, SpreadAnswer, spread, strongest
 
 Float32 = npt.NDArray[np.float32]
@@ -17,7 +18,7 @@ OF_A_CHANNEL = 50
 
 
 @dataclass(frozen=True)
-class Followed:
+class FollowedChannels:
     """`channel_of` [items, channels]: 1 where an item is of a channel; `offered` [channels, items]: what it offers."""
 
     channel_of: Sparse
@@ -27,7 +28,7 @@ class Followed:
         return SpreadAnswer("followed_channels", spread(requests, [self.channel_of, self.offered]), requests)
 
 
-def followed(channels: Int32, watches: Float64, new: npt.NDArray[np.bool_]) -> Followed:
+def offer_channels(channels: Int32, watches: Float64, new: npt.NDArray[np.bool_]) -> FollowedChannels:
     """Channels by item (codes [items], 0 = unknown); each offers by (recent) watches [items], a new item as if by one.
 
     An item's weight is its share of its channel's.
@@ -40,6 +41,18 @@ def followed(channels: Int32, watches: Float64, new: npt.NDArray[np.bool_]) -> F
     offered = sparse.coo_array((share, (channels[items], items)), shape=size[::-1]).tocsr()
     known = np.flatnonzero(channels)
     ones = np.ones(len(known), np.float32)
-    return Followed(
+    return FollowedChannels(
         sparse.coo_array((ones, (known, channels[known])), shape=size).tocsr(), strongest(offered, OF_A_CHANNEL)
     )
+
+
+def build(snapshot: Snapshot) -> FollowedChannels:
+    """The generator as of a snapshot; channels offer by the watches that its popularity counts."""
+    size = len(snapshot.catalogue)
+    lately = decayed(snapshot.watches, size, snapshot.as_of, snapshot.popularity.half_life)[0]
+    return offer_channels(snapshot.log.items.codes[CHANNEL][:size], lately, snapshot.new)
+
+
+def missing(log: Log) -> str | None:
+    """Why a log cannot give it."""
+    return None if CHANNEL in log.items.codes else f"items have no {CHANNEL}"

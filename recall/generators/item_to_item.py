@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from recall.generators.base import Requests
+from recall.generators.base import LAST_WATCHES, Requests, Snapshot
 from recall.generators.spread import Sparse, SpreadAnswer, spread
 from recall.index import index_of
 
@@ -26,7 +26,7 @@ class ItemToItem:
         return SpreadAnswer("item_to_item", spread(requests, [self.nearest]), requests)
 
 
-def item_to_item(item_vectors: Float32, catalogue: Int32, watched: Int32) -> ItemToItem:
+def link_nearest(item_vectors: Float32, catalogue: Int32, watched: Int32) -> ItemToItem:
     """Inverted lists of the items in `watched` (any shape, 0 = none) out of a catalogue, from vectors [items, dim]."""
     size = len(item_vectors)
     sources = np.unique(watched[(watched > 0) & (watched < size)])
@@ -36,3 +36,10 @@ def item_to_item(item_vectors: Float32, catalogue: Int32, watched: Int32) -> Ite
     kept = (found.ravel() > 0) & (found.ravel() != row) & (cosines.ravel() > 0)
     pairs = (row[kept], found.ravel()[kept])
     return ItemToItem(sparse.coo_array((cosines.ravel()[kept], pairs), shape=(size, size)).tocsr())
+
+
+def build(snapshot: Snapshot) -> ItemToItem:
+    """The generator as of a snapshot: lists of what its users watched last."""
+    users = snapshot.users
+    bags = snapshot.watches.bags(users, snapshot.watches.ends(users, snapshot.as_of), LAST_WATCHES)
+    return link_nearest(snapshot.tower.item_vectors, snapshot.tower.catalogue, bags)

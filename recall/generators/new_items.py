@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from features.instants import HOUR
 from recall.candidates import first
-from recall.generators.base import Columns, Named, Requests
+from recall.generators.base import Columns, Log, Named, Requests, Snapshot
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -17,7 +17,6 @@ Intp = npt.NDArray[np.intp]
 
 # More than this many new items are not looked at: the newest are.
 NEWEST = 4096
-FEW_WATCHES = 50
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,19 @@ class NewAnswer:
         return {"age": np.log1p(self.generator.hours).astype(np.float32)[items]}
 
 
-def is_new(first_seen: Int64, watches: Float64, as_of: int, span: int) -> npt.NDArray[np.bool_]:
-    """Which items [n] were first seen at most `span` before an instant and have at most FEW_WATCHES watches."""
-    age = as_of - first_seen
-    return (age > 0) & (age <= span) & (watches <= FEW_WATCHES)
-
-
-def new_items(first_seen: Int64, new: npt.NDArray[np.bool_], item_vectors: Float32, as_of: int) -> NewItems:
+def gather_new(first_seen: Int64, new: npt.NDArray[np.bool_], item_vectors: Float32, as_of: int) -> NewItems:
     """The new items that a tower knows, [items] each: of instants first seen, of flags, of vectors."""
     known = np.flatnonzero(new[: len(item_vectors)])
     newest = known[np.argsort(-first_seen[known], kind="stable")][:NEWEST].astype(np.int32)
     hours = np.maximum(as_of - first_seen, 0) / HOUR
     return NewItems(newest, item_vectors[newest], hours)
+
+
+def build(snapshot: Snapshot) -> NewItems:
+    """The generator as of a snapshot."""
+    return gather_new(snapshot.first_seen, snapshot.new, snapshot.tower.item_vectors, snapshot.as_of)
+
+
+def missing(log: Log) -> str | None:
+    """Why a log cannot give it."""
+    return None if log.timed else "the clock is order only, so nothing is new"

@@ -1,7 +1,7 @@
 """What most people completed lately, as a baseline beside every metric and as a generator."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from features.histories import Histories
 from features.instants import HOUR
-from recall.candidates import Candidates, Flags, Pairs, first, pairs_before, shards_of
-from recall.generators.base import Columns, Named, Requests, seen_only
+from recall.candidates import Candidates, Flags, Pairs, first, pairs_before, pairs_between, shards_of
+from recall.generators.base import Columns, Log, Named, Popularity, Requests, Snapshot, decayed, seen_only
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -18,12 +18,13 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Intp = npt.NDArray[np.intp]
 
-# Hours after which a watch counts half; None: it always counts 1.
-HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
 # How far back popularity counts as a baseline, in hours; None: since the log began.
 SPANS: Mapping[str, float | None] = {"last day": 24.0, "last week": 168.0, "last hour": 1.0, "all time": None}
 # A segment's own counts weigh as much as the whole's once it has so many (decayed) watches.
 SHRINKAGE = 500.0
+# A column of users with more codes than this is not tried as a segment.
+MOST_SEGMENTS = 64
+JUDGED_AT = 50
 
 
 def popularity(watches: Histories, items: int, as_of: int, hours: float | None = None) -> Float64:
@@ -49,27 +50,6 @@ def popular_lists_by_span(
     spans = SPANS if timed else {"all time": None}
     counts = {name: popularity(watches, items, as_of, hours) for name, hours in spans.items()}
     return {name: popular_lists(of_span, users, seen, as_of, k).items for name, of_span in counts.items()}
-
-
-def decay(ages: Int64, half_life: float | None) -> Float64:
-    """What watches of ages [n], in microseconds, count: 1, halved every `half_life` hours; None: always 1."""
-    return np.ones(len(ages)) if half_life is None else np.exp2(-ages / (half_life * HOUR))
-
-
-def decayed(
-    watches: Histories, items: int, as_of: int, half_life: float | None, segments: Int32 | None = None
-) -> Float64:
-    """Watches strictly before an instant, decayed, by segment of their user and item: [segments, items].
-
-    `segments` int32 [users] are codes from 0; without them there is one segment, everybody.
-    """
-    kept = np.flatnonzero((watches.instants < as_of) & (watches.items < items))
-    weights = decay(as_of - watches.instants[kept], half_life)
-    if segments is None:
-        return np.bincount(watches.items[kept], weights, minlength=items)[None, :].astype(np.float64)
-    size = int(segments.max(initial=0)) + 1
-    cells = segments[watches.users[kept]].astype(np.int64) * items + watches.items[kept]
-    return np.bincount(cells, weights, minlength=size * items).reshape(size, items).astype(np.float64)
 
 
 def shares(counts: Float64) -> Float64:
@@ -151,3 +131,51 @@ def hit_share(answer: PopularAnswer, watched: Pairs, k: int) -> float:
     items = answer.named(k).items
     hits: Flags = watched.holds(np.arange(len(items))[:, None], items) & (items > 0)
     return float(hits.any(axis=1).mean()) if len(items) else 0.0
+
+
+def build(snapshot: Snapshot) -> Popular:
+    """The generator as of a snapshot, by its choice of half life and segment."""
+    log, as_of, catalogue = snapshot.log, snapshot.as_of, snapshot.catalogue
+    whole = {_half_life_name(h): shares(decayed(snapshot.watches, len(catalogue), as_of, h))[0] for h in log.half_lives}
+    return replace(_popular_alone(log, catalogue, as_of, snapshot.popularity), by_half_life=whole)
+
+
+def _popular_alone(log: Log, catalogue: Flags, as_of: int, popularity: Popularity) -> Popular:
+    """What popular lists need, without the columns."""
+    everybody = np.zeros(len(log.readings.histories.offsets) - 1, np.int32)
+    segments = log.readings.users.codes[popularity.segment] if popularity.segment else everybody
+    counts = decayed(log.readings.histories, len(catalogue), as_of, popularity.half_life, segments)
+    return Popular(shares(counts), catalogue, segments, {})
+
+
+def choose_popularity(log: Log, cohorts: Sequence[tuple[Int32, int, int]]) -> Popularity:
+    """The half life, and then the segment, whose popular lists hit most of what users watched after.
+
+    Each cohort is users and two instants: lists are as of the first, and hit what was watched before the second.
+    """
+    rounds = [_Round(log, *cohort) for cohort in cohorts if len(cohort[0])]
+
+    def hits(popularity: Popularity) -> float:
+        return sum(each.hit_share(popularity) for each in rounds)
+
+    alike = max((Popularity(half_life) for half_life in log.half_lives), key=hits)
+    codes = {name: size for name, size in log.readings.users.sizes.items() if size <= MOST_SEGMENTS}
+    return max((alike, *(Popularity(alike.half_life, name) for name in codes)), key=hits)
+
+
+class _Round:
+    """Users who are shown popular lists as of one instant, and what they watched before another."""
+
+    def __init__(self, log: Log, users: Int32, since: int, until: int) -> None:
+        self.log, self.since = log, since
+        self.catalogue = log.vocabulary.shown_as_of(since)[: log.vocabulary.size_as_of(since)]
+        self.watched = pairs_between(users, log.readings.histories, since, until)
+        self.requests = seen_only(users, pairs_before(users, log.clicks, since))
+
+    def hit_share(self, popularity: Popularity) -> float:
+        generator = _popular_alone(self.log, self.catalogue, self.since, popularity)
+        return hit_share(PopularAnswer(generator, self.requests), self.watched, JUDGED_AT)
+
+
+def _half_life_name(half_life: float | None) -> str:
+    return "popular_ever" if half_life is None else f"popular_{half_life:g}h"

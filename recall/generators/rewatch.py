@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from recall.generators.base import Requests
+from recall.generators.base import Requests, Snapshot
 from recall.generators.spread import SpreadAnswer, spread
 
 
@@ -12,3 +12,9 @@ class Rewatch:
 
     def answer(self, requests: Requests) -> SpreadAnswer:
         return SpreadAnswer("rewatch", spread(requests, []), requests, repeats=True)
+
+
+def build(snapshot: Snapshot) -> Rewatch:
+    """The generator, which needs nothing but the requests."""
+    del snapshot
+    return Rewatch()
