@@ -80,7 +80,7 @@ _LOG = ("interactions", "windows", "vocabulary", "impressions")
 # What every step after features reads of them.
 _FEATURES = ("windows", "vocabulary", "impressions", "histories", "profiles")
 # What of ranking no ranker is trained with: another length of the lists trains nothing anew.
-_SERVED = ("ranking.top_k", "ranking.chance_weight", "ranking.streaming_hours")
+_SERVED = ("ranking.top_k", "ranking.chance_weight")
 
 STEPS: dict[str, Step] = {
     "interactions": Step(

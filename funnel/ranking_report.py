@@ -17,7 +17,7 @@ from features.tables import DURATION_SECONDS
 from features.tallies import tally_of
 from funnel.judged import Judged, mean
 from funnel.plots import calibration_bars, seconds_by_bucket
-from funnel.work import FROZEN, Impressions, Work, logs_impressions, watched
+from funnel.work import Impressions, Work, logs_impressions, watched
 from ranking import metrics as ranking
 from ranking.slices import by_duration, by_item_age, by_user_clicks
 
@@ -27,15 +27,13 @@ Metrics = dict[str, float]
 
 
 def ranking_metrics(judged: Judged) -> Metrics:
-    """Order and truth of the expected seconds; baselines are the item's clicks, its mean seconds, and the expected
-    seconds without the calibration that streams."""
+    """Order and truth of the expected seconds; baselines are the item's clicks and its mean seconds."""
     work, rows = judged.work, judged.impressions
     seconds, block = watched(work, rows), work.ledger.item_block(rows.items, rows.instants)
     predictions = {
         "": expected_seconds(work),
         ".popularity": block.numbers["item_shown"] + np.log(block.numbers["item_click_rate"]),
         ".item_mean": block.numbers["item_yield"],
-        ".frozen": frozen_seconds(work),
     }
     metrics: Metrics = {"ranking.impressions": len(seconds)}
     for suffix, predicted in predictions.items():
@@ -70,12 +68,6 @@ def expected_seconds(work: Work) -> Float64:
     return seconds
 
 
-def frozen_seconds(work: Work) -> Float64:
-    """The same as the frozen weights expected it, uncalibrated by what came before in the holdout, [n]."""
-    seconds: Float64 = np.load(work.inputs["recommendations"] / FROZEN, allow_pickle=False)
-    return seconds
-
-
 def draw_ranking(judged: Judged, report: Mapping[str, Any], folder: Path) -> None:
     """Expected against true seconds by bucket of the prediction, and predicted over true seconds by slice."""
     work = judged.work
@@ -107,14 +99,13 @@ def _calibration(work: Work, rows: Impressions, seconds: Float64, predicted: Flo
 
 def _sliced(work: Work, rows: Impressions, block: Block) -> Metrics:
     """How many rows each slice has, how true their seconds are, and how far off."""
-    seconds, predicted, frozen = watched(work, rows), expected_seconds(work), frozen_seconds(work)
+    seconds, predicted = watched(work, rows), expected_seconds(work)
     metrics: Metrics = {}
     for name, chosen in _slices(work, rows, block).items():
         some, true, guess = rows.take(chosen), seconds[chosen], predicted[chosen]
         values: Metrics = {"rows": len(true), "mae": ranking.mae(true, guess)}
         values |= _calibration(work, some, true, guess)
         metrics |= {f"ranking.{metric}/{name}": value for metric, value in values.items()}
-        metrics[f"ranking.calibration/{name}.frozen"] = ranking.calibration_ratio(true, frozen[chosen])
     return metrics
 
 

@@ -18,12 +18,10 @@ from funnel.listed_rows import Labelled, exposures_at, rows_of_lists
 from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
 from funnel.ordering import CHOICE, order_of, re_ranked_lists, recommender_at, taking_part
 from funnel.plots import draw_choice
-from funnel.work import FROZEN, VALIDATION, Impressions, Work, held_out, logs_impressions, saved_candidates, watched
+from funnel.work import VALIDATION, Impressions, Work, held_out, logs_impressions, saved_candidates, watched
 from ranking.audit import refuse_the_future
 from ranking.recommend import Ordered
 from ranking.rows import MERGED, Exposures, RankingRows, blocks_of
-from ranking.scoring import lengths_of
-from ranking.streaming import streamed
 from recall.candidates import Candidates
 
 Int32 = npt.NDArray[np.int32]
@@ -136,28 +134,17 @@ def _ranked(candidates: Candidates, lists: Ordered) -> Iterator[Ranked]:
 
 
 def _write_scored(work: Work, ranker: Any) -> None:
-    """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant.
-
-    Calibrated by the earlier ones; `frozen_seconds.npy` has them as the frozen weights expect them, in the same order.
-    """
+    """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant."""
     log = work.impressions
     rows = log.take(np.flatnonzero(held_out(log, work.windows)))
     blocks = blocks_of(work.ledger, exposures_of(work, rows))
-    frozen = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
-    np.save(work.out / FROZEN, frozen)
-    hours, lengths = work.config.ranking.streaming_hours, lengths_of(blocks["item"])
-    seconds = streamed(frozen, watched(work, rows), rows.instants, lengths, hours) if streams(work) else frozen
+    seconds = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
     table = _timestamps(work, held_out(log, work.windows))
     table = table.add_column(0, USER, work.ids.users.id_of(rows.users))
     table = table.add_column(1, ITEM, work.ids.items.id_of(rows.items))
     pq.write_table(
         table.append_column(EXPECTED_SECONDS, pa.array(seconds.astype(np.float32))), work.out / "scored.parquet"
     )
-
-
-def streams(work: Work) -> bool:
-    """Whether calibration goes on in the holdout: it is wanted, and a clock and unclicked impressions tell of it."""
-    return work.config.ranking.streaming_hours > 0 and work.windows.clock == "time" and logs_impressions(work)
 
 
 def _timestamps(work: Work, rows: npt.NDArray[np.bool_]) -> pa.Table:

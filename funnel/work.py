@@ -32,7 +32,6 @@ Int64 = npt.NDArray[np.int64]
 
 # A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
 UNCLICKED_SHARE = 0.01
-FROZEN = "frozen_seconds.npy"
 # Folders of an artefact: what it holds as of the validation instant.
 VALIDATION = "validation"
 

@@ -29,8 +29,6 @@ class RankingConfig(BaseModel):
     Where the log does not say what was shown, rows are recall's lists, thinned to `negatives_per_user` unwatched items;
     without `hard_negatives` these are any items of the catalogue. With `recall_prior` the net starts from recall's log
     chance of a candidate, and learns what to change.
-    `streaming_hours` is the half-life of what becomes of impressions after the weights freeze, by which later ones of
-    like length are scaled; 0 = not at all.
     `pairwise` weighs the order of rows by their seconds beside the odds of the objectives `exact` and `paper`.
     `without` names columns that the net does not read, by shell patterns: what they are worth is what is lost.
     """
@@ -65,7 +63,6 @@ class RankingConfig(BaseModel):
     seconds_cap_quantile: float = Field(0.99, gt=0.5, le=1)
     censored: bool = False
     calibration: Literal["none", "scale", "platt", "isotonic", "best"] = "best"
-    streaming_hours: float = Field(6.0, ge=0, le=8_760)
     without: tuple[str, ...] = ()
 
     @model_validator(mode="after")

@@ -23,7 +23,6 @@ from funnel.report import cutoffs
 from funnel.run import run_line
 from funnel.store import MANIFEST, MEASURED
 from funnel.waterfall import waterfall_table
-from funnel.work import FROZEN
 
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
@@ -326,28 +325,6 @@ def test_every_impression_of_the_holdout_is_scored_once(run: Run) -> None:
     assert (scored["expected_seconds"] >= 0).all()
     rows = [sorted(map(tuple, frame[keys].to_numpy().tolist())) for frame in (scored, run.holdout)]
     assert rows[0] == rows[1]
-
-
-def test_what_the_frozen_weights_expect_is_calibrated_by_what_came_before(run: Run) -> None:
-    """Recomputed from the files, impression by impression; an order clock, or no holdout, leaves it as it is."""
-    scored, frozen = run.table("scored"), np.load(artefact(run, "recommendations") / FROZEN)
-    if run.mode != "time":
-        np.testing.assert_allclose(scored["expected_seconds"], frozen, rtol=1e-6)
-        return
-    rows = scored.assign(frozen=frozen).merge(run.holdout, on=[*PAIR, "timestamp"], how="left", validate="1:1")
-    length = pd.read_parquet(run.data / "items.parquet").set_index("item_id")["duration_seconds"]
-    kinds = np.digitize(rows["item_id"].map(length), [10, 20, 60])
-    true = rows["watch_seconds"].where(rows["clicked"], 0.0).to_numpy()
-    shown = rows["timestamp"].astype("int64").to_numpy() / 3.6e9
-    known = shown + np.maximum(true / 3_600, 1)
-    for row in range(0, len(rows), 7):
-        before = (kinds == kinds[row]) & (known < shown[row])
-        lately = np.count_nonzero(before & (known >= shown[row] - 6))
-        weights = 0.5 ** ((shown[row] - known[before]) / 6)
-        ratio = (weights @ true[before]) / (weights @ frozen[before]) if before.any() else 1.0
-        wanted = frozen[row] * (1 + lately / (lately + 100) * (ratio - 1))
-        assert rows["expected_seconds"][row] == pytest.approx(wanted, rel=1e-4)
-    assert run.report["ranking.calibration.frozen"] == pytest.approx(frozen.sum() / true.sum(), rel=1e-6)
 
 
 def test_ranking_rows_are_the_impressions_before_the_holdout_in_their_order(run: Run) -> None:

@@ -33,9 +33,7 @@ from benchmarks.shared.rankers import (
 )
 from benchmarks.shared.tables import publish
 from ranking import metrics
-from ranking.scoring import lengths_of
 from ranking.slices import by_duration
-from ranking.streaming import streamed
 
 Float64 = npt.NDArray[np.float64]
 
@@ -77,25 +75,14 @@ def lines(contest: Contest, options: argparse.Namespace) -> Iterator[Row]:
     """One line a model: ours, LightGBM's, then what needs no training."""
     for objective in options.objectives:
         rankers = (ours(contest, seed, objective=objective) for seed in range(options.seeds))
-        yield from with_streamed(contest, f"ours, {objective}", [scores(ranker, contest.blocks) for ranker in rankers])
+        seeds = [judged(contest, scores(ranker, contest.blocks)) for ranker in rankers]
+        yield {"line": f"ours, {objective}"} | summary(seeds)
     for objective in OBJECTIVES:
         choice = chosen(contest.rows, objective, contest.config.validation_share, options.leaves)
         models = (fitted(contest.rows, choice, seed) for seed in range(options.seeds))
-        predictions = [model.scores(contest.blocks) for model in models]
-        for row in with_streamed(contest, f"LightGBM, {objective}", predictions):
-            yield row | {"chosen": choice.described()}
+        seeds = [judged(contest, model.scores(contest.blocks)) for model in models]
+        yield {"line": f"LightGBM, {objective}"} | summary(seeds) | {"chosen": choice.described()}
     yield from plain_lines(contest)
-
-
-def with_streamed(contest: Contest, line: str, predictions: Sequence[Float64]) -> Iterator[Row]:
-    """The line of each seed's predictions [n], and that of the same as they are calibrated while impressions stream."""
-    yield {"line": line} | summary([judged(contest, predicted) for predicted in predictions])
-    truth, lengths = contest.truth, lengths_of(contest.blocks["item"])
-    if truth.instants is None:
-        return
-    hours = contest.config.streaming_hours
-    found = [streamed(predicted, truth.seconds, truth.instants, lengths, hours) for predicted in predictions]
-    yield {"line": f"{line}, streamed"} | summary([judged(contest, predicted) for predicted in found])
 
 
 def plain_lines(contest: Contest) -> Iterator[Row]:

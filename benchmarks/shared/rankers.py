@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from features.ledger import Block
 from funnel.line import STEPS, Request, make, request_for, work_of
-from funnel.ranking_steps import exposures_of, streams
+from funnel.ranking_steps import exposures_of
 from funnel.work import Work, held_out, watched
 from ranking import metrics
 from ranking.config import RankingConfig
@@ -29,12 +29,11 @@ SPREAD = ("XAUC", "loss", "MAE")
 
 @dataclass(frozen=True)
 class Truth:
-    """What became of impressions [n]: T is 0 where not clicked; `instants` in microseconds, None where none stream."""
+    """What became of impressions [n]: T is 0 where not clicked."""
 
     users: npt.NDArray[Any]
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
-    instants: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def contest_of(request: Request, work: Work) -> Contest:
     log = work.impressions
     shown = log.take(np.flatnonzero(held_out(log, work.windows)))
     blocks = blocks_of(work.ledger, exposures_of(work, shown))
-    truth = Truth(shown.users, shown.clicked, watched(work, shown), shown.instants if streams(work) else None)
+    truth = Truth(shown.users, shown.clicked, watched(work, shown))
     return Contest(request.config.ranking, work.unit, training_rows(request), blocks, truth)
 
 
