@@ -62,7 +62,7 @@ class RankingConfig(BaseModel):
     negatives_per_user: int = Field(40, ge=1)
     seconds_cap_quantile: float = Field(0.99, gt=0.5, le=1)
     censored: bool = False
-    calibration: Literal["none", "scale", "platt", "isotonic", "best"] = "best"
+    calibration: Literal["none", "scale"] = "scale"
     without: tuple[str, ...] = ()
 
     @model_validator(mode="after")

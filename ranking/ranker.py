@@ -21,7 +21,7 @@ with quietly():
     from deepctr.layers.interaction import CrossNet
     from deepctr.layers.sequence import AttentionSequencePoolingLayer
 
-from ranking.calibration import AS_IT_IS, calibration_of
+from ranking.calibration import calibration_factor
 from ranking.columns import columns_of
 from ranking.config import RankingConfig
 from ranking.normalisers import Limits, normalisers_of, widened, width_of
@@ -84,7 +84,8 @@ def train(
     weights, epochs = _fit(untrained, earlier, later, config, seed, on_epoch)
     scale = _lost_mass(rows.take(late), later)
     shape = untrained.shape.model_copy(update={"scale": scale})
-    ranker = _calibrated(replace(untrained, shape=shape, weights=weights), rows.take(late), config)
+    ranker = replace(untrained, shape=shape, weights=weights)
+    ranker = _calibrated(ranker, rows.take(late)) if config.calibration == "scale" else ranker
     served = _refitted(ranker, capped, later, config, best_epoch(epochs), seed) if config.refit else ranker
     return Trained(served, ranker, epochs)
 
@@ -99,12 +100,13 @@ def _refitted(
 ) -> Ranker:
     """The ranker with a net trained on all rows, at the level that the first net had on the later ones."""
     again = replace(ranker, weights=_Training(ranker, rows, config, seed).run(epochs))
-    first, second = (_total(replace(each, calibration=AS_IT_IS), later) for each in (ranker, again))
+    first, second = (_uncalibrated_total(each, later) for each in (ranker, again))
     scale = ranker.shape.scale * (first / second if second else 1.0)
     return replace(again, shape=ranker.shape.model_copy(update={"scale": scale}))
 
 
-def _total(ranker: Ranker, rows: RankingRows) -> float:
+def _uncalibrated_total(ranker: Ranker, rows: RankingRows) -> float:
+    ranker = replace(ranker, shape=ranker.shape.model_copy(update={"calibration": 1.0}))
     return float((ranker.scores(*(rows.blocks[name] for name in BLOCKS)) * rows.weight).sum())
 
 
@@ -132,12 +134,11 @@ def _lost_mass(raw: RankingRows, capped: RankingRows) -> float:
     return float((raw.seconds * raw.weight).sum()) / left if left else 1.0
 
 
-def _calibrated(ranker: Ranker, rows: RankingRows, config: RankingConfig) -> Ranker:
-    """The ranker with its last step fitted on validation rows, in their order of time."""
-    rows = rows.take(np.argsort(rows.instants, kind="stable"))
+def _calibrated(ranker: Ranker, rows: RankingRows) -> Ranker:
+    """The ranker with its last step fitted on validation rows."""
     predicted = ranker.scores(*(rows.blocks[name] for name in BLOCKS))
-    name, curve = calibration_of(config.calibration, predicted, rows.seconds, rows.weight)
-    return replace(ranker, shape=ranker.shape.model_copy(update={"calibration": name}), calibration=curve)
+    factor = calibration_factor(predicted, rows.seconds, rows.weight)
+    return replace(ranker, shape=ranker.shape.model_copy(update={"calibration": factor}))
 
 
 def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:

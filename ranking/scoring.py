@@ -14,7 +14,6 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from features.ledger import LAST, LAST_ITEM, Block, duration_groups, history_columns
-from ranking.calibration import AS_IT_IS, Calibration
 from ranking.normalisers import Normalisers, normalisers_from, quantiles_from, quantiles_table, widened, width_of
 from ranking.objectives import Yardstick, expected
 
@@ -32,6 +31,7 @@ class RankerShape(BaseModel):
     """What the weights mean: the columns of each block in order, table sizes, layers, and the scale of seconds.
 
     `prior` names the column of the pair's block that the first logit starts from, `prior_unknown` stands in for it.
+    Seconds are the odds times `scale`, which gives back what the cap took, times `calibration`.
     `yardstick` is in seconds; with `by_length` the odds count lengths of the item, an unknown one for so many seconds.
     """
 
@@ -55,7 +55,7 @@ class RankerShape(BaseModel):
     yardstick: float = 1.0
     by_length: bool = False
     groups: tuple[int, ...] = ()
-    calibration: str = "none"
+    calibration: float = 1.0
 
     @property
     def dims(self) -> dict[str, int]:
@@ -115,7 +115,6 @@ class Ranker:
     normalisers: Normalisers
     weights: Mapping[str, Float32]
     yardstick: Yardstick = NO_YARDSTICK
-    calibration: Calibration = AS_IT_IS
 
     def part(self, name: str, block: Block) -> Part:
         """What a block's rows [n] add: the user's is the same for a whole request, the item's for all requests."""
@@ -162,7 +161,7 @@ class Ranker:
         groups = np.zeros(len(logits), np.int32) if item.groups is None else item.groups
         odds = expected(self.shape.objective, logits, groups, self.yardstick)
         seconds = odds if item.measures is None else odds * item.measures
-        calibrated = self.calibration.applied(seconds * self.shape.scale)
+        calibrated = seconds * self.shape.scale * self.shape.calibration
         return calibrated if self.shape.objective == "paper" else np.minimum(calibrated, self.most)
 
     @property
@@ -266,7 +265,7 @@ class Ranker:
         (folder / "ranker.json").write_text(self.shape.model_dump_json(indent=1))
         quantiles, codes = self.normalisers.tables
         groups = quantiles_table({str(group): of for group, of in self.yardstick.groups.items()})
-        tables = {"quantiles": quantiles, "codes": codes, "groups": groups, "calibration": self.calibration.table}
+        tables = {"quantiles": quantiles, "codes": codes, "groups": groups}
         for name, table in tables.items():
             table.to_parquet(folder / f"{name}.parquet", index=False)
         with h5py.File(folder / "ranker.weights.h5", "w") as file:
@@ -278,8 +277,8 @@ class Ranker:
         shape = RankerShape.model_validate_json((folder / "ranker.json").read_text())
         with h5py.File(folder / "ranker.weights.h5", "r") as file:
             weights = {key: file[key][:] for key in file}
-        names = ("quantiles", "codes", "groups", "calibration")
-        quantiles, codes, groups, calibration = (pd.read_parquet(folder / f"{name}.parquet") for name in names)
+        names = ("quantiles", "codes", "groups")
+        quantiles, codes, groups = (pd.read_parquet(folder / f"{name}.parquet") for name in names)
         numbers = [name for block in BLOCKS for name in shape.numbers[block]]
         by_group = quantiles_from(groups, [str(group) for group in shape.groups])
         return cls(
@@ -287,7 +286,6 @@ class Ranker:
             normalisers_from(quantiles, codes, numbers, list(shape.sizes)),
             weights,
             Yardstick(shape.yardstick, {int(group): of for group, of in by_group.items()}, shape.by_length),
-            Calibration.of_table(calibration),
         )
 
 

@@ -29,7 +29,7 @@ HOMES = {
     "faiss": ("recall/index.py",),
     "gensim": ("recall/pretraining.py",),
     "numba": ("features/compiled.py", "recall/compiled_loops.py"),
-    "sklearn": ("ranking/calibration.py",),
+    "sklearn": (),
     "ibis": ("features/",),
     "duckdb": ("features/",),
     "matplotlib": ("funnel/plots.py",),

@@ -7,7 +7,6 @@ import pytest
 
 from features.ledger import LAST_ITEM, Block, duration_groups, history_columns
 from ranking import scoring
-from ranking.calibration import Calibration
 from ranking.normalisers import Limits, Quantiles, normalisers_of
 from ranking.objectives import LARGEST_LOGIT, Yardstick
 from ranking.scoring import BLOCKS, Part, Ranker, RankerShape, space_of
@@ -145,8 +144,7 @@ def test_no_rows_have_no_scores():
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_a_saved_ranker_gives_equal_scores_and_keeps_its_columns_order(tmp_path, switches):
     ranker, blocks = random_ranker(**switches), random_blocks(5)
-    bent = Calibration(np.array([0.5, 2.0]), np.array([0.4, 3.0]))
-    ranker = replace(ranker, calibration=bent, yardstick=Yardstick(1.0, {}))
+    ranker = replace(ranker, yardstick=Yardstick(1.0, {}))
     ranker.save(tmp_path)
     reloaded = Ranker.load(tmp_path)
     assert reloaded.shape == ranker.shape
@@ -169,7 +167,7 @@ def test_an_enormous_logit_never_overflows_and_no_mean_is_above_the_longest_watc
 
 def test_the_calibration_is_the_last_step():
     ranker, blocks = random_ranker(), random_blocks(5)
-    twice = replace(ranker, calibration=Calibration(np.array([1.0]), np.array([2.0])))
+    twice = replace(ranker, shape=ranker.shape.model_copy(update={"calibration": 2.0}))
     np.testing.assert_allclose(scores(twice, blocks), 2 * scores(ranker, blocks))
 
 
