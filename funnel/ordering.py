@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import Refused
-from features.instants import HOUR
 from features.sides import Side
-from features.tables import CHANNEL, ITEM, PUBLISHED_AT, USER
+from features.tables import CHANNEL, ITEM, USER
 from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
 from funnel.config import FunnelConfig
@@ -114,7 +113,7 @@ def shelf_of(work: Work, config: ReRankConfig) -> Shelf:
     channels = items.codes.get(CHANNEL, np.zeros(count, np.int32))
     if config.channel_cap and not channels.any():
         work.tell(f"re_rank.channel_cap is off: the items have no {CHANNEL}")
-    return Shelf(_vectors(work, count), channels, _fresh(work, items, config), excluded_pairs(work, config.exclusions))
+    return Shelf(_vectors(work, count), channels, excluded_pairs(work, config.exclusions))
 
 
 def excluded_pairs(work: Work, path: str | None) -> Int64:
@@ -166,16 +165,3 @@ def _vectors(work: Work, count: int) -> npt.NDArray[np.float32]:
     vectors: npt.NDArray[np.float32] = np.load(work.inputs["item_vectors"] / "item_vectors.npy")
     missing = np.zeros((max(count - len(vectors), 0), vectors.shape[1]), np.float32)
     return np.concatenate([vectors, missing])
-
-
-def _fresh(work: Work, items: Side, config: ReRankConfig) -> npt.NDArray[np.bool_]:
-    """Items younger than `fresh_hours`, counted from their publication, else from when they were first seen."""
-    if work.windows.clock != "time":
-        if config.fresh_share:
-            work.tell("re_rank.fresh_share is off: the log's clock is order only")
-        return np.zeros(len(work.ids.items), bool)
-    seen = np.append(-np.inf, work.ids.items.first_seen)
-    born = items.numbers.get(PUBLISHED_AT, np.full(len(seen), np.nan))
-    age = (work.windows.labels_end - np.where(np.isnan(born), seen, born)) / HOUR
-    fresh: npt.NDArray[np.bool_] = age < config.fresh_hours
-    return fresh

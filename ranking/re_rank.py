@@ -1,7 +1,8 @@
-"""The last, small step: from the ranker's first places to a list that is varied, fresh, and allowed.
+"""The last, small step: from the ranker's first places to a list that is varied and allowed.
 
 One greedy walk over the places of the list, all users of a shard at once: at each place the item of highest gain that
-is still allowed. Relevance is the exponent of an item's score over that of the user's best (in the paper's order: its
+is still allowed, by maximal marginal relevance (Carbonell and Goldstein 1998): (1 - s) relevance - s max similarity to
+what was taken. Relevance is the exponent of an item's score over that of the user's best (in the paper's order: its
 expected seconds over theirs), so that gains compare between users; similarity is the cosine of recall's item vectors.
 """
 
@@ -22,37 +23,31 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-SMALLEST = 1e-10
-
 
 class ReRankConfig(BaseModel):
     """The re-rank stage, all of it off by default; it chooses among the ranker's first `pool` items that are allowed.
 
-    `diversity` trades relevance for difference at `strength` (0 none, 1 difference alone) by maximal marginal relevance
-    or a determinantal point process. Within the first `head` places at most `channel_cap` items are of one channel (0
-    off) and at least `fresh_share` of them younger than `fresh_hours`, as far as the pool has them. `exclusions` is a
-    table (Parquet or CSV) of item_id, and optionally user_id, that is in no list.
+    `diversity` trades relevance for difference at `strength` (0 none, 1 difference alone) by maximal marginal
+    relevance. Within the first `head` places at most `channel_cap` items are of one channel (0 off), as far as the pool
+    has others. `exclusions` is a table (Parquet or CSV) of item_id, and optionally user_id, that is in no list.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pool: int = Field(100, ge=1, le=10_000)
     head: int = Field(10, ge=1, le=1_000)
-    diversity: Literal["none", "mmr", "dpp"] = "none"
+    diversity: Literal["none", "mmr"] = "none"
     strength: float = Field(0.3, ge=0, le=1)
     channel_cap: int = Field(0, ge=0)
-    fresh_share: float = Field(0.0, ge=0, le=1)
-    fresh_hours: float = Field(24.0, gt=0)
     exclusions: str | None = None
 
     @property
     def switches(self) -> dict[str, "ReRankConfig"]:
         """Each switch that is on, by name, with all others off."""
-        off = self.model_copy(update={"diversity": "none", "channel_cap": 0, "fresh_share": 0.0, "exclusions": None})
+        off = self.model_copy(update={"diversity": "none", "channel_cap": 0, "exclusions": None})
         alone = {
             self.diversity: ("diversity", self.diversity != "none"),
             "channel_cap": ("channel_cap", self.channel_cap > 0),
-            "fresh_share": ("fresh_share", self.fresh_share > 0),
             "exclusions": ("exclusions", self.exclusions is not None),
         }
         return {n: off.model_copy(update={f: getattr(self, f)}) for n, (f, on) in alone.items() if on}
@@ -60,20 +55,19 @@ class ReRankConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Shelf:
-    """What re-ranking knows of items by index: unit `vectors` [items, dim], `channels` [items] (0 none), `fresh`
-    [items], and the keys of `excluded` pairs of user and item, ascending; user 0 stands for everybody."""
+    """What re-ranking knows of items by index: unit `vectors` [items, dim], `channels` [items] (0 none), and the keys
+    of `excluded` pairs of user and item, ascending; user 0 stands for everybody."""
 
     vectors: Float32
     channels: Int32
-    fresh: Flags
     excluded: Int64
 
 
 def re_ranked(lists: Ordered, shelf: Shelf, config: ReRankConfig, top_k: int) -> Ordered:
     """The list of each user, [n, top_k], out of ordered lists [n, m]; 0 where nothing allowed is left.
 
-    With every switch off these are the first places. A cap or a quota that the pool cannot meet is met as far as it can
-    be, so that a list is never shorter than what is allowed of its pool.
+    With every switch off these are the first places. A cap that the pool cannot meet is met as far as it can be, so
+    that a list is never shorter than what is allowed of its pool.
     """
     walks = [_walk(lists.take(rows), shelf, config, top_k) for rows in shards(lists.items)]
     return lists.at(np.concatenate(walks) if walks else np.zeros((0, top_k), np.int64))
@@ -93,22 +87,35 @@ def _walk(lists: Ordered, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int
     chosen = np.full((users, top_k), -1, np.int64)
     left = (lists.items > 0) & ~_excluded(lists.users, lists.items, shelf, config)
     left &= np.cumsum(left, axis=1) <= config.pool
-    gain: _Gain = _GAINS[config.diversity](lists, shelf, config)
-    channels, fresh = shelf.channels[lists.items], shelf.fresh[lists.items]
-    rows, taken, of_channel = np.arange(users), np.zeros((users, width), bool), np.zeros((users, width), np.int32)
-    head = min(config.head, top_k, width)
+    gain = relevance = _relevance(lists)
+    nearest, strength = np.full(lists.items.shape, -np.inf, np.float32), config.strength
+    vectors = shelf.vectors[lists.items if config.diversity == "mmr" else lists.items[:0]]
+    channels, rows, of_channel = shelf.channels[lists.items], np.arange(users), np.zeros((users, width), np.int32)
     for place in range(min(top_k, width)):
-        allowed = left
-        if place < head:
-            allowed = _capped(allowed, of_channel, config.channel_cap)
-            allowed = _with_quota(allowed, fresh, taken, _fresh_due(config.fresh_share, place, head))
-        best = np.argmax(np.where(allowed, gain.values, -np.inf), axis=1)
+        allowed = _capped(left, of_channel, config.channel_cap) if place < config.head else left
+        best = np.argmax(np.where(allowed, gain, -np.inf), axis=1)
         some = left[rows, best]
         chosen[:, place] = np.where(some, best, -1)
-        left[rows, best], taken[rows[some], best[some]] = False, True
+        left[rows, best] = False
         of_channel += (channels == channels[rows, best, None]) & (channels > 0) & some[:, None]
-        gain.take(best)
+        if config.diversity == "mmr":
+            nearest = np.maximum(nearest, _similarity(vectors, best))
+            gain = (1 - strength) * relevance - strength * nearest
     return chosen
+
+
+def _relevance(lists: Ordered) -> Float64:
+    """The exponent of each item's score over that of the user's best, [n, m]."""
+    scores = np.where(lists.items > 0, lists.scores, -np.inf)
+    best = np.maximum(scores.max(axis=1, keepdims=True, initial=-np.inf), np.finfo(np.float64).min)
+    return np.asarray(np.exp(scores - best))
+
+
+def _similarity(vectors: Float32, places: Int64) -> Float32:
+    """Cosine of the unit vectors [n, m, dim] of every item of the pools with the one taken at these places [n]."""
+    taken = np.take_along_axis(vectors, places[:, None, None], axis=1)[:, 0]
+    similarity: Float32 = np.einsum("nmd,nd->nm", vectors, taken)
+    return similarity
 
 
 def most_excluded(users: Int32, items: Int32, shelf: Shelf, config: ReRankConfig) -> int:
@@ -130,83 +137,7 @@ def _capped(allowed: Flags, of_channel: Int32, cap: int) -> Flags:
 
     `of_channel` [n, m] is how many items of each one's channel were taken.
     """
-    return _unless_empty(allowed & (of_channel < cap), allowed) if cap else allowed
-
-
-def _fresh_due(share: float, place: int, head: int) -> int:
-    """How many of the places up to this one must be fresh: the quota, spread from the first place of the head on.
-
-    Rounded down on the way and up in its last place, so that the whole head has its share.
-    """
-    due = share * (place + 1)
-    return int(np.ceil(due - 1e-9)) if place == head - 1 else int(np.floor(due + 1e-9))
-
-
-def _with_quota(allowed: Flags, fresh: Flags, taken: Flags, due: int) -> Flags:
-    """Only fresh items where fewer than are due were taken, as long as there are any."""
-    behind = (taken & fresh).sum(axis=1) < due
-    return np.where(behind[:, None], _unless_empty(allowed & fresh, allowed), allowed)
-
-
-def _unless_empty(narrow: Flags, wide: Flags) -> Flags:
-    return np.where(narrow.any(axis=1, keepdims=True), narrow, wide)
-
-
-class _Gain:
-    """What each item of the pool would add to the list, [n, m]: its relevance."""
-
-    def __init__(self, lists: Ordered, shelf: Shelf, config: ReRankConfig) -> None:
-        scores = np.where(lists.items > 0, lists.scores, -np.inf)
-        best = np.maximum(scores.max(axis=1, keepdims=True, initial=-np.inf), np.finfo(np.float64).min)
-        self._relevance, self._config = np.exp(scores - best), config
-        self._vectors = shelf.vectors[lists.items] if config.diversity != "none" else np.zeros((0, 0, 0), np.float32)
-        self.values = self._relevance
-
-    def take(self, places: Int64) -> None:
-        """The items at these places of the pool, [n], were taken."""
-
-    def _similarity(self, places: Int64) -> Float32:
-        """Cosine of every item of the pool with the one taken, [n, m]."""
-        mine = np.take_along_axis(self._vectors, places[:, None, None], axis=1)[:, 0]
-        similarity: Float32 = np.einsum("nmd,nd->nm", self._vectors, mine)
-        return similarity
-
-
-class _MarginalRelevance(_Gain):
-    """(1 - s) relevance - s max similarity to what was taken (Carbonell and Goldstein 1998)."""
-
-    def __init__(self, lists: Ordered, shelf: Shelf, config: ReRankConfig) -> None:
-        super().__init__(lists, shelf, config)
-        self._nearest = np.full(lists.items.shape, -np.inf, np.float32)
-        self.values = (1 - config.strength) * self._relevance
-
-    def take(self, places: Int64) -> None:
-        self._nearest = np.maximum(self._nearest, self._similarity(places))
-        self.values = (1 - self._config.strength) * self._relevance - self._config.strength * self._nearest
-
-
-class _Determinant(_Gain):
-    """log of what the item adds to the determinant of q_i S_ij q_j, by Cholesky rows (Chen et al. 2018).
-
-    q^2 = exp(relevance (1 - s) / s): the weaker the diversity, the steeper the quality.
-    """
-
-    def __init__(self, lists: Ordered, shelf: Shelf, config: ReRankConfig) -> None:
-        super().__init__(lists, shelf, config)
-        steep = (1 - config.strength) / max(config.strength, SMALLEST)
-        self._log_quality = steep * self._relevance
-        self._residual = np.ones(lists.items.shape)
-        self._rows: list[Float64] = []
-        self.values = self._log_quality
-
-    def take(self, places: Int64) -> None:
-        at = places[:, None]
-        root = np.sqrt(np.take_along_axis(self._residual, at, axis=1))
-        known = sum((row * np.take_along_axis(row, at, axis=1) for row in self._rows), np.zeros_like(self._residual))
-        row = (self._similarity(places) - known) / np.maximum(root, np.sqrt(SMALLEST))
-        self._rows.append(row)
-        self._residual = np.maximum(self._residual - row**2, SMALLEST)
-        self.values = self._log_quality + np.log(self._residual)
-
-
-_GAINS: dict[str, type[_Gain]] = {"none": _Gain, "mmr": _MarginalRelevance, "dpp": _Determinant}
+    if not cap:
+        return allowed
+    under = allowed & (of_channel < cap)
+    return np.where(under.any(axis=1, keepdims=True), under, allowed)

@@ -278,7 +278,7 @@ def test_re_ranked_lists_are_candidates_without_what_is_excluded_and_their_cost_
     popular = pd.read_parquet(data / "interactions.parquet")["item_id"].value_counts().index[:5]
     table = tmp_path / "exclusions.csv"
     pd.DataFrame({"item_id": popular}).to_csv(table, index=False)
-    asked = (f"re_rank.exclusions={table}", "re_rank.diversity=mmr", "re_rank.channel_cap=2", "re_rank.fresh_share=0.2")
+    asked = (f"re_rank.exclusions={table}", "re_rank.diversity=mmr", "re_rank.channel_cap=2")
     # In the paper's order, by seconds alone, no switch can win any.
     asked = (*asked, "ranking.chance_weight=0")
     started(data, tmp_path / "out", "time", *asked)
@@ -288,7 +288,7 @@ def test_re_ranked_lists_are_candidates_without_what_is_excluded_and_their_cost_
     assert not lists["item_id"].isin(popular).any()
     assert found["item_id"].isin(popular).any()
     lost = {name: value for name, value in run.report.items() if name.startswith("funnel.re_rank_seconds_lost@10/")}
-    assert {name.split("/")[1] for name in lost} == {"mmr", "channel_cap", "fresh_share", "exclusions", "all"}
+    assert {name.split("/")[1] for name in lost} == {"mmr", "channel_cap", "exclusions", "all"}
     assert all(-1e-9 <= value < 1 for value in lost.values())
     assert lost["funnel.re_rank_seconds_lost@10/all"] > 0
     assert {"waterfall.ranked@10", "waterfall.re_ranked@10", "funnel.watch_seconds_share@10.ranked"} <= set(run.report)
