@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-Objective = Literal["exact", "paper", "click", "value", "d2q", "multi_task"]
+Objective = Literal["exact", "paper", "click", "multi_task"]
 
 
 class PreRankConfig(BaseModel):

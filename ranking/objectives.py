@@ -9,27 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ranking.normalisers import Quantiles, quantiles_of
-
 Flags = npt.NDArray[np.bool_]
 Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 
 LARGEST_LOGIT = 20.0
-GROUP_QUANTILES = 256
 # Seconds; what is shorter measures no watch.
 SHORTEST = 1.0
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What seconds are measured by: `unit` of them, the item's length, or the quantiles of T by duration group.
+    """What seconds are measured by: `unit` of them, or the item's length.
 
     With `by_length`, `unit` is what an item counts whose length is unknown.
     """
 
-    unit: float
-    groups: dict[int, Quantiles]
+    unit: float = 1.0
     by_length: bool = False
 
     def measures(self, lengths: Float64) -> Float64:
@@ -44,17 +39,9 @@ def heads_of(objective: str) -> int:
     return 2 if objective == "multi_task" else 1
 
 
-def yardstick_of(objective: str, clicked: Flags, seconds: Float64, groups: Int32) -> Yardstick:
-    """What training rows [n] say of seconds: their mean by click, their largest, or their quantiles by group."""
-    if objective == "click":
-        return Yardstick(float(seconds[clicked].mean()) if clicked.any() else 1.0, {})
-    if objective == "value":
-        return Yardstick(float(seconds.max(initial=0)) or 1.0, {})
-    if objective == "d2q":
-        by_group = {int(g): quantiles_of(seconds[groups == g], GROUP_QUANTILES) for g in np.unique(groups)}
-        # A group that training never saw is measured by all rows.
-        return Yardstick(1.0, by_group | {0: quantiles_of(seconds, GROUP_QUANTILES)})
-    return Yardstick(1.0, {})
+def yardstick_of(objective: str, clicked: Flags, seconds: Float64) -> Yardstick:
+    """What training rows [n] say of seconds: a click alone stands for its mean."""
+    return Yardstick(float(seconds[clicked].mean())) if objective == "click" and clicked.any() else Yardstick()
 
 
 def length_yardstick(clicked: Flags, seconds: Float64, lengths: Float64) -> Yardstick:
@@ -65,29 +52,22 @@ def length_yardstick(clicked: Flags, seconds: Float64, lengths: Float64) -> Yard
     """
     alike = clicked & np.isnan(lengths)
     used = alike if alike.any() else clicked
-    return Yardstick(max(float(seconds[used].mean()), SHORTEST) if used.any() else SHORTEST, {}, by_length=True)
+    return Yardstick(max(float(seconds[used].mean()), SHORTEST) if used.any() else SHORTEST, by_length=True)
 
 
-def targets(
-    objective: str, clicked: Flags, seconds: Float64, groups: Int32, yardstick: Yardstick
-) -> tuple[Float64, Float64]:
+def targets(objective: str, clicked: Flags, seconds: Float64) -> tuple[Float64, Float64]:
     """Labels and weights [n, heads] such that the weighted loss of the labels is the objective.
 
     `paper`: clicks weigh T, the rest 1; odds sum(T) / (N - k), which is E[T] / (1 - p) (section 4.2). `exact`: every
     row is one unit of negative weight plus T of positive weight, so the odds are exactly E[T], T in whatever it is
-    measured in; as one row with label T / (1 + T) and weight 1 + T. `click`: p. `value`: T by squared error. `d2q`: the
-    quantile of T among rows of like duration (Zhan et al. 2022). `multi_task`: p, and by the exact odds of clicked rows
-    E[T | click].
+    measured in; as one row with label T / (1 + T) and weight 1 + T. `click`: p. `multi_task`: p, and by the
+    exact odds of clicked rows E[T | click].
     """
     ones, odds = np.ones(len(seconds)), seconds / (1 + seconds)
     if objective == "paper":
         columns = [(clicked.astype(np.float64), np.where(clicked, seconds, 1.0))]
     elif objective == "click":
         columns = [(clicked.astype(np.float64), ones)]
-    elif objective == "value":
-        columns = [(seconds / yardstick.unit, ones)]
-    elif objective == "d2q":
-        columns = [(_quantiles(seconds, groups, yardstick), ones)]
     elif objective == "multi_task":
         columns = [(clicked.astype(np.float64), ones), (odds, np.where(clicked, 1 + seconds, 0.0))]
     else:
@@ -95,15 +75,11 @@ def targets(
     return np.stack([label for label, _ in columns], axis=1), np.stack([weight for _, weight in columns], axis=1)
 
 
-def expected(objective: str, logits: Float64, groups: Int32, yardstick: Yardstick) -> Float64:
+def expected(objective: str, logits: Float64, yardstick: Yardstick) -> Float64:
     """Expected seconds [n] that logits [n, heads] stand for; under `paper` they are E[T] / (1 - p)."""
     first = logits[:, 0]
     if objective == "click":
         return _chance(first) * yardstick.unit
-    if objective == "value":
-        return np.maximum(first, 0.0) * yardstick.unit
-    if objective == "d2q":
-        return _seconds_at(_chance(first), groups, yardstick)
     if objective == "multi_task":
         return _chance(first) * np.exp(np.minimum(logits[:, 1], LARGEST_LOGIT))
     return np.exp(np.minimum(first, LARGEST_LOGIT))
@@ -112,24 +88,3 @@ def expected(objective: str, logits: Float64, groups: Int32, yardstick: Yardstic
 def _chance(logits: Float64) -> Float64:
     chance: Float64 = 1 / (1 + np.exp(-logits))
     return chance
-
-
-def _quantiles(seconds: Float64, groups: Int32, yardstick: Yardstick) -> Float64:
-    shares = np.zeros(len(seconds))
-    for group, rows in _rows_by_group(groups, yardstick):
-        shares[rows] = yardstick.groups[group].normalised(seconds[rows])
-    return shares
-
-
-def _seconds_at(shares: Float64, groups: Int32, yardstick: Yardstick) -> Float64:
-    seconds = np.zeros(len(shares))
-    for group, rows in _rows_by_group(groups, yardstick):
-        quantiles = yardstick.groups[group]
-        seconds[rows] = np.interp(shares[rows], quantiles.shares, quantiles.values)
-    return seconds
-
-
-def _rows_by_group(groups: Int32, yardstick: Yardstick) -> list[tuple[int, npt.NDArray[np.intp]]]:
-    """The rows of each group that the yardstick knows; the others' under 0."""
-    known = np.where(np.isin(groups, list(yardstick.groups)), groups, 0)
-    return [(int(group), np.flatnonzero(known == group)) for group in np.unique(known)]

@@ -27,7 +27,7 @@ from ranking.config import RankingConfig
 from ranking.normalisers import Limits, normalisers_of, widened, width_of
 from ranking.objectives import heads_of, length_yardstick, targets, yardstick_of
 from ranking.rows import MERGED, RankingRows
-from ranking.scoring import BLOCKS, ITEM_SPACE, SHARD, Ranker, RankerShape, groups_of, lengths_of, space_of
+from ranking.scoring import BLOCKS, ITEM_SPACE, SHARD, Ranker, RankerShape, lengths_of, space_of
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -45,8 +45,6 @@ DECAYED_STEPS = 600
 PAIRED = 128
 # Columns of a row's target that only the order reads.
 ORDERED = 3
-# The objectives whose first logit is one of odds.
-ODDS = ("exact", "paper", "click", "multi_task")
 ATTENTION_UNITS = (32, 16)
 LAST_POSITION = 50
 # A play within so much of the end is complete: players round.
@@ -151,7 +149,7 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
     yardstick = (
         length_yardstick(rows.clicked, rows.seconds, lengths_of(blocks["item"]))
         if _measured_by_length(unit, config)
-        else yardstick_of(config.objective, rows.clicked, rows.seconds, groups_of(blocks["item"]))
+        else yardstick_of(config.objective, rows.clicked, rows.seconds)
     )
     shape = RankerShape(
         numbers=columns.numbers,
@@ -163,15 +161,14 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
         seconds_cap=cap,
         yardstick=yardstick.unit,
         by_length=yardstick.by_length,
-        groups=tuple(yardstick.groups),
     )
     return Ranker(shape, normalisers, {}, yardstick)
 
 
 def _prior(rows: RankingRows, config: RankingConfig) -> dict[str, Any]:
-    """Recall's log chance as where the logits start, where it is known of the rows and a logit is one of odds."""
+    """Recall's log chance as where the logits start, where it is known of the rows."""
     merged = rows.blocks["pair"].numbers.get(MERGED)
-    if merged is None or not config.recall_prior or config.objective not in ODDS:
+    if merged is None or not config.recall_prior:
         return {}
     known = ~np.isnan(merged)
     mean = np.average(np.exp(merged[known]), weights=rows.weight[known]) if known.any() else 1.0
@@ -218,13 +215,13 @@ class _Training:
         self._graph = _Graph(ranker.shape, config.dropout, seed)
         steps = min(-(-len(rows) // self._batch), STEPS_AN_EPOCH) * config.epochs
         self._adam = self._graph.optimizer(config.learning_rate, config.weight_decay, steps)
-        graph, loss, pairwise = self._graph, _loss(config.objective), config.pairwise
+        graph, pairwise = self._graph, config.pairwise
         compared = pairwise > 0 and config.objective in ("exact", "paper")
         signature = (graph.specs, tf.TensorSpec((None, 3 * heads_of(config.objective) + ORDERED)))
 
         def mean_loss(inputs: Any, target: Any, training: bool) -> Any:
             logits = graph.model(inputs, training=training)
-            mean = tf.reduce_mean(loss(target[:, :-ORDERED], logits))
+            mean = tf.reduce_mean(_loss(target[:, :-ORDERED], logits))
             if not compared:
                 return mean
             measure, seconds, weights = tf.unstack(target[:, -ORDERED:], axis=1)
@@ -297,9 +294,8 @@ def _examples(ranker: Ranker, rows: RankingRows, censored: bool) -> _Examples:
     prior = ranker.prior(blocks["pair"])[:, None] if shape.prior else None
     codes |= {"history": ranker.history(blocks["user"])} if shape.history != "none" else {}
     numbers = {n: ranker.normalisers.numbers(blocks[n], shape.numbers[n]) for n in BLOCKS if shape.numbers[n]}
-    groups = groups_of(blocks["item"])
     measures = ranker.measures(blocks["item"])
-    labels, weights = targets(shape.objective, rows.clicked, rows.seconds / measures, groups, ranker.yardstick)
+    labels, weights = targets(shape.objective, rows.clicked, rows.seconds / measures)
     weights = weights * rows.weight[:, None]
     # A mean weight of one keeps the size of a step apart from the length of a watch.
     weights = weights / np.maximum(weights.mean(axis=0), 1e-12)
@@ -322,19 +318,13 @@ def complete_plays(rows: RankingRows, cap: float) -> npt.NDArray[np.bool_]:
     return rows.clicked & (rows.seconds >= np.minimum(COMPLETE * lengths_of(rows.blocks["item"]), cap))
 
 
-def _loss(objective: str) -> Callable[[Any, Any], Any]:
+def _loss(target: Any, logits: Any) -> Any:
     """Weighted loss of logits [n, heads] by row; the target's columns are labels, weights, censored flags."""
-
-    def loss(target: Any, logits: Any) -> Any:
-        labels, weights, censored = tf.split(target, 3, axis=1)
-        if objective == "value":
-            return tf.reduce_sum(weights * tf.square(logits - labels), axis=1)
-        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
-        # A censored play says that the seconds are at least so many: beyond its label nothing pulls back.
-        beyond = tf.cast(tf.sigmoid(logits) > labels, tf.float32)
-        return tf.reduce_sum(weights * losses * (1 - censored * beyond), axis=1)
-
-    return loss
+    labels, weights, censored = tf.split(target, 3, axis=1)
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
+    # A censored play says that the seconds are at least so many: beyond its label nothing pulls back.
+    beyond = tf.cast(tf.sigmoid(logits) > labels, tf.float32)
+    return tf.reduce_sum(weights * losses * (1 - censored * beyond), axis=1)
 
 
 def _order_loss(seconds: Any, weights: Any, scores: Any) -> Any:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from features.ledger import LAST, LAST_ITEM, Block, duration_groups, history_columns
-from ranking.normalisers import Normalisers, normalisers_from, quantiles_from, quantiles_table, widened, width_of
+from features.ledger import LAST, LAST_ITEM, Block, history_columns
+from ranking.normalisers import Normalisers, normalisers_from, widened, width_of
 from ranking.objectives import Yardstick, expected
 
 Float32 = npt.NDArray[np.float32]
@@ -23,7 +23,7 @@ Int32 = npt.NDArray[np.int32]
 
 BLOCKS = ("user", "item", "pair")
 ITEM_SPACE, DURATION = "item", "item_duration_seconds"
-NO_YARDSTICK = Yardstick(1.0, {})
+NO_YARDSTICK = Yardstick()
 SHARD = 16_384
 
 
@@ -54,7 +54,6 @@ class RankerShape(BaseModel):
     scale: float = 1.0
     yardstick: float = 1.0
     by_length: bool = False
-    groups: tuple[int, ...] = ()
     calibration: float = 1.0
 
     @property
@@ -86,14 +85,13 @@ class Part:
     """What the rows [n] of a block add to the first layers, and what only the whole row can use.
 
     `sums` [n, width]; `vectors` are the item's embedding [n, dim], or those of the user's history [n, length, dim];
-    `known` says which of the history there are [n, length]; `groups` are the item's duration groups [n], `measures` the
-    seconds that its odds count as one [n]; `prior` is where the pair's first logit starts [n].
+    `known` says which of the history there are [n, length]; `measures` the seconds that its odds count as
+    one [n]; `prior` is where the pair's first logit starts [n].
     """
 
     sums: Float32
     vectors: Float32 | None = None
     known: npt.NDArray[np.bool_] | None = None
-    groups: Int32 | None = None
     measures: Float64 | None = None
     prior: Float32 | None = None
 
@@ -122,7 +120,7 @@ class Ranker:
         inputs = np.concatenate([*embedded, self.inputs(name, block)], axis=1)
         sums: Float32 = inputs @ self._first[self._places[name]]
         if name == "item":
-            return Part(sums, self._item_vectors(block), groups=groups_of(block), measures=self.measures(block))
+            return Part(sums, self._item_vectors(block), measures=self.measures(block))
         if name == "pair" and self.shape.prior:
             return Part(sums, prior=self.prior(block))
         return self._with_history(sums, block) if name == "user" and self.shape.history != "none" else Part(sums)
@@ -158,8 +156,7 @@ class Ranker:
         No more than the cap of T, scaled: no mean is above what is averaged. The paper's odds are no mean.
         """
         logits = self._logits(user, item, pair).astype(np.float64)
-        groups = np.zeros(len(logits), np.int32) if item.groups is None else item.groups
-        odds = expected(self.shape.objective, logits, groups, self.yardstick)
+        odds = expected(self.shape.objective, logits, self.yardstick)
         seconds = odds if item.measures is None else odds * item.measures
         calibrated = seconds * self.shape.scale * self.shape.calibration
         return calibrated if self.shape.objective == "paper" else np.minimum(calibrated, self.most)
@@ -264,9 +261,7 @@ class Ranker:
     def save(self, folder: Path) -> None:
         (folder / "ranker.json").write_text(self.shape.model_dump_json(indent=1))
         quantiles, codes = self.normalisers.tables
-        groups = quantiles_table({str(group): of for group, of in self.yardstick.groups.items()})
-        tables = {"quantiles": quantiles, "codes": codes, "groups": groups}
-        for name, table in tables.items():
+        for name, table in (("quantiles", quantiles), ("codes", codes)):
             table.to_parquet(folder / f"{name}.parquet", index=False)
         with h5py.File(folder / "ranker.weights.h5", "w") as file:
             for key in sorted(self.weights):
@@ -277,28 +272,19 @@ class Ranker:
         shape = RankerShape.model_validate_json((folder / "ranker.json").read_text())
         with h5py.File(folder / "ranker.weights.h5", "r") as file:
             weights = {key: file[key][:] for key in file}
-        names = ("quantiles", "codes", "groups")
-        quantiles, codes, groups = (pd.read_parquet(folder / f"{name}.parquet") for name in names)
+        quantiles, codes = (pd.read_parquet(folder / f"{name}.parquet") for name in ("quantiles", "codes"))
         numbers = [name for block in BLOCKS for name in shape.numbers[block]]
-        by_group = quantiles_from(groups, [str(group) for group in shape.groups])
         return cls(
             shape,
             normalisers_from(quantiles, codes, numbers, list(shape.sizes)),
             weights,
-            Yardstick(shape.yardstick, {int(group): of for group, of in by_group.items()}, shape.by_length),
+            Yardstick(shape.yardstick, shape.by_length),
         )
 
 
 def history_of(block: Block, length: int) -> Int32:
     """The items last clicked, as the user's block holds them, newest first: [n, length]."""
     return np.stack([block.codes[name] for name in history_columns(length)], axis=1)
-
-
-def groups_of(item: Block) -> Int32:
-    """Duration groups of the rows of an item's block, [n]; 0 where the log has no durations."""
-    if DURATION not in item.numbers:
-        return np.zeros(item.size, np.int32)
-    return duration_groups(item.numbers[DURATION])
 
 
 def lengths_of(item: Block) -> Float64:

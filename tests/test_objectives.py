@@ -7,8 +7,7 @@ from ranking.objectives import Yardstick, expected, heads_of, length_yardstick, 
 from ranking.rows import thinned
 
 ROWS = 40_000
-OBJECTIVES = ("exact", "paper", "click", "value", "d2q", "multi_task")
-GROUPS = np.ones(ROWS, np.int32)
+OBJECTIVES = ("exact", "paper", "click", "multi_task")
 
 
 def world(rate, mean=40.0, n=ROWS, seed=0):
@@ -24,11 +23,9 @@ def optimum(labels, weights):
 
 
 def served(objective, clicked, seconds, weight):
-    groups = np.ones(len(seconds), np.int32)
-    yardstick = yardstick_of(objective, clicked, seconds, groups)
-    labels, weights = targets(objective, clicked, seconds, groups, yardstick)
+    labels, weights = targets(objective, clicked, seconds)
     logits = optimum(labels, weights * weight[:, None])
-    return expected(objective, logits[None], np.ones(1, np.int32), yardstick)[0]
+    return expected(objective, logits[None], yardstick_of(objective, clicked, seconds))[0]
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.3, 0.6, 0.9])
@@ -76,16 +73,15 @@ def test_without_their_weights_thinned_rows_promise_too_much():
 
 
 def test_targets_of_single_rows_are_the_documented_ones():
-    clicked, seconds, groups = np.array([True, False]), np.array([9.0, 0.0]), np.ones(2, np.int32)
+    clicked, seconds = np.array([True, False]), np.array([9.0, 0.0])
     wanted = {
         "paper": ([[1], [0]], [[9], [1]]),
         "exact": ([[0.9], [0]], [[10], [1]]),
         "click": ([[1], [0]], [[1], [1]]),
-        "value": ([[1], [0]], [[1], [1]]),
         "multi_task": ([[1, 0.9], [0, 0]], [[1, 10], [1, 0]]),
     }
     for objective, (labels, weights) in wanted.items():
-        found = targets(objective, clicked, seconds, groups, yardstick_of(objective, clicked, seconds, groups))
+        found = targets(objective, clicked, seconds)
         np.testing.assert_allclose(found[0], labels, err_msg=objective)
         np.testing.assert_allclose(found[1], weights, err_msg=objective)
 
@@ -95,28 +91,12 @@ def test_click_seconds_are_the_chance_times_the_mean_of_a_click():
     assert served("click", clicked, seconds, np.ones(ROWS)) == pytest.approx(seconds.mean(), rel=1e-6)
 
 
-def test_d2q_asks_for_the_quantile_among_rows_of_like_duration_and_reads_it_back():
-    rng = np.random.default_rng(2)
-    groups = rng.integers(1, 4, ROWS).astype(np.int32)
-    seconds = rng.exponential(10.0**groups)
-    yardstick = yardstick_of("d2q", seconds > 0, seconds, groups)
-    labels, _ = targets("d2q", seconds > 0, seconds, groups, yardstick)
-    for group in (1, 2, 3):
-        assert labels[groups == group].mean() == pytest.approx(0.5, abs=0.01)
-    logits = np.log(labels / (1 - labels))
-    np.testing.assert_allclose(
-        np.median(expected("d2q", logits, groups, yardstick) / np.maximum(seconds, 1e-9)), 1, rtol=0.02
-    )
-    unseen = expected("d2q", np.zeros((1, 1)), np.array([77], np.int32), yardstick)
-    assert unseen[0] == pytest.approx(np.median(seconds), rel=0.05)
-
-
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_more_of_every_logit_is_never_fewer_seconds(objective):
     clicked, seconds = world(0.3, n=500)
-    yardstick = yardstick_of(objective, clicked, seconds, np.ones(500, np.int32))
+    yardstick = yardstick_of(objective, clicked, seconds)
     logits = np.repeat(np.linspace(-4, 40, 60)[:, None], heads_of(objective), axis=1)
-    read = expected(objective, logits, np.ones(60, np.int32), yardstick)
+    read = expected(objective, logits, yardstick)
     assert (np.diff(read) >= 0).all()
     assert np.isfinite(read).all()
     assert read.min() >= 0
@@ -126,13 +106,11 @@ def test_more_of_every_logit_is_never_fewer_seconds(objective):
 @pytest.mark.parametrize("clicks", [0, 4])
 def test_days_on_which_all_or_nothing_is_clicked_have_finite_targets(objective, clicks):
     clicked = np.arange(4) < clicks
-    seconds, groups = np.where(clicked, 3.0, 0.0), np.ones(4, np.int32)
-    yardstick = yardstick_of(objective, clicked, seconds, groups)
-    labels, weights = targets(objective, clicked, seconds, groups, yardstick)
+    labels, weights = targets(objective, clicked, np.where(clicked, 3.0, 0.0))
     assert np.isfinite(labels).all()
     assert ((labels >= 0) & (labels <= 1)).all()
     assert (weights >= 0).all()
 
 
 def test_an_exact_yardstick_measures_in_seconds():
-    assert yardstick_of("exact", *world(0.3), GROUPS) == Yardstick(1.0, {})
+    assert yardstick_of("exact", *world(0.3)) == Yardstick(1.0)

@@ -8,7 +8,7 @@ import pytest
 from features.ledger import LAST_ITEM, Block, history_columns
 from ranking import ranker as ranker_module
 from ranking.config import RankingConfig
-from ranking.objectives import heads_of, targets, yardstick_of
+from ranking.objectives import heads_of, targets
 from ranking.ranker import (
     LAST_POSITION,
     _examples,
@@ -25,7 +25,6 @@ from ranking.scoring import BLOCKS, Ranker
 
 ROWS = 6_000
 RATES, MEANS = np.array([0.02, 0.3, 0.9]), np.array([200.0, 60.0, 20.0])
-NONE, ONE = np.zeros(0, np.int32), yardstick_of("exact", np.zeros(0, bool), np.zeros(0), np.zeros(0, np.int32))
 CONFIG = RankingConfig(
     hidden=(),
     dropout=0.0,
@@ -192,8 +191,8 @@ SWITCHES = [
     {"history": "mean"},
     {"history": "attention"},
     {"history": "attention", "cross": 2, "objective": "multi_task"},
-    {"objective": "value"},
-    {"objective": "d2q"},
+    {"objective": "paper"},
+    {"objective": "click"},
     {"without": ("item", "b", "flat", "never")},
 ]
 
@@ -241,10 +240,9 @@ def test_the_first_logit_starts_from_recalls_log_chance(objective):
     np.testing.assert_allclose(ranker._logits(*parts), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("switches", [{"recall_prior": False}, {"objective": "value"}, {"objective": "d2q"}], ids=str)
-def test_no_logit_starts_from_recall_where_that_is_off_or_no_odds(switches):
+def test_no_logit_starts_from_recall_where_that_is_off_or_unknown():
     rows, _ = listed(mixed())
-    assert _untrained(rows, 9.0, "seconds", SMALL.model_copy(update=switches)).shape.prior == ""
+    assert _untrained(rows, 9.0, "seconds", SMALL.model_copy(update={"recall_prior": False})).shape.prior == ""
     assert _untrained(mixed(), 9.0, "seconds", SMALL).shape.prior == ""
     without = SMALL.model_copy(update={"without": ("recall_*",)})
     assert _untrained(rows, 9.0, "seconds", without).shape.prior == ""
@@ -321,7 +319,7 @@ def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reporte
     later = rows.take(np.flatnonzero(rows.instants >= 270))
     measures = ranker.measures(later.blocks["item"])
     logits = np.log(scores(ranker, later.blocks) / ranker.shape.scale / measures)
-    labels, weights = (column[:, 0] for column in targets("exact", later.clicked, later.seconds / measures, NONE, ONE))
+    labels, weights = (column[:, 0] for column in targets("exact", later.clicked, later.seconds / measures))
     losses = np.maximum(logits, 0) - logits * labels + np.log1p(np.exp(-np.abs(logits)))
     assert (weights * losses).mean() / weights.mean() == pytest.approx(min(e["val_loss"] for e in epochs), rel=1e-4)
 

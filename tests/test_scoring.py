@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.ledger import LAST_ITEM, Block, duration_groups, history_columns
+from features.ledger import LAST_ITEM, Block, history_columns
 from ranking import scoring
-from ranking.normalisers import Limits, Quantiles, normalisers_of
+from ranking.normalisers import Limits, normalisers_of
 from ranking.objectives import LARGEST_LOGIT, Yardstick
 from ranking.scoring import BLOCKS, Part, Ranker, RankerShape, space_of
 
@@ -144,7 +144,7 @@ def test_no_rows_have_no_scores():
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_a_saved_ranker_gives_equal_scores_and_keeps_its_columns_order(tmp_path, switches):
     ranker, blocks = random_ranker(**switches), random_blocks(5)
-    ranker = replace(ranker, yardstick=Yardstick(1.0, {}))
+    ranker = replace(ranker, yardstick=Yardstick(1.0))
     ranker.save(tmp_path)
     reloaded = Ranker.load(tmp_path)
     assert reloaded.shape == ranker.shape
@@ -169,17 +169,6 @@ def test_the_calibration_is_the_last_step():
     ranker, blocks = random_ranker(), random_blocks(5)
     twice = replace(ranker, shape=ranker.shape.model_copy(update={"calibration": 2.0}))
     np.testing.assert_allclose(scores(twice, blocks), 2 * scores(ranker, blocks))
-
-
-def test_seconds_by_quantile_are_read_in_the_items_own_duration_group():
-    ranker, blocks = random_ranker(objective="d2q", scale=1.0, seconds_cap=200), random_blocks(5)
-    durations = np.where(np.arange(ROWS) % 2, 3.0, 200.0)
-    blocks["item"] = blocks["item"].with_numbers({"item_duration_seconds": durations})
-    short, long = duration_groups(np.array([3.0, 200.0]))
-    line = np.array([0.0, 1.0])
-    yardstick = Yardstick(1.0, {int(short): Quantiles(line, line), int(long): Quantiles(100 + line, line)})
-    found = scores(replace(ranker, yardstick=yardstick), blocks)
-    assert ((found >= 100) == (durations == 200)).all()
 
 
 def test_columns_the_ranker_was_not_trained_on_change_nothing():

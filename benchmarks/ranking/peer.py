@@ -66,7 +66,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Options(__doc__)
     add_log_options(parser)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--objectives", nargs="+", default=["exact"], help="of ours: exact, click, value, ...")
+    parser.add_argument("--objectives", nargs="+", default=["exact"], help="of ours: exact, paper, click, multi_task")
     parser.add_argument("--leaves", type=int, nargs="+", default=(7, 15, 31, 63), help="sizes of a tree to try")
     return parser.parse_args(arguments)
 

@@ -66,7 +66,7 @@ def options_of(description: str | None, arguments: Sequence[str], objectives: Se
     parser = Options(description)
     parser.add_argument("--data", type=Path, required=True, help="folder of the published files")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
-    parser.add_argument("--objectives", nargs="+", default=objectives, help="of ours: exact, click, d2q, ...")
+    parser.add_argument("--objectives", nargs="+", default=objectives, help="of ours: exact, paper, click, multi_task")
     parser.add_argument("--seeds", type=int, default=3)
     parser.set_defaults(out=None)
     return parser.parse_args(arguments)
