@@ -61,14 +61,11 @@ class RankingConfig(BaseModel):
     hard_negatives: bool = True
     negatives_per_user: int = Field(40, ge=1)
     seconds_cap_quantile: float = Field(0.99, gt=0.5, le=1)
-    censored: bool = False
     calibration: Literal["none", "scale"] = "scale"
     without: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.censored and self.objective not in ("exact", "multi_task"):
-            raise ValueError(f"censored needs odds of seconds: objective exact or multi_task, found {self.objective}")
         if self.history != "none" and any(fnmatchcase("item", pattern) for pattern in self.without):
             raise ValueError(f"ranking.history = {self.history} reads the items' embeddings, which without leaves out")
         return self

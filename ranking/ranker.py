@@ -47,8 +47,6 @@ PAIRED = 128
 ORDERED = 3
 ATTENTION_UNITS = (32, 16)
 LAST_POSITION = 50
-# A play within so much of the end is complete: players round.
-COMPLETE = 0.98
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,7 @@ def _fit(
     training = _Training(ranker, earlier, config, seed)
     # In the log's order neighbours are of one user, and what orders users would not count.
     shuffled = later.take(np.random.default_rng(seed).permutation(len(later)))
-    held = _examples(ranker, shuffled, config.censored)
+    held = _examples(ranker, shuffled)
     epochs: Epochs = []
     best: dict[str, Float32] = {}
     for epoch in range(1, config.epochs + 1):
@@ -210,14 +208,14 @@ class _Training:
         keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
         self._rng, self._positions = np.random.default_rng(seed), places_of(rows)
-        self._examples = _examples(ranker, rows, config.censored)
+        self._examples = _examples(ranker, rows)
         self._batch = min(max(config.batch, -(-len(rows) // STEPS_AN_EPOCH)), max(config.batch, LARGEST_BATCH))
         self._graph = _Graph(ranker.shape, config.dropout, seed)
         steps = min(-(-len(rows) // self._batch), STEPS_AN_EPOCH) * config.epochs
         self._adam = self._graph.optimizer(config.learning_rate, config.weight_decay, steps)
         graph, pairwise = self._graph, config.pairwise
         compared = pairwise > 0 and config.objective in ("exact", "paper")
-        signature = (graph.specs, tf.TensorSpec((None, 3 * heads_of(config.objective) + ORDERED)))
+        signature = (graph.specs, tf.TensorSpec((None, 2 * heads_of(config.objective) + ORDERED)))
 
         def mean_loss(inputs: Any, target: Any, training: bool) -> Any:
             logits = graph.model(inputs, training=training)
@@ -269,8 +267,8 @@ class _Training:
 class _Examples:
     """Rows [n] as the net is fed them: numbers are widened batch by batch, so that memory grows with the log alone.
 
-    `targets` [n, 3 x heads + ORDERED]: labels, weights, whether the play is censored, by head; then, for the
-    order, the log of what the odds are measured in, T in seconds, and the row's weight.
+    `targets` [n, 2 x heads + ORDERED]: labels and weights by head; then, for the order, the log of what the odds are
+    measured in, T in seconds, and the row's weight.
     """
 
     ranker: Ranker
@@ -287,7 +285,7 @@ class _Examples:
         return inputs, self.targets[rows]
 
 
-def _examples(ranker: Ranker, rows: RankingRows, censored: bool) -> _Examples:
+def _examples(ranker: Ranker, rows: RankingRows) -> _Examples:
     shape, blocks = ranker.shape, rows.blocks
     codes = {f"codes_{name}": ranker.rows(name, blocks[name]) for name in BLOCKS if shape.codes[name]}
     codes |= {"position": places_of(rows)[:, None]}
@@ -299,9 +297,8 @@ def _examples(ranker: Ranker, rows: RankingRows, censored: bool) -> _Examples:
     weights = weights * rows.weight[:, None]
     # A mean weight of one keeps the size of a step apart from the length of a watch.
     weights = weights / np.maximum(weights.mean(axis=0), 1e-12)
-    complete = complete_plays(rows, shape.seconds_cap)[:, None] & censored & np.ones_like(labels, bool)
     order = np.stack([np.log(measures), rows.seconds, rows.weight], axis=1)
-    columns = np.concatenate([labels, weights, complete, order], axis=1)
+    columns = np.concatenate([labels, weights, order], axis=1)
     return _Examples(ranker, numbers, codes, prior, columns.astype(np.float32))
 
 
@@ -310,21 +307,10 @@ def places_of(rows: RankingRows) -> Int32:
     return np.clip(rows.positions, 0, LAST_POSITION).astype(np.int32)
 
 
-def complete_plays(rows: RankingRows, cap: float) -> npt.NDArray[np.bool_]:
-    """Whether a click was watched to its end, so that the viewer might have watched longer, [n].
-
-    Of an item that lasts longer than the cap on seconds: whether it was watched to the cap.
-    """
-    return rows.clicked & (rows.seconds >= np.minimum(COMPLETE * lengths_of(rows.blocks["item"]), cap))
-
-
 def _loss(target: Any, logits: Any) -> Any:
-    """Weighted loss of logits [n, heads] by row; the target's columns are labels, weights, censored flags."""
-    labels, weights, censored = tf.split(target, 3, axis=1)
-    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels, logits)
-    # A censored play says that the seconds are at least so many: beyond its label nothing pulls back.
-    beyond = tf.cast(tf.sigmoid(logits) > labels, tf.float32)
-    return tf.reduce_sum(weights * losses * (1 - censored * beyond), axis=1)
+    """Weighted loss of logits [n, heads] by row; the target's columns are labels and weights."""
+    labels, weights = tf.split(target, 2, axis=1)
+    return tf.reduce_sum(weights * tf.nn.sigmoid_cross_entropy_with_logits(labels, logits), axis=1)
 
 
 def _order_loss(seconds: Any, weights: Any, scores: Any) -> Any:

@@ -16,7 +16,6 @@ from ranking.ranker import (
     _split,
     _Training,
     _untrained,
-    complete_plays,
     seconds_cap,
     train,
 )
@@ -207,7 +206,7 @@ def test_numpy_logits_are_those_of_the_keras_graph(switches):
     for variable in graph.model.trainable_variables:
         variable.assign(rng.normal(size=variable.shape) / 3)
     ranker = replace(ranker, weights=graph.weights(rows.positions))
-    inputs, _ = _examples(ranker, rows, censored=False).take(np.arange(300))
+    inputs, _ = _examples(ranker, rows).take(np.arange(300))
     parts = (ranker.part(name, rows.blocks[name]) for name in BLOCKS)
     logits = graph.model(inputs, training=False).numpy()
     assert logits.shape == (300, heads_of(config.objective))
@@ -234,7 +233,7 @@ def test_the_first_logit_starts_from_recalls_log_chance(objective):
     ranker = replace(ranker, weights=graph.weights(rows.positions))
     expected = np.zeros((300, heads_of(objective)))
     expected[:, 0] = np.where(np.isnan(merged), np.log(np.mean(np.exp(merged[10:]))), merged)
-    inputs, _ = _examples(ranker, rows, censored=False).take(np.arange(300))
+    inputs, _ = _examples(ranker, rows).take(np.arange(300))
     parts = (ranker.part(name, rows.blocks[name]) for name in BLOCKS)
     np.testing.assert_allclose(graph.model(inputs, training=False).numpy(), expected, rtol=1e-5)
     np.testing.assert_allclose(ranker._logits(*parts), expected, rtol=1e-5)
@@ -346,25 +345,6 @@ def test_the_position_is_a_bias_that_serving_holds_at_its_mean():
     assert np.ptp(served) == 0
     assert served[0] == pytest.approx(4.5, rel=0.1)
     assert trained(replace(rows, positions=places + LAST_POSITION), "seconds", config, 0, lambda _: None)
-
-
-def test_censored_plays_are_a_floor_and_not_a_label():
-    """Half of the clicks end with the video: with the switch the others, which are longer, say how long."""
-    n = 6_000
-    whole = np.arange(n) % 2 == 0
-    seconds, durations = np.where(whole, 10.0, 40.0), np.where(whole, 10.0, 300.0)
-    blocks = {name: Block(n, {}, {}) for name in BLOCKS}
-    blocks["item"] = Block(n, {"item_duration_seconds": durations}, {})
-    blocks["user"] = Block(n, {"flat": np.ones(n)}, {})
-    rows = RankingRows(blocks, np.arange(n), np.ones(n, bool), seconds, np.ones(n), np.zeros(n, np.int32))
-    hidden = replace(rows, blocks=blocks | {"item": Block(n, {"item_duration_seconds": durations * 0 + 10}, {})})
-    assert complete_plays(rows, 1e9).tolist() == whole.tolist()
-    assert complete_plays(rows, 40.0).all()
-    assert complete_plays(replace(rows, clicked=~whole), 1e9).sum() == 0
-    plain, _ = fit(rows, powers=False, measured_in="seconds")
-    censored, _ = fit(rows, powers=False, measured_in="seconds", censored=True)
-    assert scores(plain, rows.blocks).mean() == pytest.approx(25, rel=0.1)
-    assert scores(censored, hidden.blocks).mean() > 30
 
 
 def test_the_order_loss_is_that_of_a_loop_over_pairs_within_groups_of_neighbours(monkeypatch):
