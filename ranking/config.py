@@ -23,8 +23,8 @@ class RankingConfig(BaseModel):
     """The ranking stage: how long the lists are, what the net looks like, how it is trained.
 
     Lists are ordered by log E[T | shown] + `chance_weight` log P(next); None: chosen on the validation window's lists.
-    `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces; `cross` is
-    the number of cross layers beside the deep ones, `history` how the last `history_length` clicked items are pooled.
+    `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces;
+    `history` is how the last `history_length` clicked items are pooled.
     `measured_in`: the odds of `exact` and of `multi_task` are of seconds, or of watches as long as the item is.
     Where the log does not say what was shown, rows are recall's lists, thinned to `negatives_per_user` unwatched items;
     without `hard_negatives` these are any items of the catalogue. With `recall_prior` the net starts from recall's log
@@ -44,7 +44,6 @@ class RankingConfig(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     powers: bool = True
     bins: int = Field(0, ge=0, le=64)
-    cross: int = Field(0, ge=0, le=4)
     history: Literal["none", "mean", "attention"] = "none"
     history_length: int = Field(10, ge=1, le=100)
     vocabulary: int = Field(50_000, ge=0)

@@ -4,9 +4,7 @@ The ranker's home of TensorFlow and deepctr: what leaves this file is numpy (`ra
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ with quietly():
     import keras
     import tensorflow as tf
     from deepctr.layers import DNN
-    from deepctr.layers.interaction import CrossNet
     from deepctr.layers.sequence import AttentionSequencePoolingLayer
 
 from ranking.calibration import calibration_factor
@@ -153,7 +150,7 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
         numbers=columns.numbers,
         codes=columns.codes,
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
-        **config.model_dump(include={"hidden", "powers", "bins", "cross", "history", "history_length", "objective"}),
+        **config.model_dump(include={"hidden", "powers", "bins", "history", "history_length", "objective"}),
         **(_prior(rows, config) if MERGED in columns.numbers["pair"] else {}),
         unit=unit,
         seconds_cap=cap,
@@ -349,15 +346,14 @@ class _Tables(keras.layers.Layer):  # type: ignore[misc]
 
 
 class _Graph:
-    """The Keras model: tables, deepctr's DNN, and as switches its cross network and its attention."""
+    """The Keras model: tables, deepctr's DNN, and as a switch its attention."""
 
     def __init__(self, shape: RankerShape, dropout: float, seed: int) -> None:
         self._shape, heads = shape, heads_of(shape.objective)
         self._tables = _Tables(shape)
         self._deep = DNN(shape.hidden, "relu", dropout_rate=dropout, seed=seed) if shape.hidden else None
-        self._cross = _quiet_cross(shape.cross, seed) if shape.cross else None
         self._attention = _attention(shape) if shape.history == "attention" else None
-        self._head, self._cross_head = keras.layers.Dense(heads), keras.layers.Dense(heads, use_bias=False)
+        self._head = keras.layers.Dense(heads)
         self._position = keras.layers.Embedding(LAST_POSITION + 1, 1, embeddings_initializer="zeros")
         # How steep the order is in log seconds is learnt beside the net, and not served.
         self.steepness = keras.Variable(1.0, name="steepness")
@@ -378,8 +374,6 @@ class _Graph:
         read += [self._pooled(inputs)] if "history" in inputs else []
         wide = keras.layers.Concatenate()(read) if len(read) > 1 else read[0]
         logits = self._head(self._deep(wide) if self._deep else wide)
-        if self._cross:
-            logits = logits + self._cross_head(self._cross(wide))
         if "prior" in inputs:
             logits = logits + keras.ops.pad(inputs["prior"], ((0, 0), (0, logits.shape[1] - 1)))
         # Where it stood on the page is told apart from what it is, and left out when serving.
@@ -407,9 +401,6 @@ class _Graph:
         kernels = [*(self._deep.kernels if self._deep else []), self._head.kernel]
         biases = [*(self._deep.bias if self._deep else []), self._head.bias]
         named = self._tables.weights_by_name | _numbered("kernel", kernels) | _numbered("bias", biases)
-        if self._cross:
-            named |= _numbered("cross_kernel", self._cross.kernels) | _numbered("cross_bias", self._cross.bias)
-            named |= {"cross_head": self._cross_head.kernel}
         if self._attention:
             unit = self._attention.local_att
             layers = unit.dnn
@@ -448,12 +439,6 @@ def _attention(shape: RankerShape) -> Any:
     attention.local_att.build([query, keys])
     attention.local_att.dnn.build((None, shape.history_length, 4 * dim))
     return attention
-
-
-def _quiet_cross(layers: int, seed: int) -> Any:
-    """deepctr's cross network, which prints what it is."""
-    with redirect_stdout(StringIO()):
-        return CrossNet(layers, "vector", seed=seed)
 
 
 def _numbered(name: str, variables: Sequence[Any]) -> dict[str, Any]:

@@ -43,7 +43,6 @@ class RankerShape(BaseModel):
     hidden: tuple[int, ...]
     powers: bool = True
     bins: int = 0
-    cross: int = 0
     history: str = "none"
     history_length: int = 0
     objective: str
@@ -105,7 +104,7 @@ class Ranker:
     """A trained ranker: shape, normalisers, weights, and how its seconds are read.
 
     `weights`: `table_<space>` (row 0, out of vocabulary, reads as zero), `kernel<i>` and `bias<i>` of the layers, the
-    last one the logits; `cross_kernel<i>`, `cross_bias<i>` and `cross_head` of the cross part; `attention_kernel<i>`
+    last one the logits; `attention_kernel<i>`
     and `attention_bias<i>` of the history's. First layers read block by block, and then the pooled history.
     """
 
@@ -118,7 +117,7 @@ class Ranker:
         """What a block's rows [n] add: the user's is the same for a whole request, the item's for all requests."""
         embedded = [self._embedding(space_of(code), self._rows(block, code)) for code in self.shape.codes[name]]
         inputs = np.concatenate([*embedded, self.inputs(name, block)], axis=1)
-        sums: Float32 = inputs @ self._first[self._places[name]]
+        sums: Float32 = inputs @ self.weights["kernel0"][self._places[name]]
         if name == "item":
             return Part(sums, self._item_vectors(block), measures=self.measures(block))
         if name == "pair" and self.shape.prior:
@@ -178,10 +177,8 @@ class Ranker:
     def _logits(self, user: Part, item: Part, pair: Part) -> Float32:
         sums = user.sums + item.sums + pair.sums
         if self.shape.history == "attention":
-            sums = sums + self._attended(user, item) @ self._first[self._places["history"]]
-        logits = self._deep(sums[:, : self._width])
-        if self.shape.cross:
-            logits = logits + self._crossed(sums[:, self._width :])
+            sums = sums + self._attended(user, item) @ self.weights["kernel0"][self._places["history"]]
+        logits = self._deep(sums)
         if pair.prior is not None:
             logits = logits + np.pad(pair.prior[:, None], ((0, 0), (0, logits.shape[1] - 1)))
         return logits
@@ -191,19 +188,6 @@ class Ranker:
         for layer in range(1, len(self.shape.hidden) + 1):
             values = np.maximum(values, 0) @ self.weights[f"kernel{layer}"] + self.weights[f"bias{layer}"]
         return values
-
-    def _crossed(self, products: Float32) -> Float32:
-        """The cross part's logits from x0 w_0, ..., x0 K: each layer is x_l = a_l x0 + b_l, a number and a constant.
-
-        x_(l+1) = x0 (x_l w_l) + c_l + x_l (Wang et al. 2017), hence a_(l+1) = a_l + x_l w_l and b_(l+1) = b_l + c_l.
-        """
-        factor, constant = np.ones((len(products), 1), np.float32), np.zeros(len(self._first), np.float32)
-        for layer in range(self.shape.cross):
-            kernel, bias = self.weights[f"cross_kernel{layer}"][:, 0], self.weights[f"cross_bias{layer}"][:, 0]
-            factor = factor + factor * products[:, layer : layer + 1] + constant @ kernel
-            constant = constant + bias
-        crossed: Float32 = factor * products[:, self.shape.cross :] + constant @ self.weights["cross_head"]
-        return crossed
 
     def _attended(self, user: Part, item: Part) -> Float32:
         """The history's embeddings summed by how they bear on the item (Zhou et al. 2018), [n, dim]."""
@@ -226,7 +210,7 @@ class Ranker:
         if self.shape.history == "attention":
             return Part(sums, vectors, known=rows > 0)
         mean = vectors.sum(axis=1) / np.maximum((rows > 0).sum(axis=1, keepdims=True), 1)
-        return Part(sums + mean.astype(np.float32) @ self._first[self._places["history"]])
+        return Part(sums + mean.astype(np.float32) @ self.weights["kernel0"][self._places["history"]])
 
     def _item_vectors(self, block: Block) -> Float32 | None:
         if self.shape.history != "attention":
@@ -241,20 +225,9 @@ class Ranker:
         found: Float32 = self.weights[f"table_{space}"][rows] * (rows > 0)[..., None]
         return found
 
-    @property
-    def _width(self) -> int:
-        return int(self.weights["kernel0"].shape[1])
-
-    @cached_property
-    def _first(self) -> Float32:
-        """All kernels that read the inputs, side by side: the deep part's, then the cross part's."""
-        cross = [self.weights[f"cross_kernel{layer}"] for layer in range(self.shape.cross)]
-        head = [self.weights["cross_head"]] if cross else []
-        return np.concatenate([self.weights["kernel0"], *cross, *head], axis=1)
-
     @cached_property
     def _places(self) -> dict[str, slice]:
-        """Which rows of the first kernels read which block, and the history."""
+        """Which rows of the first kernel read which block, and the history."""
         edges = np.cumsum([0, *(self.shape.width(block) for block in BLOCKS), self.shape.pooled]).tolist()
         return {name: slice(edges[i], edges[i + 1]) for i, name in enumerate((*BLOCKS, "history"))}
 

@@ -56,8 +56,6 @@ def random_ranker(seed=1, **switches):
     widths = [wide, *shape.hidden, 1]
     for layer in range(len(shape.hidden) + 1):
         sizes |= {f"kernel{layer}": (widths[layer], widths[layer + 1]), f"bias{layer}": (widths[layer + 1],)}
-    for layer in range(shape.cross):
-        sizes |= {f"cross_kernel{layer}": (wide, 1), f"cross_bias{layer}": (wide, 1), "cross_head": (wide, 1)}
     inner = [4 * shape.pooled, 4, 1] if shape.history == "attention" else []
     for layer in range(len(inner) - 1):
         sizes |= {
@@ -105,10 +103,6 @@ def score_by_loop(ranker, blocks, row):
     for layer in range(layers):
         values = np.maximum(values @ weights[f"kernel{layer}"] + weights[f"bias{layer}"], 0)
     logit = values @ weights[f"kernel{layers}"] + weights[f"bias{layers}"]
-    crossed = x
-    for layer in range(ranker.shape.cross):
-        crossed = x * (crossed @ weights[f"cross_kernel{layer}"]) + weights[f"cross_bias{layer}"][:, 0] + crossed
-    logit = logit + (crossed @ weights["cross_head"] if ranker.shape.cross else 0)
     return np.exp(logit[0]) * ranker.shape.scale
 
 
@@ -116,10 +110,8 @@ SWITCHES = [
     {},
     {"hidden": ()},
     {"hidden": (6,), "powers": False, "bins": 3},
-    {"cross": 1},
-    {"cross": 3, "hidden": ()},
     {"history": "mean"},
-    {"history": "attention", "cross": 2},
+    {"history": "attention"},
 ]
 
 
