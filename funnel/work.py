@@ -100,13 +100,11 @@ class Work:
 
     def ledger_of(self, users: Side, items: Side) -> Ledger:
         """The log with these side columns."""
-        log, ranking = self.impressions, self.config.ranking
+        log = self.impressions
         seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
         events = Events(log.users, log.items, log.instants, log.clicked, seconds)
-        history = ranking.history_length if ranking.history != "none" else 0
-        return Ledger(
-            events, users, items, self.windows.clock == "time", log.contexts, history, in_seconds=self.unit == "seconds"
-        )
+        timed, in_seconds = self.windows.clock == "time", self.unit == "seconds"
+        return Ledger(events, users, items, timed, log.contexts, in_seconds=in_seconds)
 
     def write_json(self, name: str, value: Any) -> None:
         (self.out / name).write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from features.errors import Refused
-from features.ledger import Block, history_columns
+from features.ledger import Block
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,13 @@ class Columns:
     codes: dict[str, tuple[str, ...]]
 
 
-def columns_of(blocks: Mapping[str, Block], without: Sequence[str], history_length: int) -> Columns:
-    """The columns of blocks that no shell pattern of `without` names; the history's are pooled, not read one by one.
+def columns_of(blocks: Mapping[str, Block], without: Sequence[str]) -> Columns:
+    """The columns of blocks that no shell pattern of `without` names.
 
     Refused where a pattern names no column, or where nothing is left.
     """
-    past = history_columns(history_length)
     numbers = {name: tuple(block.numbers) for name, block in blocks.items()}
-    codes = {name: tuple(code for code in block.codes if code not in past) for name, block in blocks.items()}
+    codes = {name: tuple(block.codes) for name, block in blocks.items()}
     there = [column for names in (numbers, codes) for of_block in names.values() for column in of_block]
     left_out = {column for pattern in without for column in _named(pattern, there)}
     if there and len(left_out) == len(set(there)):

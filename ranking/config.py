@@ -1,9 +1,8 @@
 """What can be chosen about ranking, and about the evaluation of its lists where they were not shown."""
 
-from fnmatch import fnmatchcase
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Objective = Literal["exact", "paper", "click", "multi_task"]
 
@@ -23,8 +22,7 @@ class RankingConfig(BaseModel):
     """The ranking stage: how long the lists are, what the net looks like, how it is trained.
 
     Lists are ordered by log E[T | shown] + `chance_weight` log P(next); None: chosen on the validation window's lists.
-    `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces;
-    `history` is how the last `history_length` clicked items are pooled.
+    `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces.
     `measured_in`: the odds of `exact` and of `multi_task` are of seconds, or of watches as long as the item is.
     Where the log does not say what was shown, rows are recall's lists, thinned to `negatives_per_user` unwatched items;
     without `hard_negatives` these are any items of the catalogue. With `recall_prior` the net starts from recall's log
@@ -44,8 +42,6 @@ class RankingConfig(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     powers: bool = True
     bins: int = Field(0, ge=0, le=64)
-    history: Literal["none", "mean", "attention"] = "none"
-    history_length: int = Field(10, ge=1, le=100)
     vocabulary: int = Field(50_000, ge=0)
     vocabulary_clicks: int = Field(100, ge=1)
     quantiles: int = Field(128, ge=2, le=10_000)
@@ -62,12 +58,6 @@ class RankingConfig(BaseModel):
     seconds_cap_quantile: float = Field(0.99, gt=0.5, le=1)
     calibration: Literal["none", "scale"] = "scale"
     without: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.history != "none" and any(fnmatchcase("item", pattern) for pattern in self.without):
-            raise ValueError(f"ranking.history = {self.history} reads the items' embeddings, which without leaves out")
-        return self
 
 
 class OffPolicyConfig(BaseModel):

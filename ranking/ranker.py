@@ -16,7 +16,6 @@ with quietly():
     import keras
     import tensorflow as tf
     from deepctr.layers import DNN
-    from deepctr.layers.sequence import AttentionSequencePoolingLayer
 
 from ranking.calibration import calibration_factor
 from ranking.columns import columns_of
@@ -24,7 +23,7 @@ from ranking.config import RankingConfig
 from ranking.normalisers import Limits, normalisers_of, widened, width_of
 from ranking.objectives import heads_of, length_yardstick, targets, yardstick_of
 from ranking.rows import MERGED, RankingRows
-from ranking.scoring import BLOCKS, ITEM_SPACE, SHARD, Ranker, RankerShape, lengths_of, space_of
+from ranking.scoring import BLOCKS, SHARD, Ranker, RankerShape, lengths_of, space_of
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -42,7 +41,6 @@ DECAYED_STEPS = 600
 PAIRED = 128
 # Columns of a row's target that only the order reads.
 ORDERED = 3
-ATTENTION_UNITS = (32, 16)
 LAST_POSITION = 50
 
 
@@ -136,7 +134,7 @@ def _calibrated(ranker: Ranker, rows: RankingRows) -> Ranker:
 
 def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
     blocks = rows.blocks
-    columns = columns_of(blocks, config.without, config.history_length)
+    columns = columns_of(blocks, config.without)
     spaces = {code: space_of(code) for name in BLOCKS for code in columns.codes[name]}
     limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
     read = {name: blocks[name].with_numbers_of(columns.numbers[name]) for name in BLOCKS}
@@ -150,7 +148,7 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
         numbers=columns.numbers,
         codes=columns.codes,
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
-        **config.model_dump(include={"hidden", "powers", "bins", "history", "history_length", "objective"}),
+        **config.model_dump(include={"hidden", "powers", "bins", "objective"}),
         **(_prior(rows, config) if MERGED in columns.numbers["pair"] else {}),
         unit=unit,
         seconds_cap=cap,
@@ -287,7 +285,6 @@ def _examples(ranker: Ranker, rows: RankingRows) -> _Examples:
     codes = {f"codes_{name}": ranker.rows(name, blocks[name]) for name in BLOCKS if shape.codes[name]}
     codes |= {"position": places_of(rows)[:, None]}
     prior = ranker.prior(blocks["pair"])[:, None] if shape.prior else None
-    codes |= {"history": ranker.history(blocks["user"])} if shape.history != "none" else {}
     numbers = {n: ranker.normalisers.numbers(blocks[n], shape.numbers[n]) for n in BLOCKS if shape.numbers[n]}
     measures = ranker.measures(blocks["item"])
     labels, weights = targets(shape.objective, rows.clicked, rows.seconds / measures)
@@ -346,13 +343,12 @@ class _Tables(keras.layers.Layer):  # type: ignore[misc]
 
 
 class _Graph:
-    """The Keras model: tables, deepctr's DNN, and as a switch its attention."""
+    """The Keras model: tables and deepctr's DNN."""
 
     def __init__(self, shape: RankerShape, dropout: float, seed: int) -> None:
         self._shape, heads = shape, heads_of(shape.objective)
         self._tables = _Tables(shape)
         self._deep = DNN(shape.hidden, "relu", dropout_rate=dropout, seed=seed) if shape.hidden else None
-        self._attention = _attention(shape) if shape.history == "attention" else None
         self._head = keras.layers.Dense(heads)
         self._position = keras.layers.Embedding(LAST_POSITION + 1, 1, embeddings_initializer="zeros")
         # How steep the order is in log seconds is learnt beside the net, and not served.
@@ -365,13 +361,11 @@ class _Graph:
         per_number = width_of(shape.powers, shape.bins)
         numbers = {b: (per_number * len(shape.numbers[b]), "float32") for b in BLOCKS if shape.numbers[b]}
         codes = {f"codes_{b}": (len(shape.codes[b]), "int32") for b in BLOCKS if shape.codes[b]}
-        history = {"history": (shape.history_length, "int32")} if shape.history != "none" else {}
         prior = {"prior": (1, "float32")} if shape.prior else {}
-        return numbers | codes | {"position": (1, "int32")} | history | prior
+        return numbers | codes | {"position": (1, "int32")} | prior
 
     def _logits(self, inputs: Mapping[str, Any]) -> Any:
         read = [part for block in BLOCKS for part in self._read(block, inputs)]
-        read += [self._pooled(inputs)] if "history" in inputs else []
         wide = keras.layers.Concatenate()(read) if len(read) > 1 else read[0]
         logits = self._head(self._deep(wide) if self._deep else wide)
         if "prior" in inputs:
@@ -386,26 +380,11 @@ class _Graph:
         ]
         return [*embedded, inputs[block]] if block in inputs else embedded
 
-    def _pooled(self, inputs: Mapping[str, Any]) -> Any:
-        rows = inputs["history"]
-        keys = self._tables(rows, space=ITEM_SPACE)
-        length = keras.ops.sum(keras.ops.cast(rows > 0, "float32"), axis=1, keepdims=True)
-        if self._attention is None:
-            return keras.ops.sum(keys, axis=1) / keras.ops.maximum(length, 1.0)
-        item = inputs["codes_item"][:, self._shape.codes["item"].index(ITEM_SPACE)]
-        query = self._tables(item[:, None], space=ITEM_SPACE)
-        return keras.layers.Flatten()(self._attention([query, keys, keras.ops.cast(length, "int32")]))
-
     def weights(self, positions: Int32) -> dict[str, Float32]:
         """The weights by their names in `ranking.scoring`, the last bias with the mean of the positions' [n]."""
         kernels = [*(self._deep.kernels if self._deep else []), self._head.kernel]
         biases = [*(self._deep.bias if self._deep else []), self._head.bias]
         named = self._tables.weights_by_name | _numbered("kernel", kernels) | _numbered("bias", biases)
-        if self._attention:
-            unit = self._attention.local_att
-            layers = unit.dnn
-            named |= _numbered("attention_kernel", [*layers.kernels, unit.kernel])
-            named |= _numbered("attention_bias", [*layers.bias, unit.bias])
         weights = {name: weight.numpy() for name, weight in named.items()}
         last = f"bias{len(biases) - 1}"
         by_position = self._position.embeddings.numpy()[:, 0]
@@ -425,20 +404,6 @@ class _Graph:
         adam.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2 or id(v) in tables])
         adam.build(variables)
         return adam
-
-
-def _attention(shape: RankerShape) -> Any:
-    """deepctr's attention with its inner layers built: Keras builds only what it calls, and calls none of them here.
-
-    Built at the first step they would never be found among the model's weights.
-    """
-    dim = shape.dims[ITEM_SPACE]
-    query, keys = (None, 1, dim), (None, shape.history_length, dim)
-    attention = AttentionSequencePoolingLayer(ATTENTION_UNITS, "sigmoid")
-    attention.build([query, keys, (None, 1)])
-    attention.local_att.build([query, keys])
-    attention.local_att.dnn.build((None, shape.history_length, 4 * dim))
-    return attention
 
 
 def _numbered(name: str, variables: Sequence[Any]) -> dict[str, Any]:

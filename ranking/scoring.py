@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from features.ledger import LAST, LAST_ITEM, Block, history_columns
+from features.ledger import LAST, LAST_ITEM, Block
 from ranking.normalisers import Normalisers, normalisers_from, widened, width_of
 from ranking.objectives import Yardstick, expected
 
@@ -43,8 +43,6 @@ class RankerShape(BaseModel):
     hidden: tuple[int, ...]
     powers: bool = True
     bins: int = 0
-    history: str = "none"
-    history_length: int = 0
     objective: str
     prior: str = ""
     prior_unknown: float = 0.0
@@ -65,11 +63,6 @@ class RankerShape(BaseModel):
         embedded = sum(self.dims[space_of(name)] for name in self.codes[block])
         return embedded + width_of(self.powers, self.bins) * len(self.numbers[block])
 
-    @property
-    def pooled(self) -> int:
-        """Inputs that the pooled history gives, after those of all blocks."""
-        return 0 if self.history == "none" else self.dims[ITEM_SPACE]
-
 
 def space_of(column: str) -> str:
     """The id space of a code column: the last item clicked is an item, its channel an item's channel.
@@ -89,8 +82,6 @@ class Part:
     """
 
     sums: Float32
-    vectors: Float32 | None = None
-    known: npt.NDArray[np.bool_] | None = None
     measures: Float64 | None = None
     prior: Float32 | None = None
 
@@ -104,8 +95,7 @@ class Ranker:
     """A trained ranker: shape, normalisers, weights, and how its seconds are read.
 
     `weights`: `table_<space>` (row 0, out of vocabulary, reads as zero), `kernel<i>` and `bias<i>` of the layers, the
-    last one the logits; `attention_kernel<i>`
-    and `attention_bias<i>` of the history's. First layers read block by block, and then the pooled history.
+    last one the logits. The first one reads block by block.
     """
 
     shape: RankerShape
@@ -119,10 +109,10 @@ class Ranker:
         inputs = np.concatenate([*embedded, self.inputs(name, block)], axis=1)
         sums: Float32 = inputs @ self.weights["kernel0"][self._places[name]]
         if name == "item":
-            return Part(sums, self._item_vectors(block), measures=self.measures(block))
+            return Part(sums, measures=self.measures(block))
         if name == "pair" and self.shape.prior:
             return Part(sums, prior=self.prior(block))
-        return self._with_history(sums, block) if name == "user" and self.shape.history != "none" else Part(sums)
+        return Part(sums)
 
     def inputs(self, name: str, block: Block) -> Float32:
         """The numbers of a block as the net reads them, [n, width]."""
@@ -142,12 +132,6 @@ class Ranker:
         """Rows of the embedding tables of a block's codes, [n, codes]."""
         columns = [self._rows(block, code) for code in self.shape.codes[name]]
         return np.stack(columns, axis=1) if columns else np.zeros((block.size, 0), np.int32)
-
-    def history(self, block: Block) -> Int32:
-        """Rows of the item table of the user's history, newest first, [n, length]; 0 past its end."""
-        rows = self.normalisers.rows(history_of(block, self.shape.history_length), ITEM_SPACE)
-        # Those out of vocabulary go to the end: deepctr's attention reads the first so many.
-        return np.take_along_axis(rows, np.argsort(rows == 0, axis=1, kind="stable"), axis=1)
 
     def expected_seconds(self, user: Part, item: Part, pair: Part) -> Float64:
         """Expected seconds [n] of rows whose parts are given row by row (section 4.2).
@@ -175,10 +159,7 @@ class Ranker:
         return self.expected_seconds(self.part("user", user), self.part("item", item), self.part("pair", pair))
 
     def _logits(self, user: Part, item: Part, pair: Part) -> Float32:
-        sums = user.sums + item.sums + pair.sums
-        if self.shape.history == "attention":
-            sums = sums + self._attended(user, item) @ self.weights["kernel0"][self._places["history"]]
-        logits = self._deep(sums)
+        logits = self._deep(user.sums + item.sums + pair.sums)
         if pair.prior is not None:
             logits = logits + np.pad(pair.prior[:, None], ((0, 0), (0, logits.shape[1] - 1)))
         return logits
@@ -188,34 +169,6 @@ class Ranker:
         for layer in range(1, len(self.shape.hidden) + 1):
             values = np.maximum(values, 0) @ self.weights[f"kernel{layer}"] + self.weights[f"bias{layer}"]
         return values
-
-    def _attended(self, user: Part, item: Part) -> Float32:
-        """The history's embeddings summed by how they bear on the item (Zhou et al. 2018), [n, dim]."""
-        if user.vectors is None or user.known is None or item.vectors is None:
-            raise ValueError("a ranker with attention needs the user's history and the item's embedding")
-        keys = user.vectors
-        query = np.broadcast_to(item.vectors[:, None], keys.shape)
-        values = np.concatenate([query, keys, query - keys, query * keys], axis=2)
-        layers = range(sum(name.startswith("attention_kernel") for name in self.weights))
-        for layer in layers:
-            values = values @ self.weights[f"attention_kernel{layer}"] + self.weights[f"attention_bias{layer}"]
-            # The logistic function, by tanh: it does not overflow.
-            values = values if layer == layers[-1] else 0.5 * (1 + np.tanh(values / 2))
-        attended: Float32 = np.einsum("nl,nld->nd", values[:, :, 0] * user.known, keys)
-        return attended
-
-    def _with_history(self, sums: Float32, block: Block) -> Part:
-        rows = self.history(block)
-        vectors = self._embedding(ITEM_SPACE, rows)
-        if self.shape.history == "attention":
-            return Part(sums, vectors, known=rows > 0)
-        mean = vectors.sum(axis=1) / np.maximum((rows > 0).sum(axis=1, keepdims=True), 1)
-        return Part(sums + mean.astype(np.float32) @ self.weights["kernel0"][self._places["history"]])
-
-    def _item_vectors(self, block: Block) -> Float32 | None:
-        if self.shape.history != "attention":
-            return None
-        return self._embedding(ITEM_SPACE, self._rows(block, ITEM_SPACE))
 
     def _rows(self, block: Block, code: str) -> Int32:
         return self.normalisers.rows(block.codes[code], space_of(code))
@@ -227,9 +180,9 @@ class Ranker:
 
     @cached_property
     def _places(self) -> dict[str, slice]:
-        """Which rows of the first kernel read which block, and the history."""
-        edges = np.cumsum([0, *(self.shape.width(block) for block in BLOCKS), self.shape.pooled]).tolist()
-        return {name: slice(edges[i], edges[i + 1]) for i, name in enumerate((*BLOCKS, "history"))}
+        """Which rows of the first kernel read which block."""
+        edges = np.cumsum([0, *(self.shape.width(block) for block in BLOCKS)]).tolist()
+        return {name: slice(edges[i], edges[i + 1]) for i, name in enumerate(BLOCKS)}
 
     def save(self, folder: Path) -> None:
         (folder / "ranker.json").write_text(self.shape.model_dump_json(indent=1))
@@ -253,11 +206,6 @@ class Ranker:
             weights,
             Yardstick(shape.yardstick, shape.by_length),
         )
-
-
-def history_of(block: Block, length: int) -> Int32:
-    """The items last clicked, as the user's block holds them, newest first: [n, length]."""
-    return np.stack([block.codes[name] for name in history_columns(length)], axis=1)
 
 
 def lengths_of(item: Block) -> Float64:

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from features.errors import Refused
-from features.ledger import Block, history_columns
+from features.ledger import Block
 from ranking.columns import Columns, columns_of
 
 NUMBER, CODE = np.zeros(2), np.zeros(2, np.int32)
 BLOCKS = {
-    "user": Block(2, {"user_age": NUMBER}, {"user_country": CODE} | dict.fromkeys(history_columns(3), CODE)),
+    "user": Block(2, {"user_age": NUMBER}, {"user_country": CODE}),
     "item": Block(2, {"item_shown": NUMBER, "item_click_rate": NUMBER}, {"item": CODE}),
     "pair": Block(2, {"user_topic_shown": NUMBER, "user_channel_shown": NUMBER}, {}),
 }
 
 
-def test_all_columns_are_read_but_the_history_one_by_one():
-    assert columns_of(BLOCKS, [], 3) == Columns(
+def test_all_columns_are_read_where_nothing_is_left_out():
+    assert columns_of(BLOCKS, []) == Columns(
         {
             "user": ("user_age",),
             "item": ("item_shown", "item_click_rate"),
@@ -27,7 +27,7 @@ def test_all_columns_are_read_but_the_history_one_by_one():
 
 
 def test_a_name_leaves_out_itself_alone_and_a_pattern_what_is_like_it():
-    read = columns_of(BLOCKS, ["item", "user_[tc]*_shown"], 3)
+    read = columns_of(BLOCKS, ["item", "user_[tc]*_shown"])
     assert read.codes == {"user": ("user_country",), "item": (), "pair": ()}
     assert read.numbers == {"user": ("user_age",), "item": ("item_shown", "item_click_rate"), "pair": ()}
 
@@ -44,10 +44,10 @@ def test_a_name_leaves_out_itself_alone_and_a_pattern_what_is_like_it():
 )
 def test_a_pattern_that_names_nothing_or_everything_is_refused(without, said):
     with pytest.raises(Refused) as refused:
-        columns_of(BLOCKS, without, 3)
+        columns_of(BLOCKS, without)
     assert said in str(refused.value)
 
 
 def test_rows_without_any_column_are_not_what_a_pattern_did():
     nothing = {name: Block(2, {}, {}) for name in BLOCKS}
-    assert columns_of(nothing, [], 0).numbers == {"user": (), "item": (), "pair": ()}
+    assert columns_of(nothing, []).numbers == {"user": (), "item": (), "pair": ()}

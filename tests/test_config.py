@@ -91,12 +91,6 @@ def test_bounds_that_contradict_each_other_are_refused() -> None:
         config_of(None, ["cleaning.min_history=5", "cleaning.max_history=2"])
 
 
-def test_a_history_needs_the_items_embeddings() -> None:
-    with pytest.raises(Refused, match="history = mean reads the items' embeddings, which without leaves out"):
-        config_of(None, ["ranking.history=mean", "ranking.without=user_*,it[de]*"])
-    assert config_of(None, ["ranking.without=item,user_*"]).ranking.without == ("item", "user_*")
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

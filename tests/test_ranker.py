@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.ledger import LAST_ITEM, Block, history_columns
+from features.ledger import LAST_ITEM, Block
 from ranking import ranker as ranker_module
 from ranking.config import RankingConfig
 from ranking.objectives import heads_of, targets
@@ -151,9 +151,9 @@ def mixed(n=300):
     numbers = {name: np.where(rng.random(n) < 0.2, np.nan, rng.normal(size=n)) for name in ("z", "b", "a")}
     codes = {name: rng.integers(0, 12, n).astype(np.int32) for name in ("zone", "item", "kind")}
     clicked = rng.random(n) < 0.5
-    past = {name: rng.integers(0, 12, n).astype(np.int32) for name in (LAST_ITEM, *history_columns(3))}
+    last = {LAST_ITEM: rng.integers(0, 12, n).astype(np.int32)}
     blocks = {
-        "user": Block(n, {"z": numbers["z"], "b": numbers["b"]}, {"zone": codes["zone"]} | past),
+        "user": Block(n, {"z": numbers["z"], "b": numbers["b"]}, {"zone": codes["zone"]} | last),
         "item": Block(n, {"a": numbers["a"]}, {"item": codes["item"], "a_kind": codes["kind"]}),
         "pair": Block(n, {"flat": np.ones(n), "never": np.full(n, np.nan)}, {}),
     }
@@ -170,7 +170,6 @@ SMALL = RankingConfig(
     vocabulary_clicks=2,
     learning_rate=0.01,
     patience=3,
-    history_length=3,
     calibration="none",
     refit=False,
 )
@@ -185,9 +184,7 @@ SWITCHES = [
     {},
     {"hidden": ()},
     {"powers": False, "bins": 5},
-    {"history": "mean"},
-    {"history": "attention"},
-    {"history": "attention", "objective": "multi_task"},
+    {"objective": "multi_task"},
     {"objective": "paper"},
     {"objective": "click"},
     {"without": ("item", "b", "flat", "never")},

@@ -5,28 +5,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.ledger import LAST_ITEM, Block, history_columns
+from features.ledger import LAST_ITEM, Block
 from ranking import scoring
 from ranking.normalisers import Limits, normalisers_of
 from ranking.objectives import LARGEST_LOGIT, Yardstick
 from ranking.scoring import BLOCKS, Part, Ranker, RankerShape, space_of
 
-ROWS, LENGTH = 25, 3
+ROWS = 25
 
 
 def random_blocks(seed=0, n=ROWS):
     """Blocks of all kinds of columns; half of one number is unknown, one is never known, codes go beyond 0..3."""
     rng = np.random.default_rng(seed)
     some = np.where(rng.random(n) < 0.5, np.nan, rng.normal(size=n))
-    past = {name: rng.integers(0, 9, n).astype(np.int32) for name in (LAST_ITEM, *history_columns(LENGTH))}
+    country, last, item = (rng.integers(0, size, n).astype(np.int32) for size in (4, 9, 9))
     return {
-        "user": Block(
-            n, {"z": rng.normal(size=n), "a": some}, {"country": rng.integers(0, 4, n).astype(np.int32)} | past
-        ),
+        "user": Block(n, {"z": rng.normal(size=n), "a": some}, {"country": country, LAST_ITEM: last}),
         "item": Block(
             n,
             {"never": np.full(n, np.nan)},
-            {"item": rng.integers(0, 9, n).astype(np.int32), "kind": np.zeros(n, np.int32)},
+            {"item": item, "kind": np.zeros(n, np.int32)},
         ),
         "pair": Block(n, {"recall_z": rng.normal(size=n)}, {}),
     }
@@ -39,8 +37,7 @@ def test_the_last_item_and_its_sides_are_read_in_the_items_spaces_and_nothing_el
 
 def random_ranker(seed=1, **switches):
     rng, blocks = np.random.default_rng(seed), random_blocks()
-    past = history_columns(LENGTH)
-    codes = {name: tuple(c for c in block.codes if c not in past) for name, block in blocks.items()}
+    codes = {name: tuple(block.codes) for name, block in blocks.items()}
     spaces = {code: space_of(code) for names in codes.values() for code in names}
     normalisers = normalisers_of(blocks, np.ones(ROWS, bool), spaces, Limits(8, 5, 1))
     shape = RankerShape(
@@ -48,20 +45,12 @@ def random_ranker(seed=1, **switches):
         codes=codes,
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
         unit="seconds",
-        **{"seconds_cap": 90, "hidden": (6, 5), "history_length": LENGTH, "objective": "exact", "scale": 1.3}
-        | switches,
+        **{"seconds_cap": 90, "hidden": (6, 5), "objective": "exact", "scale": 1.3} | switches,
     )
     sizes = {f"table_{space}": (size, shape.dims[space]) for space, size in shape.sizes.items()}
-    wide = sum(map(shape.width, BLOCKS)) + shape.pooled
-    widths = [wide, *shape.hidden, 1]
+    widths = [sum(map(shape.width, BLOCKS)), *shape.hidden, 1]
     for layer in range(len(shape.hidden) + 1):
         sizes |= {f"kernel{layer}": (widths[layer], widths[layer + 1]), f"bias{layer}": (widths[layer + 1],)}
-    inner = [4 * shape.pooled, 4, 1] if shape.history == "attention" else []
-    for layer in range(len(inner) - 1):
-        sizes |= {
-            f"attention_kernel{layer}": tuple(inner[layer : layer + 2]),
-            f"attention_bias{layer}": (inner[layer + 1],),
-        }
     weights = {name: (rng.normal(size=size) / 3).astype(np.float32) for name, size in sizes.items()}
     return Ranker(shape, normalisers, weights)
 
@@ -74,23 +63,8 @@ def embedded(ranker, space, row):
     return ranker.weights[f"table_{space}"][row] if row else np.zeros(ranker.shape.dims[space])
 
 
-def pooled_by_loop(ranker, block):
-    """The history's mean, or its sum weighed by the attention net, in plain Python."""
-    rows, weights = ranker.history(block["user"])[0], ranker.weights
-    keys = [embedded(ranker, "item", row) for row in rows if row]
-    if ranker.shape.history == "mean":
-        return [sum(keys, np.zeros(ranker.shape.pooled)) / max(len(keys), 1)]
-    query = embedded(ranker, "item", ranker.normalisers.rows(block["item"].codes["item"], "item")[0])
-    total = np.zeros(ranker.shape.pooled)
-    for key in keys:
-        inner = np.concatenate([query, key, query - key, query * key]) @ weights["attention_kernel0"]
-        inner = 1 / (1 + np.exp(-inner - weights["attention_bias0"]))
-        total += (inner @ weights["attention_kernel1"] + weights["attention_bias1"]) * key
-    return [total]
-
-
 def score_by_loop(ranker, blocks, row):
-    """One row in plain Python: each block's embeddings and numbers, the history, then layer by layer."""
+    """One row in plain Python: each block's embeddings and numbers, then layer by layer."""
     one, weights = {name: block.take(np.array([row])) for name, block in blocks.items()}, ranker.weights
     parts = []
     for block in BLOCKS:
@@ -98,8 +72,7 @@ def score_by_loop(ranker, blocks, row):
             at = ranker.normalisers.rows(one[block].codes[code], space_of(code))[0]
             parts.append(embedded(ranker, space_of(code), at))
         parts.append(ranker.inputs(block, one[block])[0])
-    x = np.concatenate([*parts, *(pooled_by_loop(ranker, one) if ranker.shape.history != "none" else [])])
-    values, layers = x, len(ranker.shape.hidden)
+    values, layers = np.concatenate(parts), len(ranker.shape.hidden)
     for layer in range(layers):
         values = np.maximum(values @ weights[f"kernel{layer}"] + weights[f"bias{layer}"], 0)
     logit = values @ weights[f"kernel{layers}"] + weights[f"bias{layers}"]
@@ -110,8 +83,6 @@ SWITCHES = [
     {},
     {"hidden": ()},
     {"hidden": (6,), "powers": False, "bins": 3},
-    {"history": "mean"},
-    {"history": "attention"},
 ]
 
 
