@@ -22,7 +22,7 @@ class RankingConfig(BaseModel):
     """The ranking stage: how long the lists are, what the net looks like, how it is trained.
 
     Lists are ordered by log E[T | shown] + `chance_weight` log P(next); None: chosen on the validation window's lists.
-    `powers` feeds x^2 and sqrt(x) beside each number x, `bins` its piecewise linear code of so many pieces.
+    `powers` feeds x^2 and sqrt(x) beside each number x.
     `measured_in`: the odds of `exact` and of `multi_task` are of seconds, or of watches as long as the item is.
     Where the log does not say what was shown, rows are recall's lists, thinned to `negatives_per_user` unwatched items;
     without `hard_negatives` these are any items of the catalogue. With `recall_prior` the net starts from recall's log
@@ -41,7 +41,6 @@ class RankingConfig(BaseModel):
     hidden: tuple[PositiveInt, ...] = Field((256, 128, 64), max_length=4)
     dropout: float = Field(0.0, ge=0, lt=1)
     powers: bool = True
-    bins: int = Field(0, ge=0, le=64)
     vocabulary: int = Field(50_000, ge=0)
     vocabulary_clicks: int = Field(100, ge=1)
     quantiles: int = Field(128, ge=2, le=10_000)

@@ -133,22 +133,20 @@ def quantiles_from(table: pd.DataFrame, names: Iterable[str]) -> dict[str, Quant
     return {n: Quantiles(t["value"].to_numpy(np.float64), t["share"].to_numpy(np.float64)) for n, t in columns.items()}
 
 
-def widened(x: Float32, powers: bool, bins: int) -> Float32:
-    """What the net reads of numbers [n, m] in [0, 1]: [n, m x width_of(powers, bins)], 0 where unknown.
+def widened(x: Float32, powers: bool) -> Float32:
+    """What the net reads of numbers [n, m] in [0, 1]: [n, m x width_of(powers)], 0 where unknown.
 
-    Column by column kind: x, then with `powers` x^2 and sqrt(x) (paper, section 4.1), then how much of each of `bins`
-    equal pieces of [0, 1] lies below x, then whether x is unknown.
+    Column by column kind: x, then with `powers` x^2 and sqrt(x) (paper, section 4.1), then whether x is unknown.
     """
     unknown = np.isnan(x)
     known = np.where(unknown, np.float32(0), x)
     kinds = [known, known**2, np.sqrt(known)] if powers else [known]
-    kinds += [np.clip(known * bins - piece, 0, 1) for piece in range(bins)]
     return np.concatenate([*kinds, unknown.astype(np.float32)], axis=1)
 
 
-def width_of(powers: bool, bins: int) -> int:
+def width_of(powers: bool) -> int:
     """Inputs of the net a number."""
-    return (3 if powers else 1) + bins + 1
+    return 4 if powers else 2
 
 
 def _top(codes: Int32, size: int, clicks: int) -> Int32:

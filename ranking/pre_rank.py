@@ -154,7 +154,7 @@ def _about_mean(values: Float64, weights: Float64) -> Float64:
 def _inputs(quantiles: Quantiles, numbers: Float64) -> Float64:
     """The four inputs of numbers of any shape, [..., 4]."""
     normalised = quantiles.normalised(numbers.ravel()).astype(np.float32)
-    inputs = widened(normalised[:, None], powers=True, bins=0).astype(np.float64)
+    inputs = widened(normalised[:, None], powers=True).astype(np.float64)
     return inputs.reshape(*numbers.shape, len(INPUTS))
 
 

@@ -148,7 +148,7 @@ def _untrained(rows: RankingRows, cap: float, unit: str, config: RankingConfig) 
         numbers=columns.numbers,
         codes=columns.codes,
         sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
-        **config.model_dump(include={"hidden", "powers", "bins", "objective"}),
+        **config.model_dump(include={"hidden", "powers", "objective"}),
         **(_prior(rows, config) if MERGED in columns.numbers["pair"] else {}),
         unit=unit,
         seconds_cap=cap,
@@ -275,7 +275,7 @@ class _Examples:
     def take(self, rows: npt.NDArray[np.intp]) -> tuple[dict[str, Any], Float32]:
         shape = self.ranker.shape
         inputs: dict[str, Any] = {name: codes[rows] for name, codes in self.codes.items()}
-        inputs |= {n: widened(x[rows], shape.powers, shape.bins) for n, x in self.numbers.items()}
+        inputs |= {n: widened(x[rows], shape.powers) for n, x in self.numbers.items()}
         inputs |= {} if self.prior is None else {"prior": self.prior[rows]}
         return inputs, self.targets[rows]
 
@@ -358,7 +358,7 @@ class _Graph:
 
     def _inputs(self) -> dict[str, tuple[int, str]]:
         shape = self._shape
-        per_number = width_of(shape.powers, shape.bins)
+        per_number = width_of(shape.powers)
         numbers = {b: (per_number * len(shape.numbers[b]), "float32") for b in BLOCKS if shape.numbers[b]}
         codes = {f"codes_{b}": (len(shape.codes[b]), "int32") for b in BLOCKS if shape.codes[b]}
         prior = {"prior": (1, "float32")} if shape.prior else {}

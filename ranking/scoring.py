@@ -42,7 +42,6 @@ class RankerShape(BaseModel):
     sizes: dict[str, int]
     hidden: tuple[int, ...]
     powers: bool = True
-    bins: int = 0
     objective: str
     prior: str = ""
     prior_unknown: float = 0.0
@@ -61,7 +60,7 @@ class RankerShape(BaseModel):
     def width(self, block: str) -> int:
         """Inputs that a block gives the net: its embeddings, then its numbers."""
         embedded = sum(self.dims[space_of(name)] for name in self.codes[block])
-        return embedded + width_of(self.powers, self.bins) * len(self.numbers[block])
+        return embedded + width_of(self.powers) * len(self.numbers[block])
 
 
 def space_of(column: str) -> str:
@@ -117,7 +116,7 @@ class Ranker:
     def inputs(self, name: str, block: Block) -> Float32:
         """The numbers of a block as the net reads them, [n, width]."""
         numbers = self.normalisers.numbers(block, self.shape.numbers[name])
-        return widened(numbers, self.shape.powers, self.shape.bins)
+        return widened(numbers, self.shape.powers)
 
     def measures(self, item: Block) -> Float64:
         """Seconds that the odds count as one, of the rows [n] of an item's block."""

@@ -183,7 +183,7 @@ def small():
 SWITCHES = [
     {},
     {"hidden": ()},
-    {"powers": False, "bins": 5},
+    {"powers": False},
     {"objective": "multi_task"},
     {"objective": "paper"},
     {"objective": "click"},

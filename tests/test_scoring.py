@@ -82,7 +82,7 @@ def score_by_loop(ranker, blocks, row):
 SWITCHES = [
     {},
     {"hidden": ()},
-    {"hidden": (6,), "powers": False, "bins": 3},
+    {"hidden": (6,), "powers": False},
 ]
 
 
