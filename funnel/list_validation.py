@@ -1,8 +1,8 @@
 """The choice of a run: how its final lists are ordered, by what lists of the validation window would have held.
 
 The validation window lies between the last two towers' instants, `since` and labels_end. Its lists are recall's as of
-`since`, merged by what earlier instants taught, and ordered by the ranker that was trained on the rows before it. They
-are judged as lists: by the off-policy estimate where the log has propensities, else by the seconds (or watches) that
+`since`, blended by what was fitted on earlier instants, and ordered by the ranker that was trained on the rows before it.
+They are judged as lists: by the off-policy estimate where the log has propensities, else by the seconds (or watches) that
 they hold of what their users went on to watch.
 """
 

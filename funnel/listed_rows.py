@@ -8,7 +8,7 @@ import numpy.typing as npt
 from features.timeline import pair_keys
 from funnel.work import Work, watched
 from ranking.rows import MERGED, Exposures, thinned
-from recall.labelled import LabelledLists
+from recall.labelled_lists import LabelledLists
 from recall.tower_scores import rolled_columns
 
 Flags = npt.NDArray[np.bool_]
@@ -22,7 +22,7 @@ Labelled = tuple[Exposures, Flags, Float64, Float64]
 
 @dataclass(frozen=True)
 class Entries:
-    """Items [n] of lists `row`, with the score they were merged by (NaN: they were not), and what became of them.
+    """Items [n] of lists `row`, with the score they were blended by (NaN: they were not), and what became of them.
 
     `seconds` is T of the first click from the list's instant until the next tower's, 0 where there was none; `weight`
     is how many items an entry stands for.
@@ -49,7 +49,7 @@ def rows_of_lists(work: Work) -> Labelled:
     """What recall listed and was clicked next, and what was not.
 
     The latter are of the lists too, thinned to `negatives_per_user`; without `hard_negatives` as many items of the
-    catalogue, and then the merge's score, which these lack, is left out.
+    catalogue, and then the blender's score, which these lack, is left out.
     """
     lists, config = LabelledLists.load(work.inputs["candidates"]), work.config.ranking
     rng, most = np.random.default_rng([work.config.seed, 7]), config.negatives_per_user

@@ -22,10 +22,10 @@ from ranking.re_rank import ReRankConfig, Shelf, most_excluded, re_ranked, secon
 from ranking.recommend import Lists, Ordered, Recommender, recommender_of
 from ranking.rows import MERGED
 from ranking.scoring import Ranker
+from recall.blender import reserved_places
 from recall.candidates import Candidates
 from recall.tower import Tower
 from recall.tower_scores import Opinion
-from recall.train_blender import reserved_places
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -83,7 +83,7 @@ def taking_part(candidates: Candidates, order: ListOrder) -> Candidates:
 
 
 def unreserved(config: FunnelConfig, candidates: Candidates) -> int:
-    """How many of the candidates are there by the merge, not in places kept for what would be watched longest; no fewer
+    """How many of the candidates the blender placed, not counting places kept for what would be watched longest; no fewer
     than a final list is long."""
     kept = reserved_places(config.recall) if "expected_watch" in candidates.ranks else 0
     return max(config.recall.k - kept, config.ranking.top_k)

@@ -19,12 +19,13 @@ from funnel.lists import ArrayFile, Ranked, write_lists
 from funnel.plots import index_sweep
 from funnel.store import MEASURED
 from funnel.work import VALIDATION, Work, listed_users, logs_impressions
+from recall.blender import blend_in_shards
 from recall.candidates import Candidates
 from recall.config import RecallConfig
 from recall.generators.base import Log, Snapshot
 from recall.generators.retrieval import build_generators, switched_off
 from recall.tower import Tower
-from recall.train_blender import Learned, learn, merged_shards
+from recall.train_blender import FittedBlender, fit_blender
 
 if TYPE_CHECKING:
     from recall.train import Course
@@ -95,24 +96,27 @@ def write_candidates(work: Work) -> None:
     watches are known (`validation/`); where the log does not say what was shown, also lists as of all towers' instants
     with labels."""
     from recall.index import ItemIndex
-    from recall.labelled import labelled_lists, lists_of_cohort, validation_cohort
+    from recall.labelled_lists import blend_slice, draw_validation_slice, labelled_lists
 
     config, log = work.config.recall, _generator_log(work)
     for name, reason in switched_off(config, log).items():
         work.tell(f"generator {name} is off: {reason}")
-    learned = learn(config, log, work.towers, work.config.seed)
-    work.write_json("merge.json", learned.described())
-    work.tell(_merge_text(learned))
-    index, users, merge = ItemIndex.load(work.inputs["index"] / "items.faiss"), listed_users(work), learned.merge
-    snapshot = Snapshot(log, work.windows.labels_end, work.towers[-1], index, users, merge.popularity)
-    shards = merged_shards(build_generators(config, snapshot), merge, users, config)
+    fitted = fit_blender(config, log, work.towers, work.config.seed)
+    work.write_json("blender.json", fitted.described())
+    work.tell(_blender_text(fitted))
+    index, users, blender = ItemIndex.load(work.inputs["index"] / "items.faiss"), listed_users(work), fitted.blender
+    snapshot = Snapshot(log, work.windows.labels_end, work.towers[-1], index, users, blender.popularity)
+    shards = blend_in_shards(build_generators(config, snapshot), blender, users, config)
     write_lists(work.out / "candidates.parquet", work.ids, _saved(work.out, config, users, shards), {}, ranks=True)
-    cohort = validation_cohort(log, work.towers, VALIDATION_USERS, np.random.default_rng([work.config.seed, 29]))
-    for _ in _saved(work.out / VALIDATION, config, cohort.users, lists_of_cohort(config, log, cohort, merge)):
+    validation = draw_validation_slice(
+        log, work.towers, VALIDATION_USERS, np.random.default_rng([work.config.seed, 29])
+    )
+    blended = blend_slice(config, log, validation, blender)
+    for _ in _saved(work.out / VALIDATION, config, validation.users, blended):
         pass
     if not logs_impressions(work):
         rng = np.random.default_rng([work.config.seed, 19])
-        labelled_lists(config, log, work.towers, merge, rng).save(work.out)
+        labelled_lists(config, log, work.towers, blender, rng).save(work.out)
 
 
 def _refuse_long_lists(work: Work) -> None:
@@ -141,14 +145,14 @@ def _generator_log(work: Work) -> Log:
     return Log(work.readings, clicks, work.ids.items, items, work.windows, ledger)
 
 
-def _merge_text(learned: Learned) -> str:
-    rates = [f"{name} {', '.join(f'{rate:.3f}' for rate in by_k.values())}" for name, by_k in learned.rates.items()]
-    lengths = next(iter(learned.rates.values()), {})
-    return f"merge: {learned.merge.order}; {', '.join(lengths)} of checking users: {'; '.join(rates)}"
+def _blender_text(fitted: FittedBlender) -> str:
+    rates = [f"{name} {', '.join(f'{rate:.3f}' for rate in by_k.values())}" for name, by_k in fitted.rates.items()]
+    lengths = next(iter(fitted.rates.values()), {})
+    return f"blender: {fitted.blender.order}; {', '.join(lengths)} of validation users: {'; '.join(rates)}"
 
 
 def _saved(folder: Path, config: RecallConfig, users: Int32, shards: Iterable[Candidates]) -> Iterator[Ranked]:
-    """Merged lists of users, shard by shard, as they are written to a folder as arrays."""
+    """Blended lists of users, shard by shard, as they are written to a folder as arrays."""
     folder.mkdir(exist_ok=True)
     np.save(folder / "users.npy", users)
     files: dict[str, ArrayFile] = {}

@@ -2,7 +2,7 @@
 
 Keys are `waterfall.<stage>`, shares of the holdout's watch seconds; a generator alone is `waterfall.generator/<name>`,
 a slice of users `waterfall.<stage>/<slice>` with the slice's own seconds as the whole. `all`, what was `known` to the
-catalogue as of labels_end, what was `unseen` and so may be listed, then the `merged` candidates, those that pre-rank
+catalogue as of labels_end, what was `unseen` and so may be listed, then the `blended` candidates, those that pre-rank
 left, the ranker's lists, and the re-ranked ones.
 """
 
@@ -79,7 +79,7 @@ def _survivors(judged: Judged) -> dict[str, Flags]:
         f"{GENERATOR}{name}": _listed(judged, np.where(ranks > 0, judged.candidates, 0))
         for name, ranks in judged.generator_ranks.items()
     }
-    stages["merged"] = _listed(judged, judged.candidates)
+    stages["blended"] = _listed(judged, judged.candidates)
     stages |= {"pre_ranked": _listed(judged, judged.pre_ranked)} if config.pre_rank.keep else {}
     lists = {"ranked": judged.ranked} | ({"re_ranked": judged.final} if judged.ranked is not judged.final else {})
     ks = sorted({min(k, config.ranking.top_k) for k in (*config.report.at, config.ranking.top_k)}, reverse=True)
@@ -107,8 +107,8 @@ def _share(seconds: Float64, left: Flags) -> float:
 
 
 def _place(name: str) -> tuple[int, int]:
-    """Where a stage stands: ceilings, generators, the merge, pre-rank, then ranked lists from long to short."""
+    """Where a stage stands: ceilings, generators, the blender, pre-rank, then ranked lists from long to short."""
     if "@" in name:
         stage, k = name.split("@")
         return 6 + (stage == "re_ranked"), -int(k)
-    return ["all", "known", "unseen", "generator", "merged", "pre_ranked"].index(name.split("/")[0]), 0
+    return ["all", "known", "unseen", "generator", "blended", "pre_ranked"].index(name.split("/")[0]), 0

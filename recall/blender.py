@@ -4,15 +4,19 @@ Each model is a conditional logit (McFadden 1974): the chance that a user watche
 softmax over the union of x_i w. They are fitted where what was watched next is known, one for each instant.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from recall.generators.base import Columns, Named
-from recall.logit import Lesson, fit, log_sums
+from recall.candidates import Candidates
+from recall.config import RecallConfig
+from recall.generators.base import Columns, Popularity
+from recall.generators.retrieval import Found, Generators
+from recall.generators.union import Union
+from recall.logit import log_sums
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -21,70 +25,16 @@ Int64 = npt.NDArray[np.int64]
 Intp = npt.NDArray[np.intp]
 UInt16 = npt.NDArray[np.uint16]
 
+USERS_A_SHARD = 2048
 # Users are weighed by how much is known of them: at least so many watches.
 GROUPS = (0, 1, 10)
-_RANK_BITS, _ITEM_BITS = 16, 32
-
-
-@dataclass(frozen=True)
-class Union:
-    """The distinct candidates of some users: pairs [p] of `rows` and `items`, by row, then item.
-
-    `named` is what each generator gave, `ranks[generator]` uint16 [p] its rank of each pair, 0 = it did not name it.
-    """
-
-    users: int
-    rows: Intp
-    items: Int32
-    named: Mapping[str, Named]
-    ranks: Mapping[str, UInt16]
-
-    @cached_property
-    def counts(self) -> Int64:
-        """How many candidates each user has, [users]."""
-        return np.bincount(self.rows, minlength=self.users)
-
-    @cached_property
-    def starts(self) -> Int64:
-        return np.cumsum(self.counts) - self.counts
-
-    @property
-    def rank_columns(self) -> Columns:
-        """Minus the logarithm of each generator's rank; what it did not name stands just past its list."""
-        last = {name: named.items.shape[1] + 1 for name, named in self.named.items()}
-        return {f"{n}_rank": -np.log(np.where(r, r, last[n])).astype(np.float32) for n, r in self.ranks.items()}
-
-
-def union_of(named: Mapping[str, Named]) -> Union:
-    """The union of generators' lists, [n, m] each, over the same users."""
-    keys = np.concatenate([_keys(number, each.items) for number, each in enumerate(named.values())], axis=1)
-    keys.sort(axis=1)
-    items = (keys >> _ITEM_BITS).astype(np.int32)
-    new = np.diff(items, axis=1, prepend=0) != 0
-    place = np.cumsum(new).reshape(new.shape) - 1
-    rows, _ = np.nonzero(new)
-    ranks = np.zeros((len(named), len(rows)), np.uint16)
-    filled = items > 0
-    ranks[_generator(keys[filled]), place[filled]] = (keys[filled] & 0xFFFF).astype(np.uint16)
-    return Union(len(keys), rows, items[new], named, dict(zip(named, ranks, strict=True)))
-
-
-def _keys(generator: int, items: Int32) -> Int64:
-    """Item, generator and rank of each entry of lists [n, m] in an integer that sorts by item; 0 where none is."""
-    ranks = np.arange(1, items.shape[1] + 1)
-    keys = (items.astype(np.int64) << _ITEM_BITS) | (generator << _RANK_BITS) | ranks
-    return np.where(items > 0, keys, 0)
-
-
-def _generator(keys: Int64) -> Int64:
-    return (keys >> _RANK_BITS) & 0xFFFF
 
 
 @dataclass(frozen=True)
 class Blend:
-    """Weights of the named columns, [experts, groups, columns]: each expert learnt from one instant, for each group.
+    """Weights of the named columns, [experts, groups, columns]: each expert fitted on one instant, for each group.
 
-    `instants` [experts] says from which; it is empty where they learnt from all of them, or from none.
+    `instants` [experts] says from which; it is empty where they were fitted on all of them, or on none.
     """
 
     columns: tuple[str, ...]
@@ -92,7 +42,7 @@ class Blend:
     instants: tuple[int, ...] = ()
 
     def without(self, instant: int) -> "Blend":
-        """The experts that learnt from other instants, who know no more of this one than they will of the next.
+        """The experts that were fitted on other instants: they know no more of this one than they will of the next.
 
         All of them where there are no others.
         """
@@ -126,11 +76,6 @@ class Blend:
 def flat_blend(weights: Mapping[str, float]) -> Blend:
     """One expert with the same weights for every group."""
     return Blend(tuple(weights), np.tile(np.array(list(weights.values()), float), (1, len(GROUPS), 1)))
-
-
-def blend_of(lessons: Sequence[Lesson], instants: Sequence[int] = ()) -> Blend:
-    """One expert for each lesson, and the instants that taught them; lessons have the same columns."""
-    return Blend(lessons[0].columns, np.stack([fit(lesson, len(GROUPS)) for lesson in lessons]), tuple(instants))
 
 
 def group_of(lengths: npt.NDArray[np.integer]) -> Intp:
@@ -175,6 +120,69 @@ def best_with_share(union: Union, scores: Float32, k: int, kept: int, ranks: UIn
     return best(union, np.where(listed, scores, -np.inf).astype(np.float32), k)
 
 
-def joined(parts: Sequence[Columns]) -> Columns:
-    """Columns of one set of pairs in one mapping."""
-    return {name: values for part in parts for name, values in part.items()}
+@dataclass(frozen=True)
+class Blender:
+    """How a run's lists are blended: the choice of popularity, the order's name and its weights (None: round robin)."""
+
+    popularity: Popularity
+    order: str
+    blend: Blend | None
+
+    def without(self, instant: int) -> "Blender":
+        """The blender as it was fitted on other instants."""
+        return self if self.blend is None else replace(self, blend=self.blend.without(instant))
+
+    def scores(self, found: Found) -> Float32:
+        """log P(next) of every pair of a union, [p]: the chance that it is what its user watches next.
+
+        Round robin knows no chances: they are taken to fall as 1 / turn (Zipf's law).
+        """
+        if self.blend is None:
+            turns = round_robin(found.union).astype(np.float64)
+            return (turns - log_sums(turns, found.union.counts)).astype(np.float32)
+        return self.blend.scores(found.columns, group_of(found.lengths), found.union)
+
+
+def blend_in_shards(
+    generators: Generators, blender: Blender, users: Int32, config: RecallConfig
+) -> Iterator[Candidates]:
+    """`blend_candidates` in shards of users; nobody is one empty shard."""
+    kept = reserved_places(config)
+    for at in range(0, max(len(users), 1), USERS_A_SHARD):
+        yield blend_candidates(generators, blender, users[at : at + USERS_A_SHARD], config.k, kept)
+
+
+def reserved_places(config: RecallConfig) -> int:
+    """How many of the k places are kept for what would be watched longest, where that generator is in force."""
+    return round(config.expected_watch_share * config.k)
+
+
+def blend_candidates(generators: Generators, blender: Blender, users: Int32, k: int, kept: int = 0) -> Candidates:
+    """The k best candidates of each user by the blender, with what each generator said of them.
+
+    `kept` of the places are for what would be watched longest, where that generator is in force.
+    """
+    found = generators.find(users)
+    union, scores = found.union, blender.scores(found)
+    longest = union.ranks.get("expected_watch")
+    places = best(union, scores, k) if longest is None else best_with_share(union, scores, k, kept, longest)
+    listed, at = places >= 0, np.maximum(places, 0)
+
+    def picked(values: npt.NDArray[Any], missing: float) -> npt.NDArray[Any]:
+        return np.where(listed, values[at], values.dtype.type(missing)) if len(values) else np.full(at.shape, missing)
+
+    ranks = {name: picked(of_pairs, 0).astype(np.uint16) for name, of_pairs in union.ranks.items()}
+    return Candidates(
+        users,
+        picked(union.items, 0).astype(np.int32),
+        picked(scores, -np.inf).astype(np.float32),
+        picked(found.tower_scores, np.nan).astype(np.float32),
+        ranks,
+        {name: _scores_by_rank(union.named[name].scores, ranks[name]) for name in ranks},
+    )
+
+
+def _scores_by_rank(scores: Float32, ranks: npt.NDArray[np.uint16]) -> Float32:
+    """A generator's scores [n, m] at ranks [n, k] from 1; NaN at rank 0."""
+    at = np.maximum(ranks.astype(np.int64) - 1, 0)
+    return np.where(ranks > 0, np.take_along_axis(scores, at, axis=1), np.nan).astype(np.float32)

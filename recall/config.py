@@ -51,9 +51,9 @@ class RecallConfig(BaseModel):
     index_overlap: float = Field(0.99, gt=0, le=1)
     generators: tuple[GeneratorName, ...] = Field(GENERATORS, min_length=1)
     generator_items: int = Field(100, ge=1, le=10_000)
-    merge: Literal["learned", "round_robin"] = "learned"
+    blend: Literal["fitted", "round_robin"] = "fitted"
     expected_watch_share: float = Field(0.25, ge=0, le=1)
-    merge_users: int = Field(10_000, ge=1)
+    blend_users: int = Field(10_000, ge=1)
 
     @field_validator("generators")
     @classmethod

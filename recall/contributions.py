@@ -1,4 +1,4 @@
-"""What each generator brings to the merged candidates: how much it names, finds, and finds alone."""
+"""What each generator brings to the blended candidates: how much it names, finds, and finds alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Contribution:
 
 
 def contributions(ranks: Mapping[str, Ints], filled: Flags, hit: Flags, watches: int) -> dict[str, Contribution]:
-    """Each generator's contribution to merged lists, whose places are [n, k].
+    """Each generator's contribution to blended lists, whose places are [n, k].
 
     `ranks[generator]` says at which rank it named the candidate of each place, 0 = not; `filled` are the places
     with a candidate, `hit` those whose candidate was watched (`recall.metrics.hits`), `watches` all of the holdout.

@@ -6,9 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recall.blender import best, best_with_share, blend_of, flat_blend, group_of, round_robin, union_of
+from recall.blender import best, best_with_share, flat_blend, group_of, round_robin
 from recall.generators.base import Named
-from recall.logit import Lesson
+from recall.generators.union import union_of
+from recall.logit import TrainingSet
+from recall.train_blender import fit_blend
 
 LIST = st.lists(st.integers(1, 9), max_size=4, unique=True).map(lambda items: items + [0] * (4 - len(items)))
 LISTS = st.lists(st.tuples(LIST, LIST, LIST), min_size=1, max_size=4)
@@ -105,14 +107,16 @@ def test_groups_go_by_the_number_of_watches():
     assert group_of(np.array([0, 1, 9, 10, 400])).tolist() == [0, 1, 1, 2, 2]
 
 
-def test_each_lesson_makes_an_expert():
+def test_each_training_set_makes_an_expert():
     rng = np.random.default_rng(1)
     matrix = rng.normal(size=(400, 2)).astype(np.float32)
     watched = [
         matrix.reshape(100, 4, 2)[..., n] == matrix.reshape(100, 4, 2)[..., n].max(1, keepdims=True) for n in (0, 1)
     ]
-    lessons = [Lesson(("x", "y"), matrix, np.full(100, 4), which.ravel(), np.ones(100, int)) for which in watched]
-    weights = blend_of(lessons).weights
+    training_sets = [
+        TrainingSet(("x", "y"), matrix, np.full(100, 4), which.ravel(), np.ones(100, int)) for which in watched
+    ]
+    weights = fit_blend(training_sets).weights
     assert weights.shape == (2, 3, 2)
     assert (weights[0, :, 0] > 1).all()
     assert (weights[1, :, 1] > 1).all()

@@ -392,8 +392,8 @@ def test_the_waterfall_only_ever_loses_and_ends_at_the_lists(run: Run) -> None:
         published = clicks["item_id"].map(born).between(start, cut, inclusive="left")
         known = clicks[clicks["item_id"].isin(run.before["item_id"]) | published]
     unseen = known.merge(run.seen, on=PAIR, how="left", indicator=True).query("_merge == 'left_only'")
-    merged, final = (clicks.merge(run.table(n)[PAIR], on=PAIR) for n in ("candidates", "recommendations"))
-    stages = {"all": clicks, "known": known, "unseen": unseen, "merged": merged, f"ranked@{TOP_K}": final}
+    blended, final = (clicks.merge(run.table(n)[PAIR], on=PAIR) for n in ("candidates", "recommendations"))
+    stages = {"all": clicks, "known": known, "unseen": unseen, "blended": blended, f"ranked@{TOP_K}": final}
     for name, left in stages.items():
         assert report[f"waterfall.{name}"] == pytest.approx(left["watch_seconds"].sum() / total), name
     shares = [report[f"waterfall.{name}"] for name in stages]
@@ -401,7 +401,7 @@ def test_the_waterfall_only_ever_loses_and_ends_at_the_lists(run: Run) -> None:
     assert shares[-1] == pytest.approx(report["funnel.watch_seconds_share@10"])
     generators = {name: value for name, value in report.items() if name.startswith("waterfall.generator/")}
     assert generators
-    assert max(generators.values()) <= report["waterfall.merged"] + 1e-12
+    assert max(generators.values()) <= report["waterfall.blended"] + 1e-12
 
 
 @of_time
@@ -438,16 +438,16 @@ def test_what_pre_rank_loses_can_be_recomputed_from_the_files(pre_ranked: Run, a
 
 
 @of_time
-def test_pre_rank_is_a_stage_of_the_waterfall_between_the_merge_and_the_lists(
+def test_pre_rank_is_a_stage_of_the_waterfall_between_the_blender_and_the_lists(
     pre_ranked: Run, left: pd.DataFrame
 ) -> None:
     report = pre_ranked.report
     clicks = pre_ranked.holdout[pre_ranked.holdout["clicked"]]
     share = clicks.merge(left, on=PAIR)["watch_seconds"].sum() / clicks["watch_seconds"].sum()
     assert report["waterfall.pre_ranked"] == pytest.approx(share)
-    assert report["waterfall.merged"] >= share >= report[f"waterfall.ranked@{TOP_K}"]
+    assert report["waterfall.blended"] >= share >= report[f"waterfall.ranked@{TOP_K}"]
     stages = list(waterfall_table(report).index)
-    assert stages[-3:] == ["merged", "pre_ranked", f"ranked@{TOP_K}"]
+    assert stages[-3:] == ["blended", "pre_ranked", f"ranked@{TOP_K}"]
     assert any(name.startswith("waterfall.pre_ranked/") for name in report)
 
 

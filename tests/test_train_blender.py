@@ -1,18 +1,19 @@
-"""The merge learns which generator knows the next watch, and its lists keep who named what."""
+"""The blender learns which generator knows the next watch, and its lists keep who named what."""
 
 import numpy as np
 import pytest
 
 from features.histories import histories_of
-from recall import train_blender
+from recall import blender, train_blender
+from recall.blender import Blender, blend_candidates, blend_in_shards
 from recall.candidates import pairs_before, pairs_between
 from recall.config import RecallConfig
 from recall.generators.base import Popularity, Snapshot
 from recall.generators.retrieval import build_generators
 from recall.index import index_of
-from recall.train_blender import Merge, cohorts, learn, merged, merged_shards
+from recall.train_blender import draw_slices, fit_blender
 
-CONFIG = RecallConfig(k=12, generator_items=8, merge_users=400)
+CONFIG = RecallConfig(k=12, generator_items=8, blend_users=400)
 
 
 def generators(world, config, popularity):
@@ -22,24 +23,26 @@ def generators(world, config, popularity):
 
 
 @pytest.fixture(scope="module")
-def learned(chain_world):
-    return learn(CONFIG, chain_world.log, chain_world.towers, seed=0)
+def fitted(chain_world):
+    return fit_blender(CONFIG, chain_world.log, chain_world.towers, seed=0)
 
 
 @pytest.fixture(scope="module")
-def lists(chain_world, learned):
-    return merged(generators(chain_world, CONFIG, learned.merge.popularity), learned.merge, chain_world.users, CONFIG.k)
+def lists(chain_world, fitted):
+    return blend_candidates(
+        generators(chain_world, CONFIG, fitted.blender.popularity), fitted.blender, chain_world.users, CONFIG.k
+    )
 
 
-def test_the_merge_learns_that_co_visitation_knows_the_next_watch(learned):
-    assert learned.merge.order == "learned"
-    rates = learned.rates
-    assert rates["learned"]["hit_rate@10"] > rates["tower"]["hit_rate@10"] + 0.2
-    assert rates["learned"]["hit_rate@10"] >= rates["co_visitation alone"]["hit_rate@10"] - 0.05
-    assert [each["users"] > 0 for each in learned.taught] == [True, True]
+def test_the_blender_finds_that_co_visitation_knows_the_next_watch(fitted):
+    assert fitted.blender.order == "fitted"
+    rates = fitted.rates
+    assert rates["fitted"]["hit_rate@10"] > rates["tower"]["hit_rate@10"] + 0.2
+    assert rates["fitted"]["hit_rate@10"] >= rates["co_visitation alone"]["hit_rate@10"] - 0.05
+    assert [each["users"] > 0 for each in fitted.fitted_on] == [True, True]
 
 
-def test_the_next_watch_of_the_holdout_comes_early_in_the_merged_lists(chain_world, lists):
+def test_the_next_watch_of_the_holdout_comes_early_in_the_blended_lists(chain_world, lists):
     windows, watches = chain_world.log.windows, chain_world.log.clicks
     went_on = pairs_between(chain_world.users, watches, windows.labels_end, windows.holdout_end)
     began = pairs_before(chain_world.users, watches, windows.labels_end).counts > 2
@@ -55,8 +58,8 @@ def test_lists_are_full_hold_nothing_seen_and_fall_in_score(chain_world, lists):
     assert all(len(set(row)) == CONFIG.k for row in lists.items.tolist())
 
 
-def test_merged_lists_keep_each_generators_rank_and_score_and_the_towers(chain_world, learned, lists):
-    found = generators(chain_world, CONFIG, learned.merge.popularity).find(chain_world.users)
+def test_blended_lists_keep_each_generators_rank_and_score_and_the_towers(chain_world, fitted, lists):
+    found = generators(chain_world, CONFIG, fitted.blender.popularity).find(chain_world.users)
     assert (np.stack(list(lists.ranks.values())) > 0).any(axis=0).all()
     tower = chain_world.towers[-1]
     inputs = chain_world.log.readings.inputs_at(tower.shape, chain_world.users, chain_world.log.windows.labels_end)
@@ -80,46 +83,47 @@ def test_a_new_user_gets_a_full_list_with_popular_items(chain_world, lists):
     assert (lists.ranks["co_visitation"][399] == 0).all()
 
 
-def test_shards_and_reruns_give_the_same_lists(chain_world, learned, lists, monkeypatch):
+def test_shards_and_reruns_give_the_same_lists(chain_world, fitted, lists, monkeypatch):
     monkeypatch.setattr(train_blender, "USERS_A_SHARD", 17)
-    again = learn(CONFIG, chain_world.log, chain_world.towers, seed=0).merge
+    monkeypatch.setattr(blender, "USERS_A_SHARD", 17)
+    again = fit_blender(CONFIG, chain_world.log, chain_world.towers, seed=0).merge
     of_users = generators(chain_world, CONFIG, again.popularity)
-    parts = list(merged_shards(of_users, learned.merge, chain_world.users, CONFIG))
+    parts = list(blend_in_shards(of_users, fitted.blender, chain_world.users, CONFIG))
     np.testing.assert_array_equal(np.concatenate([part.items for part in parts]), lists.items)
-    assert again.popularity == learned.merge.popularity
-    assert again.order == learned.merge.order
+    assert again.popularity == fitted.blender.popularity
+    assert again.order == fitted.blender.order
 
 
-def test_nobody_is_an_empty_shard(chain_world, learned):
-    of_users = generators(chain_world, CONFIG, learned.merge.popularity)
-    (part,) = merged_shards(of_users, learned.merge, chain_world.users[:0], CONFIG)
+def test_nobody_is_an_empty_shard(chain_world, fitted):
+    of_users = generators(chain_world, CONFIG, fitted.blender.popularity)
+    (part,) = blend_in_shards(of_users, fitted.blender, chain_world.users[:0], CONFIG)
     assert part.items.shape == part.tower_scores.shape == part.ranks["tower"].shape == (0, CONFIG.k)
 
 
 def test_lists_are_short_only_where_the_unseen_run_out(chain_world):
     config = RecallConfig(k=130, generator_items=5)
-    merge = Merge(Popularity(), "round_robin", None)
-    lists = merged(generators(chain_world, config, Popularity()), merge, chain_world.users, config.k)
+    blender = Blender(Popularity(), "round_robin", None)
+    lists = blend_candidates(generators(chain_world, config, Popularity()), blender, chain_world.users, config.k)
     seen = pairs_before(chain_world.users, chain_world.log.clicks, chain_world.log.windows.labels_end)
     assert ((lists.items > 0).sum(axis=1) == 120 - seen.counts).all()
     assert np.isneginf(lists.scores[lists.items == 0]).all()
     assert (lists.ranks["tower"][lists.items == 0] == 0).all()
 
 
-def test_round_robin_learns_no_weights(chain_world):
-    config = CONFIG.model_copy(update={"merge": "round_robin"})
-    learned = learn(config, chain_world.log, chain_world.towers, seed=0)
-    assert learned.merge.blend is None
-    assert learned.described()["weights"] == []
-    lists = merged(generators(chain_world, config, Popularity()), learned.merge, chain_world.users, config.k)
+def test_round_robin_fits_no_weights(chain_world):
+    config = CONFIG.model_copy(update={"blend": "round_robin"})
+    fitted = fit_blender(config, chain_world.log, chain_world.towers, seed=0)
+    assert fitted.blender.blend is None
+    assert fitted.described()["weights"] == []
+    lists = blend_candidates(generators(chain_world, config, Popularity()), fitted.blender, chain_world.users, config.k)
     assert (lists.ranks["tower"][:, 0] == 1).all()
 
 
-def test_too_few_teachers_leave_the_order_to_the_ranks_or_the_tower(chain_world, monkeypatch):
+def test_too_few_users_to_fit_on_leave_the_order_to_the_ranks_or_the_tower(chain_world, monkeypatch):
     monkeypatch.setattr(train_blender, "FEWEST", 10_000)
-    learned = learn(CONFIG, chain_world.log, chain_world.towers, seed=0)
-    assert learned.merge.order in ("ranks", "tower")
-    assert "learned" not in learned.rates
+    fitted = fit_blender(CONFIG, chain_world.log, chain_world.towers, seed=0)
+    assert fitted.blender.order in ("ranks", "tower")
+    assert "fitted" not in fitted.rates
 
 
 def test_a_log_without_watches_after_its_towers_still_gets_lists(chain_world):
@@ -131,13 +135,13 @@ def test_a_log_without_watches_after_its_towers_still_gets_lists(chain_world):
         chain_world.log.items,
         chain_world.log.windows,
     )
-    learned = learn(CONFIG, log, chain_world.towers, seed=0)
-    assert learned.merge.order == "ranks"
+    fitted = fit_blender(CONFIG, log, chain_world.towers, seed=0)
+    assert fitted.blender.order == "ranks"
 
 
-def test_cohorts_are_users_who_watched_between_two_towers_and_never_more_than_asked(chain_world):
+def test_slices_are_users_who_watched_between_two_towers_and_never_more_than_asked(chain_world):
     watches = chain_world.log.clicks
-    drawn = cohorts(watches, chain_world.towers, 20, np.random.default_rng(1))
+    drawn = draw_slices(watches, chain_world.towers, 20, np.random.default_rng(1))
     assert [(each.tower.shape.as_of, each.until) for each in drawn] == [
         (each.since, later.shape.as_of) for each, later in zip(drawn, chain_world.towers[1:], strict=True)
     ]

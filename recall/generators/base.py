@@ -184,7 +184,7 @@ class Answer(Protocol):
         """Its best k items of each user, none of them seen (but for the re-watch generator)."""
 
     def columns(self, rows: Intp, items: Int32) -> Columns:
-        """What it says of any pairs [p] of a request's row and an item, as standardised columns of the merge, [p]."""
+        """What it says of any pairs [p] of a request's row and an item, as standardised columns of the blender, [p]."""
 
 
 class CandidateGenerator(Protocol):

@@ -176,7 +176,7 @@ def fit_expected_watch(ledger: Ledger, catalogue: Flags, as_of: int) -> Expected
     `catalogue` flags over the items that existed by then say which may be named. With too few clicks, everything is
     alike and it names nothing.
     """
-    numbers, seconds = _lessons(ledger, as_of)
+    numbers, seconds = _training_rows(ledger, as_of)
     some = np.flatnonzero(catalogue).astype(np.int32)
     if np.count_nonzero(seconds) < FEWEST_CLICKS:
         return ExpectedWatch(ledger, as_of, NO_ODDS, some[:0], np.zeros(0, np.float32))
@@ -186,7 +186,7 @@ def fit_expected_watch(ledger: Ledger, catalogue: Flags, as_of: int) -> Expected
     return ExpectedWatch(ledger, as_of, odds, some[best], alone[best])
 
 
-def _lessons(ledger: Ledger, as_of: int) -> tuple[Numbers, Float64]:
+def _training_rows(ledger: Ledger, as_of: int) -> tuple[Numbers, Float64]:
     """Columns and T of the newest impressions before an instant; clicks of unknown seconds are left out."""
     events = ledger.events
     before = np.flatnonzero((events.instants < as_of) & ~np.isnan(events.seconds))

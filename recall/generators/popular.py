@@ -148,12 +148,12 @@ def _popular_alone(log: Log, catalogue: Flags, as_of: int, popularity: Popularit
     return Popular(shares(counts), catalogue, segments, {})
 
 
-def choose_popularity(log: Log, cohorts: Sequence[tuple[Int32, int, int]]) -> Popularity:
+def choose_popularity(log: Log, slices: Sequence[tuple[Int32, int, int]]) -> Popularity:
     """The half life, and then the segment, whose popular lists hit most of what users watched after.
 
-    Each cohort is users and two instants: lists are as of the first, and hit what was watched before the second.
+    Each slice is users and two instants: lists are as of the first, and hit what was watched before the second.
     """
-    rounds = [_Round(log, *cohort) for cohort in cohorts if len(cohort[0])]
+    rounds = [_Round(log, *each) for each in slices if len(each[0])]
 
     def hits(popularity: Popularity) -> float:
         return sum(each.hit_share(popularity) for each in rounds)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from recall.blender import Union, joined, union_of
 from recall.config import GeneratorName, RecallConfig
 from recall.generators import (
     co_visitation,
@@ -23,6 +22,7 @@ from recall.generators import (
     tower,
 )
 from recall.generators.base import CandidateGenerator, Columns, Log, Snapshot
+from recall.generators.union import Union, joined, union_of
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]

@@ -13,14 +13,14 @@ from features.world import WorldConfig
 from funnel.run import run_line
 from funnel.store import MANIFEST
 from ranking.rows import MERGED, RankingRows
-from recall.blender import GROUPS, Blend
+from recall.blender import GROUPS, Blend, Blender, blend_candidates
 from recall.candidates import pairs_before
 from recall.config import RecallConfig
 from recall.generators.base import Popularity, Snapshot
 from recall.generators.retrieval import build_generators
 from recall.index import index_of
-from recall.labelled import LabelledLists, labelled_lists
-from recall.train_blender import Merge, cohorts, merged
+from recall.labelled_lists import LabelledLists, labelled_lists
+from recall.train_blender import draw_slices
 
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
@@ -33,39 +33,39 @@ SMALL = (
 CONFIG = RecallConfig(k=12, generator_items=8, label_users=90)
 
 
-def test_lists_are_the_merges_as_of_each_instant_but_the_last(chain_world):
-    log, towers, merge = chain_world.log, chain_world.towers, Merge(Popularity(), "round_robin", None)
-    lists = labelled_lists(CONFIG, log, towers, merge, np.random.default_rng(1))
-    drawn = cohorts(log.readings.histories, towers, CONFIG.label_users, np.random.default_rng(1))
+def test_lists_are_the_blenders_as_of_each_instant_but_the_last(chain_world):
+    log, towers, blender = chain_world.log, chain_world.towers, Blender(Popularity(), "round_robin", None)
+    lists = labelled_lists(CONFIG, log, towers, blender, np.random.default_rng(1))
+    drawn = draw_slices(log.readings.histories, towers, CONFIG.label_users, np.random.default_rng(1))
     assert sorted({*zip(lists.since, lists.until, strict=True)}) == [(each.since, each.until) for each in drawn]
     assert [(each.tower.shape.as_of, len(each.users)) for each in drawn] == [(each.since, 45) for each in drawn]
-    for cohort in drawn:
-        index = index_of(cohort.tower.item_vectors, cohort.tower.catalogue)
-        snapshot = Snapshot(log, cohort.since, cohort.tower, index, cohort.users, merge.popularity)
+    for each in drawn:
+        index = index_of(each.tower.item_vectors, each.tower.catalogue)
+        snapshot = Snapshot(log, each.since, each.tower, index, each.users, blender.popularity)
         generators = build_generators(CONFIG, snapshot)
-        expected, of = merged(generators, merge, cohort.users, CONFIG.k), lists.since == cohort.since
-        np.testing.assert_array_equal(lists.users[of], cohort.users)
+        expected, of = blend_candidates(generators, blender, each.users, CONFIG.k), lists.since == each.since
+        np.testing.assert_array_equal(lists.users[of], each.users)
         np.testing.assert_array_equal(lists.items[of], expected.items)
         np.testing.assert_array_equal(lists.scores[of], expected.scores)
-        seen = pairs_before(cohort.users, log.clicks, cohort.since)
-        assert not seen.holds(np.arange(len(cohort.users))[:, None], lists.items[of]).any()
+        seen = pairs_before(each.users, log.clicks, each.since)
+        assert not seen.holds(np.arange(len(each.users))[:, None], lists.items[of]).any()
 
 
-def test_a_list_is_merged_by_what_other_instants_taught(chain_world):
+def test_a_list_is_blended_by_what_was_fitted_on_other_instants(chain_world):
     log, towers = chain_world.log, chain_world.towers
-    taught = [tower.shape.as_of for tower in towers[:-1]]
-    weights = np.random.default_rng(0).normal(size=(len(taught), len(GROUPS), 1))
-    merge = Merge(Popularity(), "learned", Blend(("tower",), weights, tuple(taught)))
-    lists = labelled_lists(CONFIG, log, towers, merge, np.random.default_rng(1))
-    for number, since in enumerate(taught):
-        others = [other for other in range(len(taught)) if other != number]
-        alone = Merge(Popularity(), "learned", Blend(("tower",), weights[others]))
+    fitted_on = [tower.shape.as_of for tower in towers[:-1]]
+    weights = np.random.default_rng(0).normal(size=(len(fitted_on), len(GROUPS), 1))
+    blender = Blender(Popularity(), "fitted", Blend(("tower",), weights, tuple(fitted_on)))
+    lists = labelled_lists(CONFIG, log, towers, blender, np.random.default_rng(1))
+    for number, since in enumerate(fitted_on):
+        others = [other for other in range(len(fitted_on)) if other != number]
+        alone = Blender(Popularity(), "fitted", Blend(("tower",), weights[others]))
         expected = labelled_lists(CONFIG, log, towers, alone, np.random.default_rng(1))
         np.testing.assert_array_equal(lists.items[lists.since == since], expected.items[expected.since == since])
         np.testing.assert_array_equal(lists.scores[lists.since == since], expected.scores[expected.since == since])
-    np.testing.assert_array_equal(merge.without(-1).blend.weights, weights)
-    only = Blend(("tower",), weights[:1], (taught[0],))
-    assert only.without(taught[0]) is only
+    np.testing.assert_array_equal(blender.without(-1).blend.weights, weights)
+    only = Blend(("tower",), weights[:1], (fitted_on[0],))
+    assert only.without(fitted_on[0]) is only
 
 
 def test_lists_are_read_as_they_were_saved(tmp_path):
@@ -99,7 +99,7 @@ class ClicksAlone:
         return log[(log["timestamp"] >= since) & (log["timestamp"] < until)].groupby("item")["watch_seconds"].first()
 
     def entries(self):
-        """Each list's items: when it was made, the item, the merge's score, and T of its first click (NaN: none)."""
+        """Each list's items: when it was made, the item, the blender's score, and T of its first click (NaN: none)."""
         lists = self.lists
         made = [
             pd.DataFrame(
@@ -150,9 +150,9 @@ def test_listed_items_that_were_not_are_thinned_and_stand_for_all_of_them(clicks
     assert (~rows.clicked).sum() == sizes.clip(upper=6).sum()
     assert rows.weight[~rows.clicked].sum() == pytest.approx(sizes.sum())
     known = set(zip(negatives["since"], negatives["item"], negatives["merged"].astype(np.float32), strict=True))
-    merged = rows.blocks["pair"].numbers[MERGED][~rows.clicked].astype(np.float32)
+    listed = rows.blocks["pair"].numbers[MERGED][~rows.clicked].astype(np.float32)
     items = rows.blocks["item"].codes["item"][~rows.clicked]
-    assert set(zip(rows.instants[~rows.clicked], items, merged, strict=True)) <= known
+    assert set(zip(rows.instants[~rows.clicked], items, listed, strict=True)) <= known
 
 
 def test_any_items_of_the_catalogue_can_be_the_negatives(data, tmp_path):

@@ -1,0 +1,76 @@
+"""The distinct candidates of some users: the union of what generators name for them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from recall.generators.base import Columns, Named
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Intp = npt.NDArray[np.intp]
+UInt16 = npt.NDArray[np.uint16]
+
+_RANK_BITS, _ITEM_BITS = 16, 32
+
+
+@dataclass(frozen=True)
+class Union:
+    """The distinct candidates of some users: pairs [p] of `rows` and `items`, by row, then item.
+
+    `named` is what each generator gave, `ranks[generator]` uint16 [p] its rank of each pair, 0 = it did not name it.
+    """
+
+    users: int
+    rows: Intp
+    items: Int32
+    named: Mapping[str, Named]
+    ranks: Mapping[str, UInt16]
+
+    @cached_property
+    def counts(self) -> Int64:
+        """How many candidates each user has, [users]."""
+        return np.bincount(self.rows, minlength=self.users)
+
+    @cached_property
+    def starts(self) -> Int64:
+        return np.cumsum(self.counts) - self.counts
+
+    @property
+    def rank_columns(self) -> Columns:
+        """Minus the logarithm of each generator's rank; what it did not name stands just past its list."""
+        last = {name: named.items.shape[1] + 1 for name, named in self.named.items()}
+        return {f"{n}_rank": -np.log(np.where(r, r, last[n])).astype(np.float32) for n, r in self.ranks.items()}
+
+
+def union_of(named: Mapping[str, Named]) -> Union:
+    """The union of generators' lists, [n, m] each, over the same users."""
+    keys = np.concatenate([_keys(number, each.items) for number, each in enumerate(named.values())], axis=1)
+    keys.sort(axis=1)
+    items = (keys >> _ITEM_BITS).astype(np.int32)
+    new = np.diff(items, axis=1, prepend=0) != 0
+    place = np.cumsum(new).reshape(new.shape) - 1
+    rows, _ = np.nonzero(new)
+    ranks = np.zeros((len(named), len(rows)), np.uint16)
+    filled = items > 0
+    ranks[_generator(keys[filled]), place[filled]] = (keys[filled] & 0xFFFF).astype(np.uint16)
+    return Union(len(keys), rows, items[new], named, dict(zip(named, ranks, strict=True)))
+
+
+def _keys(generator: int, items: Int32) -> Int64:
+    """Item, generator and rank of each entry of lists [n, m] in an integer that sorts by item; 0 where none is."""
+    ranks = np.arange(1, items.shape[1] + 1)
+    keys = (items.astype(np.int64) << _ITEM_BITS) | (generator << _RANK_BITS) | ranks
+    return np.where(items > 0, keys, 0)
+
+
+def _generator(keys: Int64) -> Int64:
+    return (keys >> _RANK_BITS) & 0xFFFF
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """Columns of one set of pairs in one mapping."""
+    return {name: values for part in parts for name, values in part.items()}
