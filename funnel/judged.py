@@ -14,7 +14,7 @@ from funnel.metrics import listed_seconds_at
 from funnel.work import Impressions, Work, held_out, saved_candidates, watched
 from ranking.list_order import Gains
 from recall.baselines import ease_fits, ease_lists, item_knn_lists
-from recall.generators.popular import popular_lists_by_span, popularity
+from recall.generators.popular import counts_by_span, popular_lists_by_span, popularity
 from recall.metrics import Holdout
 
 Float64 = npt.NDArray[np.float64]
@@ -66,8 +66,8 @@ class Judged:
     def popular_by_span(self) -> dict[str, Int32]:
         """Items of popularity's lists, by how far back it counts, [users, k] each."""
         as_of, k = self.work.windows.labels_end, self.work.config.recall.k
-        watches = self.work.readings.histories
-        return popular_lists_by_span(watches, self.catalogue, self.users, self._seen, as_of, k, self.timed)
+        counts = counts_by_span(self.work.readings.histories, self.catalogue, as_of, self.timed)
+        return popular_lists_by_span(counts, self.users, self._seen, as_of, k)
 
     @cached_property
     def popular_span(self) -> str:

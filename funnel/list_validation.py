@@ -1,9 +1,9 @@
 """The choice of a run: how its final lists are ordered, by what lists of the validation window would have held.
 
 The validation window lies between the last two towers' instants, `since` and labels_end. Its lists are recall's as of
-`since`, blended by what was fitted on earlier instants, and ordered by the ranker that was trained on the rows before it.
-They are judged as lists: by the off-policy estimate where the log has propensities, else by the seconds (or watches) that
-they hold of what their users went on to watch.
+`since`, blended by what was fitted on earlier instants and ordered by the ranker that was trained on the rows before
+it. They are judged as lists: by the off-policy estimate where the log has propensities, else by the seconds (or
+watches) that they hold of what their users went on to watch.
 """
 
 import json
@@ -28,7 +28,7 @@ from ranking.policies import Policy, softmax_of_places
 from ranking.recommend import Ordered, ordered, recommender_of
 from ranking.scoring import Ranker
 from recall.candidates import Candidates
-from recall.generators.popular import popular_lists_by_span
+from recall.generators.popular import counts_by_span, popular_lists_by_span
 from recall.metrics import Holdout
 from recall.tower import Tower
 
@@ -177,9 +177,8 @@ class Validation:
         """What was most watched before the window, by span, for the same users."""
         work, as_of = self.work, self.tower.shape.as_of
         seen, size = Histories.load(work.inputs["histories"] / "clicks"), work.ids.items.size_as_of(as_of)
-        timed, top_k = work.windows.clock == "time", work.config.ranking.top_k
-        users = self.candidates.users
-        return popular_lists_by_span(work.readings.histories, size, users, seen, as_of, top_k, timed)
+        counts = counts_by_span(work.readings.histories, size, as_of, work.windows.clock == "time")
+        return popular_lists_by_span(counts, self.candidates.users, seen, as_of, work.config.ranking.top_k)
 
     @property
     def _lengths(self) -> list[int]:

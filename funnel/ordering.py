@@ -83,7 +83,7 @@ def taking_part(candidates: Candidates, order: ListOrder) -> Candidates:
 
 
 def unreserved(config: FunnelConfig, candidates: Candidates) -> int:
-    """How many of the candidates the blender placed, not counting places kept for what would be watched longest; no fewer
+    """How many candidates the blender placed, without the places kept for what would be watched longest; no fewer
     than a final list is long."""
     kept = reserved_places(config.recall) if "expected_watch" in candidates.ranks else 0
     return max(config.recall.k - kept, config.ranking.top_k)

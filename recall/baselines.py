@@ -52,15 +52,13 @@ def item_knn_lists(watches: Histories, items: int, users: Int32, seen: Histories
     return filled_lists(named, popularity(watches, items, as_of), users, seen, as_of, k)
 
 
-def ease_lists(
-    watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int, penalty: float = PENALTY
-) -> Candidates:
+def ease_lists(watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int) -> Candidates:
     """The k unseen items with the largest score of EASE: lists of users [n], filled by popularity.
 
     ValueError where `ease_fits` says that there are too many items.
     """
     history = watched_before(watches, items, as_of)
-    model = ease(history, penalty)
+    model = ease(history, PENALTY)
 
     def named(requests: Requests) -> Named:
         return model.named(history[requests.users], requests, k)

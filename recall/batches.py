@@ -64,12 +64,9 @@ class Examples:
         histories = self.readings.histories
         instants = histories.instants[positions]
         inputs = self.readings.inputs(self.shape, histories.users[positions], self.ends[positions], instants)
-        return inputs.aged(self._ages(instants))
-
-    def _ages(self, instants: Int64) -> Float32:
-        """Example age: t_max - t in the unit chosen, 0 for the newest (paper, section 3.3)."""
+        # Example age: t_max - t in the unit chosen, 0 for the newest (paper, section 3.3).
         spans = {"hours": HOUR, "days": 24 * HOUR, "normalised": max(self.shape.as_of - self.start, 1), "none": 1}
-        return ((self.shape.as_of - instants) / spans[self.config.example_age]).astype(np.float32)
+        return inputs.aged(((self.shape.as_of - instants) / spans[self.config.example_age]).astype(np.float32))
 
     def _chosen(self, first: int, last: int, rng: np.random.Generator) -> Int64:
         """Positions of one shard's examples: popular ones damped, at most so many a user, shuffled."""

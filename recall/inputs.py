@@ -91,7 +91,8 @@ class Knowledge:
 def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSpec:
     """The shape of a tower of an instant: vocabularies and side columns of those who had come by then."""
     tokens = knowledge.tokens
-    size, users = knowledge.items.size_as_of(as_of), _users_as_of(knowledge, as_of)
+    size, histories = knowledge.items.size_as_of(as_of), knowledge.readings.histories
+    users = int(histories.users[histories.instants < as_of].max(initial=0)) + 1
     categories = _categories(knowledge.readings.users, users)
     categories = {name: n for name, n in categories.items() if n * USERS_A_CATEGORY <= users}
     return TowerSpec(
@@ -140,12 +141,6 @@ def facts_of(knowledge: Knowledge, shape: TowerSpec) -> ItemFacts:
     shown = knowledge.items.shown_as_of(shape.as_of)[: shape.items]
     listed = np.arange(shape.items) > 0 if shape.item_categories or shape.item_numbers else shown
     return ItemFacts(codes, powers_of(values, shape.items), listed)
-
-
-def _users_as_of(knowledge: Knowledge, as_of: int) -> int:
-    """Size of the user vocabulary among the watches before an instant, nobody included."""
-    histories = knowledge.readings.histories
-    return int(histories.users[histories.instants < as_of].max(initial=0)) + 1
 
 
 def _categories(side: Side, size: int) -> dict[str, int]:

@@ -26,14 +26,11 @@ class Opinion:
 
     def columns(self, vectors: Float32, scores: Float64, of_row: npt.NDArray[np.intp]) -> dict[str, Float64]:
         """`recall_score` and `recall_z` of rows: scores [n] of the users vectors[of_row[n]]."""
-        mean, spread = self._moments(vectors)
-        return {"recall_score": scores, "recall_z": (scores - mean[of_row]) / spread[of_row]}
-
-    def _moments(self, vectors: Float32) -> tuple[Float64, Float64]:
-        """Mean and standard deviation of each user's scores over the catalogue, from the vectors' own moments."""
+        # Mean and deviation of a user's scores follow from the item vectors' own moments.
         mean, covariance = self._item_moments
         variance = np.einsum("nd,de,ne->n", vectors, covariance, vectors, optimize=True)
-        return vectors @ mean, np.sqrt(np.maximum(variance, 1e-18))
+        spread = np.sqrt(np.maximum(variance, 1e-18))
+        return {"recall_score": scores, "recall_z": (scores - (vectors @ mean)[of_row]) / spread[of_row]}
 
     @cached_property
     def _item_moments(self) -> tuple[Float64, Float64]:

@@ -138,7 +138,10 @@ def fit_blender(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: i
     orders = {name: Blender(popularity, name, blend) for name, blend in blends.items()}
     rates = {name: _order_rates(examples, blender, config.k) for name, blender in orders.items()}
     chosen = _choose(rates, list(orders), sum(int(each.validation.sum()) for each in examples))
-    alone = {f"{name} alone": _generator_rates(examples, name, config.k) for name in in_force(config, log)}
+    alone = {
+        f"{name} alone": _mean_rates(examples, [each.found.union.named[name].items for each in examples], config.k)
+        for name in in_force(config, log)
+    }
     fitted_on = [{"since": each.since, "until": each.until, "users": len(each.users)} for each in drawn]
     return FittedBlender(orders[chosen], rates | alone, fitted_on)
 
@@ -209,10 +212,6 @@ def _order_rates(examples: Sequence[BlenderExamples], blender: Blender, k: int) 
         places = best(each.found.union, blender.scores(each.found), k)
         lists.append(np.where(places >= 0, np.append(each.found.union.items, 0)[places], 0))
     return _mean_rates(examples, lists, k)
-
-
-def _generator_rates(examples: Sequence[BlenderExamples], name: GeneratorName, k: int) -> dict[str, float]:
-    return _mean_rates(examples, [each.found.union.named[name].items for each in examples], k)
 
 
 def _mean_rates(examples: Sequence[BlenderExamples], lists: Sequence[Int32], k: int) -> dict[str, float]:

@@ -50,7 +50,10 @@ def fitted(trainer: TowerTrainer, stretch: Stretch, keeping: Keeping) -> Fitted:
     if finished is not None:
         return finished
     rng = np.random.default_rng(stretch.seeds)
-    run = _resumed(trainer, stretch, keeping.checkpoints, rng) or _begun(trainer, stretch, rng)
+    run = _resumed(trainer, stretch, keeping.checkpoints, rng)
+    if run is None:
+        trainer.start(stretch.start)
+        run = Progress([], 0, -1.0, stretch.start, trainer.state(), dict(rng.bit_generator.state))
     while (rate := next_rate(run, stretch, stretch.examples.config)) is not None:
         run = _epoch(trainer, stretch, run, rate, rng)
         keeping.on_epoch(run.epochs[-1])
@@ -81,11 +84,6 @@ def kept_rates(epochs: Epochs, best: int) -> tuple[float, ...]:
         rates.append(epochs[best - 1]["rate"])
         best = epochs[best - 1]["after"]
     return tuple(reversed(rates))
-
-
-def _begun(trainer: TowerTrainer, stretch: Stretch, rng: np.random.Generator) -> Progress:
-    trainer.start(stretch.start)
-    return Progress([], 0, -1.0, stretch.start, trainer.state(), dict(rng.bit_generator.state))
 
 
 def _resumed(

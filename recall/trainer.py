@@ -296,7 +296,7 @@ def _log_sum_exp(users: Any, vectors: Any, corrections: Any, kept: Any) -> Any:
 def new_tower(shape: TowerSpec, facts: ItemFacts, rng: np.random.Generator) -> Tower:
     """An untrained tower: small random tables, Glorot layers, row 0 zero."""
     tables = {name: _table(rng, *size) for name, size in _table_sizes(shape).items()}
-    widths = [_wide_width(shape), *shape.hidden, shape.dim]
+    widths = [_embedded_width(shape) + _number_width(shape), *shape.hidden, shape.dim]
     layers: dict[str, Float32] = {}
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         spread = np.sqrt(6 / (fan_in + fan_out))
@@ -396,10 +396,6 @@ def _table_sizes(shape: TowerSpec) -> dict[str, tuple[int, int]]:
     rows |= {"item_values": POWERS * len(shape.item_numbers)}
     sizes = {name: (rows[name], shape.dim) for name in table_names(shape)}
     return sizes | {f"category_{name}": (size, shape.category_dims[name]) for name, size in shape.categories.items()}
-
-
-def _wide_width(shape: TowerSpec) -> int:
-    return _embedded_width(shape) + _number_width(shape)
 
 
 def _embedded_width(shape: TowerSpec) -> int:

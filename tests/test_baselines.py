@@ -180,11 +180,12 @@ def test_a_user_without_history_gets_what_is_most_watched(lists: Lists) -> None:
     assert (found.scores < 0).all()
 
 
-def test_what_fills_a_list_scores_less_than_what_ease_says_least_of() -> None:
+def test_what_fills_a_list_scores_less_than_what_ease_says_least_of(monkeypatch: pytest.MonkeyPatch) -> None:
     # Whoever watched 1 watched one of 2, 3, 4 and 8 beside it: to user 41, without 1, 8 is worth -1 - 1 - 1, about.
     pairs = [(user, 1, item) for user in range(1, 41) for item in (1, (2, 3, 4, 8)[user % 4])]
     watches = histories([*pairs, (41, 1, 2), (41, 1, 3), (41, 1, 4)], 42)
-    found = ease_lists(watches, ITEMS, asked(41), watches, AS_OF, 5, penalty=0.1)
+    monkeypatch.setattr(baselines, "PENALTY", 0.1)
+    found = ease_lists(watches, ITEMS, asked(41), watches, AS_OF, 5)
     assert found.items.tolist() == [[1, 8, 7, 6, 5]]
     assert found.scores[0, 1] < -1
     assert (np.diff(found.scores[0]) <= 0).all()

@@ -43,12 +43,16 @@ def popular_lists(counts: Float64, users: Int32, seen: Histories, as_of: int, k:
     return Candidates(users, named.items, np.where(named.items > 0, named.scores, -np.inf).astype(np.float32))
 
 
-def popular_lists_by_span(
-    watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int, timed: bool
-) -> dict[str, Int32]:
-    """Items of the lists of what was most watched, by span, [users, k] each; on an order clock only of all time."""
+def counts_by_span(watches: Histories, items: int, as_of: int, timed: bool) -> dict[str, Float64]:
+    """Popularity by how far back it counts, [items] each; on an order clock only of all time."""
     spans = SPANS if timed else {"all time": None}
-    counts = {name: popularity(watches, items, as_of, hours) for name, hours in spans.items()}
+    return {name: popularity(watches, items, as_of, hours) for name, hours in spans.items()}
+
+
+def popular_lists_by_span(
+    counts: Mapping[str, Float64], users: Int32, seen: Histories, as_of: int, k: int
+) -> dict[str, Int32]:
+    """Items of the lists of what was most watched, by span, [users, k] each."""
     return {name: popular_lists(of_span, users, seen, as_of, k).items for name, of_span in counts.items()}
 
 
@@ -136,7 +140,12 @@ def hit_share(answer: PopularAnswer, watched: Pairs, k: int) -> float:
 def build(snapshot: Snapshot) -> Popular:
     """The generator as of a snapshot, by its choice of half life and segment."""
     log, as_of, catalogue = snapshot.log, snapshot.as_of, snapshot.catalogue
-    whole = {_half_life_name(h): shares(decayed(snapshot.watches, len(catalogue), as_of, h))[0] for h in log.half_lives}
+    whole = {
+        "popular_ever" if h is None else f"popular_{h:g}h": shares(decayed(snapshot.watches, len(catalogue), as_of, h))[
+            0
+        ]
+        for h in log.half_lives
+    }
     return replace(_popular_alone(log, catalogue, as_of, snapshot.popularity), by_half_life=whole)
 
 
@@ -175,7 +184,3 @@ class _Round:
     def hit_share(self, popularity: Popularity) -> float:
         generator = _popular_alone(self.log, self.catalogue, self.since, popularity)
         return hit_share(PopularAnswer(generator, self.requests), self.watched, JUDGED_AT)
-
-
-def _half_life_name(half_life: float | None) -> str:
-    return "popular_ever" if half_life is None else f"popular_{half_life:g}h"

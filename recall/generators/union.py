@@ -56,7 +56,7 @@ def union_of(named: Mapping[str, Named]) -> Union:
     rows, _ = np.nonzero(new)
     ranks = np.zeros((len(named), len(rows)), np.uint16)
     filled = items > 0
-    ranks[_generator(keys[filled]), place[filled]] = (keys[filled] & 0xFFFF).astype(np.uint16)
+    ranks[(keys[filled] >> _RANK_BITS) & 0xFFFF, place[filled]] = (keys[filled] & 0xFFFF).astype(np.uint16)
     return Union(len(keys), rows, items[new], named, dict(zip(named, ranks, strict=True)))
 
 
@@ -65,10 +65,6 @@ def _keys(generator: int, items: Int32) -> Int64:
     ranks = np.arange(1, items.shape[1] + 1)
     keys = (items.astype(np.int64) << _ITEM_BITS) | (generator << _RANK_BITS) | ranks
     return np.where(items > 0, keys, 0)
-
-
-def _generator(keys: Int64) -> Int64:
-    return (keys >> _RANK_BITS) & 0xFFFF
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
