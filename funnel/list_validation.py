@@ -23,10 +23,10 @@ from funnel.off_policy_report import logged_slots
 from funnel.ordering import CHOICE, lists_of, taking_part, unreserved
 from funnel.work import VALIDATION, Work, saved_candidates
 from ranking.list_order import BLENDER, CHANCE_WEIGHTS, RECALLS_ORDER, Gains, ListOrder
+from ranking.model import Ranker
 from ranking.off_policy import evaluated
 from ranking.policies import Policy, softmax_of_places
 from ranking.recommend import Ordered, ordered, recommender_of
-from ranking.scoring import Ranker
 from recall.candidates import Candidates
 from recall.generators.popular import counts_by_span, popular_lists_by_span
 from recall.metrics import Holdout

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from features.timeline import pair_keys
 from funnel.work import Work, watched
-from ranking.rows import MERGED, Exposures, thinned
+from ranking.examples import MERGED, Exposures, thinned
 from recall.labelled_lists import LabelledLists
 from recall.tower_scores import rolled_columns
 

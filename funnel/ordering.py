@@ -17,11 +17,11 @@ from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
 from funnel.config import FunnelConfig
 from funnel.work import Work
+from ranking.examples import MERGED
 from ranking.list_order import BLENDER, ListOrder
+from ranking.model import Ranker
 from ranking.re_rank import ReRankConfig, Shelf, most_excluded, re_ranked, seconds_lost
 from ranking.recommend import Lists, Ordered, Recommender, recommender_of
-from ranking.rows import MERGED
-from ranking.scoring import Ranker
 from recall.blender import reserved_places
 from recall.candidates import Candidates
 from recall.tower import Tower

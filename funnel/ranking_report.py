@@ -19,7 +19,7 @@ from funnel.judged import Judged, mean
 from funnel.plots import calibration_bars, seconds_by_bucket
 from funnel.work import Impressions, Work, logs_impressions, watched
 from ranking import metrics as ranking
-from ranking.slices import by_duration, by_item_age, by_user_clicks
+from ranking.metrics import by_duration, by_item_age, by_user_clicks
 
 Float64 = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -19,9 +19,9 @@ from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
 from funnel.ordering import CHOICE, order_of, re_ranked_lists, recommender_at, taking_part
 from funnel.plots import draw_choice
 from funnel.work import VALIDATION, Impressions, Work, held_out, logs_impressions, saved_candidates, watched
-from ranking.audit import refuse_the_future
+from ranking.examples import MERGED, Exposures, RankingRows, blocks_of
+from ranking.leakage_check import check_leakage
 from ranking.recommend import Ordered
-from ranking.rows import MERGED, Exposures, RankingRows, blocks_of
 from recall.candidates import Candidates
 
 Int32 = npt.NDArray[np.int32]
@@ -31,7 +31,7 @@ def write_ranking_rows(work: Work) -> None:
     exposures, clicked, seconds, weight = _labelled_impressions(work) if logs_impressions(work) else rows_of_lists(work)
     if clicked.sum() < 2 or clicked.all():
         _refuse_to_rank(work, len(clicked), int(clicked.sum()))
-    refuse_the_future(work.ledger, exposures, np.random.default_rng([work.config.seed, 13]))
+    check_leakage(work.ledger, exposures, np.random.default_rng([work.config.seed, 13]))
     positions = exposures.positions if exposures.positions is not None else np.zeros(len(exposures), np.int32)
     rows = RankingRows(blocks_of(work.ledger, exposures), exposures.instants, clicked, seconds, weight, positions)
     rows.save(work.out / "ranking_rows.parquet")
@@ -43,7 +43,7 @@ def write_ranking_rows(work: Work) -> None:
 
 
 def write_ranker(work: Work) -> None:
-    from ranking.ranker import train
+    from ranking.train import train
 
     folder = work.inputs["ranking_rows"]
     unit = json.loads((folder / "summary.json").read_text())["unit"]

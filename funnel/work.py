@@ -22,7 +22,7 @@ from features.vocabulary import Vocabulary
 from features.windows import Windows
 from funnel.config import FunnelConfig
 from funnel.lists import RawIds
-from ranking.rows import filled_seconds, unit_of
+from ranking.examples import filled_seconds, unit_of
 from recall.candidates import Candidates
 from recall.inputs import Knowledge, Readings
 from recall.tower import Tower

@@ -3,6 +3,9 @@
 All arguments are aligned by impression, [n]: the truth (`users`, `clicked`, `seconds`) first, `predicted`
 last, the higher the better. No figure depends on the order of the rows. Where there is nothing to measure
 (no rows, one class only, no seconds at all) it is NaN.
+
+Slices (`by_duration`, ...) are names and the impressions [n] they hold; every impression lies in one slice of a kind,
+or in none where the log cannot say.
 """
 
 from typing import NamedTuple
@@ -188,6 +191,36 @@ def by_bucket(bucket: Ids, seconds: Numbers, predicted: Numbers) -> pd.DataFrame
     table.insert(0, "rows", groups.size())
     table.insert(3, "calibration_ratio", table["predicted"] / table["seconds"].where(table["seconds"] > 0))
     return table.reset_index()
+
+
+def by_duration(seconds: Floats) -> dict[str, Flags]:
+    """By the item's length in seconds, NaN unknown."""
+    return {
+        "duration_unknown": np.isnan(seconds),
+        "duration_under_10": seconds < 10,
+        "duration_10_to_20": (seconds >= 10) & (seconds < 20),
+        "duration_20_to_60": (seconds >= 20) & (seconds < 60),
+        "duration_over_60": seconds >= 60,
+    }
+
+
+def by_user_clicks(clicks: Floats) -> dict[str, Flags]:
+    """By the user's clicks before the impression."""
+    return {
+        "users_with_0_clicks": clicks == 0,
+        "users_with_1_to_9_clicks": (clicks > 0) & (clicks < 10),
+        "users_with_10_to_49_clicks": (clicks >= 10) & (clicks < 50),
+        "users_with_50_or_more_clicks": clicks >= 50,
+    }
+
+
+def by_item_age(hours: Floats) -> dict[str, Flags]:
+    """By the hours since the item was published, NaN unknown."""
+    return {
+        "items_younger_than_1_day": hours < 24,
+        "items_of_1_to_7_days": (hours >= 24) & (hours < 7 * 24),
+        "items_of_7_days_or_more": hours >= 7 * 24,
+    }
 
 
 def _discounted(k: int, users: Ids, seconds: Numbers, scores: Numbers) -> Floats:

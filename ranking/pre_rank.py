@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.ledger import Block
-from ranking.normalisers import Quantiles, quantiles_from, quantiles_of, quantiles_table, widened
+from ranking.encoders import Quantiles, quantiles_from, quantiles_of, quantiles_table, with_powers
 from ranking.recommend import Lists, shards
 
 Float64 = npt.NDArray[np.float64]
@@ -24,7 +24,7 @@ Weights = Mapping[str, Float64]
 QUANTILES = 128
 # What a weight costs, beside the mean square of the inputs: columns that say the same share what they say.
 RIDGE = 1e-3
-# What `widened` makes of a number.
+# What `with_powers` makes of a number.
 INPUTS = ("x", "x^2", "sqrt(x)", "unknown")
 SMALLEST = 1e-9
 
@@ -154,7 +154,7 @@ def _about_mean(values: Float64, weights: Float64) -> Float64:
 def _inputs(quantiles: Quantiles, numbers: Float64) -> Float64:
     """The four inputs of numbers of any shape, [..., 4]."""
     normalised = quantiles.normalised(numbers.ravel()).astype(np.float32)
-    inputs = widened(normalised[:, None], powers=True).astype(np.float64)
+    inputs = with_powers(normalised[:, None], powers=True).astype(np.float64)
     return inputs.reshape(*numbers.shape, len(INPUTS))
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from features.ledger import Ledger
 from ranking.list_order import ListOrder, log_of
-from ranking.scoring import Part, Ranker
+from ranking.model import Part, Ranker
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]

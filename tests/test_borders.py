@@ -22,10 +22,10 @@ MAY_IMPORT = {
 HOMES = {
     "airflow": ("dags/",),
     "mlflow": ("funnel/tracking.py",),
-    "tensorflow": ("recall/trainer.py", "ranking/ranker.py"),
-    "keras": ("recall/trainer.py", "ranking/ranker.py"),
+    "tensorflow": ("recall/trainer.py", "ranking/trainer.py"),
+    "keras": ("recall/trainer.py", "ranking/trainer.py"),
     "deepmatch": ("recall/trainer.py",),
-    "deepctr": ("recall/trainer.py", "ranking/ranker.py"),
+    "deepctr": ("recall/trainer.py", "ranking/trainer.py"),
     "faiss": ("recall/index.py",),
     "gensim": ("recall/pretraining.py",),
     "numba": ("features/compiled.py", "recall/compiled_loops.py"),

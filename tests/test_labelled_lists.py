@@ -12,7 +12,7 @@ from features.vocabulary import Vocabulary
 from features.world import WorldConfig
 from funnel.run import run_line
 from funnel.store import MANIFEST
-from ranking.rows import MERGED, RankingRows
+from ranking.examples import MERGED, RankingRows
 from recall.blender import GROUPS, Blend, Blender, blend_candidates
 from recall.candidates import pairs_before
 from recall.config import RecallConfig

@@ -29,8 +29,8 @@ from features.errors import Refused
 from features.ledger import Block
 from funnel.run import write_world
 from ranking.config import RankingConfig
-from ranking.rows import RankingRows
-from ranking.scoring import BLOCKS
+from ranking.examples import RankingRows
+from ranking.model import BLOCKS
 
 ROOT = Path(__file__).parents[1]
 NONE: dict[str, Any] = {}

@@ -7,11 +7,11 @@ from features.ledger import Ledger
 from features.sides import Side
 from features.tallies import Events
 from ranking import recommend
+from ranking.encoders import Limits, fit_encoders
+from ranking.examples import Exposures, blocks_of
 from ranking.list_order import ListOrder
-from ranking.normalisers import Limits, normalisers_of
+from ranking.model import BLOCKS, Ranker, RankerSpec, space_of
 from ranking.recommend import Lists, recommender_of
-from ranking.rows import Exposures, blocks_of
-from ranking.scoring import BLOCKS, Ranker, RankerShape, space_of
 
 USERS, ITEMS, AS_OF, K = 9, 30, 80, 8
 PAPER = ListOrder(chance_weight=0)
@@ -51,20 +51,20 @@ def ranker(ledger, lists):
     codes = {name: tuple(block.codes) for name, block in blocks.items()}
     spaces = {code: space_of(code) for names in codes.values() for code in names}
     everything = np.ones(blocks["item"].size, bool)
-    normalisers = normalisers_of(blocks, everything, spaces, Limits(16, 20, 1))
-    shape = RankerShape(
+    encoders = fit_encoders(blocks, everything, spaces, Limits(16, 20, 1))
+    spec = RankerSpec(
         numbers={name: tuple(block.numbers) for name, block in blocks.items()},
         codes=codes,
-        sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
+        sizes={space: len(kept) + 1 for space, kept in encoders.kept.items()},
         hidden=(7,),
         objective="exact",
         unit="seconds",
         seconds_cap=1e9,
     )
-    weights = {f"table_{space}": rng.normal(size=(size, shape.dims[space])) for space, size in shape.sizes.items()}
-    weights |= {"kernel0": rng.normal(size=(sum(map(shape.width, BLOCKS)), 7)) / 3, "bias0": 3 + rng.normal(size=7)}
+    weights = {f"table_{space}": rng.normal(size=(size, spec.dims[space])) for space, size in spec.sizes.items()}
+    weights |= {"kernel0": rng.normal(size=(sum(map(spec.width, BLOCKS)), 7)) / 3, "bias0": 3 + rng.normal(size=7)}
     weights |= {"kernel1": rng.normal(size=(7, 1)) / 3, "bias1": rng.normal(size=1)}
-    return Ranker(shape, normalisers, {name: w.astype(np.float32) for name, w in weights.items()})
+    return Ranker(spec, encoders, {name: w.astype(np.float32) for name, w in weights.items()})
 
 
 def by_sorting(ranker, ledger, lists):

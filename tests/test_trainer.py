@@ -435,7 +435,7 @@ def test_a_new_tower_knows_nobody_and_depends_on_its_rng_alone():
 
 
 def test_loading_both_models_prints_nothing():
-    code = "import threading; import recall.trainer, ranking.ranker; print(threading.active_count(), end='')"
+    code = "import threading; import recall.trainer, ranking.trainer; print(threading.active_count(), end='')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert run.stderr == ""
     assert run.stdout == "1"

@@ -33,7 +33,7 @@ from benchmarks.shared.rankers import (
 )
 from benchmarks.shared.tables import publish
 from ranking import metrics
-from ranking.slices import by_duration
+from ranking.metrics import by_duration
 
 Float64 = npt.NDArray[np.float64]
 

@@ -26,10 +26,10 @@ from benchmarks.shared.tables import publish
 from funnel.ranking_steps import exposures_of
 from funnel.work import Work, listed_users
 from ranking.config import RankingConfig
+from ranking.examples import Exposures, RankingRows, blocks_of
 from ranking.list_order import ListOrder
+from ranking.model import Ranker
 from ranking.recommend import Lists, recommender_of
-from ranking.rows import Exposures, RankingRows, blocks_of
-from ranking.scoring import Ranker
 
 CANDIDATES, TOP_K, WARM_UP, EPOCHS = 500, 50, 20, 4
 
@@ -73,7 +73,7 @@ def feature_lines(work: Work, exposures: Exposures) -> Iterator[Row]:
 
 def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[Ranker, Row]:
     """A ranker, and the median epoch but the first, in which things are compiled."""
-    from ranking.ranker import train
+    from ranking.train import train
 
     laps: list[Clocks] = []
     short = switched(config, epochs=EPOCHS, patience=EPOCHS, refit=False)

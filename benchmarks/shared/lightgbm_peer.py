@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features.ledger import Block
-from ranking.rows import RankingRows
-from ranking.scoring import BLOCKS
+from ranking.examples import RankingRows
+from ranking.model import BLOCKS
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

@@ -19,7 +19,7 @@ from benchmarks.shared.rankers import Contest, Row, Truth, ours, scores, summary
 from features.errors import Refused
 from funnel.line import STEPS, make, request_for, work_of
 from funnel.work import Work, watched
-from ranking.rows import Exposures, RankingRows, blocks_of
+from ranking.examples import Exposures, RankingRows, blocks_of
 
 MICROSECONDS = 1_000_000
 

@@ -17,8 +17,8 @@ from funnel.ranking_steps import exposures_of
 from funnel.work import Work, held_out, watched
 from ranking import metrics
 from ranking.config import RankingConfig
-from ranking.rows import RankingRows, blocks_of
-from ranking.scoring import Ranker
+from ranking.examples import RankingRows, blocks_of
+from ranking.model import Ranker
 
 Float64 = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -95,7 +95,7 @@ def switched(config: RankingConfig, **fields: Any) -> RankingConfig:
 
 def ours(contest: Contest, seed: int, **fields: Any) -> Ranker:
     """Our ranker, trained as the line does, with some fields of its configuration switched."""
-    from ranking.ranker import train
+    from ranking.train import train
 
     return train(contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None).ranker
 

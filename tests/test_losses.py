@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ranking.objectives import Yardstick, expected, heads_of, length_yardstick, targets, yardstick_of
-from ranking.rows import thinned
+from ranking.examples import thinned
+from ranking.losses import Yardstick, expected, heads_of, length_yardstick, targets_of, yardstick_of
 
 ROWS = 40_000
 OBJECTIVES = ("exact", "paper", "click", "multi_task")
@@ -23,7 +23,7 @@ def optimum(labels, weights):
 
 
 def served(objective, clicked, seconds, weight):
-    labels, weights = targets(objective, clicked, seconds)
+    labels, weights = targets_of(objective, clicked, seconds)
     logits = optimum(labels, weights * weight[:, None])
     return expected(objective, logits[None], yardstick_of(objective, clicked, seconds))[0]
 
@@ -81,7 +81,7 @@ def test_targets_of_single_rows_are_the_documented_ones():
         "multi_task": ([[1, 0.9], [0, 0]], [[1, 10], [1, 0]]),
     }
     for objective, (labels, weights) in wanted.items():
-        found = targets(objective, clicked, seconds)
+        found = targets_of(objective, clicked, seconds)
         np.testing.assert_allclose(found[0], labels, err_msg=objective)
         np.testing.assert_allclose(found[1], weights, err_msg=objective)
 
@@ -106,7 +106,7 @@ def test_more_of_every_logit_is_never_fewer_seconds(objective):
 @pytest.mark.parametrize("clicks", [0, 4])
 def test_days_on_which_all_or_nothing_is_clicked_have_finite_targets(objective, clicks):
     clicked = np.arange(4) < clicks
-    labels, weights = targets(objective, clicked, np.where(clicked, 3.0, 0.0))
+    labels, weights = targets_of(objective, clicked, np.where(clicked, 3.0, 0.0))
     assert np.isfinite(labels).all()
     assert ((labels >= 0) & (labels <= 1)).all()
     assert (weights >= 0).all()

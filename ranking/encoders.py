@@ -1,7 +1,12 @@
-"""Numbers to [0, 1] by their quantiles, codes to the ids worth an embedding: fitted before the cut, kept as tables."""
+"""What the net reads of the rows' columns: numbers at their quantiles, with powers; codes as ids worth an embedding.
 
-from collections.abc import Iterable, Mapping, Sequence
+All columns are read but those that an ablation leaves out. Encoders are fitted before the cut, and kept as tables.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import pairwise
 
@@ -10,11 +15,48 @@ import numpy.typing as npt
 import pandas as pd
 
 from features.compiled import interpolate
+from features.errors import Refused
 from features.ledger import Block
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names by block, in the order in which the net reads them."""
+
+    numbers: dict[str, tuple[str, ...]]
+    codes: dict[str, tuple[str, ...]]
+
+
+def columns_of(blocks: Mapping[str, Block], without: Sequence[str]) -> Columns:
+    """The columns of blocks that no shell pattern of `without` names.
+
+    Refused where a pattern names no column, or where nothing is left.
+    """
+    numbers = {name: tuple(block.numbers) for name, block in blocks.items()}
+    codes = {name: tuple(block.codes) for name, block in blocks.items()}
+    there = [column for names in (numbers, codes) for of_block in names.values() for column in of_block]
+    left_out = {column for pattern in without for column in _named(pattern, there)}
+    if there and len(left_out) == len(set(there)):
+        raise Refused(f"ranking.without = {','.join(without)} leaves the ranker no column to read; leave out fewer.")
+    return Columns(_left(numbers, left_out), _left(codes, left_out))
+
+
+def _named(pattern: str, there: Sequence[str]) -> list[str]:
+    """The columns that a pattern names."""
+    named = [column for column in there if fnmatchcase(column, pattern)]
+    if not named:
+        near = get_close_matches(pattern, there, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}."
+        raise Refused(f"ranking.without = {pattern}: no column of the ranking rows is called so; {hint}")
+    return named
+
+
+def _left(columns: Mapping[str, Sequence[str]], left_out: Set[str]) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(column for column in names if column not in left_out) for name, names in columns.items()}
 
 
 @dataclass(frozen=True)
@@ -56,7 +98,7 @@ def quantiles_of(numbers: Float64, points: int) -> Quantiles:
 
 
 @dataclass(frozen=True)
-class Normalisers:
+class FeatureEncoders:
     """How columns become the net's inputs: `quantiles` by number, `kept` ids (ascending, no 0) by id space."""
 
     quantiles: dict[str, Quantiles]
@@ -97,10 +139,10 @@ class Normalisers:
         return quantiles_table(self.quantiles), pd.concat(codes or [pd.DataFrame({"name": [], "code": []})])
 
 
-def normalisers_of(
+def fit_encoders(
     blocks: Mapping[str, Block], clicked: npt.NDArray[np.bool_], spaces: Mapping[str, str], limits: Limits
-) -> Normalisers:
-    """Normalisers fitted on training rows; vocabularies are the ids most *clicked* (paper, section 4.1).
+) -> FeatureEncoders:
+    """FeatureEncoders fitted on training rows; vocabularies are the ids most *clicked* (paper, section 4.1).
 
     `spaces` {column: id space}; a space is learnt from the column of its own name, and read by all of its columns.
     """
@@ -109,15 +151,15 @@ def normalisers_of(
     kept = {
         space: _top(codes[space][clicked], limits.vocabulary, limits.clicks) for space in dict.fromkeys(spaces.values())
     }
-    return Normalisers(quantiles, kept)
+    return FeatureEncoders(quantiles, kept)
 
 
-def normalisers_from(quantiles: pd.DataFrame, codes: pd.DataFrame, names: list[str], spaces: list[str]) -> Normalisers:
-    """The normalisers that `Normalisers.tables` wrote, by the names of all numbers and id spaces."""
+def encoders_from(quantiles: pd.DataFrame, codes: pd.DataFrame, names: list[str], spaces: list[str]) -> FeatureEncoders:
+    """The encoders that `FeatureEncoders.tables` wrote, by the names of all numbers and id spaces."""
     by_space = dict(tuple(codes.groupby("name")))
     none = pd.DataFrame({"code": np.zeros(0, np.int32)})
     kept = {space: by_space.get(space, none)["code"].to_numpy(np.int32) for space in spaces}
-    return Normalisers(quantiles_from(quantiles, names), kept)
+    return FeatureEncoders(quantiles_from(quantiles, names), kept)
 
 
 def quantiles_table(quantiles: Mapping[str, Quantiles]) -> pd.DataFrame:
@@ -133,7 +175,7 @@ def quantiles_from(table: pd.DataFrame, names: Iterable[str]) -> dict[str, Quant
     return {n: Quantiles(t["value"].to_numpy(np.float64), t["share"].to_numpy(np.float64)) for n, t in columns.items()}
 
 
-def widened(x: Float32, powers: bool) -> Float32:
+def with_powers(x: Float32, powers: bool) -> Float32:
     """What the net reads of numbers [n, m] in [0, 1]: [n, m x width_of(powers)], 0 where unknown.
 
     Column by column kind: x, then with `powers` x^2 and sqrt(x) (paper, section 4.1), then whether x is unknown.

@@ -7,8 +7,8 @@ from features.errors import Refused
 from features.ledger import HOUR, Ledger
 from features.sides import Side
 from features.tallies import Events
-from ranking.audit import refuse_the_future
-from ranking.rows import Exposures, blocks_of
+from ranking.examples import Exposures, blocks_of
+from ranking.leakage_check import check_leakage
 
 ROWS = 400
 
@@ -57,13 +57,13 @@ def clicks_until_now(ledger, exposures):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_products_features_pass(seed):
-    refuse_the_future(*world(seed), np.random.default_rng(seed))
+    check_leakage(*world(seed), np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_feature_from_the_future_is_refused_by_name(seed):
     with pytest.raises(Refused, match="item_trend changed"):
-        refuse_the_future(*world(seed), np.random.default_rng(seed), planted(all_clicks))
+        check_leakage(*world(seed), np.random.default_rng(seed), planted(all_clicks))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -72,15 +72,15 @@ def test_a_feature_from_the_future_is_refused_by_name(seed):
 )
 def test_the_rows_own_label_is_the_future(seed, rows, moments, excerpt, monkeypatch):
     """However many rows there are, and though hardly two of them are of one instant."""
-    monkeypatch.setattr("ranking.audit.EXCERPT", excerpt)
+    monkeypatch.setattr("ranking.leakage_check.EXCERPT", excerpt)
     ledger, exposures = world(seed, rows, moments)
-    refuse_the_future(ledger, exposures, np.random.default_rng(seed))
+    check_leakage(ledger, exposures, np.random.default_rng(seed))
     with pytest.raises(Refused, match="item_trend changed"):
-        refuse_the_future(ledger, exposures, np.random.default_rng(seed), planted(own_click))
+        check_leakage(ledger, exposures, np.random.default_rng(seed), planted(own_click))
 
 
 def test_an_honest_addition_passes_and_no_rows_need_no_audit():
     ledger, exposures = world()
-    refuse_the_future(ledger, exposures, np.random.default_rng(0), planted(clicks_until_now))
+    check_leakage(ledger, exposures, np.random.default_rng(0), planted(clicks_until_now))
     none = np.zeros(0, np.int32)
-    refuse_the_future(ledger, Exposures(none, none, np.zeros(0, np.int64), {}), np.random.default_rng(0))
+    check_leakage(ledger, Exposures(none, none, np.zeros(0, np.int64), {}), np.random.default_rng(0))

@@ -6,21 +6,13 @@ import numpy as np
 import pytest
 
 from features.ledger import LAST_ITEM, Block
-from ranking import ranker as ranker_module
+from ranking import trainer as trainer_module
 from ranking.config import RankingConfig
-from ranking.objectives import heads_of, targets
-from ranking.ranker import (
-    LAST_POSITION,
-    _examples,
-    _Graph,
-    _split,
-    _Training,
-    _untrained,
-    seconds_cap,
-    train,
-)
-from ranking.rows import MERGED, RankingRows, thinned
-from ranking.scoring import BLOCKS, Ranker
+from ranking.examples import LAST_POSITION, MERGED, RankingRows, build_examples, thinned
+from ranking.losses import heads_of, targets_of
+from ranking.model import BLOCKS, Ranker
+from ranking.train import seconds_cap, split_rows, train, untrained_ranker
+from ranking.trainer import RankerNetwork, RankerTrainer, order_loss
 
 ROWS = 6_000
 RATES, MEANS = np.array([0.02, 0.3, 0.9]), np.array([200.0, 60.0, 20.0])
@@ -100,13 +92,13 @@ def test_whatever_watches_are_measured_in_what_is_served_are_seconds(measured_in
         rows, blocks=rows.blocks | {"item": replace(rows.blocks["item"], numbers={"item_duration_seconds": lengths})}
     )
     ranker, _ = fit(rows, measured_in=measured_in, objective=objective)
-    assert ranker.shape.by_length == (measured_in == "length")
+    assert ranker.spec.by_length == (measured_in == "length")
     found, rare = mean_by_kind(scores(ranker, rows.blocks), kind), 0.06 if objective == "exact" else 0.15
     np.testing.assert_allclose(found, mean_by_kind(rows.seconds, kind), rtol=rare)
     counted = replace(rows, seconds=rows.clicked * 1.0)
     config = CONFIG.model_copy(update={"measured_in": measured_in, "objective": objective})
     ranker, _ = trained(counted, "watches", config, 3, lambda _: None)
-    assert not ranker.shape.by_length
+    assert not ranker.spec.by_length
     np.testing.assert_allclose(mean_by_kind(scores(ranker, rows.blocks), kind), RATES, rtol=rare)
 
 
@@ -131,12 +123,12 @@ def test_the_seconds_that_the_cap_takes_are_given_back_by_the_scale():
     long = replace(rows, seconds=np.where(rows.clicked & (np.arange(ROWS) % 50 == 3), 2_000.0, rows.seconds))
     ranker, _ = fit(long, seconds_cap_quantile=0.9, epochs=10)
     later = slice(ROWS - ROWS // 10, None)
-    capped = np.minimum(long.seconds, ranker.shape.seconds_cap)
-    assert ranker.shape.seconds_cap < 2_000
-    assert ranker.shape.scale == pytest.approx(long.seconds[later].sum() / capped[later].sum())
-    assert ranker.shape.scale > 1.05
-    unscaled = replace(ranker, shape=ranker.shape.model_copy(update={"scale": 1.0}))
-    np.testing.assert_allclose(scores(ranker, rows.blocks), scores(unscaled, rows.blocks) * ranker.shape.scale)
+    capped = np.minimum(long.seconds, ranker.spec.seconds_cap)
+    assert ranker.spec.seconds_cap < 2_000
+    assert ranker.spec.scale == pytest.approx(long.seconds[later].sum() / capped[later].sum())
+    assert ranker.spec.scale > 1.05
+    unscaled = replace(ranker, spec=ranker.spec.model_copy(update={"scale": 1.0}))
+    np.testing.assert_allclose(scores(ranker, rows.blocks), scores(unscaled, rows.blocks) * ranker.spec.scale)
 
 
 def test_the_cap_is_a_quantile_of_clicked_seconds():
@@ -196,17 +188,17 @@ def test_numpy_logits_are_those_of_the_keras_graph(switches):
     """With random weights everywhere; the graph's positions at their mean, as serving has them."""
     rows, rng = replace(mixed(), positions=np.full(300, 4, np.int32)), np.random.default_rng(5)
     config = SMALL.model_copy(update=switches)
-    ranker = _untrained(rows, 9.0, "seconds", config)
-    graph = _Graph(ranker.shape, 0.2, 0)
-    for variable in graph.model.trainable_variables:
+    ranker = untrained_ranker(rows, 9.0, "seconds", config)
+    network = RankerNetwork(ranker.spec, 0.2, 0)
+    for variable in network.model.trainable_variables:
         variable.assign(rng.normal(size=variable.shape) / 3)
-    ranker = replace(ranker, weights=graph.weights(rows.positions))
-    inputs, _ = _examples(ranker, rows).take(np.arange(300))
+    ranker = replace(ranker, weights=network.weights(rows.positions))
+    inputs, _ = build_examples(ranker, rows).take(np.arange(300))
     parts = (ranker.part(name, rows.blocks[name]) for name in BLOCKS)
-    logits = graph.model(inputs, training=False).numpy()
+    logits = network.model(inputs, training=False).numpy()
     assert logits.shape == (300, heads_of(config.objective))
     assert logits.std() > 0.01
-    np.testing.assert_allclose(ranker._logits(*parts), logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ranker.logits(*parts), logits, rtol=1e-4, atol=1e-4)
 
 
 def listed(rows, seed=6):
@@ -221,25 +213,25 @@ def listed(rows, seed=6):
 def test_the_first_logit_starts_from_recalls_log_chance(objective):
     """All else being 0, the logits of the graph and of serving are the log chances, the unknown ones their mean's."""
     rows, merged = listed(replace(mixed(), positions=np.full(300, 4, np.int32)))
-    ranker = _untrained(rows, 9.0, "seconds", SMALL.model_copy(update={"objective": objective}))
-    graph = _Graph(ranker.shape, 0.2, 0)
-    for variable in graph.model.trainable_variables:
+    ranker = untrained_ranker(rows, 9.0, "seconds", SMALL.model_copy(update={"objective": objective}))
+    network = RankerNetwork(ranker.spec, 0.2, 0)
+    for variable in network.model.trainable_variables:
         variable.assign(np.zeros(variable.shape))
-    ranker = replace(ranker, weights=graph.weights(rows.positions))
+    ranker = replace(ranker, weights=network.weights(rows.positions))
     expected = np.zeros((300, heads_of(objective)))
     expected[:, 0] = np.where(np.isnan(merged), np.log(np.mean(np.exp(merged[10:]))), merged)
-    inputs, _ = _examples(ranker, rows).take(np.arange(300))
+    inputs, _ = build_examples(ranker, rows).take(np.arange(300))
     parts = (ranker.part(name, rows.blocks[name]) for name in BLOCKS)
-    np.testing.assert_allclose(graph.model(inputs, training=False).numpy(), expected, rtol=1e-5)
-    np.testing.assert_allclose(ranker._logits(*parts), expected, rtol=1e-5)
+    np.testing.assert_allclose(network.model(inputs, training=False).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(ranker.logits(*parts), expected, rtol=1e-5)
 
 
 def test_no_logit_starts_from_recall_where_that_is_off_or_unknown():
     rows, _ = listed(mixed())
-    assert _untrained(rows, 9.0, "seconds", SMALL.model_copy(update={"recall_prior": False})).shape.prior == ""
-    assert _untrained(mixed(), 9.0, "seconds", SMALL).shape.prior == ""
+    assert untrained_ranker(rows, 9.0, "seconds", SMALL.model_copy(update={"recall_prior": False})).spec.prior == ""
+    assert untrained_ranker(mixed(), 9.0, "seconds", SMALL).spec.prior == ""
     without = SMALL.model_copy(update={"without": ("recall_*",)})
-    assert _untrained(rows, 9.0, "seconds", without).shape.prior == ""
+    assert untrained_ranker(rows, 9.0, "seconds", without).spec.prior == ""
 
 
 def test_a_ranker_that_learns_nothing_leaves_recalls_order(tmp_path):
@@ -253,14 +245,14 @@ def test_a_ranker_that_learns_nothing_leaves_recalls_order(tmp_path):
 
 def test_what_is_of_one_instant_is_not_split_between_learning_and_validation():
     rows = replace(mixed(), instants=np.arange(300) % 4)
-    early, late = _split(rows, 0.1)
+    early, late = split_rows(rows, 0.1)
     assert set(rows.instants[early]) == {0, 1, 2}
     assert set(rows.instants[late]) == {3}
-    early, late = _split(replace(rows, instants=np.full(300, 7)), 0.1)
+    early, late = split_rows(replace(rows, instants=np.full(300, 7)), 0.1)
     assert (len(early), len(late)) == (270, 30)
-    early, late = _split(replace(rows, instants=(np.arange(300) == 7) * 1), 0.1)
+    early, late = split_rows(replace(rows, instants=(np.arange(300) == 7) * 1), 0.1)
     assert late.tolist() == [7]
-    early, late = _split(replace(rows, instants=np.arange(300)), 0.1)
+    early, late = split_rows(replace(rows, instants=np.arange(300)), 0.1)
     assert (len(early), len(late)) == (270, 30)
 
 
@@ -299,7 +291,7 @@ def test_what_is_left_out_is_not_read_and_the_last_item_still_has_its_embedding(
     }
     np.testing.assert_array_equal(scores(ranker, rows | other), served)
     assert not np.array_equal(scores(whole, rows | {"user": other["user"]}), scores(whole, rows))
-    assert "z" not in ranker.normalisers.quantiles
+    assert "z" not in ranker.encoders.quantiles
     rolled = user.codes | {LAST_ITEM: np.roll(user.codes[LAST_ITEM], 1)}
     assert not np.array_equal(scores(ranker, rows | {"user": replace(user, codes=rolled)}), served)
 
@@ -309,11 +301,11 @@ def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reporte
     unplaced = replace(mixed(), positions=np.zeros(300, np.int32))
     ranker, epochs = trained(unplaced, "seconds", SMALL.model_copy(update={"pairwise": 0.0}), 1, lambda _: None)
     rows = mixed()
-    rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.shape.seconds_cap))
+    rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.spec.seconds_cap))
     later = rows.take(np.flatnonzero(rows.instants >= 270))
     measures = ranker.measures(later.blocks["item"])
-    logits = np.log(scores(ranker, later.blocks) / ranker.shape.scale / measures)
-    labels, weights = (column[:, 0] for column in targets("exact", later.clicked, later.seconds / measures))
+    logits = np.log(scores(ranker, later.blocks) / ranker.spec.scale / measures)
+    labels, weights = (column[:, 0] for column in targets_of("exact", later.clicked, later.seconds / measures))
     losses = np.maximum(logits, 0) - logits * labels + np.log1p(np.exp(-np.abs(logits)))
     assert (weights * losses).mean() / weights.mean() == pytest.approx(min(e["val_loss"] for e in epochs), rel=1e-4)
 
@@ -343,7 +335,7 @@ def test_the_position_is_a_bias_that_serving_holds_at_its_mean():
 
 
 def test_the_order_loss_is_that_of_a_loop_over_pairs_within_groups_of_neighbours(monkeypatch):
-    monkeypatch.setattr(ranker_module, "PAIRED", 4)
+    monkeypatch.setattr(trainer_module, "PAIRED", 4)
     rng = np.random.default_rng(5)
     seconds, weights = rng.integers(0, 3, 11).astype(np.float32), rng.random(11).astype(np.float32)
     logits = rng.normal(size=11).astype(np.float32)
@@ -353,10 +345,10 @@ def test_the_order_loss_is_that_of_a_loop_over_pairs_within_groups_of_neighbours
             weight = weights[i] * weights[j] * np.sqrt(seconds[i] - seconds[j])
             above += weight * np.log1p(np.exp(logits[j] - logits[i]))
             total += weight
-    assert float(ranker_module._order_loss(seconds, weights, logits)) == pytest.approx(above / total, rel=1e-5)
-    few = float(ranker_module._order_loss(seconds[:3], weights[:3], logits[:3]))
-    monkeypatch.setattr(ranker_module, "PAIRED", 3)
-    assert few == pytest.approx(float(ranker_module._order_loss(seconds[:3], weights[:3], logits[:3])))
+    assert float(order_loss(seconds, weights, logits)) == pytest.approx(above / total, rel=1e-5)
+    few = float(order_loss(seconds[:3], weights[:3], logits[:3]))
+    monkeypatch.setattr(trainer_module, "PAIRED", 3)
+    assert few == pytest.approx(float(order_loss(seconds[:3], weights[:3], logits[:3])))
     assert few > 0
 
 
@@ -412,9 +404,9 @@ def test_normalisers_and_cap_are_fitted_on_the_earlier_rows_alone(small):
         seconds=np.where(later, 5_000.0, rows.seconds),
     )
     ranker, _ = trained(changed, "seconds", SMALL.model_copy(update={"epochs": 1}), 1, lambda _: None)
-    assert ranker.shape.seconds_cap == small[0].shape.seconds_cap
-    assert ranker.shape.sizes == small[0].shape.sizes
-    for ours, theirs in zip(small[0].normalisers.tables, ranker.normalisers.tables, strict=True):
+    assert ranker.spec.seconds_cap == small[0].spec.seconds_cap
+    assert ranker.spec.sizes == small[0].spec.sizes
+    for ours, theirs in zip(small[0].encoders.tables, ranker.encoders.tables, strict=True):
         assert ours.equals(theirs)
 
 
@@ -442,13 +434,18 @@ def test_each_epoch_is_told_and_training_lowers_the_loss():
     assert epochs[-1]["val_loss"] < epochs[0]["val_loss"]
 
 
+def trainer_of(rows):
+    ranker = untrained_ranker(rows, 9.0, "seconds", SMALL)
+    return RankerTrainer(ranker.spec, build_examples(ranker, rows), SMALL, 0)
+
+
 def test_an_epoch_of_a_large_log_is_so_many_steps(monkeypatch):
-    monkeypatch.setattr(ranker_module, "STEPS_AN_EPOCH", 3)
+    monkeypatch.setattr(trainer_module, "STEPS_AN_EPOCH", 3)
     rows = mixed()
-    training = _Training(_untrained(rows, 9.0, "seconds", SMALL), rows, SMALL, 0)
-    training.epoch()
-    assert int(training._adam.iterations.numpy()) == 3
+    trainer = trainer_of(rows)
+    trainer.epoch()
+    assert int(trainer._adam.iterations.numpy()) == 3
     small = rows.take(np.arange(100))
-    training = _Training(_untrained(small, 9.0, "seconds", SMALL), small, SMALL, 0)
-    training.epoch()
-    assert int(training._adam.iterations.numpy()) == 2
+    trainer = trainer_of(small)
+    trainer.epoch()
+    assert int(trainer._adam.iterations.numpy()) == 2

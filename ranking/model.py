@@ -14,8 +14,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from features.ledger import LAST, LAST_ITEM, Block
-from ranking.normalisers import Normalisers, normalisers_from, widened, width_of
-from ranking.objectives import Yardstick, expected
+from ranking.encoders import FeatureEncoders, encoders_from, width_of, with_powers
+from ranking.losses import Yardstick, expected
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -23,11 +23,10 @@ Int32 = npt.NDArray[np.int32]
 
 BLOCKS = ("user", "item", "pair")
 ITEM_SPACE, DURATION = "item", "item_duration_seconds"
-NO_YARDSTICK = Yardstick()
 SHARD = 16_384
 
 
-class RankerShape(BaseModel):
+class RankerSpec(BaseModel):
     """What the weights mean: the columns of each block in order, table sizes, layers, and the scale of seconds.
 
     `prior` names the column of the pair's block that the first logit starts from, `prior_unknown` stands in for it.
@@ -73,11 +72,10 @@ def space_of(column: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """What the rows [n] of a block add to the first layers, and what only the whole row can use.
+    """What the rows [n] of a block add to the first layer, and what only the whole row can use.
 
-    `sums` [n, width]; `vectors` are the item's embedding [n, dim], or those of the user's history [n, length, dim];
-    `known` says which of the history there are [n, length]; `measures` the seconds that its odds count as
-    one [n]; `prior` is where the pair's first logit starts [n].
+    `sums` [n, width]; `measures` are the seconds that the item's odds count as one [n]; `prior` is where the pair's
+    first logit starts [n].
     """
 
     sums: Float32
@@ -91,45 +89,53 @@ class Part:
 
 @dataclass(frozen=True)
 class Ranker:
-    """A trained ranker: shape, normalisers, weights, and how its seconds are read.
+    """A trained ranker: spec, encoders, weights.
 
     `weights`: `table_<space>` (row 0, out of vocabulary, reads as zero), `kernel<i>` and `bias<i>` of the layers, the
     last one the logits. The first one reads block by block.
     """
 
-    shape: RankerShape
-    normalisers: Normalisers
+    spec: RankerSpec
+    encoders: FeatureEncoders
     weights: Mapping[str, Float32]
-    yardstick: Yardstick = NO_YARDSTICK
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """What the odds count."""
+        return Yardstick(self.spec.yardstick, self.spec.by_length)
+
+    def with_spec(self, **values: Any) -> "Ranker":
+        """The ranker with some fields of its spec of other values."""
+        return replace(self, spec=self.spec.model_copy(update=values))
 
     def part(self, name: str, block: Block) -> Part:
         """What a block's rows [n] add: the user's is the same for a whole request, the item's for all requests."""
-        embedded = [self._embedding(space_of(code), self._rows(block, code)) for code in self.shape.codes[name]]
+        embedded = [self._embedding(space_of(code), self._rows(block, code)) for code in self.spec.codes[name]]
         inputs = np.concatenate([*embedded, self.inputs(name, block)], axis=1)
         sums: Float32 = inputs @ self.weights["kernel0"][self._places[name]]
         if name == "item":
             return Part(sums, measures=self.measures(block))
-        if name == "pair" and self.shape.prior:
+        if name == "pair" and self.spec.prior:
             return Part(sums, prior=self.prior(block))
         return Part(sums)
 
     def inputs(self, name: str, block: Block) -> Float32:
         """The numbers of a block as the net reads them, [n, width]."""
-        numbers = self.normalisers.numbers(block, self.shape.numbers[name])
-        return widened(numbers, self.shape.powers)
+        numbers = self.encoders.numbers(block, self.spec.numbers[name])
+        return with_powers(numbers, self.spec.powers)
 
     def measures(self, item: Block) -> Float64:
         """Seconds that the odds count as one, of the rows [n] of an item's block."""
         return self.yardstick.measures(lengths_of(item))
 
     def prior(self, pair: Block) -> Float32:
-        """Where the first logit of the rows [n] of a pair's block starts; the shape names a prior."""
-        prior = pair.numbers[self.shape.prior]
-        return np.where(np.isnan(prior), self.shape.prior_unknown, prior).astype(np.float32)
+        """Where the first logit of the rows [n] of a pair's block starts; the spec names a prior."""
+        prior = pair.numbers[self.spec.prior]
+        return np.where(np.isnan(prior), self.spec.prior_unknown, prior).astype(np.float32)
 
     def rows(self, name: str, block: Block) -> Int32:
         """Rows of the embedding tables of a block's codes, [n, codes]."""
-        columns = [self._rows(block, code) for code in self.shape.codes[name]]
+        columns = [self._rows(block, code) for code in self.spec.codes[name]]
         return np.stack(columns, axis=1) if columns else np.zeros((block.size, 0), np.int32)
 
     def expected_seconds(self, user: Part, item: Part, pair: Part) -> Float64:
@@ -137,40 +143,34 @@ class Ranker:
 
         No more than the cap of T, scaled: no mean is above what is averaged. The paper's odds are no mean.
         """
-        logits = self._logits(user, item, pair).astype(np.float64)
-        odds = expected(self.shape.objective, logits, self.yardstick)
+        logits = self.logits(user, item, pair).astype(np.float64)
+        odds = expected(self.spec.objective, logits, self.yardstick)
         seconds = odds if item.measures is None else odds * item.measures
-        calibrated = seconds * self.shape.scale * self.shape.calibration
-        return calibrated if self.shape.objective == "paper" else np.minimum(calibrated, self.most)
-
-    @property
-    def most(self) -> float:
-        """The longest watch that was learnt from, at the scale that gives back what its cap took."""
-        return self.shape.seconds_cap * self.shape.scale
+        calibrated = seconds * self.spec.scale * self.spec.calibration
+        longest = np.inf if self.spec.objective == "paper" else self.spec.seconds_cap * self.spec.scale
+        return np.minimum(calibrated, longest)
 
     def scores(self, user: Block, item: Block, pair: Block) -> Float64:
         """Expected seconds of rows whose three blocks are given row by row, [n]."""
         shards = (np.arange(at, min(at + SHARD, pair.size)) for at in range(0, pair.size, SHARD))
-        scored = [self._scores(user.take(rows), item.take(rows), pair.take(rows)) for rows in shards]
+        blocks = {"user": user, "item": item, "pair": pair}
+        scored = [
+            self.expected_seconds(*(self.part(name, block.take(rows)) for name, block in blocks.items()))
+            for rows in shards
+        ]
         return np.concatenate(scored) if scored else np.zeros(0)
 
-    def _scores(self, user: Block, item: Block, pair: Block) -> Float64:
-        return self.expected_seconds(self.part("user", user), self.part("item", item), self.part("pair", pair))
-
-    def _logits(self, user: Part, item: Part, pair: Part) -> Float32:
-        logits = self._deep(user.sums + item.sums + pair.sums)
-        if pair.prior is not None:
-            logits = logits + np.pad(pair.prior[:, None], ((0, 0), (0, logits.shape[1] - 1)))
-        return logits
-
-    def _deep(self, values: Float32) -> Float32:
-        values = values + self.weights["bias0"]
-        for layer in range(1, len(self.shape.hidden) + 1):
+    def logits(self, user: Part, item: Part, pair: Part) -> Float32:
+        """What the net answers for rows whose parts are given row by row, [n, heads]."""
+        values = user.sums + item.sums + pair.sums + self.weights["bias0"]
+        for layer in range(1, len(self.spec.hidden) + 1):
             values = np.maximum(values, 0) @ self.weights[f"kernel{layer}"] + self.weights[f"bias{layer}"]
+        if pair.prior is not None:
+            values = values + np.pad(pair.prior[:, None], ((0, 0), (0, values.shape[1] - 1)))
         return values
 
     def _rows(self, block: Block, code: str) -> Int32:
-        return self.normalisers.rows(block.codes[code], space_of(code))
+        return self.encoders.rows(block.codes[code], space_of(code))
 
     def _embedding(self, space: str, rows: Int32) -> Float32:
         """Embeddings of rows of any shape, the zero vector out of vocabulary (paper, section 4.1)."""
@@ -180,12 +180,12 @@ class Ranker:
     @cached_property
     def _places(self) -> dict[str, slice]:
         """Which rows of the first kernel read which block."""
-        edges = np.cumsum([0, *(self.shape.width(block) for block in BLOCKS)]).tolist()
+        edges = np.cumsum([0, *(self.spec.width(block) for block in BLOCKS)]).tolist()
         return {name: slice(edges[i], edges[i + 1]) for i, name in enumerate(BLOCKS)}
 
     def save(self, folder: Path) -> None:
-        (folder / "ranker.json").write_text(self.shape.model_dump_json(indent=1))
-        quantiles, codes = self.normalisers.tables
+        (folder / "ranker.json").write_text(self.spec.model_dump_json(indent=1))
+        quantiles, codes = self.encoders.tables
         for name, table in (("quantiles", quantiles), ("codes", codes)):
             table.to_parquet(folder / f"{name}.parquet", index=False)
         with h5py.File(folder / "ranker.weights.h5", "w") as file:
@@ -194,17 +194,12 @@ class Ranker:
 
     @classmethod
     def load(cls, folder: Path) -> "Ranker":
-        shape = RankerShape.model_validate_json((folder / "ranker.json").read_text())
+        spec = RankerSpec.model_validate_json((folder / "ranker.json").read_text())
         with h5py.File(folder / "ranker.weights.h5", "r") as file:
             weights = {key: file[key][:] for key in file}
         quantiles, codes = (pd.read_parquet(folder / f"{name}.parquet") for name in ("quantiles", "codes"))
-        numbers = [name for block in BLOCKS for name in shape.numbers[block]]
-        return cls(
-            shape,
-            normalisers_from(quantiles, codes, numbers, list(shape.sizes)),
-            weights,
-            Yardstick(shape.yardstick, shape.by_length),
-        )
+        numbers = [name for block in BLOCKS for name in spec.numbers[block]]
+        return cls(spec, encoders_from(quantiles, codes, numbers, list(spec.sizes)), weights)
 
 
 def lengths_of(item: Block) -> Float64:

@@ -55,7 +55,7 @@ def length_yardstick(clicked: Flags, seconds: Float64, lengths: Float64) -> Yard
     return Yardstick(max(float(seconds[used].mean()), SHORTEST) if used.any() else SHORTEST, by_length=True)
 
 
-def targets(objective: str, clicked: Flags, seconds: Float64) -> tuple[Float64, Float64]:
+def targets_of(objective: str, clicked: Flags, seconds: Float64) -> tuple[Float64, Float64]:
     """Labels and weights [n, heads] such that the weighted loss of the labels is the objective.
 
     `paper`: clicks weigh T, the rest 1; odds sum(T) / (N - k), which is E[T] / (1 - p) (section 4.2). `exact`: every

@@ -8,7 +8,7 @@ import pytest
 from features.ledger import Block, Ledger
 from features.sides import Side
 from features.tallies import Events
-from ranking.rows import LABELS, SHRINKAGE, Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
+from ranking.examples import LABELS, SHRINKAGE, Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
 
 
 def watches(items, clicked, seconds):

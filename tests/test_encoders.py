@@ -1,4 +1,4 @@
-"""Numbers by their quantiles against an empirical CDF, vocabularies of clicked rows, and their tables."""
+"""Numbers by their quantiles against an empirical CDF, vocabularies of clicked rows, their tables, ablations."""
 
 import numpy as np
 import pandas as pd
@@ -7,9 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from features.errors import Refused
 from features.ledger import Block
-from ranking.normalisers import Limits, normalisers_from, normalisers_of, quantiles_of, widened, width_of
+from ranking.encoders import (
+    Columns,
+    Limits,
+    columns_of,
+    encoders_from,
+    fit_encoders,
+    quantiles_of,
+    width_of,
+    with_powers,
+)
 
+NUMBER, CODE = np.zeros(2), np.zeros(2, np.int32)
+BLOCKS = {
+    "user": Block(2, {"user_age": NUMBER}, {"user_country": CODE}),
+    "item": Block(2, {"item_shown": NUMBER, "item_click_rate": NUMBER}, {"item": CODE}),
+    "pair": Block(2, {"user_topic_shown": NUMBER, "user_channel_shown": NUMBER}, {}),
+}
 NUMBERS = st.floats(-1e6, 1e6, allow_subnormal=False)
 
 
@@ -65,7 +81,7 @@ def block():
 
 
 def fitted(vocabulary=5, clicks=2):
-    return normalisers_of({"item": block()}, CLICKED, SPACES, Limits(8, vocabulary, clicks))
+    return fit_encoders({"item": block()}, CLICKED, SPACES, Limits(8, vocabulary, clicks))
 
 
 def test_each_number_stands_at_its_quantile_and_the_unknown_stay_unknown():
@@ -86,7 +102,7 @@ def test_numbers_side_by_side_are_what_each_is_alone():
         "never": np.full(500, np.nan),
         "one": np.full(500, 2.0),
     }
-    fit = normalisers_of({"item": Block(500, columns, {})}, np.ones(500, bool), {}, Limits(20, 5, 1))
+    fit = fit_encoders({"item": Block(500, columns, {})}, np.ones(500, bool), {}, Limits(20, 5, 1))
     ends = np.array([-np.inf, np.inf, np.nan, 2.0, -99.0, 99.0])
     asked = {name: np.concatenate([x, x + rng.normal(size=500), ends]) for name, x in columns.items()}
     found = fit.numbers(Block(1_006, asked, {}), tuple(columns))
@@ -97,7 +113,7 @@ def test_numbers_side_by_side_are_what_each_is_alone():
 @pytest.mark.parametrize("powers", [True, False])
 def test_the_net_reads_powers_and_whether_a_number_is_unknown(powers):
     x = np.array([[0.0, 1.0], [0.6, np.nan]], np.float32)
-    inputs = widened(x, powers).reshape(2, width_of(powers), 2)
+    inputs = with_powers(x, powers).reshape(2, width_of(powers), 2)
     for (row, column), value in (((0, 0), 0.0), ((0, 1), 1.0), ((1, 0), 0.6)):
         wanted = [value, value**2, value**0.5, 0] if powers else [value, 0]
         np.testing.assert_allclose(inputs[row, :, column], wanted, rtol=1e-5)
@@ -111,16 +127,16 @@ def test_the_vocabulary_is_the_most_frequent_codes_of_clicked_rows_seen_at_least
 
 
 def test_an_id_space_is_learnt_from_its_own_column_and_read_by_all():
-    normalisers = fitted()
-    assert set(normalisers.kept) == {"item", "kind"}
-    assert 9 not in normalisers.kept["item"]
-    assert normalisers.rows(np.array([[7, 9], [2, 0]], np.int32), "item").tolist() == [[2, 0], [1, 0]]
+    encoders = fitted()
+    assert set(encoders.kept) == {"item", "kind"}
+    assert 9 not in encoders.kept["item"]
+    assert encoders.rows(np.array([[7, 9], [2, 0]], np.int32), "item").tolist() == [[2, 0], [1, 0]]
 
 
 def test_unclicked_rows_earn_no_embedding():
     codes = Block(8, {}, {"item": np.array([3, 3, 3, 3, 3, 4, 4, 0], np.int32)})
     clicked = np.array([False] * 5 + [True] * 3)
-    assert normalisers_of({"item": codes}, clicked, {"item": "item"}, Limits(8, 9, 2)).kept["item"].tolist() == [4]
+    assert fit_encoders({"item": codes}, clicked, {"item": "item"}, Limits(8, 9, 2)).kept["item"].tolist() == [4]
 
 
 def test_codes_out_of_vocabulary_are_row_0():
@@ -129,18 +145,56 @@ def test_codes_out_of_vocabulary_are_row_0():
 
 
 def test_the_tables_bring_the_normalisers_back(tmp_path):
-    normalisers = fitted()
-    for name, table in zip(("quantiles", "codes"), normalisers.tables, strict=True):
+    encoders = fitted()
+    for name, table in zip(("quantiles", "codes"), encoders.tables, strict=True):
         table.to_parquet(tmp_path / f"{name}.parquet", index=False)
     tables = pd.read_parquet(tmp_path / "quantiles.parquet"), pd.read_parquet(tmp_path / "codes.parquet")
-    back = normalisers_from(*tables, list(NAMES), ["item", "kind"])
-    np.testing.assert_array_equal(back.numbers(block(), NAMES), normalisers.numbers(block(), NAMES))
-    for space, kept in normalisers.kept.items():
+    back = encoders_from(*tables, list(NAMES), ["item", "kind"])
+    np.testing.assert_array_equal(back.numbers(block(), NAMES), encoders.numbers(block(), NAMES))
+    for space, kept in encoders.kept.items():
         np.testing.assert_array_equal(back.kept[space], kept)
 
 
 def test_no_columns_survive_their_tables():
-    empty = normalisers_of({"item": Block(2, {}, {})}, np.array([True, False]), {}, Limits(8, 5, 2))
-    back = normalisers_from(*empty.tables, [], [])
+    empty = fit_encoders({"item": Block(2, {}, {})}, np.array([True, False]), {}, Limits(8, 5, 2))
+    back = encoders_from(*empty.tables, [], [])
     assert back.numbers(Block(2, {}, {}), ()).shape == (2, 0)
     assert back.kept == {}
+
+
+def test_all_columns_are_read_where_nothing_is_left_out():
+    assert columns_of(BLOCKS, []) == Columns(
+        {
+            "user": ("user_age",),
+            "item": ("item_shown", "item_click_rate"),
+            "pair": ("user_topic_shown", "user_channel_shown"),
+        },
+        {"user": ("user_country",), "item": ("item",), "pair": ()},
+    )
+
+
+def test_a_name_leaves_out_itself_alone_and_a_pattern_what_is_like_it():
+    read = columns_of(BLOCKS, ["item", "user_[tc]*_shown"])
+    assert read.codes == {"user": ("user_country",), "item": (), "pair": ()}
+    assert read.numbers == {"user": ("user_age",), "item": ("item_shown", "item_click_rate"), "pair": ()}
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        (["user_topc_shown"], "did you mean user_topic_shown?"),
+        (["zzz*"], "there are user_age, item_shown"),
+        (["User_age"], "did you mean user_age?"),
+        (["user_history_00"], "no column of the ranking rows is called so"),
+        (["user*", "item*"], "leaves the ranker no column"),
+    ],
+)
+def test_a_pattern_that_names_nothing_or_everything_is_refused(without, said):
+    with pytest.raises(Refused) as refused:
+        columns_of(BLOCKS, without)
+    assert said in str(refused.value)
+
+
+def test_rows_without_any_column_are_not_what_a_pattern_did():
+    nothing = {name: Block(2, {}, {}) for name in BLOCKS}
+    assert columns_of(nothing, []).numbers == {"user": (), "item": (), "pair": ()}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from features.errors import Refused
 from features.ledger import Block, Ledger
 from features.tallies import Events
-from ranking.rows import Exposures, blocks_of
+from ranking.examples import Exposures, blocks_of
 
 Blocks = dict[str, Block]
 Int64 = npt.NDArray[np.int64]
@@ -20,7 +20,7 @@ Features = Callable[[Ledger, Exposures], Blocks]
 AUDITED, EXCERPT, TICKS = 5_000, 100_000, 10
 
 
-def refuse_the_future(
+def check_leakage(
     ledger: Ledger, exposures: Exposures, rng: np.random.Generator, features: Features = blocks_of
 ) -> None:
     """Refused where a feature reads what came at or after its row's instant.

@@ -1,9 +1,12 @@
-"""Ranking rows: impressions or candidates, their features as of the exposure, and what was then watched."""
+"""Ranking rows: impressions or candidates, their features as of the exposure, and what was then watched.
+
+`RankingRows` is a table on disk; `Examples` are its rows as the net is fed them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.ledger import Block, Contexts, Ledger
-from ranking.scoring import BLOCKS
+from ranking.encoders import with_powers
+from ranking.losses import targets_of
+from ranking.model import BLOCKS, Ranker
 
+Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -22,6 +28,8 @@ LABELS = ("instants", "clicked", "seconds", "weight", "positions")
 MERGED = "recall_merged"
 SHRINKAGE = 10.0
 MOSTLY_UNKNOWN = 0.5
+# Places on the page beyond this one are alike.
+LAST_POSITION = 50
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,62 @@ def blocks_of(ledger: Ledger, exposures: Exposures) -> dict[str, Block]:
     """The three feature blocks of exposures, each as of its own instant."""
     blocks = ledger.blocks(exposures.users, exposures.items, exposures.instants, exposures.contexts)
     return blocks | {"pair": blocks["pair"].with_numbers(exposures.recall)}
+
+
+class Targets(NamedTuple):
+    """What the losses are told of rows [n].
+
+    `labels` and `weights` [n, heads] are those of `losses.targets_of`, the mean weight of a head being 1. The order of
+    rows reads `seconds` (T), `row_weights`, and `log_measures`: the log of the seconds that the odds count as one.
+    """
+
+    labels: Float32
+    weights: Float32
+    seconds: Float32
+    row_weights: Float32
+    log_measures: Float32
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows [n] as the net is fed them; powers are taken batch by batch, so that memory grows with the log alone.
+
+    `numbers` [n, columns] at their quantiles by block; `codes` are rows of embedding tables, `codes_<block>`
+    [n, columns] and `position` [n, 1]; `prior` [n, 1] is where the first logit starts, None: at 0.
+    """
+
+    numbers: dict[str, Float32]
+    codes: dict[str, Int32]
+    prior: Float32 | None
+    targets: Targets
+    powers: bool
+
+    def __len__(self) -> int:
+        return len(self.targets.labels)
+
+    def take(self, rows: npt.NDArray[np.intp]) -> tuple[dict[str, Any], Targets]:
+        """The inputs of some rows by name, and their targets."""
+        inputs: dict[str, Any] = {name: codes[rows] for name, codes in self.codes.items()}
+        inputs |= {name: with_powers(numbers[rows], self.powers) for name, numbers in self.numbers.items()}
+        inputs |= {} if self.prior is None else {"prior": self.prior[rows]}
+        return inputs, Targets(*(column[rows] for column in self.targets))
+
+
+def build_examples(ranker: Ranker, rows: RankingRows) -> Examples:
+    """Rows [n] as the net of a ranker, trained or not, is fed them."""
+    spec, blocks = ranker.spec, rows.blocks
+    codes = {f"codes_{name}": ranker.rows(name, blocks[name]) for name in BLOCKS if spec.codes[name]}
+    numbers = {name: ranker.encoders.numbers(blocks[name], spec.numbers[name]) for name in BLOCKS if spec.numbers[name]}
+    positions = np.clip(rows.positions, 0, LAST_POSITION).astype(np.int32)[:, None]
+    prior = ranker.prior(blocks["pair"])[:, None] if spec.prior else None
+    measures = ranker.measures(blocks["item"])
+    labels, weights = targets_of(spec.objective, rows.clicked, rows.seconds / measures)
+    weights = weights * rows.weight[:, None]
+    # A mean weight of one keeps the size of a step apart from the length of a watch.
+    weights = weights / np.maximum(weights.mean(axis=0), 1e-12)
+    columns = (labels, weights, rows.seconds, rows.weight, np.log(measures))
+    targets = Targets(*(column.astype(np.float32) for column in columns))
+    return Examples(numbers, codes | {"position": positions}, prior, targets, spec.powers)
 
 
 class Watches(Protocol):

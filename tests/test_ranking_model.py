@@ -1,15 +1,13 @@
 """The ranker without TensorFlow: blocks, shards, caps and what is kept on disk, on a ranker of random weights."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from features.ledger import LAST_ITEM, Block
-from ranking import scoring
-from ranking.normalisers import Limits, normalisers_of
-from ranking.objectives import LARGEST_LOGIT, Yardstick
-from ranking.scoring import BLOCKS, Part, Ranker, RankerShape, space_of
+from ranking import model
+from ranking.encoders import Limits, fit_encoders
+from ranking.losses import LARGEST_LOGIT
+from ranking.model import BLOCKS, Part, Ranker, RankerSpec, space_of
 
 ROWS = 25
 
@@ -39,20 +37,20 @@ def random_ranker(seed=1, **switches):
     rng, blocks = np.random.default_rng(seed), random_blocks()
     codes = {name: tuple(block.codes) for name, block in blocks.items()}
     spaces = {code: space_of(code) for names in codes.values() for code in names}
-    normalisers = normalisers_of(blocks, np.ones(ROWS, bool), spaces, Limits(8, 5, 1))
-    shape = RankerShape(
+    encoders = fit_encoders(blocks, np.ones(ROWS, bool), spaces, Limits(8, 5, 1))
+    spec = RankerSpec(
         numbers={name: tuple(block.numbers) for name, block in blocks.items()},
         codes=codes,
-        sizes={space: len(kept) + 1 for space, kept in normalisers.kept.items()},
+        sizes={space: len(kept) + 1 for space, kept in encoders.kept.items()},
         unit="seconds",
         **{"seconds_cap": 90, "hidden": (6, 5), "objective": "exact", "scale": 1.3} | switches,
     )
-    sizes = {f"table_{space}": (size, shape.dims[space]) for space, size in shape.sizes.items()}
-    widths = [sum(map(shape.width, BLOCKS)), *shape.hidden, 1]
-    for layer in range(len(shape.hidden) + 1):
+    sizes = {f"table_{space}": (size, spec.dims[space]) for space, size in spec.sizes.items()}
+    widths = [sum(map(spec.width, BLOCKS)), *spec.hidden, 1]
+    for layer in range(len(spec.hidden) + 1):
         sizes |= {f"kernel{layer}": (widths[layer], widths[layer + 1]), f"bias{layer}": (widths[layer + 1],)}
     weights = {name: (rng.normal(size=size) / 3).astype(np.float32) for name, size in sizes.items()}
-    return Ranker(shape, normalisers, weights)
+    return Ranker(spec, encoders, weights)
 
 
 def scores(ranker, blocks):
@@ -60,7 +58,7 @@ def scores(ranker, blocks):
 
 
 def embedded(ranker, space, row):
-    return ranker.weights[f"table_{space}"][row] if row else np.zeros(ranker.shape.dims[space])
+    return ranker.weights[f"table_{space}"][row] if row else np.zeros(ranker.spec.dims[space])
 
 
 def score_by_loop(ranker, blocks, row):
@@ -68,15 +66,15 @@ def score_by_loop(ranker, blocks, row):
     one, weights = {name: block.take(np.array([row])) for name, block in blocks.items()}, ranker.weights
     parts = []
     for block in BLOCKS:
-        for code in ranker.shape.codes[block]:
-            at = ranker.normalisers.rows(one[block].codes[code], space_of(code))[0]
+        for code in ranker.spec.codes[block]:
+            at = ranker.encoders.rows(one[block].codes[code], space_of(code))[0]
             parts.append(embedded(ranker, space_of(code), at))
         parts.append(ranker.inputs(block, one[block])[0])
-    values, layers = np.concatenate(parts), len(ranker.shape.hidden)
+    values, layers = np.concatenate(parts), len(ranker.spec.hidden)
     for layer in range(layers):
         values = np.maximum(values @ weights[f"kernel{layer}"] + weights[f"bias{layer}"], 0)
     logit = values @ weights[f"kernel{layers}"] + weights[f"bias{layers}"]
-    return np.exp(logit[0]) * ranker.shape.scale
+    return np.exp(logit[0]) * ranker.spec.scale
 
 
 SWITCHES = [
@@ -96,7 +94,7 @@ def test_scores_are_what_a_loop_over_rows_computes(switches):
 def test_shards_do_not_change_the_scores(monkeypatch):
     ranker, blocks = random_ranker(), random_blocks(5)
     whole = scores(ranker, blocks)
-    monkeypatch.setattr(scoring, "SHARD", 7)
+    monkeypatch.setattr(model, "SHARD", 7)
     np.testing.assert_allclose(scores(ranker, blocks), whole, rtol=1e-5)
 
 
@@ -107,11 +105,10 @@ def test_no_rows_have_no_scores():
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_a_saved_ranker_gives_equal_scores_and_keeps_its_columns_order(tmp_path, switches):
     ranker, blocks = random_ranker(**switches), random_blocks(5)
-    ranker = replace(ranker, yardstick=Yardstick(1.0))
     ranker.save(tmp_path)
     reloaded = Ranker.load(tmp_path)
-    assert reloaded.shape == ranker.shape
-    assert reloaded.shape.numbers["user"] == ("z", "a")
+    assert reloaded.spec == ranker.spec
+    assert reloaded.spec.numbers["user"] == ("z", "a")
     assert sorted(reloaded.weights) == sorted(ranker.weights)
     np.testing.assert_array_equal(scores(reloaded, blocks), scores(ranker, blocks))
 
@@ -130,7 +127,7 @@ def test_an_enormous_logit_never_overflows_and_no_mean_is_above_the_longest_watc
 
 def test_the_calibration_is_the_last_step():
     ranker, blocks = random_ranker(), random_blocks(5)
-    twice = replace(ranker, shape=ranker.shape.model_copy(update={"calibration": 2.0}))
+    twice = ranker.with_spec(calibration=2.0)
     np.testing.assert_allclose(scores(twice, blocks), 2 * scores(ranker, blocks))
 
 

@@ -1,0 +1,163 @@
+"""Training the ranker: what is fitted on which rows, how many epochs, and at what level its seconds are served."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ranking.calibration import calibration_factor
+from ranking.config import RankingConfig
+from ranking.encoders import Limits, columns_of, fit_encoders
+from ranking.examples import MERGED, RankingRows, build_examples
+from ranking.losses import length_yardstick, yardstick_of
+from ranking.model import BLOCKS, Ranker, RankerSpec, lengths_of, space_of
+from ranking.trainer import RankerTrainer
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.intp]
+Epochs = list[dict[str, Any]]
+Tell = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The ranker that is served, the one that never saw the validation rows, and a row of losses for each epoch."""
+
+    ranker: Ranker
+    validation: Ranker
+    epochs: Epochs
+
+
+def train(
+    rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epoch: Tell, validates: Flags | None = None
+) -> Trained:
+    """The ranker of training rows.
+
+    Encoders, yardstick and the cap on seconds are fitted on the rows that do not validate; those that do (flags [n];
+    None: the last `validation_share` by instant) choose the epoch, give back the seconds that the cap took, and
+    calibrate. With `refit` the net is then trained anew for as many epochs on all rows, the newest among them, and
+    keeps the scale and the calibration.
+    """
+    early, late = (
+        split_rows(rows, config.validation_share)
+        if validates is None
+        else (np.flatnonzero(~validates), np.flatnonzero(validates))
+    )
+    cap = seconds_cap(rows.seconds[early], rows.clicked[early], config.seconds_cap_quantile)
+    capped = replace(rows, seconds=np.minimum(rows.seconds, cap))
+    earlier, later = capped.take(early), capped.take(late)
+    untrained = untrained_ranker(earlier, cap, unit, config)
+    weights, epochs = _fit(untrained, earlier, later, config, seed, on_epoch)
+    validation = _levelled(replace(untrained, weights=weights), rows.take(late), later, config)
+    if not config.refit:
+        return Trained(validation, validation, epochs)
+    return Trained(_refitted(validation, capped, later, config, best_epoch(epochs), seed), validation, epochs)
+
+
+def best_epoch(epochs: Epochs) -> int:
+    """The epoch of the lowest validation loss, the first being 1."""
+    return int(min(epochs, key=lambda row: row["val_loss"])["epoch"])
+
+
+def _fit(
+    ranker: Ranker, earlier: RankingRows, later: RankingRows, config: RankingConfig, seed: int, on_epoch: Tell
+) -> tuple[dict[str, Float32], Epochs]:
+    """The weights of the epoch with the lowest loss on the later rows; `patience` epochs without a lower one end it."""
+    trainer = RankerTrainer(ranker.spec, build_examples(ranker, earlier), config, seed)
+    # In the log's order neighbours are of one user, and what orders users would not count.
+    shuffled = later.take(np.random.default_rng(seed).permutation(len(later)))
+    held = build_examples(ranker, shuffled)
+    epochs: Epochs = []
+    best: dict[str, Float32] = {}
+    for epoch in range(1, config.epochs + 1):
+        epochs.append({"epoch": epoch, "loss": trainer.epoch(), "val_loss": trainer.loss(held)})
+        on_epoch(epochs[-1])
+        if best_epoch(epochs) == epoch:
+            best = trainer.weights
+        if epoch - best_epoch(epochs) >= config.patience:
+            break
+    return best, epochs
+
+
+def _levelled(ranker: Ranker, raw: RankingRows, capped: RankingRows, config: RankingConfig) -> Ranker:
+    """The ranker with the seconds that the cap took given back, and calibrated, both by validation rows [n]."""
+    left = float((capped.seconds * capped.weight).sum())
+    scale = float((raw.seconds * raw.weight).sum()) / left if left else 1.0
+    ranker = ranker.with_spec(scale=scale)
+    if config.calibration == "none":
+        return ranker
+    predicted = ranker.scores(*(raw.blocks[name] for name in BLOCKS))
+    return ranker.with_spec(calibration=calibration_factor(predicted, raw.seconds, raw.weight))
+
+
+def _refitted(
+    ranker: Ranker, rows: RankingRows, later: RankingRows, config: RankingConfig, epochs: int, seed: int
+) -> Ranker:
+    """The ranker with a net trained on all rows, at the level that the first net had on the later ones."""
+    trainer = RankerTrainer(ranker.spec, build_examples(ranker, rows), config, seed)
+    for _ in range(epochs):
+        trainer.epoch()
+    again = replace(ranker, weights=trainer.weights)
+    first, second = (
+        float((each.with_spec(calibration=1.0).scores(*(later.blocks[b] for b in BLOCKS)) * later.weight).sum())
+        for each in (ranker, again)
+    )
+    return again.with_spec(scale=ranker.spec.scale * (first / second if second else 1.0))
+
+
+def seconds_cap(seconds: Float64, clicked: Flags, quantile: float) -> float:
+    """The quantile of clicked seconds at which training winsorises T."""
+    return float(np.quantile(seconds[clicked], quantile)) if clicked.any() else 1.0
+
+
+def split_rows(rows: RankingRows, share: float) -> tuple[Rows, Rows]:
+    """Earlier and later rows by instant. What is of one instant stays together, unless it is all there is.
+
+    Rows made from lists are of few instants, and no hour is like another: what learnt one is not judged by it.
+    """
+    order = np.argsort(rows.instants, kind="stable")
+    cut = len(order) - max(round(len(order) * share), 1)
+    ascending = rows.instants[order]
+    begin, end = (int(np.searchsorted(ascending, ascending[cut], side)) for side in ("left", "right"))
+    cut = begin or (end if end < len(order) else cut)
+    return np.sort(order[:cut]), np.sort(order[cut:])
+
+
+def untrained_ranker(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
+    """A ranker without weights, its encoders and yardstick fitted on training rows whose T is cut at `cap` seconds."""
+    columns = columns_of(rows.blocks, config.without)
+    spaces = {code: space_of(code) for name in BLOCKS for code in columns.codes[name]}
+    limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
+    read = {name: rows.blocks[name].with_numbers_of(columns.numbers[name]) for name in BLOCKS}
+    encoders = fit_encoders(read, rows.clicked, spaces, limits)
+    # The odds count lengths of the item where the objective's odds are of T, and T is in seconds.
+    by_length = config.measured_in == "length" and unit == "seconds" and config.objective in ("exact", "multi_task")
+    yardstick = (
+        length_yardstick(rows.clicked, rows.seconds, lengths_of(rows.blocks["item"]))
+        if by_length
+        else yardstick_of(config.objective, rows.clicked, rows.seconds)
+    )
+    spec = RankerSpec(
+        numbers=columns.numbers,
+        codes=columns.codes,
+        sizes={space: len(kept) + 1 for space, kept in encoders.kept.items()},
+        **config.model_dump(include={"hidden", "powers", "objective"}),
+        **(_prior(rows) if config.recall_prior and MERGED in columns.numbers["pair"] else {}),
+        unit=unit,
+        seconds_cap=cap,
+        yardstick=yardstick.unit,
+        by_length=yardstick.by_length,
+    )
+    return Ranker(spec, encoders, {})
+
+
+def _prior(rows: RankingRows) -> dict[str, Any]:
+    """Recall's log chance as where the logits start; where it is unknown, the log of the mean chance."""
+    merged = rows.blocks["pair"].numbers[MERGED]
+    known = ~np.isnan(merged)
+    mean = np.average(np.exp(merged[known]), weights=rows.weight[known]) if known.any() else 1.0
+    return {"prior": MERGED, "prior_unknown": float(np.log(mean))}
