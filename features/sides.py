@@ -1,4 +1,4 @@
-"""Side columns of users and of items, in the order of their indexes."""
+"""Side columns of users and of items, in the order of their indexes, and the groups of items that they make."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.tables import AGE, DURATION_SECONDS, PUBLISHED_AT, TOPICS
+from features.tables import AGE, CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
 from features.vocabulary import Vocabulary
 
 Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
 
 MAX_CATEGORIES = 10_000
 NUMBERS = (AGE, DURATION_SECONDS)
+# Durations between which watching changes: what is watched of five seconds and of five minutes is not one habit.
+DURATION_EDGES = np.array([5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 2400, 4800], np.float64)
 NO_VALUES: Mapping[str, pd.Index] = MappingProxyType({})
 
 
@@ -54,8 +57,8 @@ class Side:
 
 
 def _of_kind(table: pa.Table, kind: str) -> dict[str, npt.NDArray[Any]]:
-    names = [name for name in table.column_names if name.startswith(f"{kind}:")]
-    return {name.removeprefix(f"{kind}:"): table[name].to_numpy() for name in names}
+    columns = {column: column.partition(":") for column in table.column_names}
+    return {name: table[column].to_numpy() for column, (of, _, name) in columns.items() if of == kind}
 
 
 def side_of(
@@ -76,6 +79,24 @@ def side_of(
     sizes = {name: int(code.max(initial=0)) + 1 for name, code in codes.items()}
     kept = [name for name, size in sizes.items() if 2 <= size - 1 <= MAX_CATEGORIES or name == "channel_id"]
     return Side({name: codes[name] for name in kept}, {name: sizes[name] for name in kept}, numbers, matches)
+
+
+def group_codes(items: Side) -> dict[str, Int32]:
+    """The groups that items are counted by, as their columns allow: channel, topic, duration bucket.
+
+    Codes int32 [items] by group, -1 for none: items without a channel do not share one.
+    """
+    columns = {"channel": CHANNEL, "topic": TOPICS}
+    known = {group: items.codes[column] for group, column in columns.items() if column in items.codes}
+    if DURATION_SECONDS in items.numbers:
+        known["duration_bucket"] = duration_buckets(items.numbers[DURATION_SECONDS])
+    return {group: np.where(codes > 0, codes, -1) for group, codes in known.items()}
+
+
+def duration_buckets(seconds: Float64) -> Int32:
+    """Which bucket each duration in seconds falls in: 1 unknown, 2 under 5 s, and so on, [n]."""
+    buckets = np.searchsorted(DURATION_EDGES, seconds, side="right") + 2
+    return np.where(np.isnan(seconds), 1, buckets).astype(np.int32)
 
 
 def category_values(table: ibis.Table | None, key: str, vocabulary: Vocabulary) -> dict[str, pd.Index]:

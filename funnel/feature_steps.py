@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from features import ingest as ingestion
+from features.asof_features import AsOfFeatures
 from features.errors import Refused
 from features.histories import Histories, histories_of, samples_of
-from features.ledger import Ledger
 from features.sides import category_values, side_of
 from features.tables import ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
 from features.tokens import token_histories
@@ -87,11 +87,11 @@ def write_profiles(work: Work) -> None:
     of_items = side_of(items, ITEM, ids.items, category_values(users, USER, ids.users))
     of_users.save(work.out / "users.parquet")
     of_items.save(work.out / "items.parquet")
-    _refuse_ambiguous(work.ledger_of(of_users, of_items))
+    _refuse_name_clashes(work.features_of(of_users, of_items))
 
 
-def _refuse_ambiguous(ledger: Ledger) -> None:
-    for column in ledger.ambiguous():
+def _refuse_name_clashes(features: AsOfFeatures) -> None:
+    for column in features.name_clashes():
         side, _, name = column.partition("_")
         raise Refused(
             f"The {side}s table has a column {name}, and {column} is a feature that is made of the log: rename the "

@@ -135,7 +135,7 @@ class Validation:
         """What the ranker that never saw the window expects of each candidate, [n, k]."""
         ranker = Ranker.load(self.work.inputs["ranker"] / VALIDATION)
         as_of = self.tower.shape.as_of
-        recommender = recommender_of(ranker, self.work.ledger, as_of, len(self.work.ids.items))
+        recommender = recommender_of(ranker, self.work.features, as_of, len(self.work.ids.items))
         return recommender.expected_seconds(lists_of(self.work, self.candidates, self.tower))
 
     def ordered(self, order: ListOrder) -> Ordered:

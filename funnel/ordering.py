@@ -38,7 +38,7 @@ CHOICE = "choice.json"
 def recommender_at(work: Work) -> Recommender:
     """The run's ranker as of labels_end, with what it knows of every item."""
     ranker = Ranker.load(work.inputs["ranker"])
-    return recommender_of(ranker, work.ledger, work.windows.labels_end, len(work.ids.items))
+    return recommender_of(ranker, work.features, work.windows.labels_end, len(work.ids.items))
 
 
 def lists_of(work: Work, candidates: Candidates, tower: Tower | None = None, chance_of: str = BLENDER) -> Lists:

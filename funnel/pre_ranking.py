@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.ledger import Block
+from features.asof_features import Block
 from funnel.ordering import COSTS_AT, lists_of, order_of, recommender_at
 from funnel.work import Work, saved_candidates
 from ranking.pre_rank import PreRanker, distilled, kept, seconds_lost
@@ -55,7 +55,7 @@ def pre_ranked(work: Work, candidates: Candidates) -> Lists:
 
 def items_of(work: Work) -> Block:
     """All items as of labels_end."""
-    return work.ledger.item_block(np.arange(len(work.ids.items), dtype=np.int32), work.windows.labels_end)
+    return work.features.item_block(np.arange(len(work.ids.items), dtype=np.int32), work.windows.labels_end)
 
 
 def _halves(users: int, rng: np.random.Generator) -> tuple[Intp, Intp]:

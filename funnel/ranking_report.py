@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from features.ledger import Block
+from features.asof_counts import count_events
+from features.asof_features import Block
 from features.tables import DURATION_SECONDS
-from features.tallies import tally_of
 from funnel.judged import Judged, mean
 from funnel.plots import calibration_bars, seconds_by_bucket
 from funnel.work import Impressions, Work, logs_impressions, watched
@@ -29,11 +29,11 @@ Metrics = dict[str, float]
 def ranking_metrics(judged: Judged) -> Metrics:
     """Order and truth of the expected seconds; baselines are the item's clicks and its mean seconds."""
     work, rows = judged.work, judged.impressions
-    seconds, block = watched(work, rows), work.ledger.item_block(rows.items, rows.instants)
+    seconds, block = watched(work, rows), work.features.item_block(rows.items, rows.instants)
     predictions = {
         "": expected_seconds(work),
         ".popularity": block.numbers["item_shown"] + np.log(block.numbers["item_click_rate"]),
-        ".item_mean": block.numbers["item_yield"],
+        ".item_mean": block.numbers["item_seconds_per_impression"],
     }
     metrics: Metrics = {"ranking.impressions": len(seconds)}
     for suffix, predicted in predictions.items():
@@ -111,9 +111,8 @@ def _sliced(work: Work, rows: Impressions, block: Block) -> Metrics:
 
 def _slices(work: Work, rows: Impressions, block: Block) -> dict[str, Flags]:
     """Impressions by the item's length, the user's clicks before, the item's age, as far as the log knows them."""
-    slices = by_user_clicks(
-        tally_of(work.ledger.events.users, work.ledger.events).as_of(rows.users, rows.instants)["clicks"]
-    )
+    events = work.features.log.events
+    slices = by_user_clicks(count_events(events.users, events).as_of(rows.users, rows.instants)["clicks"])
     if f"item_{DURATION_SECONDS}" in block.numbers:
         slices |= by_duration(block.numbers[f"item_{DURATION_SECONDS}"])
     if "item_age_hours" in block.numbers:

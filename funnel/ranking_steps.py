@@ -31,9 +31,9 @@ def write_ranking_rows(work: Work) -> None:
     exposures, clicked, seconds, weight = _labelled_impressions(work) if logs_impressions(work) else rows_of_lists(work)
     if clicked.sum() < 2 or clicked.all():
         _refuse_to_rank(work, len(clicked), int(clicked.sum()))
-    check_leakage(work.ledger, exposures, np.random.default_rng([work.config.seed, 13]))
+    check_leakage(work.features, exposures, np.random.default_rng([work.config.seed, 13]))
     positions = exposures.positions if exposures.positions is not None else np.zeros(len(exposures), np.int32)
-    rows = RankingRows(blocks_of(work.ledger, exposures), exposures.instants, clicked, seconds, weight, positions)
+    rows = RankingRows(blocks_of(work.features, exposures), exposures.instants, clicked, seconds, weight, positions)
     rows.save(work.out / "ranking_rows.parquet")
     flags, validates = validation_rows(work, exposures.users, exposures.instants, clicked)
     np.save(work.out / FLAGS, flags)
@@ -118,7 +118,7 @@ def _labelled_impressions(work: Work) -> Labelled:
 def exposures_of(work: Work, rows: Impressions) -> Exposures:
     """Impressions as exposures, in their own contexts and positions; no list that was merged is known of them."""
     unplaced = exposures_at(work, rows.users, rows.items, rows.instants)
-    contexts = {name: getattr(rows, name) for name in work.ledger.contexts}
+    contexts = {name: getattr(rows, name) for name in work.features.log.contexts}
     unmerged = {} if logs_impressions(work) else {MERGED: np.full(len(rows.users), np.nan)}
     return replace(unplaced, recall=unplaced.recall | unmerged, contexts=contexts, positions=rows.positions)
 
@@ -137,7 +137,7 @@ def _write_scored(work: Work, ranker: Any) -> None:
     """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant."""
     log = work.impressions
     rows = log.take(np.flatnonzero(held_out(log, work.windows)))
-    blocks = blocks_of(work.ledger, exposures_of(work, rows))
+    blocks = blocks_of(work.features, exposures_of(work, rows))
     seconds = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
     table = _timestamps(work, held_out(log, work.windows))
     table = table.add_column(0, USER, work.ids.users.id_of(rows.users))

@@ -141,8 +141,8 @@ def _generator_log(work: Work) -> Log:
     """What generators are made of."""
     clicks = Histories.load(work.inputs["histories"] / "clicks")
     items = Side.load(work.inputs["profiles"] / "items.parquet")
-    ledger = work.ledger if logs_impressions(work) else None
-    return Log(work.readings, clicks, work.ids.items, items, work.windows, ledger)
+    features = work.features if logs_impressions(work) else None
+    return Log(work.readings, clicks, work.ids.items, items, work.windows, features)
 
 
 def _blender_text(fitted: FittedBlender) -> str:

@@ -13,11 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.asof_counts import Events
+from features.asof_features import AsOfFeatures
+from features.asof_log import AsOfLog
 from features.histories import Histories
-from features.ledger import Ledger
 from features.sides import Side
 from features.tables import DEVICE, POSITION, PROPENSITY, SURFACE, WATCH_SECONDS
-from features.tallies import Events
 from features.vocabulary import Vocabulary
 from features.windows import Windows
 from funnel.config import FunnelConfig
@@ -93,18 +94,18 @@ class Work:
         return unit_of(log.clicked, log.seconds, log.instants < self.windows.labels_end)
 
     @cached_property
-    def ledger(self) -> Ledger:
+    def features(self) -> AsOfFeatures:
         folder = self.inputs["profiles"]
         users, items = (Side.load(folder / f"{side}.parquet") for side in ("users", "items"))
-        return self.ledger_of(users, items)
+        return self.features_of(users, items)
 
-    def ledger_of(self, users: Side, items: Side) -> Ledger:
+    def features_of(self, users: Side, items: Side) -> AsOfFeatures:
         """The log with these side columns."""
         log = self.impressions
         seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
         events = Events(log.users, log.items, log.instants, log.clicked, seconds)
         timed, in_seconds = self.windows.clock == "time", self.unit == "seconds"
-        return Ledger(events, users, items, timed, log.contexts, in_seconds=in_seconds)
+        return AsOfFeatures(AsOfLog(events, users, items, timed, log.contexts, in_seconds=in_seconds))
 
     def write_json(self, name: str, value: Any) -> None:
         (self.out / name).write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
 
 Objective = Literal["exact", "paper", "click", "multi_task"]
 
@@ -57,6 +57,17 @@ class RankingConfig(BaseModel):
     seconds_cap_quantile: float = Field(0.99, gt=0.5, le=1)
     calibration: Literal["none", "scale"] = "scale"
     without: tuple[str, ...] = ()
+
+    @field_validator("without")
+    @classmethod
+    def _declared(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        # The catalogue brings compiled code: it is read where something is left out, not wherever settings are.
+        from features.asof_catalogue import is_declared
+
+        for pattern in patterns:
+            if not is_declared(pattern):
+                raise ValueError(f"no feature is called {pattern}; docs/features.md has them all")
+        return patterns
 
 
 class OffPolicyConfig(BaseModel):

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from features.asof_features import Block
 from features.compiled import interpolate
 from features.errors import Refused
-from features.ledger import Block
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

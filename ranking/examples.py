@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.ledger import Block, Contexts, Ledger
+from features.asof_features import AsOfFeatures, Block
+from features.asof_log import Contexts
 from ranking.encoders import with_powers
 from ranking.losses import targets_of
 from ranking.model import BLOCKS, Ranker
@@ -85,10 +86,10 @@ class RankingRows:
         return cls(blocks, **{name: columns[name] for name in LABELS})
 
 
-def blocks_of(ledger: Ledger, exposures: Exposures) -> dict[str, Block]:
+def blocks_of(features: AsOfFeatures, exposures: Exposures) -> dict[str, Block]:
     """The three feature blocks of exposures, each as of its own instant."""
-    blocks = ledger.blocks(exposures.users, exposures.items, exposures.instants, exposures.contexts)
-    return blocks | {"pair": blocks["pair"].with_numbers(exposures.recall)}
+    each = exposures
+    return features.blocks(features.log.rows(each.users, each.items, each.instants, each.contexts, each.recall))
 
 
 class Targets(NamedTuple):
@@ -200,7 +201,10 @@ def _flat(blocks: dict[str, Block]) -> Iterator[tuple[str, npt.NDArray[np.generi
 
 
 def _block(columns: dict[str, npt.NDArray[np.generic]], name: str, size: int) -> Block:
-    numbers, codes = f"{name}.number.", f"{name}.code."
-    found = {c.removeprefix(numbers): v.astype(np.float64) for c, v in columns.items() if c.startswith(numbers)}
-    kept = {c.removeprefix(codes): v.astype(np.int32) for c, v in columns.items() if c.startswith(codes)}
-    return Block(size, found, kept)
+    parts = {column: column.split(".", 2) for column in columns if column not in LABELS}
+    numbers, codes = (
+        {column: columns[stored] for stored, (block, of, column) in parts.items() if (block, of) == (name, kind)}
+        for kind in ("number", "code")
+    )
+    found = {column: values.astype(np.float64) for column, values in numbers.items()}
+    return Block(size, found, {column: values.astype(np.int32) for column, values in codes.items()})

@@ -1,29 +1,24 @@
-"""The audit: no feature of a row may change when what came after the row is struck from the log."""
+"""The leakage check: no feature of a row may change when what came after the row is struck from the log."""
 
-from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from features.asof_counts import Events
+from features.asof_features import AsOfFeatures, Blocks
 from features.errors import Refused
-from features.ledger import Block, Ledger
-from features.tallies import Events
 from ranking.examples import Exposures, blocks_of
 
-Blocks = dict[str, Block]
 Int64 = npt.NDArray[np.int64]
-Features = Callable[[Ledger, Exposures], Blocks]
 
 # Rows made twice, half of them at the edge; events of the excerpt, about; instants that its clock still tells apart.
-AUDITED, EXCERPT, TICKS = 5_000, 100_000, 10
+CHECKED, EXCERPT, TICKS = 5_000, 100_000, 10
 
 
-def check_leakage(
-    ledger: Ledger, exposures: Exposures, rng: np.random.Generator, features: Features = blocks_of
-) -> None:
-    """Refused where a feature reads what came at or after its row's instant.
+def check_leakage(features: AsOfFeatures, exposures: Exposures, rng: np.random.Generator) -> None:
+    """Refused where a feature of the catalogue reads what came at or after its row's instant.
 
     Of an excerpt of the log whose clock stands still for a tenth of the rows at a time, one instant is drawn, the edge.
     Rows at it and before it are made twice, from the whole excerpt and from what came strictly before the edge: so a
@@ -32,11 +27,11 @@ def check_leakage(
     """
     if not len(exposures):
         return
-    ledger, exposures = _coarse(*_excerpt(ledger, exposures, rng))
+    features, exposures = _coarse(*_excerpt(features, exposures, rng))
     edge = int(rng.choice(exposures.instants))
     parts = (np.flatnonzero(exposures.instants == edge), np.flatnonzero(exposures.instants < edge))
-    some = taken(exposures, np.sort(np.concatenate([rng.permutation(part)[: AUDITED // 2] for part in parts])))
-    changed = differing(features(ledger, some), features(before(ledger, edge), some))
+    some = taken(exposures, np.sort(np.concatenate([rng.permutation(part)[: CHECKED // 2] for part in parts])))
+    changed = differing(blocks_of(features, some), blocks_of(before(features, edge), some))
     if changed:
         raise Refused(
             f"Ranking rows: {', '.join(changed)} changed when what came at or after the rows' instant was struck from "
@@ -44,16 +39,16 @@ def check_leakage(
         )
 
 
-def _excerpt(ledger: Ledger, exposures: Exposures, rng: np.random.Generator) -> tuple[Ledger, Exposures]:
+def _excerpt(features: AsOfFeatures, exposures: Exposures, rng: np.random.Generator) -> tuple[AsOfFeatures, Exposures]:
     """The events and exposures of random users: as many as have about `EXCERPT` events, and one at least."""
     users = rng.permutation(np.unique(exposures.users))
-    events = np.bincount(ledger.events.users, minlength=int(users.max()) + 1)[users]
+    events = np.bincount(features.log.events.users, minlength=int(users.max()) + 1)[users]
     some = users[: max(int(np.searchsorted(np.cumsum(events), EXCERPT)), 1)]
     rows = np.flatnonzero(np.isin(exposures.users, some))
-    return _with_events(ledger, np.flatnonzero(np.isin(ledger.events.users, some))), taken(exposures, rows)
+    return _with_events(features, np.flatnonzero(np.isin(features.log.events.users, some))), taken(exposures, rows)
 
 
-def _coarse(ledger: Ledger, exposures: Exposures) -> tuple[Ledger, Exposures]:
+def _coarse(features: AsOfFeatures, exposures: Exposures) -> tuple[AsOfFeatures, Exposures]:
     """The same by a clock that goes on with every tenth of the exposures only."""
     ticks = np.unique(np.sort(exposures.instants)[:: -(-len(exposures) // TICKS)])
 
@@ -61,18 +56,20 @@ def _coarse(ledger: Ledger, exposures: Exposures) -> tuple[Ledger, Exposures]:
         place = np.searchsorted(ticks, instants, side="right") - 1
         return np.where(place >= 0, ticks[place], instants)
 
-    events = replace(ledger.events, instants=told(ledger.events.instants))
-    return replace(ledger, events=events), replace(exposures, instants=told(exposures.instants))
+    log = replace(features.log, events=replace(features.log.events, instants=told(features.log.events.instants)))
+    return replace(features, log=log), replace(exposures, instants=told(exposures.instants))
 
 
-def before(ledger: Ledger, instant: int) -> Ledger:
-    """The ledger of the events strictly before an instant."""
-    return _with_events(ledger, np.flatnonzero(ledger.events.instants < instant))
+def before(features: AsOfFeatures, instant: int) -> AsOfFeatures:
+    """The features of the events strictly before an instant."""
+    return _with_events(features, np.flatnonzero(features.log.events.instants < instant))
 
 
-def _with_events(ledger: Ledger, rows: npt.NDArray[np.intp]) -> Ledger:
-    events = Events(**{field.name: getattr(ledger.events, field.name)[rows] for field in fields(ledger.events)})
-    return replace(ledger, events=events, contexts={name: codes[rows] for name, codes in ledger.contexts.items()})
+def _with_events(features: AsOfFeatures, rows: npt.NDArray[np.intp]) -> AsOfFeatures:
+    log = features.log
+    events = Events(**{field.name: getattr(log.events, field.name)[rows] for field in fields(log.events)})
+    contexts = {name: codes[rows] for name, codes in log.contexts.items()}
+    return replace(features, log=replace(log, events=events, contexts=contexts))
 
 
 def taken(exposures: Exposures, rows: npt.NDArray[np.intp]) -> Exposures:

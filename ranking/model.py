@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from features.ledger import LAST, LAST_ITEM, Block
+from features.asof_catalogue import FEATURES
+from features.asof_features import Block
 from ranking.encoders import FeatureEncoders, encoders_from, width_of, with_powers
 from ranking.losses import Yardstick, expected
 
@@ -67,7 +68,7 @@ def space_of(column: str) -> str:
 
     A space is shared, and its columns are fed apart (paper, section 4.1).
     """
-    return LAST.get(column, ITEM_SPACE if column == LAST_ITEM else column)
+    return (FEATURES[column].id_space if column in FEATURES else "") or column
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from features.ledger import Block
+from features.asof_features import Block
 from ranking.encoders import Quantiles, quantiles_from, quantiles_of, quantiles_table, with_powers
 from ranking.recommend import Lists, shards
 

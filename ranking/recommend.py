@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.ledger import Ledger
+from features.asof_features import AsOfFeatures
 from ranking.list_order import ListOrder, log_of
 from ranking.model import Part, Ranker
 
@@ -67,7 +67,7 @@ class Recommender:
     """Ranks lists as of one instant: the item side of every catalogue item is computed once."""
 
     ranker: Ranker
-    ledger: Ledger
+    features: AsOfFeatures
     as_of: int
     item_parts: Part
 
@@ -90,8 +90,8 @@ class Recommender:
         row, column = np.nonzero(lists.items)
         items = lists.items[row, column]
         recall = {name: values[row, column] for name, values in lists.recall.items()}
-        pairs = self.ledger.pair_block(lists.users[row], items, self.as_of).with_numbers(recall)
-        users = self.ranker.part("user", self.ledger.user_block(lists.users, self.as_of))
+        pairs = self.features.pair_block(lists.users[row], items, self.as_of, recall)
+        users = self.ranker.part("user", self.features.user_block(lists.users, self.as_of))
         scores = np.full(lists.items.shape, -np.inf)
         scores[row, column] = self.ranker.expected_seconds(
             users.take(row), self.item_parts.take(items), self.ranker.part("pair", pairs)
@@ -110,10 +110,10 @@ def ordered(lists: Lists, seconds: Float64, order: ListOrder, top_k: int) -> Ord
     return Ordered(lists.users, lists.items, *columns).at(places)
 
 
-def recommender_of(ranker: Ranker, ledger: Ledger, as_of: int, catalogue: int) -> Recommender:
+def recommender_of(ranker: Ranker, features: AsOfFeatures, as_of: int, catalogue: int) -> Recommender:
     """A recommender of items 0..catalogue - 1 as of an instant."""
     items = np.arange(catalogue, dtype=np.int32)
-    return Recommender(ranker, ledger, as_of, ranker.part("item", ledger.item_block(items, as_of)))
+    return Recommender(ranker, features, as_of, ranker.part("item", features.item_block(items, as_of)))
 
 
 def shards(items: Int32) -> Iterator[slice]:

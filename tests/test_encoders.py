@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from features.asof_features import Block
 from features.errors import Refused
-from features.ledger import Block
 from ranking.encoders import (
     Columns,
     Limits,

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from features.ledger import HOUR, Ledger
+from features.asof_counts import Events
+from features.asof_features import AsOfFeatures
+from features.asof_log import AsOfLog
+from features.instants import HOUR
 from features.sides import Side
-from features.tallies import Events
 from recall.candidates import Pairs
 from recall.generators.base import Requests
 from recall.generators.expected_watch import Odds, fit_expected_watch, fit_odds
@@ -31,8 +33,8 @@ def two_tastes(rows=ROWS, seed=0):
     return Events(users, items, np.sort(rng.integers(0, 120, rows)) * HOUR, clicked, seconds)
 
 
-def ledger_of(events):
-    return Ledger(events, USER_SIDE, ITEM_SIDE, timed=True)
+def features_of(events):
+    return AsOfFeatures(AsOfLog(events, USER_SIDE, ITEM_SIDE, timed=True))
 
 
 def requests_of(users, seen=()):
@@ -48,7 +50,7 @@ EVERYBODY = np.arange(1, USERS + 1, dtype=np.int32)
 
 @pytest.fixture(scope="module")
 def channel():
-    return fit_expected_watch(ledger_of(two_tastes()), ALL, END)
+    return fit_expected_watch(features_of(two_tastes()), ALL, END)
 
 
 def test_the_odds_are_expected_seconds_where_the_columns_tell_them():
@@ -77,13 +79,13 @@ def test_users_are_offered_the_long_items_of_their_own_parity(channel):
 
 
 def test_every_score_is_the_models_of_the_pairs_own_columns(channel):
-    ledger, users, items = channel.ledger, EVERYBODY[:7], channel.items
+    features, users, items = channel.features, EVERYBODY[:7], channel.items
     logits = channel.logits(users)
     pairs = np.repeat(users, len(items)), np.tile(items, len(users))
-    block, pair = ledger.item_block(pairs[1], END).numbers, ledger.pair_block(*pairs, END).numbers
+    block, pair = features.item_block(pairs[1], END).numbers, features.pair_block(*pairs, END).numbers
     columns = {}
     for name, values in {**block, **pair}.items():
-        as_log = not name.endswith(("_shown", "_lift")) and not name.startswith("same_")
+        as_log = not name.endswith(("_shown", "_log_ratio")) and not name.startswith("same_")
         columns[name] = np.log(np.maximum(values, 1e-3)) if as_log else values
     columns["item_age_hours"] = np.zeros(len(pairs[0]))
     expected = channel.odds.part(columns) + channel.odds.bias
@@ -122,14 +124,14 @@ def test_what_comes_at_or_after_the_instant_changes_nothing(channel):
         events.clicked | later,
         np.where(later, 9_999.0, events.seconds),
     )
-    again = fit_expected_watch(ledger_of(changed), ALL, END)
+    again = fit_expected_watch(features_of(changed), ALL, END)
     np.testing.assert_allclose(again.logits(EVERYBODY), channel.logits(EVERYBODY), atol=0.05)
 
 
 def test_only_the_catalogue_is_named_and_of_a_large_one_the_best(channel, monkeypatch):
     monkeypatch.setattr("recall.generators.expected_watch.POOL", 6)
     even = ALL & (np.arange(ITEMS + 1) % 2 == 0)
-    few = fit_expected_watch(ledger_of(two_tastes()), even, END)
+    few = fit_expected_watch(features_of(two_tastes()), even, END)
     assert len(few.items) == 6
     assert (few.items % 2 == 0).all()
     alone = dict(zip(channel.items.tolist(), channel.of_items.tolist(), strict=True))
@@ -137,6 +139,6 @@ def test_only_the_catalogue_is_named_and_of_a_large_one_the_best(channel, monkey
 
 
 def test_a_log_of_too_few_clicks_names_nothing():
-    nothing = fit_expected_watch(ledger_of(two_tastes(rows=30)), ALL, END).answer(requests_of(EVERYBODY[:3]))
+    nothing = fit_expected_watch(features_of(two_tastes(rows=30)), ALL, END).answer(requests_of(EVERYBODY[:3]))
     assert not nothing.named(5).items.any()
     assert nothing.columns(np.zeros(2, int), np.array([1, 2], np.int32))["expected_watch"].tolist() == [-1, -1]

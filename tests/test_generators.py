@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from features.asof_counts import Events
+from features.asof_features import AsOfFeatures
+from features.asof_log import AsOfLog
 from features.histories import histories_of
-from features.ledger import Ledger
 from features.sides import Side
-from features.tallies import Events
 from recall.config import GENERATORS, RecallConfig
 from recall.generators.base import HOUR, Log, Popularity, Snapshot
 from recall.generators.popular import choose_popularity
@@ -92,8 +93,8 @@ def test_generators_that_the_log_cannot_give_are_switched_off_and_say_why(chain_
     assert switched_off(config, log) == {"expected_watch": "the log does not say what was shown and not clicked"}
     none = np.zeros(0)
     shown = Events(none.astype(np.int32), none.astype(np.int32), none.astype(np.int64), none.astype(bool), none)
-    ledger = Ledger(shown, log.readings.users, log.items, timed=True)
-    assert switched_off(config, replace(log, ledger=ledger)) == {}
+    features = AsOfFeatures(AsOfLog(shown, log.readings.users, log.items, timed=True))
+    assert switched_off(config, replace(log, features=features)) == {}
     bare = replace(log, items=Side({}, {}, {}), windows=log.windows.model_copy(update={"clock": "order"}))
     assert set(switched_off(config, bare)) == {"followed_channels", "new_items", "expected_watch"}
     assert "channel_id" in switched_off(config, bare)["followed_channels"]

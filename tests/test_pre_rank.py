@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from features.ledger import Block
+from features.asof_features import Block
 from ranking import recommend
 from ranking.pre_rank import INPUTS, RIDGE, PreRanker, distilled, kept, seconds_lost
 from ranking.recommend import Lists
@@ -14,7 +14,7 @@ USERS, ITEMS, K, KEEP = 40, 200, 60, 12
 @pytest.fixture(scope="module")
 def items():
     rng = np.random.default_rng(0)
-    numbers = {"item_yield": rng.random(ITEMS), "item_age_hours": rng.exponential(9, ITEMS)}
+    numbers = {"item_seconds_per_impression": rng.random(ITEMS), "item_age_hours": rng.exponential(9, ITEMS)}
     numbers["item_age_hours"][rng.random(ITEMS) < 0.1] = np.nan
     return Block(ITEMS, numbers, {})
 
@@ -37,7 +37,11 @@ def seconds_of(items, lists, noise=0.0):
     """A known sum: e^(3 sqrt(yield) + 2 z^2), less where the age is unknown, times what is the user's own."""
     rng = np.random.default_rng(2)
     known = ~np.isnan(items.numbers["item_age_hours"][lists.items])
-    logarithms = 3 * np.sqrt(items.numbers["item_yield"][lists.items]) + 2 * lists.recall["recall_z"] ** 2 + known
+    logarithms = (
+        3 * np.sqrt(items.numbers["item_seconds_per_impression"][lists.items])
+        + 2 * lists.recall["recall_z"] ** 2
+        + known
+    )
     own = 3 * rng.normal(size=(len(lists.users), 1))
     seconds = np.exp(logarithms + own + noise * rng.normal(size=lists.items.shape))
     return np.where(lists.items > 0, seconds, -np.inf)

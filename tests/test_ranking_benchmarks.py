@@ -25,8 +25,8 @@ from benchmarks.shared import lightgbm_peer
 from benchmarks.shared.lightgbm_peer import Choice, chosen, fitted, matrix_of
 from benchmarks.shared.processes import one_core
 from benchmarks.shared.rankers import Contest, Truth, figures, summary
+from features.asof_features import Block
 from features.errors import Refused
-from features.ledger import Block
 from funnel.run import write_world
 from ranking.config import RankingConfig
 from ranking.examples import RankingRows

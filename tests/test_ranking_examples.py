@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from features.ledger import Block, Ledger
+from features.asof_counts import Events
+from features.asof_features import AsOfFeatures, Block
+from features.asof_log import AsOfLog
 from features.sides import Side
-from features.tallies import Events
 from ranking.examples import LABELS, SHRINKAGE, Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
 
 
@@ -155,7 +156,8 @@ def test_the_label_of_an_impression_is_in_none_of_its_own_features():
     none = Side({}, {}, {})
     features = [
         blocks_of(
-            Ledger(Events(users, items, instants, clicked, np.where(clicked, 9.0, 0)), none, none, True), exposures
+            AsOfFeatures(AsOfLog(Events(users, items, instants, clicked, np.where(clicked, 9.0, 0)), none, none, True)),
+            exposures,
         )
         for clicked in (np.zeros(3, bool), np.ones(3, bool))
     ]
@@ -169,8 +171,8 @@ def test_the_label_of_an_impression_is_in_none_of_its_own_features():
 def test_an_impression_is_read_in_its_own_context_and_a_request_in_the_last_one():
     users, items, instants = np.array([1, 1, 2], np.int32), np.array([1, 2, 1], np.int32), np.array([5, 8, 6])
     events, none = Events(users, items, instants, np.zeros(3, bool), np.zeros(3)), Side({}, {}, {})
-    ledger = Ledger(events, none, none, True, {"device": np.array([1, 2, 3], np.int32)})
-    shown = Exposures(users, items, instants, {}, contexts=ledger.contexts)
-    assert blocks_of(ledger, shown)["user"].codes["device"].tolist() == [1, 2, 3]
+    features = AsOfFeatures(AsOfLog(events, none, none, True, {"device": np.array([1, 2, 3], np.int32)}))
+    shown = Exposures(users, items, instants, {}, contexts=features.log.contexts)
+    assert blocks_of(features, shown)["user"].codes["device"].tolist() == [1, 2, 3]
     asked = Exposures(np.array([1, 1, 1, 2, 3], np.int32), np.ones(5, np.int32), np.array([9, 8, 5, 7, 9]), {})
-    assert blocks_of(ledger, asked)["user"].codes["device"].tolist() == [2, 1, 0, 3, 0]
+    assert blocks_of(features, asked)["user"].codes["device"].tolist() == [2, 1, 0, 3, 0]

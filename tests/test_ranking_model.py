@@ -1,9 +1,11 @@
 """The ranker without TensorFlow: blocks, shards, caps and what is kept on disk, on a ranker of random weights."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from features.ledger import LAST_ITEM, Block
+from features.asof_features import Block
 from ranking import model
 from ranking.encoders import Limits, fit_encoders
 from ranking.losses import LARGEST_LOGIT
@@ -18,7 +20,7 @@ def random_blocks(seed=0, n=ROWS):
     some = np.where(rng.random(n) < 0.5, np.nan, rng.normal(size=n))
     country, last, item = (rng.integers(0, size, n).astype(np.int32) for size in (4, 9, 9))
     return {
-        "user": Block(n, {"z": rng.normal(size=n), "a": some}, {"country": country, LAST_ITEM: last}),
+        "user": Block(n, {"z": rng.normal(size=n), "a": some}, {"country": country, "user_last_item": last}),
         "item": Block(
             n,
             {"never": np.full(n, np.nan)},
@@ -133,5 +135,6 @@ def test_the_calibration_is_the_last_step():
 
 def test_columns_the_ranker_was_not_trained_on_change_nothing():
     ranker, blocks = random_ranker(), random_blocks(5)
-    more = blocks | {"pair": blocks["pair"].with_numbers({"later": np.ones(ROWS)})}
+    later = {**blocks["pair"].numbers, "later": np.ones(ROWS)}
+    more = blocks | {"pair": replace(blocks["pair"], numbers=later)}
     np.testing.assert_array_equal(scores(ranker, more), scores(ranker, blocks))

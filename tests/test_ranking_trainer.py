@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.ledger import LAST_ITEM, Block
+from features.asof_features import Block
 from ranking import trainer as trainer_module
 from ranking.config import RankingConfig
 from ranking.examples import LAST_POSITION, MERGED, RankingRows, build_examples, thinned
@@ -143,7 +143,7 @@ def mixed(n=300):
     numbers = {name: np.where(rng.random(n) < 0.2, np.nan, rng.normal(size=n)) for name in ("z", "b", "a")}
     codes = {name: rng.integers(0, 12, n).astype(np.int32) for name in ("zone", "item", "kind")}
     clicked = rng.random(n) < 0.5
-    last = {LAST_ITEM: rng.integers(0, 12, n).astype(np.int32)}
+    last = {"user_last_item": rng.integers(0, 12, n).astype(np.int32)}
     blocks = {
         "user": Block(n, {"z": numbers["z"], "b": numbers["b"]}, {"zone": codes["zone"]} | last),
         "item": Block(n, {"a": numbers["a"]}, {"item": codes["item"], "a_kind": codes["kind"]}),
@@ -205,7 +205,7 @@ def listed(rows, seed=6):
     """The rows as candidates of recall's lists, with its log chances; those of the first ten are unknown."""
     merged = np.log(np.random.default_rng(seed).random(len(rows)))
     merged[:10] = np.nan
-    pair = rows.blocks["pair"].with_numbers({MERGED: merged})
+    pair = replace(rows.blocks["pair"], numbers={**rows.blocks["pair"].numbers, MERGED: merged})
     return replace(rows, blocks={**rows.blocks, "pair": pair}), merged
 
 
@@ -286,13 +286,13 @@ def test_what_is_left_out_is_not_read_and_the_last_item_still_has_its_embedding(
     rows, served = mixed().blocks, scores(ranker, mixed().blocks)
     user, item = rows["user"], rows["item"]
     other = {
-        "user": user.with_numbers({"z": np.full(300, 7.0)}),
+        "user": replace(user, numbers={**user.numbers, "z": np.full(300, 7.0)}),
         "item": replace(item, codes=item.codes | {"item": np.ones(300, np.int32)}),
     }
     np.testing.assert_array_equal(scores(ranker, rows | other), served)
     assert not np.array_equal(scores(whole, rows | {"user": other["user"]}), scores(whole, rows))
     assert "z" not in ranker.encoders.quantiles
-    rolled = user.codes | {LAST_ITEM: np.roll(user.codes[LAST_ITEM], 1)}
+    rolled = user.codes | {"user_last_item": np.roll(user.codes["user_last_item"], 1)}
     assert not np.array_equal(scores(ranker, rows | {"user": replace(user, codes=rolled)}), served)
 
 

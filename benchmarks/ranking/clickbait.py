@@ -95,7 +95,7 @@ def lists_of(request: Request, work: Work) -> Lists:
 def _worth(work: Work, data: Path, lists: Lists, contest: Contest, objective: str, seed: int) -> Row:
     """Seconds a user of the first ten by one ranker, and the share of clickbait among them."""
     ranker = ours(contest, seed, objective=objective)
-    recommender = recommender_of(ranker, work.ledger, work.windows.labels_end, len(work.ids.items))
+    recommender = recommender_of(ranker, work.features, work.windows.labels_end, len(work.ids.items))
     return worth_of(work, data, lists.users, recommender.recommend(lists, ListOrder(chance_weight=0), K).items)
 
 

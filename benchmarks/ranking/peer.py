@@ -90,7 +90,7 @@ def plain_lines(contest: Contest) -> Iterator[Row]:
     item = contest.blocks["item"].numbers
     clicks = item["item_shown"] + np.log(item["item_click_rate"])
     yield {"line": "popularity"} | summary([figures(contest.truth, clicks, in_seconds=False)])
-    yield {"line": "item's mean"} | summary([judged(contest, item["item_yield"])])
+    yield {"line": "item's mean"} | summary([judged(contest, item["item_seconds_per_impression"])])
     if DURATION in item:
         yield {"line": "duration alone"} | summary([judged(contest, duration_means(contest))])
 

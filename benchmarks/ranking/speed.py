@@ -1,6 +1,6 @@
 """Rows and requests a second of ranking, on one core.
 
-Feature rows: all blocks of impressions of the log, each as of its instant, once with the tallies still to be built and
+Feature rows: all blocks of impressions of the log, each as of its instant, once with the counts still to be built and
 once more. Training rows: of an epoch, its look at the validation rows included. Requests: 500 random candidates of one
 user ranked as of the cut, the user's and the pairs' features and the net included; what recall says of the candidates
 comes with them, and what depends on the item alone has been made once for the catalogue. On a machine that does other
@@ -65,10 +65,10 @@ def measured(options: argparse.Namespace) -> list[Row]:
 
 def feature_lines(work: Work, exposures: Exposures) -> Iterator[Row]:
     """All blocks of the exposures, twice."""
-    ledger = work.ledger
-    for tallies in ("tallies to be built", "tallies built"):
-        took = timed(lambda: blocks_of(ledger, exposures))[0]
-        yield {"what": f"features, {tallies}"} | _pace(len(exposures), took)
+    features = work.features
+    for counts in ("counts to be built", "counts built"):
+        took = timed(lambda: blocks_of(features, exposures))[0]
+        yield {"what": f"features, {counts}"} | _pace(len(exposures), took)
 
 
 def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[Ranker, Row]:
@@ -85,7 +85,7 @@ def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[
 def request_lines(work: Work, ranker: Ranker, exposures: Exposures, requests: int) -> Iterator[Row]:
     """The catalogue's part, made once, and single requests of random users: median and p99."""
     catalogue = work.ids.items.size_as_of(work.windows.labels_end)
-    took, recommender = timed(lambda: recommender_of(ranker, work.ledger, work.windows.labels_end, catalogue))
+    took, recommender = timed(lambda: recommender_of(ranker, work.features, work.windows.labels_end, catalogue))
     yield {"what": "items of the catalogue"} | _pace(catalogue, took)
     rng, users = np.random.default_rng(0), listed_users(work)
     lists = [asked(rng, rng.choice(users, 1), catalogue, exposures) for _ in range(WARM_UP + requests)]

@@ -15,7 +15,7 @@ import lightgbm
 import numpy as np
 import numpy.typing as npt
 
-from features.ledger import Block
+from features.asof_features import Block
 from ranking.examples import RankingRows
 from ranking.model import BLOCKS
 

@@ -101,7 +101,7 @@ def contest_of(layout: Layout, split: Split, options: Namespace, home: Path) -> 
         for vocabulary, column in ((work.ids.users, "user_id"), (work.ids.items, "video_id"))
     )
     instants = np.round(test[layout.time].to_numpy(np.float64) * layout.tick * MICROSECONDS).astype(np.int64)
-    blocks = blocks_of(work.ledger, Exposures(users, items, instants, {}))
+    blocks = blocks_of(work.features, Exposures(users, items, instants, {}))
     truth = Truth(test["user_id"].to_numpy(), np.asarray(split.clicked, bool), np.asarray(split.seconds, np.float64))
     return Contest(config, "seconds", rows, blocks, truth)
 
@@ -123,7 +123,7 @@ def _features(layout: Layout, rows: pd.DataFrame, options: Namespace, home: Path
 def _rows(work: Work) -> RankingRows:
     """Every row of the log, without recall's opinion of it."""
     log = work.impressions
-    blocks = blocks_of(work.ledger, Exposures(log.users, log.items, log.instants, {}))
+    blocks = blocks_of(work.features, Exposures(log.users, log.items, log.instants, {}))
     ones, nowhere = np.ones(len(log.users)), np.zeros(len(log.users), np.int32)
     return RankingRows(blocks, log.instants, log.clicked, watched(work, log), ones, nowhere)
 

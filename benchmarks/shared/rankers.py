@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.ledger import Block
+from features.asof_features import Block
 from funnel.line import STEPS, Request, make, request_for, work_of
 from funnel.ranking_steps import exposures_of
 from funnel.work import Work, held_out, watched
@@ -83,7 +83,7 @@ def contest_of(request: Request, work: Work) -> Contest:
     """The line's training rows and its holdout, features as of each impression's instant."""
     log = work.impressions
     shown = log.take(np.flatnonzero(held_out(log, work.windows)))
-    blocks = blocks_of(work.ledger, exposures_of(work, shown))
+    blocks = blocks_of(work.features, exposures_of(work, shown))
     truth = Truth(shown.users, shown.clicked, watched(work, shown))
     return Contest(request.config.ranking, work.unit, training_rows(request), blocks, truth)
 

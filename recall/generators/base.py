@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from features.asof_features import AsOfFeatures
 from features.histories import Histories
 from features.instants import HOUR
-from features.ledger import Ledger
 from features.sides import Side
 from features.vocabulary import Vocabulary
 from features.windows import Windows
@@ -36,7 +36,7 @@ HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
 class Log:
     """What generators are built from: readings, clicks (what is seen), items and their side columns.
 
-    `ledger` is None where the log does not say what was shown and not clicked.
+    `features` is None where the log does not say what was shown and not clicked.
     """
 
     readings: Readings
@@ -44,7 +44,7 @@ class Log:
     vocabulary: Vocabulary
     items: Side
     windows: Windows
-    ledger: Ledger | None = None
+    features: AsOfFeatures | None = None
 
     @property
     def timed(self) -> bool:

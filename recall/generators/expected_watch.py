@@ -2,7 +2,7 @@
 
 The other generators go by what users watch next, and what is watched was shown before. This one asks how long an item
 would be watched if it were shown: a weighted logistic regression (paper, section 4.2; the odds are E[T]) on what the
-ledger tells of the item, and of the user with its channel and its topic. It is a sum of parts, the item's once for
+log tells of the item, and of the user with its channel and its topic. It is a sum of parts, the item's once for
 all users and the user's once a channel or topic, so that whole catalogues are scored.
 """
 
@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from features.ledger import Ledger
+from features.asof_catalogue import FEATURES, agreements
+from features.asof_features import AsOfFeatures
+from features.asof_log import AsOfRows
 from recall.candidates import first
 from recall.generators.base import Columns, Log, Named, Requests, Snapshot
 
@@ -26,12 +28,21 @@ Int32 = npt.NDArray[np.int32]
 Intp = npt.NDArray[np.intp]
 Numbers = Mapping[str, Float64]
 
-SIDES = ("channel", "topic")
 OF_ITEMS = (
-    *("item_yield", "item_shown", "item_seconds", "item_click_rate", "item_click_lift", "item_seconds_lift"),
-    *("item_age_hours", "item_duration_seconds", "item_completion", "channel_yield", "topic_yield"),
+    *("item_seconds_per_impression", "item_shown", "item_seconds_per_click", "item_click_rate"),
+    *("item_click_log_ratio", "item_seconds_log_ratio", "item_age_hours", "item_duration_seconds", "item_completion"),
+    *("channel_seconds_per_impression", "topic_seconds_per_impression"),
 )
-OF_SIDES = ("yield", "shown", "click_lift", "seconds_lift", "exposure_lift")
+OF_PAIRS = {
+    "channel": (
+        *("user_channel_seconds_per_impression", "user_channel_shown", "user_channel_click_log_ratio"),
+        *("user_channel_seconds_log_ratio", "user_channel_exposure_log_ratio"),
+    ),
+    "topic": (
+        *("user_topic_seconds_per_impression", "user_topic_shown", "user_topic_click_log_ratio"),
+        *("user_topic_seconds_log_ratio", "user_topic_exposure_log_ratio"),
+    ),
+}
 # It is fitted on the newest impressions: what was known by then is as much as what is known at serving.
 ROWS, FEWEST_CLICKS = 100_000, 50
 # No more than these items are scored for each user: the best by their own part.
@@ -101,7 +112,7 @@ def _minimum(matrix: Float32, labels: Float64, weights: Float64) -> Float64:
 class ExpectedWatch:
     """The generator as of an instant: `items` int32 [m], ascending, and log E[T] of each apart from any user, [m]."""
 
-    ledger: Ledger
+    features: AsOfFeatures
     as_of: int
     odds: Odds
     items: Int32
@@ -113,20 +124,21 @@ class ExpectedWatch:
     def logits(self, users: Int32) -> Float32:
         """log E[T] of all items for users [n]: [n, m]."""
         scores = np.tile(self.of_items, (len(users), 1))
-        for side in _sides(self.ledger):
-            codes, place = np.unique(self.ledger.sides[side][self.items], return_inverse=True)
-            scores += self._of_side(side, users, codes)[:, place]
+        for group in _groups(self.features):
+            codes, place = np.unique(self.features.log.group_codes[group][self.items], return_inverse=True)
+            scores += self._of_group(group, users, codes)[:, place]
         return scores + self._of_matches(users)
 
-    def _of_side(self, side: str, users: Int32, codes: Int32) -> Float32:
-        """What users [n] with codes [c] of a side add, [n, c]."""
+    def _of_group(self, group: str, users: Int32, codes: Int32) -> Float32:
+        """What users [n] with codes [c] of a group of items add, [n, c]."""
         pairs = np.repeat(users, len(codes)), np.tile(codes, len(users))
-        return self.odds.part(_affinity(self.ledger, side, *pairs, self.as_of)).reshape(len(users), len(codes))
+        rows = self.features.log.rows_of_groups(group, *pairs, self.as_of)
+        return self.odds.part(_evened(self.features, OF_PAIRS[group], rows)).reshape(len(users), len(codes))
 
     def _of_matches(self, users: Int32) -> Float32:
         """What it adds that user and item agree, as in the language, [n, m]."""
         pairs = np.repeat(users, len(self.items)), np.tile(self.items, len(users))
-        matches = self.ledger.matches(*pairs)
+        matches = agreements(self.features.log.rows(*pairs, self.as_of))
         shape = (len(users), len(self.items))
         return self.odds.part(matches).reshape(shape) if matches else np.zeros(shape, np.float32)
 
@@ -170,63 +182,58 @@ class ExpectedWatchAnswer:
         return {"expected_watch": np.where(pool[at] == items, z, -1).astype(np.float32)}
 
 
-def fit_expected_watch(ledger: Ledger, catalogue: Flags, as_of: int) -> ExpectedWatch:
+def fit_expected_watch(features: AsOfFeatures, catalogue: Flags, as_of: int) -> ExpectedWatch:
     """The generator as of an instant: fitted on the newest impressions before it, each as of its own instant.
 
     `catalogue` flags over the items that existed by then say which may be named. With too few clicks, everything is
     alike and it names nothing.
     """
-    numbers, seconds = _training_rows(ledger, as_of)
+    numbers, seconds = _training_rows(features, as_of)
     some = np.flatnonzero(catalogue).astype(np.int32)
     if np.count_nonzero(seconds) < FEWEST_CLICKS:
-        return ExpectedWatch(ledger, as_of, NO_ODDS, some[:0], np.zeros(0, np.float32))
+        return ExpectedWatch(features, as_of, NO_ODDS, some[:0], np.zeros(0, np.float32))
     odds = fit_odds(numbers, np.minimum(seconds, np.quantile(seconds[seconds > 0], CAP_QUANTILE)))
-    alone = odds.part(_of_items(ledger, some, as_of)) + np.float32(odds.bias)
+    alone = odds.part(_evened(features, OF_ITEMS, features.log.rows_of_items(some, as_of))) + np.float32(odds.bias)
     best = np.sort(np.argsort(-alone, kind="stable")[:POOL])
-    return ExpectedWatch(ledger, as_of, odds, some[best], alone[best])
+    return ExpectedWatch(features, as_of, odds, some[best], alone[best])
 
 
-def _training_rows(ledger: Ledger, as_of: int) -> tuple[Numbers, Float64]:
+def _training_rows(features: AsOfFeatures, as_of: int) -> tuple[Numbers, Float64]:
     """Columns and T of the newest impressions before an instant; clicks of unknown seconds are left out."""
-    events = ledger.events
+    events = features.log.events
     before = np.flatnonzero((events.instants < as_of) & ~np.isnan(events.seconds))
     newest = before[np.argsort(events.instants[before], kind="stable")[-ROWS:]]
     users, items, moments = events.users[newest], events.items[newest], events.instants[newest]
-    numbers = dict(_of_items(ledger, items, moments)) | ledger.matches(users, items)
-    for side in _sides(ledger):
-        numbers |= _affinity(ledger, side, users, ledger.sides[side][items], moments)
+    rows = features.log.rows(users, items, moments)
+    numbers = _evened(features, OF_ITEMS, rows) | dict(agreements(rows))
+    for group in _groups(features):
+        numbers |= _evened(features, OF_PAIRS[group], rows)
     return numbers, events.seconds[newest]
 
 
-def _sides(ledger: Ledger) -> Sequence[str]:
-    return [side for side in SIDES if side in ledger.sides]
+def _groups(features: AsOfFeatures) -> Sequence[str]:
+    return [group for group in OF_PAIRS if group in features.log.group_codes]
 
 
-def _of_items(ledger: Ledger, items: Int32, instants: Any) -> Numbers:
-    found = ledger.item_block(items, instants).numbers
-    return {name: _evened(name, found[name]) for name in OF_ITEMS if name in found}
+def _evened(features: AsOfFeatures, names: Sequence[str], rows: AsOfRows) -> dict[str, Float64]:
+    """Columns of rows [n] by name: rates, seconds and lengths as logarithms; counts and ratios are ones already."""
+    found = features.columns(names, rows)
+    return {name: _logarithm(FEATURES[name].unit, found[name]) for name in found}
 
 
-def _affinity(ledger: Ledger, side: str, users: Int32, codes: Int32, instants: Any) -> Numbers:
-    found = ledger.affinity(side, users, codes, instants)
-    names = [f"user_{side}_{column}" for column in OF_SIDES]
-    return {name: _evened(name, found[name]) for name in names}
-
-
-def _evened(name: str, values: Float64) -> Float64:
-    """Rates, seconds and lengths as logarithms; counts and lifts are ones already."""
-    if name.endswith(("_shown", "_lift")):
+def _logarithm(unit: str, values: Float64) -> Float64:
+    if unit in ("log count", "log ratio"):
         return values
-    return np.log1p(values) if name.endswith("_hours") else np.log(np.maximum(values, SMALLEST))
+    return np.log1p(values) if unit == "hours" else np.log(np.maximum(values, SMALLEST))
 
 
 def build(snapshot: Snapshot) -> ExpectedWatch:
     """The generator as of a snapshot; ValueError where `missing` gives a reason."""
-    if snapshot.log.ledger is None:
+    if snapshot.log.features is None:
         raise ValueError(missing(snapshot.log))
-    return fit_expected_watch(snapshot.log.ledger, snapshot.catalogue, snapshot.as_of)
+    return fit_expected_watch(snapshot.log.features, snapshot.catalogue, snapshot.as_of)
 
 
 def missing(log: Log) -> str | None:
     """Why a log cannot give it."""
-    return None if log.ledger else "the log does not say what was shown and not clicked"
+    return None if log.features else "the log does not say what was shown and not clicked"

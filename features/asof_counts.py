@@ -1,4 +1,4 @@
-"""Counts of keys (users, items, user x channel, ...) that can be read as of any instant."""
+"""As-of counts: events counted by a key (users, items, user x channel, ...), read as of any instant."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +13,10 @@ from features.timeline import Spans, Timeline, timeline_order
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+Counts = Mapping[str, npt.NDArray[Any]]
 
 NEVER = np.iinfo(np.int64).min
-NOTHING_DUE: Mapping[str, Float64] = MappingProxyType({})
+NO_COLUMNS: Mapping[str, Float64] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ class Events:
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Counts of one key space (users, items, user x channel ...) that can be read as of any instant.
+class AsOfCounts:
+    """Counts of one key (users, items, user x channel ...) that can be read as of any instant.
 
-    `due` {name: float64 [n]} are further columns of the events to be summed beside them.
+    `summed` {name: float64 [n]} are further columns of the events whose sums are read beside the counts.
     """
 
     timeline: Timeline
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
-    due: Mapping[str, Float64] = field(default_factory=dict)
+    summed: Mapping[str, Float64] = field(default_factory=dict)
 
     def as_of(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
         """What was known of each key strictly before its instant, `counts` of [m], [m] -> [m] each."""
@@ -51,7 +52,7 @@ class Tally:
     def counts(self, spans: Spans) -> dict[str, npt.NDArray[Any]]:
         """What is known of keys by their events in spans, [size] each.
 
-        shown, clicks, seconds (of the clicks with known seconds), known (their number), the sums of what was due,
+        shown, clicks, seconds (of the clicks with known seconds), known (their number), the sums of `summed`,
         last_shown and last_click (instants, NEVER where there was none).
         """
         starts, ends = spans.starts, spans.ends
@@ -85,7 +86,7 @@ class Tally:
     def _sums(self) -> tuple[tuple[str, ...], Float64]:
         """What is summed, and its sums over the first i events, side by side as they are read: [n + 1, names]."""
         known = self.clicked & ~np.isnan(self.seconds)
-        columns = {"clicks": self.clicked, "known": known, "seconds": np.where(known, self.seconds, 0.0), **self.due}
+        columns = {"clicks": self.clicked, "known": known, "seconds": np.where(known, self.seconds, 0.0), **self.summed}
         sums = np.zeros((len(known) + 1, len(columns)))
         for place, values in enumerate(columns.values()):
             np.cumsum(values, dtype=np.float64, out=sums[1:, place])
@@ -98,17 +99,13 @@ class Tally:
         return np.concatenate([[-1], np.maximum.accumulate(positions)]) if len(positions) else np.array([-1])
 
 
-def tally_of(
-    keys: npt.NDArray[Any],
-    events: Events,
-    due: Mapping[str, Float64] = NOTHING_DUE,
-) -> Tally:
-    """The tally of a key for each event: keys [n], int64 >= 0; a negative key leaves its event out.
+def count_events(keys: npt.NDArray[Any], events: Events, summed: Mapping[str, Float64] = NO_COLUMNS) -> AsOfCounts:
+    """Events counted by a key each: keys [n], int64 >= 0; a negative key leaves its event out.
 
-    `due` {name: float64 [n]} are columns of the events that are summed too.
+    `summed` {name: float64 [n]} are columns of the events that are summed too.
     """
     kept = np.flatnonzero(keys >= 0)
     order = kept[timeline_order(keys[kept], events.instants[kept])]
     timeline = Timeline(np.asarray(keys, np.int64)[order], np.asarray(events.instants, np.int64)[order])
-    sums = {name: values[order] for name, values in due.items()}
-    return Tally(timeline, events.clicked[order], events.seconds[order], sums)
+    sums = {name: values[order] for name, values in summed.items()}
+    return AsOfCounts(timeline, events.clicked[order], events.seconds[order], sums)

@@ -1,4 +1,4 @@
-"""Tallies as of an instant and the side columns of users and items, held against a loop over the log."""
+"""Side columns of users and items, and the groups of items that they make."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,67 +9,9 @@ from typing import Any
 import ibis
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
-from hypothesis import strategies as st
 
-from features.sides import Side, side_of
-from features.tallies import NEVER, Events, Tally, tally_of
+from features.sides import Side, duration_buckets, group_codes, side_of
 from features.vocabulary import Vocabulary
-
-Event = tuple[int, int, bool, float | None]
-EVENTS = st.lists(
-    st.tuples(
-        st.integers(-1, 4), st.integers(0, 9), st.booleans(), st.one_of(st.none(), st.integers(0, 50).map(float))
-    ),
-    max_size=30,
-)
-
-
-def tally_of_events(events: list[Event]) -> Tally:
-    keys, instants, clicked, seconds = zip(*events, strict=True) if events else ((), (), (), ())
-    known = np.array([math.nan if s is None else s for s in seconds], np.float64)
-    flags, who = np.array(clicked, bool), np.array(keys, np.int32)
-    log = Events(who, who, np.array(instants, np.int64), flags, np.where(flags, known, 0.0))
-    return tally_of(who, log)
-
-
-def counted(events: list[Event], key: int, instant: int) -> dict[str, float]:
-    """Brute force: the tally of a key strictly before an instant."""
-    own = [event for event in events if event[0] == key and event[1] < instant]
-    clicks = [event for event in own if event[2]]
-    seconds = [event[3] for event in clicks if event[3] is not None]
-    return {
-        "shown": len(own),
-        "clicks": len(clicks),
-        "known": len(seconds),
-        "seconds": sum(seconds),
-        "last_shown": max((event[1] for event in own), default=NEVER),
-        "last_click": max((event[1] for event in clicks), default=NEVER),
-    }
-
-
-@given(EVENTS, st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 11)), min_size=1, max_size=8))
-def test_a_tally_counts_what_a_loop_counts(events: list[Event], asked: list[tuple[int, int]]) -> None:
-    keys, instants = np.array(asked).T
-    found = tally_of_events(events).as_of(keys, instants)
-    for row, (key, instant) in enumerate(asked):
-        assert {name: values[row] for name, values in found.items()} == counted(events, key, instant)
-
-
-@given(EVENTS, EVENTS, st.integers(0, 9))
-def test_later_events_change_no_tally_from_before(earlier: list[Event], later: list[Event], cut: int) -> None:
-    kept = [event for event in earlier if event[1] < cut]
-    grown = kept + [event for event in later if event[1] >= cut]
-    found = [tally_of_events(events).as_of(np.arange(6), cut) for events in (kept, grown)]
-    for name in found[0]:
-        assert found[0][name].tolist() == found[1][name].tolist()
-
-
-def test_the_event_itself_is_not_in_its_own_tally() -> None:
-    """Watch time must never be a feature of the row it labels, nor of another row of the same instant."""
-    tally = tally_of_events([(1, 10, True, 30.0), (1, 10, True, 5.0)])
-    assert tally.as_of(np.array([1]), 10)["shown"].tolist() == [0]
-    assert tally.as_of(np.array([1]), 11)["seconds"].tolist() == [35]
 
 
 def vocabulary_of_ids(*ids: Any) -> Vocabulary:
@@ -144,3 +86,16 @@ def test_side_columns_come_back_from_their_file(tmp_path: Path) -> None:
 def test_no_side_columns_come_back_as_none(tmp_path: Path) -> None:
     Side({}, {}, {}).save(tmp_path / "users.parquet")
     assert Side.load(tmp_path / "users.parquet") == Side({}, {}, {})
+
+
+def test_durations_fall_in_the_bucket_that_holds_them():
+    assert duration_buckets(np.array([np.nan, 0, 4.9, 5, 59, 60, 1e6])).tolist() == [1, 2, 2, 3, 9, 10, 18]
+
+
+def test_items_are_grouped_by_what_their_columns_tell_and_the_unknown_share_no_channel() -> None:
+    codes = {"channel_id": np.array([0, 1, 0], np.int32), "language": np.array([0, 1, 1], np.int32)}
+    groups = group_codes(Side(codes, {}, {"duration_seconds": np.array([np.nan, 4.0, 60.0])}))
+    assert {name: found.tolist() for name, found in groups.items()} == {
+        "channel": [-1, 1, -1],
+        "duration_bucket": [1, 2, 10],
+    }

@@ -1,4 +1,4 @@
-"""Every as-of column of the ranker against a loop over the log, and the audit that nothing later is in it."""
+"""Every as-of column of the ranker against a loop over the log, and the check that nothing later is in it."""
 
 import math
 from dataclasses import replace
@@ -6,22 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.due import OWN_PRIOR_ROWS, PRIOR_ROWS
-from features.ledger import (
-    DAY,
-    HALF_SHOWN,
-    HOUR,
-    LAST_ITEM,
-    LATELY,
-    PRIOR_SHOWN,
-    SPANS,
-    Block,
-    Ledger,
-    duration_groups,
-)
+from features.asof_catalogue import CATALOGUE, FEATURES, LATELY, OpenFeatures, is_declared
+from features.asof_counts import Events
+from features.asof_features import AsOfFeatures, Block
+from features.asof_log import GROUP_KEYS, AsOfLog
+from features.expected_counts import HALF_SHOWN, OWN_PRIOR_ROWS, PRIOR_ROWS, PRIOR_SHOWN
+from features.features_page import PAGE, features_page
+from features.instants import DAY, HOUR
 from features.sides import Side
-from features.tallies import Events
 
+SPANS = {"hour": HOUR, "day": DAY}
 USERS, ITEMS, ROWS = 5, 7, 150
 COUNTRIES, ITEM_COUNTRIES = np.array([0, 1, 2, 1, 0], np.int32), np.array([0, 1, 2, 0, 1, 1, 2], np.int32)
 USER_SIDE = Side({"country": COUNTRIES}, {"country": 3}, {"age": np.array([np.nan, 20, 30, np.nan, 40])})
@@ -49,16 +43,16 @@ def random_log(seed=0):
     return Events(users, items, rng.integers(0, 36, ROWS) * 2 * HOUR, clicked, seconds)
 
 
-def ledger_of(events, timed=True):
-    return Ledger(events, USER_SIDE, ITEM_SIDE, timed)
+def features_of(events, timed=True):
+    return AsOfFeatures(AsOfLog(events, USER_SIDE, ITEM_SIDE, timed))
 
 
-def columns(ledger, users, items, instants):
+def columns(features, users, items, instants):
     """All numbers of the three blocks, side by side."""
     blocks = (
-        ledger.user_block(users, instants),
-        ledger.item_block(items, instants),
-        ledger.pair_block(users, items, instants),
+        features.user_block(users, instants),
+        features.item_block(items, instants),
+        features.pair_block(users, items, instants),
     )
     return {name: values for block in blocks for name, values in block.numbers.items()}
 
@@ -72,22 +66,27 @@ def counts(events, rows):
 
 
 def rates(name, own, whole):
-    """The four rates of a tally drawn towards the whole log's."""
+    """The four rates of a group, smoothed towards the whole log's."""
     rate, mean = (whole[1] + 1) / (whole[0] + 2), (whole[3] + 1) / (whole[2] + 1)
     rate = (own[1] + PRIOR_ROWS * rate) / (own[0] + PRIOR_ROWS)
     mean = (own[3] + PRIOR_ROWS * mean) / (own[2] + PRIOR_ROWS)
-    values = {"shown": math.log1p(own[0]), "click_rate": rate, "seconds": mean, "yield": rate * mean}
+    values = {
+        "shown": math.log1p(own[0]),
+        "click_rate": rate,
+        "seconds_per_click": mean,
+        "seconds_per_impression": rate * mean,
+    }
     return {f"{name}_{column}": value for column, value in values.items()}
 
 
-def due(events, own_rows, of_row):
-    """Clicks and seconds that were due of rows by a rule for each row's rate and mean seconds."""
+def expected_of(events, own_rows, of_row):
+    """Clicks and seconds expected of rows by a rule for each row's rate and mean seconds."""
     each = [(*of_row(r), math.isnan(events.seconds[r])) for r in own_rows]
     return sum(rate for rate, _, _ in each), sum(rate * mean for rate, mean, unknown in each if not unknown)
 
 
-def drawn(events, rows, towards, prior):
-    """Click rate and mean seconds a click of rows, drawn to others as by `prior` rows."""
+def smoothed(events, rows, towards, prior):
+    """Click rate and mean seconds a click of rows, shrunk to others by `prior` rows."""
     own = counts(events, rows)
     return (own[1] + prior * towards[0]) / (own[0] + prior), (own[3] + prior * towards[1]) / (own[2] + prior)
 
@@ -104,30 +103,30 @@ def item_led_to_expect(events):
         before = [
             q for q in range(ROWS) if events.instants[q] < events.instants[r] and events.items[q] == events.items[r]
         ]
-        return drawn(events, before, whole_rates(events, events.instants[r]), PRIOR_ROWS)
+        return smoothed(events, before, whole_rates(events, events.instants[r]), PRIOR_ROWS)
 
     return of_row
 
 
 def user_led_to_expect(events):
-    """Of each row, what its user had led to expect as of it: in the item's topic, drawn to the user's own."""
+    """Of each row, what its user had led to expect as of it: in the item's topic, shrunk to the user's own."""
 
     def of_row(r):
         mine = [
             q for q in range(ROWS) if events.instants[q] < events.instants[r] and events.users[q] == events.users[r]
         ]
-        own = drawn(events, mine, whole_rates(events, events.instants[r]), PRIOR_ROWS)
+        own = smoothed(events, mine, whole_rates(events, events.instants[r]), PRIOR_ROWS)
         topic = TOPICS[events.items[r]]
         alike = [q for q in mine if TOPICS[events.items[q]] == topic > 0]
-        return drawn(events, alike, own, OWN_PRIOR_ROWS)
+        return smoothed(events, alike, own, OWN_PRIOR_ROWS)
 
     return of_row
 
 
-def lifts(name, own, owed, mean):
+def log_ratios(name, own, owed, mean):
     return {
-        f"{name}_click_lift": math.log((own[1] + 1) / (owed[0] + 1)),
-        f"{name}_seconds_lift": math.log((own[3] + mean) / (owed[1] + mean)),
+        f"{name}_click_log_ratio": math.log((own[1] + 1) / (owed[0] + 1)),
+        f"{name}_seconds_log_ratio": math.log((own[3] + mean) / (owed[1] + mean)),
     }
 
 
@@ -165,10 +164,10 @@ def share_by_user(events, r):
     return mean_share(events, alike, own, OWN_PRIOR_ROWS)
 
 
-def completion_lift(name, events, rows, led):
+def completion_log_ratio(name, events, rows, led):
     known = [r for r in rows if share_of(events, r) is not None]
     watched, owed = sum(share_of(events, r) for r in known), sum(led(events, r) for r in known)
-    return {f"{name}_completion_lift": math.log((watched + 0.5) / (owed + 0.5))}
+    return {f"{name}_completion_log_ratio": math.log((watched + 0.5) / (owed + 0.5))}
 
 
 def since(name, own, instant):
@@ -176,7 +175,7 @@ def since(name, own, instant):
     return {f"{name}_hours_since_shown": hours[0], f"{name}_hours_since_click": hours[1]}
 
 
-def lately(events, name, rows, instant):
+def trends(events, name, rows, instant):
     recent = {span: [r for r in rows if events.instants[r] >= instant - length] for span, length in SPANS.items()}
     columns = {}
     for span, some in recent.items():
@@ -185,10 +184,13 @@ def lately(events, name, rows, instant):
     return columns
 
 
-def focus(events, rows):
+def concentration(events, rows):
     """How many pairs of a user's impressions, and of clicks, are of one topic, the pairs of one instant left out."""
     columns = {}
-    for name, some in (("focus", rows), ("click_focus", [r for r in rows if events.clicked[r]])):
+    for name, some in (
+        ("impression_concentration", rows),
+        ("click_concentration", [r for r in rows if events.clicked[r]]),
+    ):
         alike = sum(
             events.instants[q] < events.instants[r] and TOPICS[events.items[q]] == TOPICS[events.items[r]] > 0
             for r in some
@@ -215,44 +217,46 @@ def expected(events, user, item, instant):
     }
     for name, rows in (("user", of(lambda u, _: u == user)), ("item", of(lambda _, i: i == item))):
         own = counts(events, rows)
-        row |= rates(name, own, whole) | since(name, own, instant) | lately(events, name, rows, instant)
+        row |= rates(name, own, whole) | since(name, own, instant) | trends(events, name, rows, instant)
         led = item_led_to_expect(events) if name == "user" else user_led_to_expect(events)
-        row |= lifts(name, own, due(events, rows, led), whole_rates(events, instant)[1])
-        row |= completion_lift(name, events, rows, share_by_item if name == "user" else share_by_user)
+        row |= log_ratios(name, own, expected_of(events, rows, led), whole_rates(events, instant)[1])
+        row |= completion_log_ratio(name, events, rows, share_by_item if name == "user" else share_by_user)
     pair = counts(events, of(lambda u, i: u == user and i == item))
     row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]} | since("pair", pair, instant)
     row["item_age_hours"] = np.maximum((instant - PUBLISHED[item]) / HOUR, 0)
     row["item_duration_seconds"], row["item_duration_unknown"] = DURATIONS[item], float(np.isnan(DURATIONS[item]))
     known = COUNTRIES[user] > 0 and ITEM_COUNTRIES[item] > 0
     row["same_country"] = float(COUNTRIES[user] == ITEM_COUNTRIES[item]) if known else math.nan
-    for name, side in (("channel", CHANNELS), ("topic", TOPICS), ("like_length", GROUPS)):
+    for name, side in (("channel", CHANNELS), ("topic", TOPICS), ("duration_bucket", GROUPS)):
         row |= rates(name, counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0)), whole)
         of_side = counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0))
         rows = of(lambda u, i, side=side: u == user and side[i] == side[item] > 0)
         own = counts(events, rows)
         row |= rates(f"user_{name}", own, whole) | since(f"user_{name}", own, instant)
-        row |= lifts(
-            f"user_{name}", own, due(events, rows, item_led_to_expect(events)), whole_rates(events, instant)[1]
+        row |= log_ratios(
+            f"user_{name}", own, expected_of(events, rows, item_led_to_expect(events)), whole_rates(events, instant)[1]
         )
-        row |= completion_lift(f"user_{name}", events, rows, share_by_item)
+        row |= completion_log_ratio(f"user_{name}", events, rows, share_by_item)
         share = (of_side[0] + 1) / (whole[0] + PRIOR_SHOWN)
-        row[f"user_{name}_exposure_lift"] = math.log((own[0] + HALF_SHOWN) / (len(mine) * share + HALF_SHOWN))
-        if name == "like_length":
+        row[f"user_{name}_exposure_log_ratio"] = math.log((own[0] + HALF_SHOWN) / (len(mine) * share + HALF_SHOWN))
+        if name == "duration_bucket":
             continue
         recent = [r for r in rows if r in mine_lately]
         row[f"user_{name}_share"] = math.log((own[0] + HALF_SHOWN) / (len(mine) + PRIOR_SHOWN))
-        row[f"user_{name}_shown_lately"] = math.log1p(len(recent))
-        row[f"user_{name}_clicks_lately"] = math.log1p(sum(events.clicked[r] for r in recent))
-        recently_due = len(mine_lately) * share
-        row[f"user_{name}_exposure_lift_lately"] = math.log((len(recent) + HALF_SHOWN) / (recently_due + HALF_SHOWN))
+        row[f"user_{name}_shown_last_3_days"] = math.log1p(len(recent))
+        row[f"user_{name}_clicks_last_3_days"] = math.log1p(sum(events.clicked[r] for r in recent))
+        recently_expected = len(mine_lately) * share
+        row[f"user_{name}_exposure_log_ratio_last_3_days"] = math.log(
+            (len(recent) + HALF_SHOWN) / (recently_expected + HALF_SHOWN)
+        )
     of_topic = of(lambda u, i: u == user and TOPICS[i] == TOPICS[item] > 0)
     of_channel = of(lambda u, i: u == user and CHANNELS[i] == CHANNELS[item] > 0)
     by_all = [len(of(lambda _, i, side=side: side[i] == side[item] > 0)) + 1 for side in (CHANNELS, TOPICS)]
-    lift = (len(of_channel) + HALF_SHOWN) / (len(of_topic) * min(by_all[0] / by_all[1], 1) + HALF_SHOWN)
-    row["user_channel_lift_in_topic"] = math.log(lift)
-    row |= focus(events, mine)
+    ratio = (len(of_channel) + HALF_SHOWN) / (len(of_topic) * min(by_all[0] / by_all[1], 1) + HALF_SHOWN)
+    row["user_channel_exposure_log_ratio_in_topic"] = math.log(ratio)
+    row |= concentration(events, mine)
     clicks = counts(events, of(lambda _, i: i == item))
-    seconds = clicks[3] + OWN_PRIOR_ROWS * row["like_length_seconds"]
+    seconds = clicks[3] + OWN_PRIOR_ROWS * row["duration_bucket_seconds_per_click"]
     row["item_completion"] = seconds / (clicks[2] + OWN_PRIOR_ROWS) / np.maximum(DURATIONS[item], 1)
     return row
 
@@ -271,7 +275,7 @@ def exposures(events, n=40):
 
 def test_every_column_is_what_a_loop_over_the_earlier_rows_finds(events):
     users, items, instants = exposures(events)
-    found = columns(ledger_of(events), users, items, instants)
+    found = columns(features_of(events), users, items, instants)
     wanted = [expected(events, *row) for row in zip(users, items, instants, strict=True)]
     assert set(found) == set(wanted[0])
     for name, values in found.items():
@@ -280,11 +284,11 @@ def test_every_column_is_what_a_loop_over_the_earlier_rows_finds(events):
 
 def test_codes_are_the_side_columns_and_the_item_itself(events):
     users, items, instants = exposures(events)
-    ledger = ledger_of(events)
+    features = features_of(events)
     np.testing.assert_array_equal(
-        ledger.user_block(users, instants).codes["user_country"], USER_SIDE.codes["country"][users]
+        features.user_block(users, instants).codes["user_country"], USER_SIDE.codes["country"][users]
     )
-    codes = ledger.item_block(items, instants).codes
+    codes = features.item_block(items, instants).codes
     np.testing.assert_array_equal(codes["item"], items)
     np.testing.assert_array_equal(codes["item_channel_id"], CHANNELS[items])
     np.testing.assert_array_equal(codes["item_topics"], TOPICS[items])
@@ -292,7 +296,7 @@ def test_codes_are_the_side_columns_and_the_item_itself(events):
 
 @pytest.mark.parametrize("edge", [10 * HOUR, 36 * HOUR, 60 * HOUR])
 def test_rows_at_or_after_an_instant_change_no_feature_of_the_rows_up_to_it(events, edge):
-    """The audit: the row's own click and seconds, and all that follows, may be anything."""
+    """The check: the row's own click and seconds, and all that follows, may be anything."""
     other, later = random_log(1), events.instants >= edge
     changed = Events(
         np.where(later, other.users, events.users),
@@ -302,8 +306,8 @@ def test_rows_at_or_after_an_instant_change_no_feature_of_the_rows_up_to_it(even
         np.where(later, other.seconds, events.seconds),
     )
     users, items, instants = (values[exposures(events)[2] <= edge] for values in exposures(events))
-    after = columns(ledger_of(changed), users, items, instants)
-    for name, values in columns(ledger_of(events), users, items, instants).items():
+    after = columns(features_of(changed), users, items, instants)
+    for name, values in columns(features_of(events), users, items, instants).items():
         np.testing.assert_allclose(values, after[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
@@ -311,26 +315,26 @@ def test_the_order_in_which_rows_come_in_changes_nothing(events):
     order = np.random.default_rng(2).permutation(ROWS)
     shuffled = Events(*(getattr(events, name)[order] for name in ("users", "items", "instants", "clicked", "seconds")))
     asked = exposures(events)
-    after = columns(ledger_of(shuffled), *asked)
-    for name, values in columns(ledger_of(events), *asked).items():
+    after = columns(features_of(shuffled), *asked)
+    for name, values in columns(features_of(events), *asked).items():
         np.testing.assert_allclose(values, after[name], rtol=1e-9, err_msg=name)
 
 
 def test_training_at_many_instants_and_serving_at_one_give_equal_features(events):
     users, items, _ = exposures(events)
     at = 40 * HOUR
-    trained = columns(ledger_of(events), users, items, np.full(len(users), at))
-    mixed = columns(ledger_of(events), np.tile(users, 2), np.tile(items, 2), np.repeat([at, at + DAY], len(users)))
-    for name, values in columns(ledger_of(events), users, items, at).items():
+    trained = columns(features_of(events), users, items, np.full(len(users), at))
+    mixed = columns(features_of(events), np.tile(users, 2), np.tile(items, 2), np.repeat([at, at + DAY], len(users)))
+    for name, values in columns(features_of(events), users, items, at).items():
         np.testing.assert_array_equal(values, trained[name], err_msg=name)
         np.testing.assert_array_equal(values, mixed[name][: len(users)], err_msg=name)
 
 
 def test_the_order_clock_has_no_feature_of_time_and_no_other_differs(events):
     asked = exposures(events)
-    timed, ordered = (columns(ledger_of(events, timed), *asked) for timed in (True, False))
+    timed, ordered = (columns(features_of(events, timed), *asked) for timed in (True, False))
     gone = set(timed) - set(ordered)
-    recent = {name for name in timed if "_since_" in name or "_last_" in name or name.endswith("_lately")}
+    recent = {name for name in timed if "_since_" in name or "_last_" in name}
     assert gone == recent | {"hour", "weekday", "item_age_hours"}
     assert set(ordered) < set(timed)
     for name, values in ordered.items():
@@ -338,18 +342,17 @@ def test_the_order_clock_has_no_feature_of_time_and_no_other_differs(events):
 
 
 def test_a_log_without_side_columns_has_features_all_the_same(events):
-    bare = Ledger(events, Side({}, {}, {}), Side({}, {}, {}), timed=True)
+    bare = AsOfFeatures(AsOfLog(events, Side({}, {}, {}), Side({}, {}, {}), timed=True))
     found = columns(bare, *exposures(events))
-    assert {"user_click_rate", "item_yield", "pair_ignored"} <= set(found)
+    assert {"user_click_rate", "item_seconds_per_impression", "pair_ignored"} <= set(found)
     assert not any("channel" in name or "topic" in name for name in found)
 
 
 def test_where_t_is_no_seconds_nothing_is_measured_by_lengths(events):
     users, items, instants = exposures(events)
-    found, other = (
-        columns(replace(ledger_of(events), in_seconds=flag), users, items, instants) for flag in (True, False)
-    )
-    gone = {name for name in found if name.endswith("_completion") or name.endswith("_completion_lift")}
+    logs = (AsOfLog(events, USER_SIDE, ITEM_SIDE, timed=True, in_seconds=flag) for flag in (True, False))
+    found, other = (columns(AsOfFeatures(log), users, items, instants) for log in logs)
+    gone = {name for name in found if name.endswith("_completion") or name.endswith("_completion_log_ratio")}
     assert gone
     assert found.keys() - other.keys() == gone
     for name in other:
@@ -358,29 +361,25 @@ def test_where_t_is_no_seconds_nothing_is_measured_by_lengths(events):
 
 def test_an_empty_log_gives_priors_and_no_recency():
     empty = Events(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0))
-    found = columns(ledger_of(empty), np.array([1], np.int32), np.array([1], np.int32), 5 * HOUR)
+    found = columns(features_of(empty), np.array([1], np.int32), np.array([1], np.int32), 5 * HOUR)
     assert found["item_click_rate"][0] == pytest.approx(0.5)
     assert np.isnan(found["user_hours_since_click"][0])
 
 
 def test_the_last_clicked_items_are_the_newest_of_a_loop_and_never_of_the_instant_itself(events):
     users, _, instants = exposures(events)
-    found = ledger_of(events).last_clicked(users, instants, 4)
+    found = features_of(events).log.last_clicked(users, instants, 4)
     order = np.argsort(events.instants, kind="stable")
     for row, (user, instant) in enumerate(zip(users, instants, strict=True)):
         own = [r for r in order if events.users[r] == user and events.clicked[r] and events.instants[r] < instant]
         newest = [int(events.items[r]) for r in own[::-1][:4]]
         assert found[row].tolist() == newest + [0] * (4 - len(newest))
-    np.testing.assert_array_equal(ledger_of(events).user_block(users, instants).codes[LAST_ITEM], found[:, 0])
-
-
-def test_durations_fall_in_the_stretch_that_holds_them():
-    assert duration_groups(np.array([np.nan, 0, 4.9, 5, 59, 60, 1e6])).tolist() == [1, 2, 2, 3, 9, 10, 18]
+    np.testing.assert_array_equal(features_of(events).user_block(users, instants).codes["user_last_item"], found[:, 0])
 
 
 def test_blocks_keep_their_columns_together():
-    block = Block(3, {"x": np.array([1.0, 2, 3])}, {"c": np.array([4, 5, 6], np.int32)})
-    taken = block.with_numbers({"y": np.array([7.0, 8, 9])}).take(np.array([2, 0]))
+    block = Block(3, {"x": np.array([1.0, 2, 3]), "y": np.array([7.0, 8, 9])}, {"c": np.array([4, 5, 6], np.int32)})
+    taken = block.take(np.array([2, 0]))
     assert taken.size == 2
     assert taken.numbers["x"].tolist() == [3, 1]
     assert taken.numbers["y"].tolist() == [9, 7]
@@ -389,20 +388,71 @@ def test_blocks_keep_their_columns_together():
 
 def test_side_columns_that_are_called_like_what_is_made_of_the_log_are_named():
     """`last_device`, `history_length` and the like are the users' own; of a log without topics nothing is of topics."""
-    own = {"last_device": COUNTRIES, "last_item": COUNTRIES, "history_length": COUNTRIES, "history_07": COUNTRIES}
+    own = {"last_device": COUNTRIES, "last_item": COUNTRIES, "history_length": COUNTRIES}
     ages = USER_SIDE.numbers["age"]
     numbers = {"age": ages, "shown": ages, "topic_share": ages, "last_topics_seen": ages}
-    more = {"seconds": DURATIONS, "age_hours": DURATIONS, "size": DURATIONS}
+    more = {"seconds_per_click": DURATIONS, "age_hours": DURATIONS, "size": DURATIONS}
     items = replace(ITEM_SIDE, numbers=ITEM_SIDE.numbers | more)
-    ledger = Ledger(random_log(), Side(own, {}, numbers), items, timed=True)
-    users = ["user_shown", "user_topic_share", "user_last_item", "user_history_07"]
-    assert ledger.ambiguous() == [*users, "item_seconds", "item_age_hours"]
-    assert not Ledger(random_log(), USER_SIDE, ITEM_SIDE, timed=True).ambiguous()
+    features = AsOfFeatures(AsOfLog(random_log(), Side(own, {}, numbers), items, timed=True))
+    users = ["user_shown", "user_topic_share", "user_last_item"]
+    assert features.name_clashes() == [*users, "item_seconds_per_click", "item_age_hours"]
+    assert not features_of(random_log()).name_clashes()
 
 
 def test_a_log_whose_items_have_no_channel_has_all_its_blocks():
     side = replace(ITEM_SIDE, codes=ITEM_SIDE.codes | {"channel_id": np.zeros(7, np.int32)})
-    ledger = Ledger(random_log(), USER_SIDE, side, timed=True)
-    blocks = ledger.blocks(np.array([1, 2, 0], np.int32), np.array([1, 0, 6], np.int32), 50 * HOUR)
+    features = AsOfFeatures(AsOfLog(random_log(), USER_SIDE, side, timed=True))
+    blocks = features.blocks(features.log.rows(np.array([1, 2, 0], np.int32), np.array([1, 0, 6], np.int32), 50 * HOUR))
     assert not blocks["item"].numbers["channel_shown"].any()
     assert not blocks["pair"].numbers["user_channel_shown"].any()
+
+
+def test_every_column_that_is_built_is_declared_in_its_block_and_of_a_known_group(events):
+    features = AsOfFeatures(AsOfLog(events, USER_SIDE, ITEM_SIDE, timed=True, contexts={}))
+    blocks = features.blocks(features.log.rows(*exposures(events)))
+    opened = {
+        "user": {"user_age", "user_country"},
+        "item": {"item_channel_id", "item_topics"},
+        "pair": {"same_country"},
+    }
+    for name, block in blocks.items():
+        declared = {entry.name for entry in FEATURES.values() if entry.block == name}
+        assert {*block.numbers, *block.codes} == declared | opened[name]
+    assert len({entry.name for entry in CATALOGUE}) == len(CATALOGUE)
+    assert {entry.group for entry in CATALOGUE} <= set(GROUP_KEYS)
+
+
+def test_some_columns_are_those_of_their_blocks(events):
+    features = features_of(events)
+    rows = features.log.rows(*exposures(events))
+    names = ("user_topic_click_log_ratio", "item_completion", "hour", "item_duration_seconds")
+    whole = columns(features, *exposures(events))
+    found = features.columns(names, rows)
+    assert tuple(found) == names
+    for name in names:
+        np.testing.assert_array_equal(found[name], whole[name])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "declared"),
+    [
+        *[("item", True), ("*_log_ratio", True), ("user_topic_*", True), ("user_anything", True), ("recall_*", True)],
+        *[("device", True), ("us*", True), ("*", True), ("same_language", True), ("[hu]*", True)],
+        *[("zzz*", False), ("itme_shown", False), ("user", False), ("User_age", False), ("user_", False)],
+    ],
+)
+def test_a_pattern_is_declared_if_it_may_name_a_column(pattern, declared):
+    assert is_declared(pattern) == declared
+
+
+def test_every_entry_says_what_it_means_and_the_page_has_it():
+    page = features_page()
+    for entry in CATALOGUE:
+        assert entry.meaning.endswith(".")
+        assert f"| `{entry.name}` |" in page
+        assert entry.source in page
+    assert any(isinstance(entry, OpenFeatures) for entry in CATALOGUE)
+
+
+def test_the_page_of_features_is_the_catalogues():
+    assert PAGE.read_text() == features_page(), "run `python -m features.features_page`"

@@ -1,0 +1,64 @@
+"""Counts as of an instant, held against a loop over the log."""
+
+import math
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from features.asof_counts import NEVER, AsOfCounts, Events, count_events
+
+Event = tuple[int, int, bool, float | None]
+EVENTS = st.lists(
+    st.tuples(
+        st.integers(-1, 4), st.integers(0, 9), st.booleans(), st.one_of(st.none(), st.integers(0, 50).map(float))
+    ),
+    max_size=30,
+)
+
+
+def counts_of_events(events: list[Event]) -> AsOfCounts:
+    keys, instants, clicked, seconds = zip(*events, strict=True) if events else ((), (), (), ())
+    known = np.array([math.nan if s is None else s for s in seconds], np.float64)
+    flags, who = np.array(clicked, bool), np.array(keys, np.int32)
+    log = Events(who, who, np.array(instants, np.int64), flags, np.where(flags, known, 0.0))
+    return count_events(who, log)
+
+
+def counted(events: list[Event], key: int, instant: int) -> dict[str, float]:
+    """Brute force: the counts of a key strictly before an instant."""
+    own = [event for event in events if event[0] == key and event[1] < instant]
+    clicks = [event for event in own if event[2]]
+    seconds = [event[3] for event in clicks if event[3] is not None]
+    return {
+        "shown": len(own),
+        "clicks": len(clicks),
+        "known": len(seconds),
+        "seconds": sum(seconds),
+        "last_shown": max((event[1] for event in own), default=NEVER),
+        "last_click": max((event[1] for event in clicks), default=NEVER),
+    }
+
+
+@given(EVENTS, st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 11)), min_size=1, max_size=8))
+def test_counts_are_what_a_loop_counts(events: list[Event], asked: list[tuple[int, int]]) -> None:
+    keys, instants = np.array(asked).T
+    found = counts_of_events(events).as_of(keys, instants)
+    for row, (key, instant) in enumerate(asked):
+        assert {name: values[row] for name, values in found.items()} == counted(events, key, instant)
+
+
+@given(EVENTS, EVENTS, st.integers(0, 9))
+def test_later_events_change_no_count_from_before(earlier: list[Event], later: list[Event], cut: int) -> None:
+    kept = [event for event in earlier if event[1] < cut]
+    grown = kept + [event for event in later if event[1] >= cut]
+    found = [counts_of_events(events).as_of(np.arange(6), cut) for events in (kept, grown)]
+    for name in found[0]:
+        assert found[0][name].tolist() == found[1][name].tolist()
+
+
+def test_the_event_itself_is_not_in_its_own_counts() -> None:
+    """Watch time must never be a feature of the row it labels, nor of another row of the same instant."""
+    counts = counts_of_events([(1, 10, True, 30.0), (1, 10, True, 5.0)])
+    assert counts.as_of(np.array([1]), 10)["shown"].tolist() == [0]
+    assert counts.as_of(np.array([1]), 11)["seconds"].tolist() == [35]
