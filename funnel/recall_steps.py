@@ -75,12 +75,12 @@ def write_item_vectors(work: Work) -> None:
 
 def write_index(work: Work) -> None:
     """The index, what it is, and the sweep it was chosen by; users as of labels_end are the sweep's queries."""
-    from recall.index_tuning import guarded_index
+    from recall.index_tuning import tune_index
 
     users, tower = _sample(listed_users(work), INDEX_QUERIES, work.config.seed), work.towers[-1]
     queries = tower.user_vectors(work.readings.inputs_at(tower.shape, users, work.windows.labels_end))
     item_vectors = np.load(work.inputs["item_vectors"] / "item_vectors.npy")
-    index, trials = guarded_index(item_vectors, tower.catalogue, queries, work.config.recall)
+    index, trials = tune_index(item_vectors, tower.catalogue, queries, work.config.recall)
     index.save(work.out / "items.faiss")
     (chosen,) = [trial for trial in trials if trial.chosen]
     names = ("kind", "parameters", "overlap", "overlap_held_out")

@@ -1,4 +1,4 @@
-"""The guard: an approximate index is published only where it finds what the exact one finds."""
+"""Index tuning: an approximate index is published only where it finds what the exact one finds."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ class Trial:
     chosen: bool = False
 
 
-def guarded_index(
+def tune_index(
     item_vectors: Float32, items: Int32 | None, queries: Float32, config: RecallConfig, repeats: int = 1
 ) -> tuple[ItemIndex, list[Trial]]:
     """The index of `index_of` as `config.index` wants it, approximate only if it is as good as exact; and the sweep.
@@ -52,20 +52,20 @@ def guarded_index(
     [q, dim], and then on the others too; where nothing passes, the exact index is returned. Speed decides nothing,
     so that equal vectors give an equal index. Speeds are medians of `repeats` searches.
     """
-    guard = Guard(item_vectors, items, queries, config, repeats)
-    trials = [guard.exact_trial]
-    for kind in _kinds(config, item_vectors, len(guard.exact), len(queries)):
-        index, tried = guard.raised(kind)
+    tuner = IndexTuner(item_vectors, items, queries, config, repeats)
+    trials = [tuner.exact_trial]
+    for kind in _kinds(config, item_vectors, len(tuner.exact), len(queries)):
+        index, tried = tuner.raised(kind)
         trials += tried
         if trials[-1].chosen:
             return index, trials
-    return guard.exact, [replace(guard.exact_trial, chosen=True), *trials[1:]]
+    return tuner.exact, [replace(tuner.exact_trial, chosen=True), *trials[1:]]
 
 
-class Guard:
+class IndexTuner:
     """Compares indexes with the exact one, on queries that choose and on queries that only say yes or no.
 
-    Its arguments are those of `guarded_index`.
+    Its arguments are those of `tune_index`.
     """
 
     def __init__(

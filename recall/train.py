@@ -16,7 +16,7 @@ from recall.config import RecallConfig
 from recall.inputs import Knowledge, facts_of, grown_shape, shape_of
 from recall.pretraining import pretrained
 from recall.tower import Tower, TowerSpec
-from recall.train_tower import Keeping, Stretch, fitted, kept_rates
+from recall.train_tower import Keeping, Stretch, fit_tower, kept_rates
 from recall.trainer import TowerTrainer, grown_tower, new_tower
 from recall.validator import judge_of
 
@@ -65,12 +65,12 @@ def roll(course: Course) -> tuple[list[Tower], Epochs]:
     edges = edges_of(course.windows, course.config.blocks)
     stretch, keeping = first_stretch(course, edges), Keeping(course.checkpoints, course.on_epoch)
     trainer = TowerTrainer(stretch.start, course.config, course.seed)
-    finished = [fitted(trainer, stretch, keeping)]
+    finished = [fit_tower(trainer, stretch, keeping)]
     for since, as_of in itertools.pairwise(edges):
         stretch = _next_stretch(course, finished, since, as_of)
         if not trainer.suits(stretch.start):
             trainer = TowerTrainer(stretch.start, course.config, course.seed)
-        finished.append(fitted(trainer, stretch, keeping))
+        finished.append(fit_tower(trainer, stretch, keeping))
     return [one.tower for one in finished], [row for one in finished for row in one.epochs]
 
 

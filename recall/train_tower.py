@@ -44,7 +44,7 @@ class Keeping:
     on_epoch: Callable[[dict[str, Any]], None]
 
 
-def fitted(trainer: TowerTrainer, stretch: Stretch, keeping: Keeping) -> Fitted:
+def fit_tower(trainer: TowerTrainer, stretch: Stretch, keeping: Keeping) -> Fitted:
     """The stretch's tower: taken from the checkpoints where it was finished before, else trained to its end."""
     finished = keeping.checkpoints.finished(stretch.number)
     if finished is not None:

@@ -1,4 +1,4 @@
-"""The guard: parameters rise until the overlap passes on both halves of the queries, else exact is published."""
+"""Index tuning: parameters rise until the overlap passes on both halves of the queries, else exact is published."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from recall import index_tuning
 from recall.config import RecallConfig
 from recall.index import ItemIndex, index_of
-from recall.index_tuning import FEWEST, Trial, guarded_index
+from recall.index_tuning import FEWEST, Trial, tune_index
 
 Float32 = npt.NDArray[np.float32]
 
@@ -41,7 +41,7 @@ def hard() -> tuple[Float32, Float32]:
 
 def guarded(world: tuple[Float32, Float32], **settings: Any) -> tuple[ItemIndex, list[Trial]]:
     config = RecallConfig.model_validate({"k": K, **settings})
-    return guarded_index(world[0], None, world[1], config)
+    return tune_index(world[0], None, world[1], config)
 
 
 def overlap(index: ItemIndex, world: tuple[Float32, Float32], rows: slice) -> float:
@@ -95,7 +95,7 @@ def test_where_nothing_passes_exact_is_published_and_the_tries_are_told(
     """No probe of a quarter of the cells finds everything here."""
     monkeypatch.setattr(index_tuning, "EXACT_UP_TO", 0)
     config = RecallConfig(k=K, index=kind).model_copy(update={"index_overlap": 1.01})
-    index, trials = guarded_index(hard[0], None, hard[1], config)
+    index, trials = tune_index(hard[0], None, hard[1], config)
     assert [trial.kind for trial in trials if trial.chosen] == ["exact"]
     assert {trial.kind for trial in trials} == {"exact", *(("pq", "ivf") if kind == "auto" else (kind,))}
     for ours, theirs in zip(index.search(hard[1], K), index_of(hard[0]).search(hard[1], K), strict=True):
@@ -149,7 +149,7 @@ def test_equal_vectors_make_equal_choices_whatever_the_clock_says(kind: str, eas
 def test_a_catalogue_with_gaps_keeps_them(easy: tuple[Float32, Float32]) -> None:
     vectors, queries = easy
     some = np.arange(3, 6001, 3, dtype=np.int32)
-    index, trials = guarded_index(vectors, some, queries, RecallConfig(k=K, index="pq"))
+    index, trials = tune_index(vectors, some, queries, RecallConfig(k=K, index="pq"))
     assert trials[-1].chosen
     assert set(np.unique(index.search(queries, 300)[0]).tolist()) <= set(some.tolist())
 

@@ -8,7 +8,7 @@ import pytest
 from recall.checkpoints import Checkpoints, Progress
 from recall.config import RecallConfig
 from recall.tower import ItemFacts, Tower, TowerSpec
-from recall.train_tower import Keeping, Stretch, fitted, kept_rates, next_rate
+from recall.train_tower import Keeping, Stretch, fit_tower, kept_rates, next_rate
 
 SHAPE = TowerSpec(as_of=3, items=2, dim=1, hidden=(), recency_windows=(1,))
 CONFIG = RecallConfig(epochs=12, patience=2)
@@ -63,7 +63,7 @@ class Plan:
 def planned(rates, config=CONFIG, told=None):
     plan = Plan(rates)
     stretch = Stretch(0, tower(0), Course(config), (1,), judge=plan)
-    return fitted(Counter(), stretch, Keeping(Checkpoints(), (told or []).append)), plan
+    return fit_tower(Counter(), stretch, Keeping(Checkpoints(), (told or []).append)), plan
 
 
 def epochs_of(found):
@@ -124,7 +124,7 @@ def test_the_next_rate_of_hand_made_epochs(rates, best, expected):
 
 def test_without_a_judge_the_rates_given_are_gone_through_and_the_last_epoch_is_kept():
     stretch = Stretch(3, tower(7), Course(), (1,), (1.0, 1.0, 0.2))
-    found = fitted(Counter(), stretch, Keeping(Checkpoints(), lambda _: None))
+    found = fit_tower(Counter(), stretch, Keeping(Checkpoints(), lambda _: None))
     assert epochs_of(found) == [(1, 1.0, 0), (2, 1.0, 1), (3, 0.2, 2)]
     assert found.best == 3
     assert float(found.tower.weights["item_in"][0, 0]) == pytest.approx(9.2, abs=0.01)
@@ -142,7 +142,7 @@ def test_the_rates_that_led_to_the_best_leave_out_what_was_gone_back_on():
 def test_going_through_the_kept_rates_again_takes_as_many_epochs_at_each_rate():
     found, _ = planned([0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.4, 0.1])
     again = Stretch(1, tower(0), Course(), (1,), kept_rates(found.epochs, found.best))
-    assert [row["rate"] for row in fitted(Counter(), again, Keeping(Checkpoints(), lambda _: None)).epochs] == [
+    assert [row["rate"] for row in fit_tower(Counter(), again, Keeping(Checkpoints(), lambda _: None)).epochs] == [
         *(1.0, 1.0, 0.2, 0.2)
     ]
 
@@ -161,7 +161,7 @@ def attempt(rates, kept, told, survived):
         told.append(row)
 
     plan = Plan(rates[len(done.epochs) if done else 0 :])
-    return fitted(Counter(), Stretch(0, tower(0), Course(), (1,), judge=plan), Keeping(kept, tell))
+    return fit_tower(Counter(), Stretch(0, tower(0), Course(), (1,), judge=plan), Keeping(kept, tell))
 
 
 @pytest.mark.parametrize("survived", [(0, 1, 0, 2), (1,), (2,), (3,)])
@@ -184,7 +184,7 @@ def test_training_that_is_killed_again_and_again_ends_where_undisturbed_training
 def test_a_finished_tower_is_not_trained_again(tmp_path):
     keeping = Keeping(Checkpoints(tmp_path), lambda _: None)
     stretch = Stretch(0, tower(0), Course(), (1,), (1.0, 1.0))
-    first = fitted(Counter(), stretch, keeping)
-    again = fitted(None, stretch, keeping)
+    first = fit_tower(Counter(), stretch, keeping)
+    again = fit_tower(None, stretch, keeping)
     assert again.epochs == first.epochs
     np.testing.assert_array_equal(again.tower.weights["item_in"], first.tower.weights["item_in"])

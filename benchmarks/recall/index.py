@@ -1,6 +1,6 @@
 """Sweep of the item index: overlap with exact, queries a second, memory, seconds to build, by catalogue size.
 
-Every kind's parameters are raised by the guard until it passes; `chosen` is what `auto` would publish. The queries
+Every kind's parameters are raised until it passes; `chosen` is what `auto` would publish. The queries
 come 1,000 at a time, the exact index answers the same ones in the same run, speeds are medians of three. Vectors are
 a mixture of Gaussians around 1,000 centres, as far apart within a group as given by `spread`: 0.5 is well grouped,
 1.0 has half of its variance inside the groups. Speeds stand beside two exact indexes: this project's, and that of
@@ -21,7 +21,7 @@ from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from recall.config import RecallConfig
 from recall.index import ItemIndex
-from recall.index_tuning import AUTO, EXACT_UP_TO, FEWEST, Guard
+from recall.index_tuning import AUTO, EXACT_UP_TO, FEWEST, IndexTuner
 
 DIM, CENTRES, QUERIES, REPEATS = 64, 1000, 2000, 3
 SIZES = (10_000, 200_000, 1_000_000)
@@ -51,12 +51,12 @@ def rows(sizes: Sequence[int], spreads: Sequence[float], k: int) -> list[dict[st
 def sweep(items: np.ndarray, queries: np.ndarray, k: int) -> list[dict[str, Any]]:
     """The trials of every kind on one catalogue, [n, dim] vectors and [q, dim] queries."""
     config = RecallConfig(k=k)
-    guard = Guard(items, None, queries, config, REPEATS)
-    tried = [guard.raised(kind)[1] for kind in (AUTO if len(guard.exact) >= FEWEST else ())]
+    tuner = IndexTuner(items, None, queries, config, REPEATS)
+    tried = [tuner.raised(kind)[1] for kind in (AUTO if len(tuner.exact) >= FEWEST else ())]
     passing = [trials[-1].kind for trials in tried if trials[-1].chosen]
-    published = passing[0] if passing and len(guard.exact) > EXACT_UP_TO else "exact"
-    trials = [replace(guard.exact_trial, chosen=True), *(trial for trials in tried for trial in trials)]
-    plain = plain_speed(guard.exact, guard.choosing, k)
+    published = passing[0] if passing and len(tuner.exact) > EXACT_UP_TO else "exact"
+    trials = [replace(tuner.exact_trial, chosen=True), *(trial for trials in tried for trial in trials)]
+    plain = plain_speed(tuner.exact, tuner.choosing, k)
     return [
         asdict(trial)
         | {"ratio_to_plain_faiss": trial.queries_per_second / plain, "auto": trial.chosen and trial.kind == published}

@@ -14,7 +14,7 @@ from recall.batches import Examples
 from recall.checkpoints import Checkpoints
 from recall.tower import Tower
 from recall.train import Course, first_stretch
-from recall.train_tower import Keeping, fitted
+from recall.train_tower import Keeping, fit_tower
 from recall.validator import Judge, judge_of
 
 SLOW_RATE = 0.2
@@ -46,4 +46,4 @@ def trained(course: Course, switch: Mapping[str, Any], examples: int, seed: int 
     slow = round(epochs / 3)
     stretch = replace(stretch, judge=None, rates=(1.0,) * (epochs - slow) + (SLOW_RATE,) * slow)
     trainer = TowerTrainer(stretch.start, config, seed)
-    return fitted(trainer, stretch, Keeping(Checkpoints(), lambda _: None)).tower, stretch.examples
+    return fit_tower(trainer, stretch, Keeping(Checkpoints(), lambda _: None)).tower, stretch.examples
