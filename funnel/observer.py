@@ -15,10 +15,11 @@ from funnel.config import flat
 from funnel.headline import changes_text, headline, markdown_table, metrics_table
 from funnel.line import STEPS, Observer, Outcome, Request, Stage
 from funnel.store import MEASURED
-from funnel.tracking import SUMMARY, MlflowTracker
+from funnel.tracking import NOTE_TAG, SUMMARY, MlflowTracker
 
 STAGES = get_args(Stage)
 VERDICT_TAG, MADE_TAG, AIRFLOW_TAG = "watchfunnel.verdict", "watchfunnel.made", "watchfunnel.airflow"
+FAILED = "Failed"
 # What MLflow keeps a copy of: descriptions, pictures, trained weights; the tables stay in the store.
 LOGGED_FILES, LARGEST_LOGGED = ("*.json", "*.png", "*.h5", f"{MEASURED}/*"), 20_000_000
 # Instants that the log decides where nobody else does: only those in force are told.
@@ -48,7 +49,8 @@ class RunObserver(Observer):
         if stage in ("recall", "ranking"):
             self._log_split(stage)
         for run in (SUMMARY, stage):
-            self._describe(run, "Running.")
+            if self.tracker.data(run).tags.get(NOTE_TAG, FAILED).startswith(FAILED):
+                self._describe(run, "Running.")
         self._begun.add(stage)
 
     def on_epoch(self, name: str, row: Mapping[str, Any]) -> None:
@@ -86,7 +88,7 @@ class RunObserver(Observer):
         text = f"{type(error).__name__}: {error}" if error else "its process was killed"
         for run in (stage, SUMMARY):
             if self.tracker.exists(run):
-                self._describe(run, f"Failed in `{stage}`: {text}")
+                self._describe(run, f"{FAILED} in `{stage}`: {text}")
                 self.tracker.close(run, failed=True)
 
     def on_end(self) -> None:

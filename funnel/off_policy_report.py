@@ -176,7 +176,12 @@ def draw_off_policy(report: Mapping[str, Any], folder: Path) -> None:
     """Both estimates of each list with their intervals, beside what the log earned; nothing where all is refused."""
     table = off_policy_table(report)
     if len(table) > 1:
-        interval_points(table, "The lists in the log's slots", "seconds per impression", folder / "off_policy.png")
+        interval_points(
+            table,
+            "What lists would have earned in the log's place",
+            "seconds per impression",
+            folder / "off_policy.png",
+        )
 
 
 def off_policy_table(report: Mapping[str, Any]) -> pd.DataFrame:

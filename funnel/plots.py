@@ -94,7 +94,7 @@ def interval_points(
 
 def draw_choice(choice: Mapping[str, Any], path: Path) -> None:
     """What each order of the validation lists was worth beside the best; the chosen one comes last."""
-    trials = sorted(choice["trials"], key=lambda trial: trial["chosen"])
+    trials = sorted(choice["trials"], key=lambda trial: (trial["chosen"], trial["behind_best"]))
     if not trials:
         return
     worth = np.array([np.exp(-trial["behind_best"]) if np.isfinite(trial["behind_best"]) else 0.0 for trial in trials])
@@ -104,10 +104,10 @@ def draw_choice(choice: Mapping[str, Any], path: Path) -> None:
     )
     interval_points(
         table,
-        f"Orders of the validation lists, by {choice['measure']}",
-        "worth beside the best",
+        "Which order of the lists was best before the test window",
+        f"worth as a share of the best order's, by {choice['measure']}",
         path,
-        "with standard errors",
+        "the chosen one last, with standard errors",
     )
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SUMMARY = "funnel"
 BENCHMARKS = "benchmarks"
 RUN_TAG = "watchfunnel.run"
-DATA_TAG = "watchfunnel.data"
+DATA_TAG, NOTE_TAG = "watchfunnel.data", "mlflow.note.content"
 
 _PACKAGES = ("apache-airflow", "deepctr", "deepmatch", "duckdb", "faiss-cpu", "mlflow", "numpy", "pandas", "tensorflow")
 _LONGEST_DIGEST = 36
@@ -128,7 +128,7 @@ class MlflowTracker:
 
     def describe(self, stage: str, text: str) -> None:
         """What the UI shows above the run's figures, in Markdown; its first line is what there is to know."""
-        self.log_tags(stage, {"mlflow.note.content": text})
+        self.log_tags(stage, {NOTE_TAG: text})
 
     def log_file(self, stage: str, path: Path, folder: str | None = None) -> None:
         """A copy of the file, kept with the run, in a folder of its artefacts."""
