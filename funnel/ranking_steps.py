@@ -43,13 +43,13 @@ def write_ranking_rows(work: Work) -> None:
 
 
 def write_ranker(work: Work) -> None:
-    from ranking.train import train
+    from ranking.train import train_ranker
 
     folder = work.inputs["ranking_rows"]
     unit = json.loads((folder / "summary.json").read_text())["unit"]
     rows = RankingRows.load(folder / "ranking_rows.parquet")
     flags = np.load(folder / FLAGS)
-    trained = train(
+    trained = train_ranker(
         rows,
         unit,
         work.config.ranking,

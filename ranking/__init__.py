@@ -1,1 +1,72 @@
-"""From candidates to an ordered few, by expected watch seconds (Covington et al. 2016, section 4)."""
+"""From candidates to an ordered few, by expected watch seconds (Covington et al. 2016, section 4).
+
+Rows of features and what became of them train a ranker; it says for how long an item is watched if it is shown:
+
+>>> import numpy as np
+>>> from features.ledger import Block
+>>> from ranking import ListOrder, RankingConfig, RankingRows, train_ranker
+>>> n = 2_000
+>>> is_film = np.arange(n) % 2 == 0
+>>> clicked = np.arange(n) % 4 < 2
+>>> seconds = np.where(clicked, np.where(is_film, 80.0, 20.0), 0.0)
+>>> blocks = {
+...     "user": Block(n, {}, {}),
+...     "item": Block(n, {"item_is_film": is_film.astype(np.float64)}, {}),
+...     "pair": Block(n, {}, {}),
+... }
+>>> rows = RankingRows(blocks, np.arange(n), clicked, seconds, np.ones(n), np.zeros(n, np.int32))
+>>> config = RankingConfig(hidden=(), batch=100, learning_rate=0.05)
+>>> ranker = train_ranker(rows, "seconds", config, seed=0, on_epoch=lambda losses: None).ranker
+>>> expected = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])[:2]
+>>> expected.round(-1)
+array([40., 10.])
+
+Lists are ordered by those seconds and by the chance that an item is watched next:
+
+>>> order = ListOrder(chance_weight=1.0)
+>>> int(order.scores(np.log(expected), np.log([0.1, 0.9])).argmax())
+1
+
+`check_leakage` refuses features that look ahead; `recommender_of` ranks `Lists` of candidates as of an instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ranking.config import RankingConfig
+    from ranking.examples import RankingRows
+    from ranking.leakage_check import check_leakage
+    from ranking.list_order import ListOrder
+    from ranking.model import Ranker
+    from ranking.recommend import Lists, recommender_of
+    from ranking.train import train_ranker
+
+__all__ = [
+    "ListOrder",
+    "Lists",
+    "Ranker",
+    "RankingConfig",
+    "RankingRows",
+    "check_leakage",
+    "recommender_of",
+    "train_ranker",
+]
+
+_HOMES = {
+    "ListOrder": "list_order",
+    "Lists": "recommend",
+    "Ranker": "model",
+    "RankingConfig": "config",
+    "RankingRows": "examples",
+    "check_leakage": "leakage_check",
+    "recommender_of": "recommend",
+    "train_ranker": "train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: who wants the configuration alone does not wait for TensorFlow.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

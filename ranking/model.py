@@ -111,7 +111,11 @@ class Ranker:
 
     def part(self, name: str, block: Block) -> Part:
         """What a block's rows [n] add: the user's is the same for a whole request, the item's for all requests."""
-        embedded = [self._embedding(space_of(code), self._rows(block, code)) for code in self.spec.codes[name]]
+        # Out of vocabulary (row 0) is the zero vector (paper, section 4.1).
+        embedded = [
+            self.weights[f"table_{space_of(code)}"][rows] * (rows > 0)[:, None]
+            for code, rows in zip(self.spec.codes[name], self.rows(name, block).T, strict=True)
+        ]
         inputs = np.concatenate([*embedded, self.inputs(name, block)], axis=1)
         sums: Float32 = inputs @ self.weights["kernel0"][self._places[name]]
         if name == "item":
@@ -136,7 +140,7 @@ class Ranker:
 
     def rows(self, name: str, block: Block) -> Int32:
         """Rows of the embedding tables of a block's codes, [n, codes]."""
-        columns = [self._rows(block, code) for code in self.spec.codes[name]]
+        columns = [self.encoders.rows(block.codes[code], space_of(code)) for code in self.spec.codes[name]]
         return np.stack(columns, axis=1) if columns else np.zeros((block.size, 0), np.int32)
 
     def expected_seconds(self, user: Part, item: Part, pair: Part) -> Float64:
@@ -169,14 +173,6 @@ class Ranker:
         if pair.prior is not None:
             values = values + np.pad(pair.prior[:, None], ((0, 0), (0, values.shape[1] - 1)))
         return values
-
-    def _rows(self, block: Block, code: str) -> Int32:
-        return self.encoders.rows(block.codes[code], space_of(code))
-
-    def _embedding(self, space: str, rows: Int32) -> Float32:
-        """Embeddings of rows of any shape, the zero vector out of vocabulary (paper, section 4.1)."""
-        found: Float32 = self.weights[f"table_{space}"][rows] * (rows > 0)[..., None]
-        return found
 
     @cached_property
     def _places(self) -> dict[str, slice]:

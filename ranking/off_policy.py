@@ -85,7 +85,8 @@ def evaluated(policy: Policy, logged: Logged, least: float, rng: np.random.Gener
     """A policy's seconds per impression; refused, as NaN, where the effective sample is below `least`."""
     slots = slots_of(policy, logged)
     rows = np.flatnonzero(slots.filled)
-    return _judged(_taken(slots, rows), logged.take(rows), least, rng)
+    filled = Slots(**{field.name: getattr(slots, field.name)[rows] for field in fields(slots)})
+    return _judged(filled, logged.take(rows), least, rng)
 
 
 def _judged(slots: Slots, logged: Logged, least: float, rng: np.random.Generator) -> Evaluation:
@@ -141,10 +142,6 @@ def _too_small(sample: float, least: float, slots: int) -> str:
         f"the effective sample is {sample:.0f} of {slots:,} slots, needed are {least:g} "
         "(off_policy.least_effective_sample): the log seldom showed what the lists hold"
     )
-
-
-def _taken(slots: Slots, rows: npt.NDArray[np.intp]) -> Slots:
-    return Slots(**{field.name: getattr(slots, field.name)[rows] for field in fields(slots)})
 
 
 def _ratio(part: Float64, whole: Float64) -> float:

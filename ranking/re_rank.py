@@ -87,7 +87,9 @@ def _walk(lists: Ordered, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int
     chosen = np.full((users, top_k), -1, np.int64)
     left = (lists.items > 0) & ~_excluded(lists.users, lists.items, shelf, config)
     left &= np.cumsum(left, axis=1) <= config.pool
-    gain = relevance = _relevance(lists)
+    scores = np.where(lists.items > 0, lists.scores, -np.inf)
+    best_score = np.maximum(scores.max(axis=1, keepdims=True, initial=-np.inf), np.finfo(np.float64).min)
+    gain = relevance = np.exp(scores - best_score)
     nearest, strength = np.full(lists.items.shape, -np.inf, np.float32), config.strength
     vectors = shelf.vectors[lists.items if config.diversity == "mmr" else lists.items[:0]]
     channels, rows, of_channel = shelf.channels[lists.items], np.arange(users), np.zeros((users, width), np.int32)
@@ -99,23 +101,9 @@ def _walk(lists: Ordered, shelf: Shelf, config: ReRankConfig, top_k: int) -> Int
         left[rows, best] = False
         of_channel += (channels == channels[rows, best, None]) & (channels > 0) & some[:, None]
         if config.diversity == "mmr":
-            nearest = np.maximum(nearest, _similarity(vectors, best))
+            nearest = np.maximum(nearest, np.einsum("nmd,nd->nm", vectors, vectors[rows, best]))
             gain = (1 - strength) * relevance - strength * nearest
     return chosen
-
-
-def _relevance(lists: Ordered) -> Float64:
-    """The exponent of each item's score over that of the user's best, [n, m]."""
-    scores = np.where(lists.items > 0, lists.scores, -np.inf)
-    best = np.maximum(scores.max(axis=1, keepdims=True, initial=-np.inf), np.finfo(np.float64).min)
-    return np.asarray(np.exp(scores - best))
-
-
-def _similarity(vectors: Float32, places: Int64) -> Float32:
-    """Cosine of the unit vectors [n, m, dim] of every item of the pools with the one taken at these places [n]."""
-    taken = np.take_along_axis(vectors, places[:, None, None], axis=1)[:, 0]
-    similarity: Float32 = np.einsum("nmd,nd->nm", vectors, taken)
-    return similarity
 
 
 def most_excluded(users: Int32, items: Int32, shelf: Shelf, config: ReRankConfig) -> int:

@@ -32,7 +32,7 @@ class Trained:
     epochs: Epochs
 
 
-def train(
+def train_ranker(
     rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epoch: Tell, validates: Flags | None = None
 ) -> Trained:
     """The ranker of training rows.

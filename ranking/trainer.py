@@ -49,7 +49,8 @@ class RankerTrainer:
         steps = min(-(-len(examples) // self._batch), STEPS_AN_EPOCH) * config.epochs
         self._adam = self._network.optimizer(config.learning_rate, config.weight_decay, steps)
         self._pairwise = config.pairwise if config.objective in ("exact", "paper") else 0.0
-        signature = (self._network.specs, _target_specs(heads_of(spec.objective)))
+        of_head, of_row = tf.TensorSpec((None, heads_of(spec.objective))), tf.TensorSpec((None,))
+        signature = (self._network.specs, Targets(of_head, of_head, of_row, of_row, of_row))
         self._step = tf.function(self._descend, input_signature=signature)
         self._held_loss = tf.function(self._loss, input_signature=signature)
 
@@ -88,12 +89,6 @@ class RankerTrainer:
             return mean
         scores = self._network.steepness * (logits[:, 0] + targets.log_measures)
         return mean + self._pairwise * order_loss(targets.seconds, targets.row_weights, scores)
-
-
-def _target_specs(heads: int) -> Targets:
-    """Shapes and kinds of the targets."""
-    of_head, of_row = tf.TensorSpec((None, heads)), tf.TensorSpec((None,))
-    return Targets(of_head, of_head, of_row, of_row, of_row)
 
 
 def order_loss(seconds: Any, weights: Any, scores: Any) -> Any:

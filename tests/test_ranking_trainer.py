@@ -11,7 +11,7 @@ from ranking.config import RankingConfig
 from ranking.examples import LAST_POSITION, MERGED, RankingRows, build_examples, thinned
 from ranking.losses import heads_of, targets_of
 from ranking.model import BLOCKS, Ranker
-from ranking.train import seconds_cap, split_rows, train, untrained_ranker
+from ranking.train import seconds_cap, split_rows, train_ranker, untrained_ranker
 from ranking.trainer import RankerNetwork, RankerTrainer, order_loss
 
 ROWS = 6_000
@@ -52,7 +52,7 @@ def simulated(n=ROWS, seed=0):
 
 def trained(*given):
     """The ranker that is served, and its epochs."""
-    found = train(*given)
+    found = train_ranker(*given)
     return found.ranker, found.epochs
 
 
@@ -261,7 +261,7 @@ def test_the_validation_ranker_never_saw_the_rows_that_validate():
     validates = np.arange(600) >= 400
     config = CONFIG.model_copy(update={"refit": True, "epochs": 2})
     changed = replace(rows, seconds=np.where(validates, 50 * rows.seconds, rows.seconds))
-    first, second = (train(each, "seconds", config, 3, lambda _: None, validates) for each in (rows, changed))
+    first, second = (train_ranker(each, "seconds", config, 3, lambda _: None, validates) for each in (rows, changed))
     # What validates chooses the epoch and the level; the order is learnt from the others alone.
     one, other = (np.argsort(scores(each.validation, rows.blocks)) for each in (first, second))
     np.testing.assert_array_equal(one, other)

@@ -73,11 +73,11 @@ def feature_lines(work: Work, exposures: Exposures) -> Iterator[Row]:
 
 def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[Ranker, Row]:
     """A ranker, and the median epoch but the first, in which things are compiled."""
-    from ranking.train import train
+    from ranking.train import train_ranker
 
     laps: list[Clocks] = []
     short = switched(config, epochs=EPOCHS, patience=EPOCHS, refit=False)
-    ranker = train(rows, unit, short, 0, lambda _: laps.append(clocks())).ranker
+    ranker = train_ranker(rows, unit, short, 0, lambda _: laps.append(clocks())).ranker
     took = np.median(np.diff(laps, axis=0), axis=0)
     return ranker, {"what": "training, one epoch"} | _pace(round(len(rows) * (1 - config.validation_share)), took)
 

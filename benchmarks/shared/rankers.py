@@ -95,9 +95,9 @@ def switched(config: RankingConfig, **fields: Any) -> RankingConfig:
 
 def ours(contest: Contest, seed: int, **fields: Any) -> Ranker:
     """Our ranker, trained as the line does, with some fields of its configuration switched."""
-    from ranking.train import train
+    from ranking.train import train_ranker
 
-    return train(contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None).ranker
+    return train_ranker(contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None).ranker
 
 
 def scores(ranker: Ranker, blocks: Blocks) -> Float64:
