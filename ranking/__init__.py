@@ -3,7 +3,7 @@
 Rows of features and what became of them train a ranker; it says for how long an item is watched if it is shown:
 
 >>> import numpy as np
->>> from features.ledger import Block
+>>> from features.asof_features import Block
 >>> from ranking import ListOrder, RankingConfig, RankingRows, train_ranker
 >>> n = 2_000
 >>> is_film = np.arange(n) % 2 == 0
