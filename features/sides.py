@@ -40,14 +40,13 @@ class Side:
     numbers: dict[str, Float64]
     matches: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
-        """One row an index: columns `code:<name>`, `number:<name>` and `match:<name>`."""
+    def save(self, path: Path, size: int) -> None:
+        """One row for each of `size` indexes: `index`, `code:<name>`, `number:<name>` and `match:<name>`."""
         kinds: dict[str, Mapping[str, npt.NDArray[Any]]]
         kinds = {"code": self.codes, "number": self.numbers, "match": self.matches}
-        pq.write_table(
-            pa.table({f"{kind}:{name}": values for kind, columns in kinds.items() for name, values in columns.items()}),
-            path,
-        )
+        columns = {f"{kind}:{name}": values for kind, named in kinds.items() for name, values in named.items()}
+        # A table without any column has no rows, and DuckDB does not read it.
+        pq.write_table(pa.table({"index": np.arange(size, dtype=np.int32), **columns}), path)
 
     @classmethod
     def load(cls, path: Path) -> "Side":

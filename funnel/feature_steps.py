@@ -85,8 +85,8 @@ def write_profiles(work: Work) -> None:
     users, items, ids = _optional_table(work, "users"), _optional_table(work, "items"), work.ids
     of_users = side_of(users, USER, ids.users)
     of_items = side_of(items, ITEM, ids.items, category_values(users, USER, ids.users))
-    of_users.save(work.out / "users.parquet")
-    of_items.save(work.out / "items.parquet")
+    of_users.save(work.out / "users.parquet", len(ids.users))
+    of_items.save(work.out / "items.parquet", len(ids.items))
     _refuse_name_clashes(work.features_of(of_users, of_items))
 
 

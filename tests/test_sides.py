@@ -74,7 +74,7 @@ def test_no_table_has_no_columns() -> None:
 
 def test_side_columns_come_back_from_their_file(tmp_path: Path) -> None:
     side = side_of(users_table(PEOPLE), "user_id", vocabulary_of_ids(10, 20, 30))
-    side.save(tmp_path / "users.parquet")
+    side.save(tmp_path / "users.parquet", 4)
     loaded = Side.load(tmp_path / "users.parquet")
     assert loaded.sizes == side.sizes
     assert {name: codes.tolist() for name, codes in loaded.codes.items()} == {
@@ -84,7 +84,8 @@ def test_side_columns_come_back_from_their_file(tmp_path: Path) -> None:
 
 
 def test_no_side_columns_come_back_as_none(tmp_path: Path) -> None:
-    Side({}, {}, {}).save(tmp_path / "users.parquet")
+    Side({}, {}, {}).save(tmp_path / "users.parquet", 3)
+    assert len(ibis.read_parquet(tmp_path / "users.parquet").execute()) == 3
     assert Side.load(tmp_path / "users.parquet") == Side({}, {}, {})
 
 
