@@ -14,7 +14,7 @@ demo: $(STAMP) ## MLflow and Airflow on this machine, the line on SOURCE (and DA
 	$(RUN) $(BIN)/funnel demo --source $(SOURCE) $(if $(DATA),--data "$(DATA)")
 
 test: check ## Everything that must hold
-	$(RUN) $(BIN)/pytest
+	$(RUN) $(BIN)/pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## Lint, format, types
 	$(BIN)/ruff check .
