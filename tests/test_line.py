@@ -367,7 +367,7 @@ def test_the_reports_truth_of_seconds_can_be_recomputed_by_duration_from_the_fil
     for name, (low, high) in slices.items():
         some = rows[(rows["length"] >= low) & (rows["length"] < high)]
         if name:
-            assert run.report[f"ranking.examples{name}"] == len(some)
+            assert run.report[f"ranking.rows{name}"] == len(some)
         if some["true"].sum():
             ratio, ends = run.report[f"ranking.calibration{name}"], ("low", "high")
             assert ratio == pytest.approx(some["expected_seconds"].sum() / some["true"].sum(), rel=1e-4)
