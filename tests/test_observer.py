@@ -24,7 +24,7 @@ WORLD = WorldConfig(
 )
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=2", "recall.blocks=1", "recall.history=5"),
-    *("recall.search_tokens=3", "ranking.epochs=2", "ranking.hidden=[4]", "recall.k=20"),
+    *("ranking.epochs=2", "ranking.hidden=[4]", "recall.k=20"),
 )
 CHANGED = (*SMALL, "recall.dim=3")
 LONGER = "ranking.top_k=15"
