@@ -13,7 +13,7 @@ its own; they are missing where --out held artefacts already.
 
     funnel bench logs
     funnel bench logs --only kuairand --seeds 3
-    funnel bench logs --only --folders my_log another_log --set windows.mode=last
+    funnel bench logs --only --folders my_log another_log --set split.mode=last
 """
 
 import argparse
@@ -34,15 +34,15 @@ from benchmarks.shared.options import Options, start
 from benchmarks.shared.processes import in_own_process, peak_gigabytes
 from benchmarks.shared.rankers import folder_of
 from benchmarks.shared.tables import publish
-from features.errors import Refused
+from features.errors import InputError
 from features.histories import Histories
 from funnel.config import config_of
-from funnel.judged import Judged
-from funnel.line import request_for, work_of
-from funnel.metrics import listed_seconds_at
-from funnel.run import run_line, write_world
-from funnel.verdict import NAMES
-from recall.metrics import Holdout, accuracy
+from funnel.evaluation.evaluation_data import EvaluationData
+from funnel.evaluation.list_metrics import listed_seconds_at
+from funnel.evaluation.verdict import NAMES
+from funnel.pipeline import context_of, request_for
+from funnel.run import run_pipeline, write_world
+from recall.metrics import RelevantItems, accuracy
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -62,9 +62,9 @@ class Log:
 
 
 KNOWN = {
-    "kuairand": Log("kuairand", Path("kuairand"), ("windows.labels_end=2022-04-16T16:00:00Z",)),
-    "globo": Log("globo", Path("globo"), ("windows.labels_end=2017-10-12T12:00:00Z",)),
-    "ml-1m": Log("canonical", Path("ml-1m"), ("windows.mode=last",)),
+    "kuairand": Log("kuairand", Path("kuairand"), ("split.test_start=2022-04-16T16:00:00Z",)),
+    "globo": Log("globo", Path("globo"), ("split.test_start=2017-10-12T12:00:00Z",)),
+    "ml-1m": Log("canonical", Path("ml-1m"), ("split.mode=last",)),
     "ml-100k": Log("recbole", Path("ml-100k")),
     "simulated": Log("simulated", None),
 }
@@ -109,8 +109,8 @@ class Figure(float):
 def main(arguments: Sequence[str]) -> list[Row]:
     """Walk the line on every log, judge its lists and their rivals', print the table and log it; returns its rows."""
     options = _parsed(arguments)
-    if config_of(None, options.overrides).windows.mode == "none":
-        raise Refused("windows.mode = none holds nothing out to judge lists by; choose time or last.")
+    if config_of(None, options.overrides).split.mode == "none":
+        raise InputError("split.mode = none holds nothing out to judge lists by; choose time or last.")
     if not implicit_peer.is_there():
         print("ALS and BPR are left out: the package implicit is not installed; the extra `bench` brings it.")
     rows, errors = [], []
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str]) -> list[Row]:
             ]
             print(*rows[-len(measures) :], sep="\n", file=sys.stderr, flush=True)
     if not rows:
-        raise Refused("There is no log to measure on; --only, --data-folder and --folders say which there are.")
+        raise InputError("There is no log to measure on; --only, --data-folder and --folders say which there are.")
     publish("lists on every log", rows, options.tracking)
     publish("lists on every log, standard errors", errors, options.tracking)
     return rows
@@ -148,7 +148,7 @@ def logs_of(options: argparse.Namespace) -> dict[str, Log]:
     }
     for folder in map(Path.resolve, options.folders):
         if folder.name in logs:
-            raise Refused(f"{folder}: there is another log named {folder.name}; call the folder otherwise.")
+            raise InputError(f"{folder}: there is another log named {folder.name}; call the folder otherwise.")
         logs[folder.name] = Log("canonical", folder)
     return logs
 
@@ -158,7 +158,7 @@ def compared(options: argparse.Namespace, home: Path) -> Iterator[tuple[str, dic
     for name, log in logs_of(options).items():
         try:
             yield name, *_compared(log, home / name, options)
-        except Refused as refusal:
+        except InputError as refusal:
             print(f"{name} is left out: {refusal}")
 
 
@@ -167,10 +167,10 @@ def _compared(log: Log, home: Path, options: argparse.Namespace) -> tuple[dict[s
     if log.data is None:
         in_own_process(write_world, data, 0, None, None, None)
     elif not data.is_dir():
-        raise Refused(f"{data}: there is no such folder.")
+        raise InputError(f"{data}: there is no such folder.")
     runs = [(log, data, home / f"seed_{seed}", seed, options.overrides) for seed in range(options.seeds)]
     costs = [in_own_process(walked, *run) for run in runs]
-    found = [in_own_process(judged, *run) for run in runs]
+    found = [in_own_process(evaluated, *run) for run in runs]
     return over_seeds(found), cost_of([cost for cost in costs if cost])
 
 
@@ -185,15 +185,15 @@ def walked(log: Log, data: Path, out: Path, seed: int, overrides: Sequence[str])
     began, _ = clocks()
     # What a run says is no part of the table.
     with redirect_stdout(sys.stderr):
-        outcomes = run_line(log.source, data, out, None, _settings(log, seed, overrides), None)
+        outcomes = run_pipeline(log.source, data, out, None, _settings(log, seed, overrides), None)
     minutes = (clocks()[0] - began) / 60
     return (minutes, peak_gigabytes()) if all(outcome.made for outcome in outcomes) else None
 
 
-def judged(log: Log, data: Path, out: Path, seed: int, overrides: Sequence[str]) -> dict[str, Measures]:
+def evaluated(log: Log, data: Path, out: Path, seed: int, overrides: Sequence[str]) -> dict[str, Measures]:
     """The measures of a run's final lists and of each rival's, by the name of the list, from the run's artefacts."""
     request = request_for(log.source, str(data), str(out), "benchmark", None, _settings(log, seed, overrides))
-    run = Judged(work_of("report", request, out))
+    run = EvaluationData(context_of("report", request, out))
     lists = {"final": run.final} | {NAMES[name]: items for name, items in run.baselines.items()} | _peers(run, seed)
     measures = {name: measures_of(items, run.completed, *run.clicked) for name, items in lists.items()}
     measures[NAMES["recall"]] |= hit_rates((CANDIDATES,), run.candidates, run.completed, "candidates' ")
@@ -204,17 +204,24 @@ def _settings(log: Log, seed: int, overrides: Sequence[str]) -> list[str]:
     return [*log.overrides, f"seed={seed}", *overrides]
 
 
-def _peers(run: Judged, seed: int) -> dict[str, Int32]:
+def _peers(run: EvaluationData, seed: int) -> dict[str, Int32]:
     """The lists of implicit's models for a run's users, where it is installed."""
     if not implicit_peer.is_there():
         return {}
-    work = run.work
-    seen = Histories.load(work.inputs["histories"] / "clicks")
-    given = (work.readings.histories, run.catalogue, run.users, seen, work.windows.labels_end, work.config.recall.k)
+    context = run.context
+    seen = Histories.load(context.inputs["histories"] / "clicks")
+    given = (
+        context.user_inputs.histories,
+        run.catalogue,
+        run.users,
+        seen,
+        context.split.test_start,
+        context.config.recall.k,
+    )
     return {name: implicit_peer.lists_of(name, *given, seed).items for name in implicit_peer.MODELS}
 
 
-def measures_of(items: Int32, completed: Holdout, clicks: Holdout, seconds: Float64) -> Measures:
+def measures_of(items: Int32, completed: RelevantItems, clicks: RelevantItems, seconds: Float64) -> Measures:
     """How good lists are, int32 [users, k], by what their users completed, and clicked for so many seconds [n]."""
     measures = hit_rates(AT, items, completed)
     measures["NDCG@10"] = _over_judged("ndcg", 10, items, completed)
@@ -222,12 +229,12 @@ def measures_of(items: Int32, completed: Holdout, clicks: Holdout, seconds: Floa
     return measures | {f"seconds@{k}": Ratio(listed_seconds_at(k, items, clicks, seconds), spent) for k in AT}
 
 
-def hit_rates(ks: Sequence[int], items: Int32, completed: Holdout, prefix: str = "") -> Measures:
+def hit_rates(ks: Sequence[int], items: Int32, completed: RelevantItems, prefix: str = "") -> Measures:
     """Of those who completed anything, how many have any of it among the first k."""
     return {f"{prefix}HR@{k}": _over_judged("hr", k, items, completed) for k in ks}
 
 
-def _over_judged(metric: str, k: int, items: Int32, completed: Holdout) -> Ratio:
+def _over_judged(metric: str, k: int, items: Int32, completed: RelevantItems) -> Ratio:
     values = accuracy((k,), items, completed)[f"{metric}@{k}"]
     return Ratio(np.nan_to_num(values), (~np.isnan(values)).astype(np.float64))
 

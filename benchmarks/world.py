@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
-from features.simulated import simulate, write
-from features.world import WorldConfig
+from features.simulation.simulated_log import simulate, write
+from features.simulation.world import WorldConfig
 
 RUNS = 3
 

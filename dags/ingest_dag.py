@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRule, task
 
-from funnel import relay
+from funnel import airflow_tasks as airflow_tasks
 
 INTERACTIONS = Asset("interactions")
 
@@ -30,13 +30,13 @@ PARAMS = {
         type="string",
     ),
     "seed": Param(0, description="All randomness comes from it", type="integer", minimum=0),
-    "windows_mode": Param(
-        os.environ.get("WATCHFUNNEL_WINDOWS_MODE", "time"),
+    "split_mode": Param(
+        os.environ.get("WATCHFUNNEL_SPLIT_MODE", "time"),
         description="time: the log's end is held out; last: each user's last watch; none: nothing",
         enum=["time", "last", "none"],
         type="string",
     ),
-    "labels_end": Param(
+    "test_start": Param(
         None,
         description="The instant the holdout begins, UTC; empty: derived from the log",
         type=["null", "string"],
@@ -52,16 +52,16 @@ PARAMS = {
 
 
 @task.short_circuit
-def request(params: dict[str, Any], run_id: str) -> relay.Json | None:
+def request(params: dict[str, Any], run_id: str) -> airflow_tasks.Json | None:
     """What this run is asked to do, from the Params; the run ends here where every artefact is up to date."""
-    return relay.asked(params, run_id)
+    return airflow_tasks.asked(params, run_id)
 
 
 @task(outlets=[INTERACTIONS])
-def interactions(request: relay.Json, outlet_events: Any) -> relay.Json:
+def interactions(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
     """The cleaned log, sorted by user and time, with a table of the rows that were set aside and why."""
-    outcome = relay.make("interactions", request)
-    outlet_events[INTERACTIONS].extra = relay.onward(request, "ingest")
+    outcome = airflow_tasks.make("interactions", request)
+    outlet_events[INTERACTIONS].extra = airflow_tasks.onward(request, "ingest")
     return outcome
 
 
@@ -74,14 +74,14 @@ with DAG(
     params=PARAMS,
     tags=["watchfunnel"],
     # A task that is killed at its last try has no callback of its own.
-    on_failure_callback=relay.close_as_failed,
+    on_failure_callback=airflow_tasks.close_as_failed,
     default_args={
         "owner": "watchfunnel",
         "retries": 2,
-        "retry_delay": timedelta(seconds=relay.retry_seconds()),
+        "retry_delay": timedelta(seconds=airflow_tasks.retry_seconds()),
         "retry_exponential_backoff": 2,
-        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.Refused", RetryAction.FAIL)]),
-        "on_failure_callback": relay.close_as_failed,
+        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.InputError", RetryAction.FAIL)]),
+        "on_failure_callback": airflow_tasks.close_as_failed,
     },
 ):
     interactions(request())

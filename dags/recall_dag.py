@@ -11,40 +11,40 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, ExceptionRetryPolicy, RetryAction, RetryRule, task
 
-from funnel import relay
+from funnel import airflow_tasks as airflow_tasks
 
 HISTORIES, CANDIDATES = Asset("histories"), Asset("candidates")
 
 
 @task(inlets=[HISTORIES])
-def request(triggering_asset_events: Any, inlet_events: Any) -> relay.Json:
+def request(triggering_asset_events: Any, inlet_events: Any) -> airflow_tasks.Json:
     """What this run is asked to do: the request in the event that started it, else in the newest event."""
-    return relay.received(triggering_asset_events.get(HISTORIES) or inlet_events[HISTORIES], HISTORIES.name)
+    return airflow_tasks.received(triggering_asset_events.get(HISTORIES) or inlet_events[HISTORIES], HISTORIES.name)
 
 
 @task(max_active_tis_per_dag=1)
-def towers(request: relay.Json) -> relay.Json:
+def towers(request: airflow_tasks.Json) -> airflow_tasks.Json:
     """The tower that makes a user vector of a history, trained on the warm-up and refreshed block by block."""
-    return relay.make("towers", request)
+    return airflow_tasks.make("towers", request)
 
 
 @task
-def item_vectors(request: relay.Json) -> relay.Json:
+def item_vectors(request: airflow_tasks.Json) -> airflow_tasks.Json:
     """One vector for each item of the catalogue."""
-    return relay.make("item_vectors", request)
+    return airflow_tasks.make("item_vectors", request)
 
 
 @task
-def index(request: relay.Json) -> relay.Json:
+def index(request: airflow_tasks.Json) -> airflow_tasks.Json:
     """The item vectors, laid out for nearest-neighbour search."""
-    return relay.make("index", request)
+    return airflow_tasks.make("index", request)
 
 
 @task(outlets=[CANDIDATES])
-def candidates(request: relay.Json, outlet_events: Any) -> relay.Json:
+def candidates(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
     """The best few hundred items of each user, nothing seen among them, with the generators they came by."""
-    outcome = relay.make("candidates", request)
-    outlet_events[CANDIDATES].extra = relay.onward(request, "recall")
+    outcome = airflow_tasks.make("candidates", request)
+    outlet_events[CANDIDATES].extra = airflow_tasks.onward(request, "recall")
     return outcome
 
 
@@ -56,14 +56,14 @@ with DAG(
     max_active_runs=1,
     tags=["watchfunnel"],
     # A task that is killed at its last try has no callback of its own.
-    on_failure_callback=relay.close_as_failed,
+    on_failure_callback=airflow_tasks.close_as_failed,
     default_args={
         "owner": "watchfunnel",
         "retries": 2,
-        "retry_delay": timedelta(seconds=relay.retry_seconds()),
+        "retry_delay": timedelta(seconds=airflow_tasks.retry_seconds()),
         "retry_exponential_backoff": 2,
-        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.Refused", RetryAction.FAIL)]),
-        "on_failure_callback": relay.close_as_failed,
+        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.InputError", RetryAction.FAIL)]),
+        "on_failure_callback": airflow_tasks.close_as_failed,
     },
 ):
     asked = request()

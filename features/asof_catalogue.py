@@ -16,8 +16,7 @@ import numpy.typing as npt
 from features.asof_counts import NEVER
 from features.asof_log import GROUP_KEYS, AsOfRows, GroupRows, Need
 from features.expected_counts import HALF_LENGTH, HALF_SHOWN, OWN_PRIOR_ROWS, PRIOR_SHOWN, log_ratio
-from features.instants import DAY, HOUR
-from features.tables import CHANNEL, DEVICE, DURATION_SECONDS, PUBLISHED_AT, SURFACE, TOPICS
+from features.schema import CHANNEL, DAY, DEVICE, DURATION_SECONDS, HOUR, PUBLISHED_AT, SURFACE, TOPICS
 
 Float64 = npt.NDArray[np.float64]
 Values = npt.NDArray[Any]
@@ -243,18 +242,18 @@ def click_concentration(by: GroupRows) -> Float64:
 
 def hour(by: GroupRows) -> Float64:
     """Hour of the day, UTC, with its fraction."""
-    return (by.rows.instants % DAY) / HOUR
+    return (by.rows.timestamps_us % DAY) / HOUR
 
 
 def weekday(by: GroupRows) -> Float64:
     """Day of the week, UTC, 0 is Monday."""
     # 1 January 1970 was a Thursday.
-    return ((by.rows.instants // DAY + 3) % 7).astype(np.float64)
+    return ((by.rows.timestamps_us // DAY + 3) % 7).astype(np.float64)
 
 
 def age_hours(by: GroupRows) -> Float64:
     """Since the item was published, at least 0."""
-    return np.maximum((by.rows.instants - by.rows.log.items.numbers[PUBLISHED_AT][by.rows.items]) / HOUR, 0)
+    return np.maximum((by.rows.timestamps_us - by.rows.log.items.numbers[PUBLISHED_AT][by.rows.items]) / HOUR, 0)
 
 
 def duration_seconds(by: GroupRows) -> Float64:
@@ -329,7 +328,7 @@ def item_categories(rows: AsOfRows) -> Mapping[str, Values]:
 
 def contexts(rows: AsOfRows) -> Mapping[str, Values]:
     """`device` and `surface` of the request, else those of the user's last impression."""
-    return dict(rows.contexts or rows.log.last_contexts(rows.users, rows.instants))
+    return dict(rows.contexts or rows.log.last_contexts(rows.users, rows.timestamps_us))
 
 
 def agreements(rows: AsOfRows) -> Mapping[str, Values]:
@@ -362,8 +361,8 @@ def _concentration(events: Float64, pairs: Float64) -> Float64:
 
 def _hours_since(by: GroupRows, event: str) -> Float64:
     """Hours from an event of the counts to the rows' instants, NaN where there was none."""
-    last, instants = by.counts[event], by.rows.instants
-    return np.where(last == NEVER, np.nan, (instants - np.where(last == NEVER, instants, last)) / HOUR)
+    last, timestamps_us = by.counts[event], by.rows.timestamps_us
+    return np.where(last == NEVER, np.nan, (timestamps_us - np.where(last == NEVER, timestamps_us, last)) / HOUR)
 
 
 def _of(block: BlockName, group: str, *measures: Measure, prefix: str = "") -> Entries:

@@ -28,7 +28,7 @@ class Events:
 
     users: npt.NDArray[np.int32]
     items: npt.NDArray[np.int32]
-    instants: Int64
+    timestamps_us: Int64
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
 
@@ -45,9 +45,9 @@ class AsOfCounts:
     seconds: Float64
     summed: Mapping[str, Float64] = field(default_factory=dict)
 
-    def as_of(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
+    def as_of(self, keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any] | int) -> dict[str, npt.NDArray[Any]]:
         """What was known of each key strictly before its instant, `counts` of [m], [m] -> [m] each."""
-        return self.counts(self.timeline.spans(keys, instants))
+        return self.counts(self.timeline.spans(keys, timestamps_us))
 
     def counts(self, spans: Spans) -> dict[str, npt.NDArray[Any]]:
         """What is known of keys by their events in spans, [size] each.
@@ -73,9 +73,9 @@ class AsOfCounts:
         return spans.counted, spans.spread(clicks)
 
     def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
-        if not len(self.timeline.instants):
+        if not len(self.timeline.timestamps_us):
             return np.full(len(positions), NEVER)
-        return np.where(positions >= starts, np.take(self.timeline.instants, np.maximum(positions, 0)), NEVER)
+        return np.where(positions >= starts, np.take(self.timeline.timestamps_us, np.maximum(positions, 0)), NEVER)
 
     @cached_property
     def _clicks(self) -> Float64:
@@ -105,7 +105,7 @@ def count_events(keys: npt.NDArray[Any], events: Events, summed: Mapping[str, Fl
     `summed` {name: float64 [n]} are columns of the events that are summed too.
     """
     kept = np.flatnonzero(keys >= 0)
-    order = kept[timeline_order(keys[kept], events.instants[kept])]
-    timeline = Timeline(np.asarray(keys, np.int64)[order], np.asarray(events.instants, np.int64)[order])
+    order = kept[timeline_order(keys[kept], events.timestamps_us[kept])]
+    timeline = Timeline(np.asarray(keys, np.int64)[order], np.asarray(events.timestamps_us, np.int64)[order])
     sums = {name: values[order] for name, values in summed.items()}
     return AsOfCounts(timeline, events.clicked[order], events.seconds[order], sums)

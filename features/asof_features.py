@@ -20,7 +20,7 @@ from features.asof_catalogue import (
 )
 from features.asof_counts import NO_COLUMNS
 from features.asof_log import AsOfLog, AsOfRows, Contexts
-from features.tables import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
+from features.schema import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -58,19 +58,19 @@ class AsOfFeatures:
         """The three blocks of rows [n], as they are alone; what they have in common is looked up once."""
         return {name: self._block(name, rows) for name in ("user", "item", "pair")}
 
-    def user_block(self, users: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> Block:
+    def user_block(self, users: Int32, timestamps_us: Int64 | int, contexts: Contexts | None = None) -> Block:
         """Columns of users [n] at instants [n], in the contexts of their requests, else in those they were last in."""
-        return self._block("user", self.log.rows_of_users(users, instants, contexts))
+        return self._block("user", self.log.rows_of_users(users, timestamps_us, contexts))
 
-    def item_block(self, items: Int32, instants: Int64 | int) -> Block:
+    def item_block(self, items: Int32, timestamps_us: Int64 | int) -> Block:
         """Columns of items [n] at instants [n]."""
-        return self._block("item", self.log.rows_of_items(items, instants))
+        return self._block("item", self.log.rows_of_items(items, timestamps_us))
 
     def pair_block(
-        self, users: Int32, items: Int32, instants: Int64 | int, recall: Mapping[str, Float64] = NO_COLUMNS
+        self, users: Int32, items: Int32, timestamps_us: Int64 | int, recall: Mapping[str, Float64] = NO_COLUMNS
     ) -> Block:
         """Columns of user x item pairs [n] at instants [n], and what recall says of them {name: float64 [n]}."""
-        return self._block("pair", self.log.rows(users, items, instants, recall=recall))
+        return self._block("pair", self.log.rows(users, items, timestamps_us, recall=recall))
 
     def columns(self, names: Iterable[str], rows: AsOfRows) -> dict[str, Float64]:
         """Some numbers of rows [n] by name, [n] each; what the log does not know is left out."""
@@ -88,7 +88,7 @@ class AsOfFeatures:
         return (entry for entry in self.catalogue if isinstance(entry, AsOfFeature))
 
     def name_clashes(self) -> list[str]:
-        """Side columns that are called like a feature which is made of the log, as `user_<name>` and `item_<name>`."""
+        """SideFeatures columns that are called like a feature which is made of the log, as `user_<name>` and `item_<name>`."""
         made = {entry.name for entry in self._single() if entry.needed <= self.log.knows}
         users, items = self.log.users, self.log.items
         # These item columns are what features are made of, under their own names.

@@ -21,8 +21,8 @@ from features.expected_counts import (
     overall_rates,
     smoothed_rates,
 )
-from features.sides import Side, group_codes
-from features.tables import DURATION_SECONDS, PUBLISHED_AT
+from features.schema import DURATION_SECONDS, PUBLISHED_AT
+from features.side_features import SideFeatures, group_codes
 from features.timeline import Spans, Timeline, pair_keys, timeline_order
 
 Float64 = npt.NDArray[np.float64]
@@ -79,8 +79,8 @@ class AsOfLog:
     """
 
     events: Events
-    users: Side
-    items: Side
+    users: SideFeatures
+    items: SideFeatures
     timed: bool
     contexts: Contexts = field(default_factory=dict)
     in_seconds: bool = True
@@ -108,7 +108,7 @@ class AsOfLog:
         self,
         users: Int32,
         items: Int32,
-        instants: Int64 | int,
+        timestamps_us: Int64 | int,
         contexts: Contexts | None = None,
         recall: Mapping[str, Float64] = NO_COLUMNS,
     ) -> "AsOfRows":
@@ -117,20 +117,20 @@ class AsOfLog:
         `recall` {name: float64 [n]} are the columns that come with the candidates.
         """
         codes = {group: codes[items] for group, codes in self.group_codes.items()}
-        return AsOfRows(self, users, codes | {"item": items}, per_row(instants, users), contexts, recall)
+        return AsOfRows(self, users, codes | {"item": items}, per_row(timestamps_us, users), contexts, recall)
 
-    def rows_of_users(self, users: Int32, instants: Int64 | int, contexts: Contexts | None = None) -> "AsOfRows":
+    def rows_of_users(self, users: Int32, timestamps_us: Int64 | int, contexts: Contexts | None = None) -> "AsOfRows":
         """Rows [n] of users alone."""
-        return AsOfRows(self, users, {}, per_row(instants, users), contexts)
+        return AsOfRows(self, users, {}, per_row(timestamps_us, users), contexts)
 
-    def rows_of_items(self, items: Int32, instants: Int64 | int) -> "AsOfRows":
+    def rows_of_items(self, items: Int32, timestamps_us: Int64 | int) -> "AsOfRows":
         """Rows [n] of items alone."""
         codes = {group: codes[items] for group, codes in self.group_codes.items()}
-        return AsOfRows(self, np.zeros(0, np.int32), codes | {"item": items}, per_row(instants, items))
+        return AsOfRows(self, np.zeros(0, np.int32), codes | {"item": items}, per_row(timestamps_us, items))
 
-    def rows_of_groups(self, group: str, users: Int32, codes: Int32, instants: Int64 | int) -> "AsOfRows":
+    def rows_of_groups(self, group: str, users: Int32, codes: Int32, timestamps_us: Int64 | int) -> "AsOfRows":
         """Rows [n] of users and codes (-1 none) of a group of items, whichever items those are."""
-        return AsOfRows(self, users, {group: codes}, per_row(instants, users))
+        return AsOfRows(self, users, {group: codes}, per_row(timestamps_us, users))
 
     def counts_by(self, group: str) -> AsOfCounts:
         """The log's events counted by a group key."""
@@ -139,19 +139,19 @@ class AsOfLog:
             self._counts[group] = count_events(keys, self.events, self._summed(GROUP_KEYS[group].summed))
         return self._counts[group]
 
-    def last_clicked(self, users: Int32, instants: Int64 | int, length: int) -> Int32:
+    def last_clicked(self, users: Int32, timestamps_us: Int64 | int, length: int) -> Int32:
         """Items that users [n] last clicked strictly before instants [n], newest first: [n, length], 0 for none."""
         timeline, rows = self._clicked
-        ends, starts = timeline.before(users, per_row(instants, users)), timeline.starts(users)
+        ends, starts = timeline.before(users, per_row(timestamps_us, users)), timeline.starts(users)
         positions = ends[:, None] - 1 - np.arange(length)
         present = positions >= starts[:, None]
         padded = self.events.items[rows] if len(rows) else np.zeros(1, np.int32)
         return np.where(present, padded[np.where(present, positions, 0)], 0).astype(np.int32)
 
-    def last_contexts(self, users: Int32, instants: Int64) -> Contexts:
+    def last_contexts(self, users: Int32, timestamps_us: Int64) -> Contexts:
         """Contexts of users' last impressions strictly before instants, 0 where there was none."""
         timeline, rows = self._shown
-        spans = timeline.spans(users, instants)
+        spans = timeline.spans(users, timestamps_us)
         some = spans.ends > spans.starts
         asked, last = spans.rows[some], rows[spans.ends[some] - 1]
         columns = {name: np.zeros(len(users), np.int32) for name in self.contexts}
@@ -183,7 +183,7 @@ class AsOfLog:
 
     @cached_property
     def _event_rows(self) -> "AsOfRows":
-        return self.rows(self.events.users, self.events.items, self.events.instants)
+        return self.rows(self.events.users, self.events.items, self.events.timestamps_us)
 
     @cached_property
     def _shown(self) -> tuple[Timeline, npt.NDArray[np.intp]]:
@@ -197,8 +197,8 @@ class AsOfLog:
 
     def _by_user(self, some: npt.NDArray[np.intp]) -> tuple[Timeline, npt.NDArray[np.intp]]:
         """Some rows of the events by user and time, and which those are."""
-        rows = some[timeline_order(self.events.users[some], self.events.instants[some])]
-        return Timeline(self.events.users[rows].astype(np.int64), self.events.instants[rows]), rows
+        rows = some[timeline_order(self.events.users[some], self.events.timestamps_us[some])]
+        return Timeline(self.events.users[rows].astype(np.int64), self.events.timestamps_us[rows]), rows
 
 
 @dataclass(frozen=True)
@@ -212,12 +212,12 @@ class AsOfRows:
     log: AsOfLog
     users: Int32
     codes: Contexts
-    instants: Int64
+    timestamps_us: Int64
     contexts: Contexts | None = None
     recall: Mapping[str, Float64] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.instants)
+        return len(self.timestamps_us)
 
     @property
     def items(self) -> Int32:
@@ -245,7 +245,7 @@ class AsOfRows:
     @cached_property
     def last_clicked(self) -> Int32:
         """The item that each row's user last clicked, 0 for none: [n]."""
-        return self.log.last_clicked(self.users, self.instants, 1)[:, 0]
+        return self.log.last_clicked(self.users, self.timestamps_us, 1)[:, 0]
 
     @cached_property
     def _groups(self) -> dict[str, "GroupRows"]:
@@ -290,7 +290,7 @@ class GroupRows:
     def _before(self, span: int) -> tuple[Float64, Float64]:
         """Impressions and clicks up to a span before the rows' instants."""
         if span not in self._earlier:
-            spans = self._log_counts.timeline.spans(self.rows.keys(self.key), self.rows.instants - span)
+            spans = self._log_counts.timeline.spans(self.rows.keys(self.key), self.rows.timestamps_us - span)
             self._earlier[span] = self._log_counts.shown_and_clicked(spans)
         return self._earlier[span]
 
@@ -300,13 +300,13 @@ class GroupRows:
 
     @cached_property
     def _spans(self) -> Spans:
-        return self._log_counts.timeline.spans(self.rows.keys(self.key), self.rows.instants)
+        return self._log_counts.timeline.spans(self.rows.keys(self.key), self.rows.timestamps_us)
 
     @property
     def _log_counts(self) -> AsOfCounts:
         return self.rows.log.counts_by(self.key.name)
 
 
-def per_row(instants: Int64 | int, rows: npt.NDArray[Any]) -> Int64:
+def per_row(timestamps_us: Int64 | int, rows: npt.NDArray[Any]) -> Int64:
     """An instant for each row: one for all, or [n]."""
-    return np.broadcast_to(np.asarray(instants, np.int64), rows.shape)
+    return np.broadcast_to(np.asarray(timestamps_us, np.int64), rows.shape)

@@ -13,16 +13,16 @@ Int64 = npt.NDArray[np.int64]
 
 
 @numba.njit(nogil=True)
-def seek(instants: Int64, starts: Int64, stops: Int64, moments: Int64, found: Int64) -> None:
+def seek(timestamps_us: Int64, starts: Int64, stops: Int64, as_of: Int64, found: Int64) -> None:
     """Find where each moment [n] stands among the ascending instants from its start to its stop: past those before it.
 
     Written is the flat position `found` [n].
     """
-    for row in range(len(moments)):
-        low, high, moment = starts[row], stops[row], moments[row]
+    for row in range(len(as_of)):
+        low, high, as_of_row = starts[row], stops[row], as_of[row]
         while low < high:
             middle = (low + high) >> 1
-            if instants[middle] < moment:
+            if timestamps_us[middle] < as_of_row:
                 low = middle + 1
             else:
                 high = middle

@@ -85,7 +85,7 @@ class ExpectedCounts:
     def _so_far(self, group: str) -> Counts:
         """What was known of each event's key as of it."""
         keys = self.keys[group]
-        return count_events(keys, self.events, self.watched_shares).as_of(keys, self.events.instants)
+        return count_events(keys, self.events, self.watched_shares).as_of(keys, self.events.timestamps_us)
 
     def _smoothed(self, group: str, towards: Expectation, rows: float) -> Expectation:
         """Click rate, mean seconds and mean share of the length a click, of each event's key as of it.

@@ -24,7 +24,7 @@ class Histories:
 
     offsets: Int64
     items: Int32
-    instants: Int64
+    timestamps_us: Int64
 
     @cached_property
     def users(self) -> Int32:
@@ -33,11 +33,11 @@ class Histories:
 
     @cached_property
     def timeline(self) -> Timeline:
-        return Timeline(self.users.astype(np.int64), self.instants)
+        return Timeline(self.users.astype(np.int64), self.timestamps_us)
 
-    def ends(self, users: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Int64:
+    def ends(self, users: npt.NDArray[Any], timestamps_us: npt.NDArray[Any] | int) -> Int64:
         """Flat position just past what each user had watched strictly before an instant: [m], [m] -> [m]."""
-        return self.timeline.before(users, instants)
+        return self.timeline.before(users, timestamps_us)
 
     def bags(self, users: npt.NDArray[Any], ends: npt.NDArray[Any], length: int) -> Int32:
         """The last `length` items before each end, newest first, 0 where there are fewer: [m], [m] -> [m, length]."""
@@ -49,20 +49,22 @@ class Histories:
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("offsets", "items", "instants"):
+        for name in ("offsets", "items", "timestamps_us"):
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
 
     @classmethod
     def load(cls, folder: Path) -> "Histories":
-        arrays = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("offsets", "items", "instants"))
+        arrays = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("offsets", "items", "timestamps_us"))
         return cls(*arrays)
 
 
-def histories_of(users: npt.NDArray[Any], items: npt.NDArray[Any], instants: npt.NDArray[Any], count: int) -> Histories:
+def histories_of(
+    users: npt.NDArray[Any], items: npt.NDArray[Any], timestamps_us: npt.NDArray[Any], count: int
+) -> Histories:
     """Histories of `count` user indexes (0 included) from events sorted by user and instant, each [n]."""
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(users, minlength=count), out=offsets[1:])
-    return Histories(offsets, np.asarray(items, np.int32), np.asarray(instants, np.int64))
+    return Histories(offsets, np.asarray(items, np.int32), np.asarray(timestamps_us, np.int64))
 
 
 def samples_of(histories: Histories) -> Int64:
@@ -73,6 +75,6 @@ def samples_of(histories: Histories) -> Int64:
     """
     n = len(histories.items)
     first_of_instant = np.ones(n, bool)
-    same = (histories.users[1:] == histories.users[:-1]) & (histories.instants[1:] == histories.instants[:-1])
+    same = (histories.users[1:] == histories.users[:-1]) & (histories.timestamps_us[1:] == histories.timestamps_us[:-1])
     first_of_instant[1:] = ~same
     return np.maximum.accumulate(np.where(first_of_instant, np.arange(n), 0))

@@ -49,18 +49,18 @@ class Timeline:
     """Events sorted by (key, instant): `keys` int64 [n] >= 0, `instants` int64 [n]."""
 
     keys: Int64
-    instants: Int64
+    timestamps_us: Int64
 
-    def spans(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Spans:
+    def spans(self, keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any] | int) -> Spans:
         """Where the events of each key strictly before its instant stand: [n], [n]."""
         places = self._places(np.asarray(keys, np.int64))
         rows = np.flatnonzero(places >= 0)
-        found, moments = places[rows], np.broadcast_to(np.asarray(instants, np.int64), places.shape)
-        return Spans(len(places), rows, self._firsts[found], self._before(found, moments[rows]))
+        found, as_of = places[rows], np.broadcast_to(np.asarray(timestamps_us, np.int64), places.shape)
+        return Spans(len(places), rows, self._firsts[found], self._before(found, as_of[rows]))
 
-    def before(self, keys: npt.NDArray[Any], instants: npt.NDArray[Any] | int) -> Int64:
+    def before(self, keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any] | int) -> Int64:
         """Flat position just past each key's last event *strictly* before its instant: [m], [m] -> [m]."""
-        spans, positions = self.spans(keys, instants), self.starts(keys)
+        spans, positions = self.spans(keys, timestamps_us), self.starts(keys)
         positions[spans.rows] = spans.ends
         return positions
 
@@ -85,10 +85,10 @@ class Timeline:
         table[self._known] = np.arange(len(self._known))
         return table
 
-    def _before(self, places: Int64, moments: Int64) -> Int64:
+    def _before(self, places: Int64, as_of: Int64) -> Int64:
         """Flat position just past the last event strictly before its moment, of the known keys at places."""
         ends = np.empty(len(places), np.int64)
-        seek(self.instants, self._firsts[places], self._firsts[places + 1], moments, ends)
+        seek(self.timestamps_us, self._firsts[places], self._firsts[places + 1], as_of, ends)
         return ends
 
     @cached_property
@@ -106,9 +106,9 @@ class Timeline:
         return np.append(self._known, -1)
 
 
-def timeline_order(keys: npt.NDArray[Any], instants: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+def timeline_order(keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """The stable order that sorts events by key, then instant."""
-    return np.lexsort((instants, keys))
+    return np.lexsort((timestamps_us, keys))
 
 
 def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.tables import CLICKED, CONTRACTS, ITEM, USER
+from features.schema import CLICKED, CONTRACTS, ITEM, USER
 
 Indexes = npt.NDArray[np.int32]
-Instants = npt.NDArray[np.int64]
+TimestampsUs = npt.NDArray[np.int64]
 
 NEVER_SHOWN = np.iinfo(np.int64).max
 
@@ -33,21 +33,21 @@ class Vocabulary:
     """
 
     ids: pa.Array
-    first_seen: Instants
-    first_shown: Instants | None = None
+    first_seen: TimestampsUs
+    first_shown: TimestampsUs | None = None
 
     def __len__(self) -> int:
         """The number of indexes, nobody's 0 included."""
         return len(self.ids) + 1
 
-    def size_as_of(self, instant: int) -> int:
+    def size_as_of(self, timestamp_us: int) -> int:
         """How many indexes existed before an instant, 0 included: indexes below it were known."""
-        return int(np.searchsorted(self.first_seen, instant, side="left")) + 1
+        return int(np.searchsorted(self.first_seen, timestamp_us, side="left")) + 1
 
-    def shown_as_of(self, instant: int) -> npt.NDArray[np.bool_]:
+    def shown_as_of(self, timestamp_us: int) -> npt.NDArray[np.bool_]:
         """Which indexes had been shown to anybody before an instant, [indexes]; never nobody."""
         first = self.first_seen if self.first_shown is None else self.first_shown
-        return np.concatenate([[False], first < instant])
+        return np.concatenate([[False], first < timestamp_us])
 
     def index_of(self, ids: pa.Array) -> Indexes:
         """Raw ids [n] -> indexes [n]; what is not in the vocabulary is 0."""
@@ -86,8 +86,8 @@ def catalogue_of(interactions: ibis.Table, published: ibis.Table, since: int, un
     During it: since <= instant < until. Such an item is known from its publication, or from its first appearance where
     that came before; any other from its first appearance: of what is older only the showing says that it is on offer.
     """
-    instants = published.group_by(ITEM).aggregate(published=published.instant.min())
-    items = instants.filter(instants.published >= since, instants.published < until)
+    timestamps_us = published.group_by(ITEM).aggregate(published=published.timestamp_us.min())
+    items = timestamps_us.filter(timestamps_us.published >= since, timestamps_us.published < until)
     both = _first_shown(interactions, ITEM).outer_join(items, ITEM)
     known = both.select(
         ibis.coalesce(both[ITEM], both[f"{ITEM}_right"]).name(ITEM),
@@ -99,7 +99,7 @@ def catalogue_of(interactions: ibis.Table, published: ibis.Table, since: int, un
 
 
 def _first_shown(interactions: ibis.Table, side: str) -> ibis.Table:
-    return interactions.group_by(side).aggregate(first_shown=interactions.instant.min())
+    return interactions.group_by(side).aggregate(first_shown=interactions.timestamp_us.min())
 
 
 def impressions_of(interactions: ibis.Table, users: ibis.Table, items: ibis.Table) -> ibis.Table:
@@ -110,10 +110,12 @@ def impressions_of(interactions: ibis.Table, users: ibis.Table, items: ibis.Tabl
     """
     # Only what the contract names: a log may bring columns of its own called user or item.
     carried = [name for name in CONTRACTS["interactions"].kinds if name in interactions.columns]
-    rows = interactions.select(*carried, "row", "instant", "completed")
+    rows = interactions.select(*carried, "row", "timestamp_us", "completed")
     coded = rows.join(_coded(users, "user"), "user_id").join(_coded(items, "item"), "item_id")
     kept = [name for name in carried if name not in (USER, ITEM, CLICKED)]
-    return coded.order_by("user", "instant", "row").select("user", "item", "instant", CLICKED, "completed", *kept)
+    return coded.order_by("user", "timestamp_us", "row").select(
+        "user", "item", "timestamp_us", CLICKED, "completed", *kept
+    )
 
 
 def _coded(vocabulary: ibis.Table, side: str) -> ibis.Table:

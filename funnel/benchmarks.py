@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from features.errors import Refused
+from features.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "benchmarks"
@@ -23,13 +23,13 @@ def known(root: Path = ROOT) -> list[tuple[str, ...]]:
 
 
 def chosen(arguments: Sequence[str], root: Path = ROOT) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The benchmarks that the leading names stand for, and the options after the names; Refused where there is none."""
+    """The benchmarks that the leading names stand for, and the options after the names; InputError where there is none."""
     names = tuple(takewhile(lambda word: not word.startswith("-"), arguments))
     there = known(root)
     found = [of for of in there if of[: len(names)] == names]
     if not found:
         options = ", ".join(" ".join(of) for of in there) or f"none, as {root / FOLDER} is missing"
-        raise Refused(f"There is no benchmark `{' '.join(names)}`; there are: {options}.")
+        raise InputError(f"There is no benchmark `{' '.join(names)}`; there are: {options}.")
     return found, list(arguments[len(names) :])
 
 

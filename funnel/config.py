@@ -11,16 +11,16 @@ from typing import Any, Self, get_origin
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from features.cleaning import CleaningConfig
-from features.errors import Refused
-from features.windows import Clock, WindowsConfig
+from features.data.clean import CleaningConfig
+from features.errors import InputError
+from features.split import Clock, SplitConfig
 from ranking.config import OffPolicyConfig, PreRankConfig, RankingConfig
 from ranking.re_rank import ReRankConfig
 from recall.config import RecallConfig
 
 
 class FeaturesConfig(BaseModel):
-    """The features stage: whether timestamps tell time or only order (None: as windows.mode suggests)."""
+    """The features stage: whether timestamps tell time or only order (None: as split.mode suggests)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +42,7 @@ class FunnelConfig(BaseModel):
 
     seed: int = Field(0, ge=0, lt=2**32)
     cleaning: CleaningConfig = CleaningConfig()
-    windows: WindowsConfig = WindowsConfig()
+    split: SplitConfig = SplitConfig()
     features: FeaturesConfig = FeaturesConfig()
     recall: RecallConfig = RecallConfig()
     pre_rank: PreRankConfig = PreRankConfig()
@@ -89,7 +89,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> FunnelConfig:
-    """The defaults, overridden by a TOML file, overridden by texts `stage.field=value`. Refused where it is wrong."""
+    """The defaults, overridden by a TOML file, overridden by texts `stage.field=value`. InputError where it is wrong."""
     values = _read(path) if path else {}
     for text in overrides:
         _override(values, text)
@@ -104,11 +104,11 @@ def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> Funnel
 
 
 def digest_of(path: Path) -> str:
-    """The content of a file as a text; Refused where it cannot be read."""
+    """The content of a file as a text; InputError where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise Refused(
+        raise InputError(
             f"{path}: the table of exclusions cannot be read ({error.strerror}); see re_rank.exclusions."
         ) from None
 
@@ -117,19 +117,21 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Refused(f"{path}: the configuration cannot be read ({error.strerror}).") from None
+        raise InputError(f"{path}: the configuration cannot be read ({error.strerror}).") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Refused(f"{path}: this is not TOML ({error}); expected sections such as [recall] with k = 200.") from None
+        raise InputError(
+            f"{path}: this is not TOML ({error}); expected sections such as [recall] with k = 200."
+        ) from None
 
 
 def _override(values: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys) or len(keys) > 2:
-        raise Refused(f"`{text}` is not an override; expected stage.field=value, as in recall.k=200.")
+        raise InputError(f"`{text}` is not an override; expected stage.field=value, as in recall.k=200.")
     section = values if len(keys) == 1 else values.setdefault(keys[0], {})
     if not isinstance(section, dict):
-        raise Refused(f"`{keys[0]}` is a value, not a section, so `{text}` cannot be set.")
+        raise InputError(f"`{keys[0]}` is a value, not a section, so `{text}` cannot be set.")
     section[keys[-1]] = _parsed(value.strip(), _is_list(keys))
 
 
@@ -165,12 +167,14 @@ def _what_there_is(keys: Sequence[str]) -> str:
     return f"did you mean `{'.'.join([*keys[:-1], near[0]])}`?" if near else f"there are {', '.join(there)}."
 
 
-def refusal_of(error: ValidationError) -> Refused:
+def refusal_of(error: ValidationError) -> InputError:
     """The first thing that is wrong with a configuration, as one sentence."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "configuration"
     if not first["loc"] and first["type"] == "value_error":
-        return Refused(f"Configuration: {first['ctx']['error']}.")
+        return InputError(f"Configuration: {first['ctx']['error']}.")
     if first["type"] == "extra_forbidden":
-        return Refused(f"Configuration: there is no `{name}`; {_what_there_is([str(part) for part in first['loc']])}")
-    return Refused(f"Configuration: {name} = {first['input']!r} is refused: {first['msg']}.")
+        return InputError(
+            f"Configuration: there is no `{name}`; {_what_there_is([str(part) for part in first['loc']])}"
+        )
+    return InputError(f"Configuration: {name} = {first['input']!r} is refused: {first['msg']}.")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from funnel.plots import loss_curves
-from funnel.work import Work
+from funnel.context import StepContext
+from funnel.evaluation.plots import loss_curves
 
 # What a row says of its epoch beside figures that make a curve.
 BOOKKEEPING = ("tower", "epoch", "after", "rate", "examples")
@@ -15,10 +15,10 @@ def curve_points(row: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if name not in BOOKKEEPING}
 
 
-def draw_epochs(work: Work, epochs: Sequence[Mapping[str, Any]], cut_offs: Sequence[str] = ()) -> None:
+def draw_epochs(context: StepContext, epochs: Sequence[Mapping[str, Any]], cut_offs: Sequence[str] = ()) -> None:
     """The curves by epoch as the artefact's picture; `cut_offs` says for each tower until when it was trained."""
     ends = [cut_offs[row["tower"]] if cut_offs else "" for row in epochs]
-    loss_curves([curve_points(row) for row in epochs], work.out / "loss.png", ends)
+    loss_curves([curve_points(row) for row in epochs], context.out / "loss.png", ends)
 
 
 def epoch_text(name: str, row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.tables import ITEM, RANK, SCORE, USER
+from features.schema import ITEM, RANK, SCORE, USER
 from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
 

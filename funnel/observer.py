@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 from urllib.parse import quote
 
-from features.windows import Windows
+from features.split import Split
 from funnel.config import flat
 from funnel.headline import changes_text, headline, markdown_table, metrics_table
-from funnel.line import STEPS, Observer, Outcome, Request, Stage
+from funnel.pipeline import STEPS, Observer, Outcome, Request, Stage
 from funnel.store import MEASURED
 from funnel.tracking import NOTE_TAG, SUMMARY, MlflowTracker
 
@@ -22,8 +22,8 @@ VERDICT_TAG, MADE_TAG, AIRFLOW_TAG = "watchfunnel.verdict", "watchfunnel.made", 
 FAILED = "Failed"
 # What MLflow keeps a copy of: descriptions, pictures, trained weights; the tables stay in the store.
 LOGGED_FILES, LARGEST_LOGGED = ("*.json", "*.png", "*.h5", f"{MEASURED}/*"), 20_000_000
-# Instants that the log decides where nobody else does: only those in force are told.
-_INSTANTS = ("windows.history_end", "windows.labels_end", "windows.holdout_end")
+# TimestampsUs that the log decides where nobody else does: only those in force are told.
+_INSTANTS = ("split.label_start", "split.test_start", "split.test_end")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class RunObserver(Observer):
         if name == "interactions":
             self._log_data(stage)
             self._log_data(SUMMARY)
-        elif name == "windows":
+        elif name == "split":
             self._log_split(stage)
             self._log_split(SUMMARY)
         elif name == "report":
@@ -112,11 +112,11 @@ class RunObserver(Observer):
             self.tracker.log_metrics(run, STEPS["interactions"].figures(folder))
 
     def _log_split(self, run: str) -> None:
-        described = Windows.load(self.request.store.path("windows")).described()
-        self.tracker.log_params(run, {f"windows.{name}": text for name, text in described.items()})
+        described = Split.load(self.request.store.path("split")).described()
+        self.tracker.log_params(run, {f"split.{name}": text for name, text in described.items()})
 
     def _log_report(self, outcome: Outcome) -> None:
-        from funnel.list_validation import choice_text
+        from funnel.steps.list_validation import choice_text
 
         figures, told = headline(outcome.figures), json.loads((outcome.folder / "report.json").read_text())["run"]
         for run in (SUMMARY, "recall", "ranking"):

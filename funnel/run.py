@@ -12,24 +12,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from features.errors import Refused
-from features.simulated import simulate, write
-from features.tables import CHANCE, EXPECTED_SECONDS, ITEM, RANK, UNIT, USER
-from features.world import WorldConfig
+from features.errors import InputError
+from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, RANK, UNIT, USER
+from features.simulation.simulated_log import simulate, write
+from features.simulation.world import WorldConfig
 from funnel.config import config_of, refusal_of
-from funnel.line import STEPS, Observer, Outcome, Request, make, publish_files, stale_steps
 from funnel.observer import observe
+from funnel.pipeline import STEPS, Observer, Outcome, Request, make, publish_files, stale_steps
 
 CONSOLE = Console()
 
 
-def run_line(
+def run_pipeline(
     source: str, data: Path, out: Path, config: Path | None, overrides: Sequence[str], tracking: str | None
 ) -> list[Outcome]:
     """Make every artefact of the line under `out`, or find it up to date, and publish the files outsiders read."""
     chosen = config_of(config, overrides)
     if not data.is_dir():
-        raise Refused(f"{data}: there is no such folder; --data names the folder that holds the log's files.")
+        raise InputError(f"{data}: there is no such folder; --data names the folder that holds the log's files.")
     out = out.resolve()
     request = Request(
         source=source,
@@ -76,7 +76,7 @@ def verdict_in(out: Path) -> str:
 def write_world(out: Path, seed: int, users: int | None, impressions: int | None, days: int | None) -> int:
     """Simulate a world, with its defaults where None is given, and write its tables; returns the log's rows.
 
-    `impressions` are those of a day, about, so that more days leave the earlier ones as they were. Refused where there
+    `impressions` are those of a day, about, so that more days leave the earlier ones as they were. InputError where there
     is no such world.
     """
     given = {"users": users, "impressions_a_day": impressions, "days": days}
@@ -90,14 +90,14 @@ def write_world(out: Path, seed: int, users: int | None, impressions: int | None
 
 
 def print_recommendations(user: str, out: Path) -> None:
-    """Print one user's list from a run's recommendations.parquet; Refused where the user has none."""
+    """Print one user's list from a run's recommendations.parquet; InputError where the user has none."""
     path = out / "recommendations.parquet"
     if not path.exists():
-        raise Refused(f"{path}: there are no recommendations here; run `funnel run --out {out}` first.")
+        raise InputError(f"{path}: there are no recommendations here; run `funnel run --out {out}` first.")
     lists = pq.read_table(path)
     mine = lists.filter(pc.equal(pc.cast(lists[USER], "string"), user)).sort_by(RANK)
     if not mine.num_rows:
-        raise Refused(f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode none.")
+        raise InputError(f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode none.")
     table = Table(RANK, ITEM, f"expected {mine[UNIT][0].as_py()}, if shown", "chance to be next")
     for row in mine.select([RANK, ITEM, EXPECTED_SECONDS, CHANCE]).to_pylist():
         table.add_row(str(row[RANK]), str(row[ITEM]), f"{row[EXPECTED_SECONDS]:.2f}", f"{row[CHANCE]:.2%}")

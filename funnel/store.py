@@ -20,8 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from features.errors import Refused
-from features.tables import content_digest, parquet_schema
+from features.errors import InputError
+from features.schema import content_digest, parquet_schema
 
 MANIFEST, CURRENT, KEPT_VERSIONS = "manifest.json", "current", 3
 PARTIAL, SCRATCH = ".partial-", ".scratch-"
@@ -31,7 +31,7 @@ PACKAGES = ("features", "recall", "ranking", "funnel")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ArtefactKey:
     """Everything that determines an artefact: two equal recipes give equal content."""
 
     name: str
@@ -65,48 +65,48 @@ class Store:
         self.pinned = dict(pinned or {})
 
     def manifest(self, name: str) -> Manifest:
-        """The manifest in force; Refused when the artefact was never made."""
+        """The manifest in force; InputError when the artefact was never made."""
         path = self.path(name) / MANIFEST
         return Manifest(**json.loads(path.read_text()))
 
     def path(self, name: str) -> Path:
-        """The folder of the version in force; Refused when the artefact was never made."""
+        """The folder of the version in force; InputError when the artefact was never made."""
         version = self._version(name)
         if version is None or not (self.root / name / version / MANIFEST).exists():
-            raise Refused(
+            raise InputError(
                 f"{self.root}: there is no artefact `{name}`"
                 f"{f' of version {version}' if version else ''}; run the steps before it first."
             )
         return self.root / name / version
 
-    def holds(self, recipe: Recipe) -> bool:
+    def holds(self, artefact_key: ArtefactKey) -> bool:
         """Whether this very artefact has been made already."""
-        return (self.root / recipe.name / recipe.version / MANIFEST).exists()
+        return (self.root / artefact_key.name / artefact_key.version / MANIFEST).exists()
 
-    def is_current(self, recipe: Recipe) -> bool:
+    def is_current(self, artefact_key: ArtefactKey) -> bool:
         """Whether this very artefact is the one in force."""
-        return self.holds(recipe) and self._version(recipe.name) == recipe.version
+        return self.holds(artefact_key) and self._version(artefact_key.name) == artefact_key.version
 
-    def make(self, recipe: Recipe, write: Callable[[Path], None]) -> Manifest:
+    def make(self, artefact_key: ArtefactKey, write: Callable[[Path], None]) -> Manifest:
         """The artefact of `recipe`: taken as it is where it exists, else written, described and renamed."""
-        home = self.root / recipe.name
-        if not self.holds(recipe):
-            with _fresh_folder(home, recipe.version) as partial:
+        home = self.root / artefact_key.name
+        if not self.holds(artefact_key):
+            with _fresh_folder(home, artefact_key.version) as partial:
                 write(partial)
-                manifest = _describe(recipe, partial)
+                manifest = _describe(artefact_key, partial)
                 (partial / MANIFEST).write_text(canonical_json(asdict(manifest), indent=1))
-                partial.rename(home / recipe.version)
+                partial.rename(home / artefact_key.version)
         # The oldest go first, by when they were last in force.
-        os.utime(home / recipe.version)
-        write_atomically(home / CURRENT, recipe.version.encode())
+        os.utime(home / artefact_key.version)
+        write_atomically(home / CURRENT, artefact_key.version.encode())
         _sweep(home, SCRATCH)
-        self.pinned.pop(recipe.name, None)
-        _prune(home, recipe.version)
-        return self.manifest(recipe.name)
+        self.pinned.pop(artefact_key.name, None)
+        _prune(home, artefact_key.version)
+        return self.manifest(artefact_key.name)
 
-    def scratch(self, recipe: Recipe) -> Path:
+    def scratch(self, artefact_key: ArtefactKey) -> Path:
         """A folder, not made yet, for what a killed attempt at this very artefact leaves for the next one."""
-        return self.root / recipe.name / f"{SCRATCH}{recipe.version}"
+        return self.root / artefact_key.name / f"{SCRATCH}{artefact_key.version}"
 
     def versions(self) -> dict[str, str]:
         """The version in force of every artefact."""
@@ -119,13 +119,13 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the store for one run; Refused while another process holds it. A killed holder lets go."""
+        """Hold the store for one run; InputError while another process holds it. A killed holder lets go."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Refused(
+                raise InputError(
                     f"{self.root}: another run is writing here; wait for it or choose another place."
                 ) from None
             yield
@@ -193,12 +193,20 @@ def _sweep(home: Path, kind: str = PARTIAL) -> None:
         shutil.rmtree(leftover)
 
 
-def _describe(recipe: Recipe, folder: Path) -> Manifest:
+def _describe(artefact_key: ArtefactKey, folder: Path) -> Manifest:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {str(path.relative_to(folder)): _file_facts(path) for path in paths}
     repeatable = {name: facts["digest"] for name, facts in files.items() if not name.startswith(f"{MEASURED}/")}
     content = _digest(canonical_json(repeatable).encode())
-    return Manifest(recipe.name, recipe.version, content, files, recipe.config, recipe.code, recipe.parents)
+    return Manifest(
+        artefact_key.name,
+        artefact_key.version,
+        content,
+        files,
+        artefact_key.config,
+        artefact_key.code,
+        artefact_key.parents,
+    )
 
 
 def _file_facts(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from features.errors import Refused, Unreachable
+from features.errors import InputError, ServiceUnavailable
 from funnel.epochs import curve_points
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class MlflowTracker:
         known = self.data(stage).params
         for name in named.keys() & known.keys():
             if named[name] != known[name]:
-                raise Refused(
+                raise InputError(
                     f"MLflow, experiment {stage}, run {self.run}: parameter {name} is {named[name]} but was logged as "
                     f"{known[name]}; a run keeps its configuration, so start a new one."
                 )
@@ -232,12 +232,12 @@ def _client(uri: str) -> "MlflowClient":
 
 
 def _ask_for_life(uri: str) -> None:
-    """Unreachable at once where no server answers; MLflow itself would go on trying for minutes."""
+    """ServiceUnavailable at once where no server answers; MLflow itself would go on trying for minutes."""
     try:
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=10)
         answer.raise_for_status()
     except requests.RequestException as fault:
-        raise Unreachable(
+        raise ServiceUnavailable(
             f"no MLflow server answers at {uri} ({type(fault).__name__}); start it, or correct the tracking address."
         ) from fault
 
@@ -245,7 +245,7 @@ def _ask_for_life(uri: str) -> None:
 def _folder(uri: str) -> Path:
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or not path.is_absolute():
-        raise Refused(f"tracking address {uri}: expected http://host:port or sqlite:////absolute/path/mlflow.db.")
+        raise InputError(f"tracking address {uri}: expected http://host:port or sqlite:////absolute/path/mlflow.db.")
     return path.parent
 
 
@@ -262,7 +262,7 @@ def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
             if known is None:
                 raise
     if known.lifecycle_stage == "deleted":
-        raise Refused(f"MLflow at {uri}: experiment {name} is deleted; restore it there or track elsewhere.")
+        raise InputError(f"MLflow at {uri}: experiment {name} is deleted; restore it there or track elsewhere.")
     return str(known.experiment_id)
 
 

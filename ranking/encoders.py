@@ -16,7 +16,7 @@ import pandas as pd
 
 from features.asof_features import Block
 from features.compiled import interpolate
-from features.errors import Refused
+from features.errors import InputError
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -34,14 +34,14 @@ class Columns:
 def columns_of(blocks: Mapping[str, Block], without: Sequence[str]) -> Columns:
     """The columns of blocks that no shell pattern of `without` names.
 
-    Refused where a pattern names no column, or where nothing is left.
+    InputError where a pattern names no column, or where nothing is left.
     """
     numbers = {name: tuple(block.numbers) for name, block in blocks.items()}
     codes = {name: tuple(block.codes) for name, block in blocks.items()}
     there = [column for names in (numbers, codes) for of_block in names.values() for column in of_block]
     left_out = {column for pattern in without for column in _named(pattern, there)}
     if there and len(left_out) == len(set(there)):
-        raise Refused(f"ranking.without = {','.join(without)} leaves the ranker no column to read; leave out fewer.")
+        raise InputError(f"ranking.without = {','.join(without)} leaves the ranker no column to read; leave out fewer.")
     return Columns(_left(numbers, left_out), _left(codes, left_out))
 
 
@@ -51,7 +51,7 @@ def _named(pattern: str, there: Sequence[str]) -> list[str]:
     if not named:
         near = get_close_matches(pattern, there, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(there)}."
-        raise Refused(f"ranking.without = {pattern}: no column of the ranking rows is called so; {hint}")
+        raise InputError(f"ranking.without = {pattern}: no column of the ranking rows is called so; {hint}")
     return named
 
 

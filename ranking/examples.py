@@ -24,7 +24,7 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-LABELS = ("instants", "clicked", "seconds", "weight", "positions")
+LABELS = ("timestamps_us", "clicked", "seconds", "weight", "positions")
 # The column of recall's log chance that a candidate is watched next: its score in the list it was merged into.
 MERGED = "recall_merged"
 SHRINKAGE = 10.0
@@ -43,7 +43,7 @@ class Exposures:
 
     users: Int32
     items: Int32
-    instants: Int64
+    timestamps_us: Int64
     recall: dict[str, Float64]
     contexts: Contexts | None = None
     positions: Int32 | None = None
@@ -61,7 +61,7 @@ class RankingRows:
     """
 
     blocks: dict[str, Block]
-    instants: Int64
+    timestamps_us: Int64
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
     weight: Float64
@@ -89,7 +89,7 @@ class RankingRows:
 def blocks_of(features: AsOfFeatures, exposures: Exposures) -> dict[str, Block]:
     """The three feature blocks of exposures, each as of its own instant."""
     each = exposures
-    return features.blocks(features.log.rows(each.users, each.items, each.instants, each.contexts, each.recall))
+    return features.blocks(features.log.rows(each.users, each.items, each.timestamps_us, each.contexts, each.recall))
 
 
 class Targets(NamedTuple):

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from features.asof_counts import Events
 from features.asof_features import AsOfFeatures, Blocks
-from features.errors import Refused
+from features.errors import InputError
 from ranking.examples import Exposures, blocks_of
 
 Int64 = npt.NDArray[np.int64]
@@ -18,7 +18,7 @@ CHECKED, EXCERPT, TICKS = 5_000, 100_000, 10
 
 
 def check_leakage(features: AsOfFeatures, exposures: Exposures, rng: np.random.Generator) -> None:
-    """Refused where a feature of the catalogue reads what came at or after its row's instant.
+    """InputError where a feature of the catalogue reads what came at or after its row's instant.
 
     Of an excerpt of the log whose clock stands still for a tenth of the rows at a time, one instant is drawn, the edge.
     Rows at it and before it are made twice, from the whole excerpt and from what came strictly before the edge: so a
@@ -28,12 +28,12 @@ def check_leakage(features: AsOfFeatures, exposures: Exposures, rng: np.random.G
     if not len(exposures):
         return
     features, exposures = _coarse(*_excerpt(features, exposures, rng))
-    edge = int(rng.choice(exposures.instants))
-    parts = (np.flatnonzero(exposures.instants == edge), np.flatnonzero(exposures.instants < edge))
+    edge = int(rng.choice(exposures.timestamps_us))
+    parts = (np.flatnonzero(exposures.timestamps_us == edge), np.flatnonzero(exposures.timestamps_us < edge))
     some = taken(exposures, np.sort(np.concatenate([rng.permutation(part)[: CHECKED // 2] for part in parts])))
     changed = differing(blocks_of(features, some), blocks_of(before(features, edge), some))
     if changed:
-        raise Refused(
+        raise InputError(
             f"Ranking rows: {', '.join(changed)} changed when what came at or after the rows' instant was struck from "
             "the log; a feature must be as of its row. Leave out the columns, or make them from earlier rows alone."
         )
@@ -50,19 +50,21 @@ def _excerpt(features: AsOfFeatures, exposures: Exposures, rng: np.random.Genera
 
 def _coarse(features: AsOfFeatures, exposures: Exposures) -> tuple[AsOfFeatures, Exposures]:
     """The same by a clock that goes on with every tenth of the exposures only."""
-    ticks = np.unique(np.sort(exposures.instants)[:: -(-len(exposures) // TICKS)])
+    ticks = np.unique(np.sort(exposures.timestamps_us)[:: -(-len(exposures) // TICKS)])
 
-    def told(instants: Int64) -> Int64:
-        place = np.searchsorted(ticks, instants, side="right") - 1
-        return np.where(place >= 0, ticks[place], instants)
+    def told(timestamps_us: Int64) -> Int64:
+        place = np.searchsorted(ticks, timestamps_us, side="right") - 1
+        return np.where(place >= 0, ticks[place], timestamps_us)
 
-    log = replace(features.log, events=replace(features.log.events, instants=told(features.log.events.instants)))
-    return replace(features, log=log), replace(exposures, instants=told(exposures.instants))
+    log = replace(
+        features.log, events=replace(features.log.events, timestamps_us=told(features.log.events.timestamps_us))
+    )
+    return replace(features, log=log), replace(exposures, timestamps_us=told(exposures.timestamps_us))
 
 
-def before(features: AsOfFeatures, instant: int) -> AsOfFeatures:
+def before(features: AsOfFeatures, timestamp_us: int) -> AsOfFeatures:
     """The features of the events strictly before an instant."""
-    return _with_events(features, np.flatnonzero(features.log.events.instants < instant))
+    return _with_events(features, np.flatnonzero(features.log.events.timestamps_us < timestamp_us))
 
 
 def _with_events(features: AsOfFeatures, rows: npt.NDArray[np.intp]) -> AsOfFeatures:
@@ -79,7 +81,7 @@ def taken(exposures: Exposures, rows: npt.NDArray[np.intp]) -> Exposures:
         return None if columns is None else {name: values[rows] for name, values in columns.items()}
 
     positions = None if exposures.positions is None else exposures.positions[rows]
-    flat = (exposures.users[rows], exposures.items[rows], exposures.instants[rows])
+    flat = (exposures.users[rows], exposures.items[rows], exposures.timestamps_us[rows])
     return Exposures(*flat, each(exposures.recall), each(exposures.contexts), positions)
 
 

@@ -18,7 +18,7 @@ SHORTEST = 1.0
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class TargetScale:
     """What seconds are measured by: `unit` of them, or the item's length.
 
     With `by_length`, `unit` is what an item counts whose length is unknown.
@@ -39,12 +39,12 @@ def heads_of(objective: str) -> int:
     return 2 if objective == "multi_task" else 1
 
 
-def yardstick_of(objective: str, clicked: Flags, seconds: Float64) -> Yardstick:
+def target_scale_of(objective: str, clicked: Flags, seconds: Float64) -> TargetScale:
     """What training rows [n] say of seconds: a click alone stands for its mean."""
-    return Yardstick(float(seconds[clicked].mean())) if objective == "click" and clicked.any() else Yardstick()
+    return TargetScale(float(seconds[clicked].mean())) if objective == "click" and clicked.any() else TargetScale()
 
 
-def length_yardstick(clicked: Flags, seconds: Float64, lengths: Float64) -> Yardstick:
+def length_scale(clicked: Flags, seconds: Float64, lengths: Float64) -> TargetScale:
     """By the item's length; one of unknown length counts the mean seconds of such clicks, else of all clicks.
 
     A watch then says how much of the item was watched, and long items do not drown the others: with T in seconds a row
@@ -52,7 +52,7 @@ def length_yardstick(clicked: Flags, seconds: Float64, lengths: Float64) -> Yard
     """
     alike = clicked & np.isnan(lengths)
     used = alike if alike.any() else clicked
-    return Yardstick(max(float(seconds[used].mean()), SHORTEST) if used.any() else SHORTEST, by_length=True)
+    return TargetScale(max(float(seconds[used].mean()), SHORTEST) if used.any() else SHORTEST, by_length=True)
 
 
 def targets_of(objective: str, clicked: Flags, seconds: Float64) -> tuple[Float64, Float64]:
@@ -75,11 +75,11 @@ def targets_of(objective: str, clicked: Flags, seconds: Float64) -> tuple[Float6
     return np.stack([label for label, _ in columns], axis=1), np.stack([weight for _, weight in columns], axis=1)
 
 
-def expected(objective: str, logits: Float64, yardstick: Yardstick) -> Float64:
+def expected(objective: str, logits: Float64, target_scale: TargetScale) -> Float64:
     """Expected seconds [n] that logits [n, heads] stand for; under `paper` they are E[T] / (1 - p)."""
     first = logits[:, 0]
     if objective == "click":
-        return _chance(first) * yardstick.unit
+        return _chance(first) * target_scale.unit
     if objective == "multi_task":
         return _chance(first) * np.exp(np.minimum(logits[:, 1], LARGEST_LOGIT))
     return np.exp(np.minimum(first, LARGEST_LOGIT))

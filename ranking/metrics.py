@@ -67,8 +67,8 @@ def weighted_user_loss(users: Ids, clicked: Flags, seconds: Numbers, predicted: 
     """
     _check(users, seconds)
     below = share_of_unclicked_below(users, clicked, predicted)
-    judged = clicked & ~np.isnan(below)
-    return _ratio((seconds[judged] * (1 - below[judged])).sum(), seconds[judged].sum())
+    evaluation = clicked & ~np.isnan(below)
+    return _ratio((seconds[evaluation] * (1 - below[evaluation])).sum(), seconds[evaluation].sum())
 
 
 def share_of_unclicked_below(users: Ids, clicked: Flags, predicted: Numbers) -> Floats:

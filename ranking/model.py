@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from features.asof_catalogue import FEATURES
 from features.asof_features import Block
 from ranking.encoders import FeatureEncoders, encoders_from, width_of, with_powers
-from ranking.losses import Yardstick, expected
+from ranking.losses import TargetScale, expected
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ class RankerSpec(BaseModel):
 
     `prior` names the column of the pair's block that the first logit starts from, `prior_unknown` stands in for it.
     Seconds are the odds times `scale`, which gives back what the cap took, times `calibration`.
-    `yardstick` is in seconds; with `by_length` the odds count lengths of the item, an unknown one for so many seconds.
+    `target_scale` is in seconds; with `by_length` the odds count lengths of the item, an unknown one for so many seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +48,7 @@ class RankerSpec(BaseModel):
     unit: str
     seconds_cap: float
     scale: float = 1.0
-    yardstick: float = 1.0
+    target_scale: float = 1.0
     by_length: bool = False
     calibration: float = 1.0
 
@@ -101,9 +101,9 @@ class Ranker:
     weights: Mapping[str, Float32]
 
     @property
-    def yardstick(self) -> Yardstick:
+    def target_scale(self) -> TargetScale:
         """What the odds count."""
-        return Yardstick(self.spec.yardstick, self.spec.by_length)
+        return TargetScale(self.spec.target_scale, self.spec.by_length)
 
     def with_spec(self, **values: Any) -> "Ranker":
         """The ranker with some fields of its spec of other values."""
@@ -131,7 +131,7 @@ class Ranker:
 
     def measures(self, item: Block) -> Float64:
         """Seconds that the odds count as one, of the rows [n] of an item's block."""
-        return self.yardstick.measures(lengths_of(item))
+        return self.target_scale.measures(lengths_of(item))
 
     def prior(self, pair: Block) -> Float32:
         """Where the first logit of the rows [n] of a pair's block starts; the spec names a prior."""
@@ -149,7 +149,7 @@ class Ranker:
         No more than the cap of T, scaled: no mean is above what is averaged. The paper's odds are no mean.
         """
         logits = self.logits(user, item, pair).astype(np.float64)
-        odds = expected(self.spec.objective, logits, self.yardstick)
+        odds = expected(self.spec.objective, logits, self.target_scale)
         seconds = odds if item.measures is None else odds * item.measures
         calibrated = seconds * self.spec.scale * self.spec.calibration
         longest = np.inf if self.spec.objective == "paper" else self.spec.seconds_cap * self.spec.scale

@@ -86,10 +86,10 @@ def evaluated(policy: Policy, logged: Logged, least: float, rng: np.random.Gener
     slots = slots_of(policy, logged)
     rows = np.flatnonzero(slots.filled)
     filled = Slots(**{field.name: getattr(slots, field.name)[rows] for field in fields(slots)})
-    return _judged(filled, logged.take(rows), least, rng)
+    return _evaluated(filled, logged.take(rows), least, rng)
 
 
-def _judged(slots: Slots, logged: Logged, least: float, rng: np.random.Generator) -> Evaluation:
+def _evaluated(slots: Slots, logged: Logged, least: float, rng: np.random.Generator) -> Evaluation:
     """The estimates on slots that are all filled."""
     users, weights, one = logged.users, slots.weights, np.ones(len(logged))
     sample, mean_weight = effective_sample(weights), _ratio(weights, one)

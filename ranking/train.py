@@ -11,7 +11,7 @@ from ranking.calibration import calibration_factor
 from ranking.config import RankingConfig
 from ranking.encoders import Limits, columns_of, fit_encoders
 from ranking.examples import MERGED, RankingRows, build_examples
-from ranking.losses import length_yardstick, yardstick_of
+from ranking.losses import length_scale, target_scale_of
 from ranking.model import BLOCKS, Ranker, RankerSpec, lengths_of, space_of
 from ranking.trainer import RankerTrainer
 
@@ -37,7 +37,7 @@ def train_ranker(
 ) -> Trained:
     """The ranker of training rows.
 
-    Encoders, yardstick and the cap on seconds are fitted on the rows that do not validate; those that do (flags [n];
+    Encoders, target_scale and the cap on seconds are fitted on the rows that do not validate; those that do (flags [n];
     None: the last `validation_share` by instant) choose the epoch, give back the seconds that the cap took, and
     calibrate. With `refit` the net is then trained anew for as many epochs on all rows, the newest among them, and
     keeps the scale and the calibration.
@@ -119,16 +119,16 @@ def split_rows(rows: RankingRows, share: float) -> tuple[Rows, Rows]:
 
     Rows made from lists are of few instants, and no hour is like another: what learnt one is not judged by it.
     """
-    order = np.argsort(rows.instants, kind="stable")
+    order = np.argsort(rows.timestamps_us, kind="stable")
     cut = len(order) - max(round(len(order) * share), 1)
-    ascending = rows.instants[order]
+    ascending = rows.timestamps_us[order]
     begin, end = (int(np.searchsorted(ascending, ascending[cut], side)) for side in ("left", "right"))
     cut = begin or (end if end < len(order) else cut)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
 def untrained_ranker(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
-    """A ranker without weights, its encoders and yardstick fitted on training rows whose T is cut at `cap` seconds."""
+    """A ranker without weights, its encoders and target_scale fitted on training rows whose T is cut at `cap` seconds."""
     columns = columns_of(rows.blocks, config.without)
     spaces = {code: space_of(code) for name in BLOCKS for code in columns.codes[name]}
     limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
@@ -136,10 +136,10 @@ def untrained_ranker(rows: RankingRows, cap: float, unit: str, config: RankingCo
     encoders = fit_encoders(read, rows.clicked, spaces, limits)
     # The odds count lengths of the item where the objective's odds are of T, and T is in seconds.
     by_length = config.measured_in == "length" and unit == "seconds" and config.objective in ("exact", "multi_task")
-    yardstick = (
-        length_yardstick(rows.clicked, rows.seconds, lengths_of(rows.blocks["item"]))
+    target_scale = (
+        length_scale(rows.clicked, rows.seconds, lengths_of(rows.blocks["item"]))
         if by_length
-        else yardstick_of(config.objective, rows.clicked, rows.seconds)
+        else target_scale_of(config.objective, rows.clicked, rows.seconds)
     )
     spec = RankerSpec(
         numbers=columns.numbers,
@@ -149,8 +149,8 @@ def untrained_ranker(rows: RankingRows, cap: float, unit: str, config: RankingCo
         **(_prior(rows) if config.recall_prior and MERGED in columns.numbers["pair"] else {}),
         unit=unit,
         seconds_cap=cap,
-        yardstick=yardstick.unit,
-        by_length=yardstick.by_length,
+        target_scale=target_scale.unit,
+        by_length=target_scale.by_length,
     )
     return Ranker(spec, encoders, {})
 

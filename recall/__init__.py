@@ -6,28 +6,28 @@ name as of then is blended to three unseen items for persons 1 and 2:
     >>> import numpy as np
     >>> import pyarrow as pa
     >>> from features.histories import histories_of, samples_of
-    >>> from features.instants import HOUR
-    >>> from features.sides import Side
+    >>> from features.schema import HOUR
+    >>> from features.side_features import SideFeatures
     >>> from features.vocabulary import Vocabulary
-    >>> from features.windows import Windows
-    >>> from recall import Course, Log, RecallConfig, Snapshot
-    >>> from recall import blend_in_shards, build_generators, fit_blender, roll
+    >>> from features.split import Split
+    >>> from recall import TrainingJob, Log, RecallConfig, Snapshot
+    >>> from recall import blend_in_shards, build_generators, fit_blender, train_incrementally
     >>> from recall.index import index_of
-    >>> from recall.inputs import Knowledge, Readings
+    >>> from recall.inputs import ModelInputs, UserInputs
     >>> users, hours = np.repeat(np.arange(1, 101), 12), np.tile(np.arange(12), 100)
     >>> items = 2 * np.random.default_rng(0).integers(1, 21, 1200) - users % 2
     >>> watches, ids = histories_of(users, items, hours * HOUR, 101), pa.array(range(1, 41))
-    >>> catalogue, no_side = Vocabulary(ids, np.full(40, -1)), Side({}, {}, {})
-    >>> cut = {"start": 0, "history_end": 8 * HOUR, "labels_end": 12 * HOUR, "holdout_end": 16 * HOUR}
-    >>> windows = Windows(mode="time", clock="time", **cut)
+    >>> catalogue, no_side = Vocabulary(ids, np.full(40, -1)), SideFeatures({}, {}, {})
+    >>> cut = {"start": 0, "label_start": 8 * HOUR, "test_start": 12 * HOUR, "test_end": 16 * HOUR}
+    >>> split = Split(mode="time", clock="time", **cut)
     >>> config = RecallConfig(k=3, dim=8, depth=0, epochs=20, blocks=1, generators=("tower", "popular"))
-    >>> readings = Readings(watches, None, no_side)
-    >>> knowledge = Knowledge(readings, catalogue, None, no_side, timed=True)
-    >>> towers, epochs = roll(Course(knowledge, samples_of(watches), windows, config, seed=0))
-    >>> log, newest = Log(readings, watches, catalogue, no_side, windows), towers[-1]
+    >>> user_inputs = UserInputs(watches, None, no_side)
+    >>> model_inputs = ModelInputs(user_inputs, catalogue, None, no_side, timed=True)
+    >>> towers, epochs = train_incrementally(TrainingJob(model_inputs, samples_of(watches), split, config, seed=0))
+    >>> log, newest = Log(user_inputs, watches, catalogue, no_side, split), towers[-1]
     >>> blender = fit_blender(config, log, towers, seed=0).blender
     >>> index, people = index_of(newest.item_vectors, newest.catalogue), np.array([1, 2], np.int32)
-    >>> snapshot = Snapshot(log, windows.labels_end, newest, index, people, blender.popularity)
+    >>> snapshot = Snapshot(log, split.test_start, newest, index, people, blender.popularity)
     >>> (lists,) = blend_in_shards(build_generators(config, snapshot), blender, people, config)
     >>> (lists.items % 2).tolist()
     [[1, 1, 1], [0, 0, 0]]
@@ -41,29 +41,29 @@ if TYPE_CHECKING:
     from recall.config import RecallConfig
     from recall.generators.base import Log, Snapshot
     from recall.generators.retrieval import build_generators
-    from recall.train import Course, roll
+    from recall.train import TrainingJob, train_incrementally
     from recall.train_blender import fit_blender
 
 __all__ = [
-    "Course",
     "Log",
     "RecallConfig",
     "Snapshot",
+    "TrainingJob",
     "blend_in_shards",
     "build_generators",
     "fit_blender",
-    "roll",
+    "train_incrementally",
 ]
 
 _HOMES = {
-    "Course": "recall.train",
+    "TrainingJob": "recall.train",
     "Log": "recall.generators.base",
     "RecallConfig": "recall.config",
     "Snapshot": "recall.generators.base",
     "blend_in_shards": "recall.blender",
     "build_generators": "recall.generators.retrieval",
     "fit_blender": "recall.train_blender",
-    "roll": "recall.train",
+    "train_incrementally": "recall.train",
 }
 
 

@@ -89,7 +89,7 @@ def ease_fits(watches: Histories, items: int, as_of: int) -> bool:
 
 def watched_before(watches: Histories, items: int, as_of: int, last: int | None = None) -> Sparse:
     """1 where a user watched an item strictly before an instant, float32 [users, items]; of the `last` watches only."""
-    kept = np.flatnonzero((watches.instants < as_of) & (watches.items < items) & (watches.items > 0))
+    kept = np.flatnonzero((watches.timestamps_us < as_of) & (watches.items < items) & (watches.items > 0))
     count = len(watches.offsets) - 1
     if last is not None:
         ends = watches.ends(np.arange(count), as_of)

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from features.instants import HOUR
+from features.schema import HOUR
 from recall.config import RecallConfig
-from recall.inputs import Readings
+from recall.inputs import UserInputs
 from recall.negative_sampling import Counts, Draw, drawer
 from recall.tower import TowerInputs, TowerSpec
 from recall.trainer import Batch
@@ -35,7 +35,7 @@ class Examples:
     shown before the shape's instant, None for everything.
     """
 
-    readings: Readings
+    user_inputs: UserInputs
     ends: Int64
     shown: Histories | None
     shape: TowerSpec
@@ -56,22 +56,22 @@ class Examples:
 
     def positions(self, first: int, last: int) -> Int64:
         """Flat positions of the stretch's watches between two flat positions."""
-        instants = self.readings.histories.instants[first:last]
-        return first + np.flatnonzero((instants >= self.since) & (instants < self.shape.as_of))
+        timestamps_us = self.user_inputs.histories.timestamps_us[first:last]
+        return first + np.flatnonzero((timestamps_us >= self.since) & (timestamps_us < self.shape.as_of))
 
     def inputs(self, positions: Int64) -> TowerInputs:
         """What the tower reads of watches as examples: their histories, and how long ago they happened."""
-        histories = self.readings.histories
-        instants = histories.instants[positions]
-        inputs = self.readings.inputs(self.shape, histories.users[positions], self.ends[positions], instants)
+        histories = self.user_inputs.histories
+        timestamps_us = histories.timestamps_us[positions]
+        inputs = self.user_inputs.inputs(self.shape, histories.users[positions], self.ends[positions], timestamps_us)
         # Example age: t_max - t in the unit chosen, 0 for the newest (paper, section 3.3).
         spans = {"hours": HOUR, "days": 24 * HOUR, "normalised": max(self.shape.as_of - self.start, 1), "none": 1}
-        return inputs.aged(((self.shape.as_of - instants) / spans[self.config.example_age]).astype(np.float32))
+        return inputs.aged(((self.shape.as_of - timestamps_us) / spans[self.config.example_age]).astype(np.float32))
 
     def _chosen(self, first: int, last: int, rng: np.random.Generator) -> Int64:
         """Positions of one shard's examples: popular ones damped, at most so many a user, shuffled."""
         positions = self.positions(first, last)
-        histories, config = self.readings.histories, self.config
+        histories, config = self.user_inputs.histories, self.config
         if config.damping:
             positions = positions[rng.random(len(positions)) < self._kept(histories.items[positions])]
         return capped(positions, histories.users[positions], config.examples_per_user, rng)
@@ -82,19 +82,19 @@ class Examples:
         # A last batch of another size would compile the step again; the shuffle leaves other examples out each epoch.
         for at in range(0, len(positions) - size + 1, size):
             chosen = positions[at : at + size]
-            items = self.readings.histories.items[chosen]
+            items = self.user_inputs.histories.items[chosen]
             yield Batch(self.inputs(chosen), items, draw(rng, items), self._shown(chosen))
 
     def _drawer(self, batch: int) -> Draw:
-        histories = self.readings.histories
-        before = histories.items[histories.instants < self.shape.as_of]
+        histories = self.user_inputs.histories
+        before = histories.items[histories.timestamps_us < self.shape.as_of]
         watches = np.bincount(before, minlength=self.shape.items).astype(np.float64)
         return drawer(self.config.sampler, Counts(watches, self._expected, self.offered), self.config.negatives, batch)
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.float64]:
         """Watches of the stretch by item, [items]."""
-        items = self.readings.histories.items[self.positions(0, len(self.readings.histories.items))]
+        items = self.user_inputs.histories.items[self.positions(0, len(self.user_inputs.histories.items))]
         return np.bincount(items, minlength=self.shape.items).astype(np.float64)
 
     @cached_property
@@ -103,7 +103,7 @@ class Examples:
         expected = np.zeros(self.shape.items)
         for first, last in self._shards:
             positions = self.positions(first, last)
-            items, users = self.readings.histories.items[positions], self.readings.histories.users[positions]
+            items, users = self.user_inputs.histories.items[positions], self.user_inputs.histories.users[positions]
             kept = self._kept(items)
             kept *= np.minimum(1, self.config.examples_per_user / np.bincount(users, kept)[users])
             expected += np.bincount(items, kept, minlength=self.shape.items)
@@ -124,18 +124,18 @@ class Examples:
         """The newest items each watch's user had been shown by then and not clicked, [n, shown_negatives]."""
         if self.shown is None or not self.config.shown_negatives:
             return None
-        histories = self.readings.histories
+        histories = self.user_inputs.histories
         users = histories.users[positions]
-        ends = self.shown.ends(users, histories.instants[positions])
+        ends = self.shown.ends(users, histories.timestamps_us[positions])
         return self.shown.bags(users, ends, self.config.shown_negatives)
 
     @property
     def _shards(self) -> Int64:
         """First and last flat position of each shard, [shards, 2]: whole users, about SHARD_WATCHES watches each."""
-        offsets = self.readings.histories.offsets
+        offsets = self.user_inputs.histories.offsets
         wanted = np.arange(0, offsets[-1], SHARD_WATCHES)
-        edges = np.unique(np.append(offsets[np.searchsorted(offsets, wanted)], offsets[-1]))
-        return np.stack([edges[:-1], edges[1:]], axis=1)
+        cut_offs = np.unique(np.append(offsets[np.searchsorted(offsets, wanted)], offsets[-1]))
+        return np.stack([cut_offs[:-1], cut_offs[1:]], axis=1)
 
 
 def capped(positions: Int64, users: Int32, cap: int, rng: np.random.Generator) -> Int64:

@@ -39,17 +39,17 @@ class Blend:
 
     columns: tuple[str, ...]
     weights: Float64
-    instants: tuple[int, ...] = ()
+    timestamps_us: tuple[int, ...] = ()
 
-    def without(self, instant: int) -> "Blend":
+    def without(self, timestamp_us: int) -> "Blend":
         """The experts that were fitted on other instants: they know no more of this one than they will of the next.
 
         All of them where there are no others.
         """
-        others = [number for number, at in enumerate(self.instants) if at != instant]
+        others = [number for number, at in enumerate(self.timestamps_us) if at != timestamp_us]
         if not others:
             return self
-        return Blend(self.columns, self.weights[others], tuple(self.instants[number] for number in others))
+        return Blend(self.columns, self.weights[others], tuple(self.timestamps_us[number] for number in others))
 
     def scores(self, columns: Columns, groups: Intp, union: Union) -> Float32:
         """The logarithm of the experts' mean chance of every pair [p], from its columns and its user's group [users].
@@ -128,9 +128,9 @@ class Blender:
     order: str
     blend: Blend | None
 
-    def without(self, instant: int) -> "Blender":
+    def without(self, timestamp_us: int) -> "Blender":
         """The blender as it was fitted on other instants."""
-        return self if self.blend is None else replace(self, blend=self.blend.without(instant))
+        return self if self.blend is None else replace(self, blend=self.blend.without(timestamp_us))
 
     def scores(self, found: Found) -> Float32:
         """log P(next) of every pair of a union, [p]: the chance that it is what its user watches next.

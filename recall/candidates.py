@@ -68,9 +68,9 @@ class Pairs:
         return held
 
 
-def pairs_before(users: Int32, histories: Histories, instant: int) -> Pairs:
+def pairs_before(users: Int32, histories: Histories, timestamp_us: int) -> Pairs:
     """The events of users [n] strictly before an instant."""
-    return _pairs(histories, histories.offsets[users], histories.ends(users, instant))
+    return _pairs(histories, histories.offsets[users], histories.ends(users, timestamp_us))
 
 
 def pairs_between(users: Int32, histories: Histories, since: int, until: int) -> Pairs:

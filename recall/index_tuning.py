@@ -75,9 +75,9 @@ class IndexTuner:
         self.vectors, self.exact = item_vectors, index_of(item_vectors, items)
         build_seconds = time.perf_counter() - began
         self.k, self.target, self.repeats = max(1, min(config.k, len(self.exact))), config.index_overlap, repeats
-        self.choosing, self.held_out = queries[::2], queries[1::2]
+        self.choosing, self.in_test = queries[::2], queries[1::2]
         self.truth, self.seconds = _timed(self.exact, self.choosing, self.k, repeats)
-        self.truth_held_out = self.exact.search(self.held_out, self.k)[0]
+        self.truth_held_out = self.exact.search(self.in_test, self.k)[0]
         speed = _rate(len(self.choosing), self.seconds)
         self.exact_trial = Trial("exact", "", 1.0, 1.0, speed, 1.0, self.exact.megabytes, build_seconds)
 
@@ -103,17 +103,17 @@ class IndexTuner:
     def _tried(self, base: Trial, index: ItemIndex, settings: Settings) -> Trial:
         index.tune(settings)
         found, seconds = _timed(index, self.choosing, self.k, self.repeats)
-        overlap, held_out = _overlap(found, self.truth), np.nan
+        overlap, in_test = _overlap(found, self.truth), np.nan
         if overlap >= self.target:
-            held_out = _overlap(index.search(self.held_out, self.k)[0], self.truth_held_out)
+            in_test = _overlap(index.search(self.in_test, self.k)[0], self.truth_held_out)
         return replace(
             base,
             parameters=", ".join(f"{name} {value}" for name, value in settings.items()),
             overlap=overlap,
-            overlap_held_out=held_out,
+            overlap_held_out=in_test,
             queries_per_second=_rate(len(found), seconds),
             ratio_to_exact=self.seconds / seconds,
-            chosen=bool(held_out >= self.target),
+            chosen=bool(in_test >= self.target),
         )
 
 

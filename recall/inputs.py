@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from features.instants import HOUR
-from features.sides import Side
-from features.tables import PUBLISHED_AT
+from features.schema import HOUR, PUBLISHED_AT
+from features.side_features import SideFeatures
 from features.vocabulary import Vocabulary
 from recall.config import RecallConfig
 from recall.tower import ItemFacts, TowerInputs, TowerSpec, category_dim
@@ -31,29 +30,31 @@ AGE_HOURS = "age_hours"
 
 
 @dataclass(frozen=True)
-class Readings:
+class UserInputs:
     """All that towers may read: watch histories, search tokens (None where there are none), users' side columns."""
 
     histories: Histories
     searches: Histories | None
-    users: Side
+    users: SideFeatures
 
-    def inputs_at(self, shape: TowerSpec, users: Int32, instants: Int64 | int) -> TowerInputs:
+    def inputs_at(self, shape: TowerSpec, users: Int32, timestamps_us: Int64 | int) -> TowerInputs:
         """The tower's inputs for requests: users [n] at instants [n], from what came strictly before."""
-        moments = np.broadcast_to(np.asarray(instants, np.int64), users.shape)
-        return self.inputs(shape, users, self.histories.ends(users, moments), moments)
+        as_of = np.broadcast_to(np.asarray(timestamps_us, np.int64), users.shape)
+        return self.inputs(shape, users, self.histories.ends(users, as_of), as_of)
 
-    def inputs(self, shape: TowerSpec, users: Int32, ends: Int64, instants: Int64) -> TowerInputs:
+    def inputs(self, shape: TowerSpec, users: Int32, ends: Int64, timestamps_us: Int64) -> TowerInputs:
         """As `inputs_at`, the ends of the watch histories being known, [n]. What the tower never knew reads as 0."""
         watches = known_codes(self.histories.bags(users, ends, shape.bag), shape.items)
         categories = {n: known_codes(self.users.codes[n][users], size) for n, size in shape.categories.items()}
         none = np.zeros(len(users), np.float32)
-        return TowerInputs(watches, self._tokens(shape, users, instants), categories, self._numbers(shape, users), none)
+        return TowerInputs(
+            watches, self._tokens(shape, users, timestamps_us), categories, self._numbers(shape, users), none
+        )
 
-    def _tokens(self, shape: TowerSpec, users: Int32, instants: Int64) -> Int32:
+    def _tokens(self, shape: TowerSpec, users: Int32, timestamps_us: Int64) -> Int32:
         if self.searches is None or not shape.token_bag:
             return np.zeros((len(users), 0), np.int32)
-        ends = self.searches.ends(users, instants)
+        ends = self.searches.ends(users, timestamps_us)
         return known_codes(self.searches.bags(users, ends, shape.token_bag), shape.tokens)
 
     def _numbers(self, shape: TowerSpec, users: Int32) -> npt.NDArray[np.float32]:
@@ -78,22 +79,22 @@ def scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDAr
 
 
 @dataclass(frozen=True)
-class Knowledge:
-    """Everything towers may be told: readings of users, vocabularies, the items' side columns; `timed`: hours exist."""
+class ModelInputs:
+    """Everything towers may be told: user_inputs of users, vocabularies, the items' side columns; `timed`: hours exist."""
 
-    readings: Readings
+    user_inputs: UserInputs
     items: Vocabulary
     tokens: Vocabulary | None
-    side: Side
+    side: SideFeatures
     timed: bool
 
 
-def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSpec:
+def spec_of(model_inputs: ModelInputs, config: RecallConfig, as_of: int) -> TowerSpec:
     """The shape of a tower of an instant: vocabularies and side columns of those who had come by then."""
-    tokens = knowledge.tokens
-    size, histories = knowledge.items.size_as_of(as_of), knowledge.readings.histories
-    users = int(histories.users[histories.instants < as_of].max(initial=0)) + 1
-    categories = _categories(knowledge.readings.users, users)
+    tokens = model_inputs.tokens
+    size, histories = model_inputs.items.size_as_of(as_of), model_inputs.user_inputs.histories
+    users = int(histories.users[histories.timestamps_us < as_of].max(initial=0)) + 1
+    categories = _categories(model_inputs.user_inputs.users, users)
     categories = {name: n for name, n in categories.items() if n * USERS_A_CATEGORY <= users}
     return TowerSpec(
         as_of=as_of,
@@ -105,18 +106,18 @@ def shape_of(knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSpe
         temperature=TEMPERATURE if config.metric == "cosine" else 1.0,
         categories=categories,
         category_dims={name: category_dim(n) for name, n in categories.items()},
-        numbers=_ranges(knowledge.readings.users.numbers, users),
+        numbers=_ranges(model_inputs.user_inputs.users.numbers, users),
         tokens=tokens.size_as_of(as_of) if tokens else 0,
         token_bag=SEARCH_TOKENS if tokens else 0,
-        example_age=config.example_age != "none" and knowledge.timed,
-        item_categories=_categories(knowledge.side, size),
-        item_numbers=_ranges(_item_numbers(knowledge, as_of), size),
+        example_age=config.example_age != "none" and model_inputs.timed,
+        item_categories=_categories(model_inputs.side, size),
+        item_numbers=_ranges(_item_numbers(model_inputs, as_of), size),
     )
 
 
-def grown_shape(old: TowerSpec, knowledge: Knowledge, config: RecallConfig, as_of: int) -> TowerSpec:
+def grown_spec(old: TowerSpec, model_inputs: ModelInputs, config: RecallConfig, as_of: int) -> TowerSpec:
     """The shape of a later instant that a tower of `old` can grow into: more rows, the same layers and ranges."""
-    fresh = shape_of(knowledge, config, as_of)
+    fresh = spec_of(model_inputs, config, as_of)
     kept = ("category_dims", "numbers", "item_numbers")
     return fresh.model_copy(
         update={name: getattr(old, name) for name in kept}
@@ -129,21 +130,21 @@ def grown_shape(old: TowerSpec, knowledge: Knowledge, config: RecallConfig, as_o
     )
 
 
-def facts_of(knowledge: Knowledge, shape: TowerSpec) -> ItemFacts:
+def facts_of(model_inputs: ModelInputs, shape: TowerSpec) -> ItemFacts:
     """The facts of the items a tower knows: side codes, values in [0, 1] with their powers, which may be listed.
 
     With side features every item that exists has a vector; without them only what had been shown to somebody.
     """
-    columns = _item_numbers(knowledge, shape.as_of)
+    columns = _item_numbers(model_inputs, shape.as_of)
     values = [scaled(columns[name][: shape.items], *range_) for name, range_ in shape.item_numbers.items()]
-    side = knowledge.side.codes
+    side = model_inputs.side.codes
     codes = {name: known_codes(side[name][: shape.items], size) for name, size in shape.item_categories.items()}
-    shown = knowledge.items.shown_as_of(shape.as_of)[: shape.items]
+    shown = model_inputs.items.shown_as_of(shape.as_of)[: shape.items]
     listed = np.arange(shape.items) > 0 if shape.item_categories or shape.item_numbers else shown
     return ItemFacts(codes, powers_of(values, shape.items), listed)
 
 
-def _categories(side: Side, size: int) -> dict[str, int]:
+def _categories(side: SideFeatures, size: int) -> dict[str, int]:
     """Number of codes of each category among the first indexes; a category of one value says nothing."""
     sizes = {name: int(codes[:size].max(initial=0)) + 1 for name, codes in side.codes.items()}
     return {name: n for name, n in sizes.items() if n > 2}
@@ -155,10 +156,10 @@ def _ranges(numbers: dict[str, Float64], size: int) -> dict[str, tuple[float, fl
     return {name: (float(v.min()), float(v.max())) for name, v in known.items() if len(v) and v.min() < v.max()}
 
 
-def _item_numbers(knowledge: Knowledge, as_of: int) -> dict[str, Float64]:
+def _item_numbers(model_inputs: ModelInputs, as_of: int) -> dict[str, Float64]:
     """The items' numbers; seconds and ages span powers of ten, so they count by their logarithm."""
-    columns = {name: values for name, values in knowledge.side.numbers.items() if name != PUBLISHED_AT}
-    published = knowledge.side.numbers.get(PUBLISHED_AT)
-    if published is not None and knowledge.timed:
+    columns = {name: values for name, values in model_inputs.side.numbers.items() if name != PUBLISHED_AT}
+    published = model_inputs.side.numbers.get(PUBLISHED_AT)
+    if published is not None and model_inputs.timed:
         columns[AGE_HOURS] = np.maximum(as_of - published, 0) / HOUR
     return {name: np.sign(values) * np.log1p(np.abs(values)) for name, values in columns.items()}

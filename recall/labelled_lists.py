@@ -1,6 +1,6 @@
 """Blended lists as of the instants at which towers were finished, for users whose next watches are known.
 
-Those of the last instant before labels_end are the validation lists, on which the order of final lists is chosen.
+Those of the last instant before test_start are the validation lists, on which the order of final lists is chosen.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,14 +53,14 @@ def labelled_lists(
 
     They are blended by what was fitted on other instants, as a served list is: nobody's own watches order it.
     """
-    drawn = draw_slices(log.readings.histories, towers, config.label_users, rng)
+    drawn = draw_slices(log.user_inputs.histories, towers, config.label_users, rng)
     parts = [part for of in drawn for part in _label_slice(config, log, of, blender)]
     return LabelledLists(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(parts[0])))
 
 
 def draw_validation_slice(log: Log, towers: Sequence[Tower], most: int, rng: np.random.Generator) -> EvaluationSlice:
     """Up to `most` random users who watched something between the last two towers: on their lists a run chooses."""
-    return draw_slices(log.readings.histories, towers[-2:], most, rng)[0]
+    return draw_slices(log.user_inputs.histories, towers[-2:], most, rng)[0]
 
 
 def blend_slice(config: RecallConfig, log: Log, of: EvaluationSlice, blender: Blender) -> Iterator[Candidates]:
@@ -71,5 +71,5 @@ def blend_slice(config: RecallConfig, log: Log, of: EvaluationSlice, blender: Bl
 
 def _label_slice(config: RecallConfig, log: Log, of: EvaluationSlice, blender: Blender) -> Iterator[LabelledLists]:
     for part in blend_slice(config, log, of, blender):
-        since, until = (np.full(len(part), instant) for instant in (of.since, of.until))
+        since, until = (np.full(len(part), timestamp_us) for timestamp_us in (of.since, of.until))
         yield LabelledLists(part.users, since, until, part.items, part.scores)

@@ -20,7 +20,7 @@ _SLAB_CELLS = 2**24
 
 
 @dataclass(frozen=True)
-class Holdout:
+class RelevantItems:
     """What each user went on to watch: user u's items are `items[offsets[u]:offsets[u + 1]]`.
 
     `offsets` is [users + 1], `items` is [n]. Item 0 is one that the vocabulary has never seen: it can not
@@ -59,47 +59,47 @@ class Holdout:
         return np.bincount(different, minlength=self.users) + np.bincount(unseen, minlength=self.users)
 
 
-def hits(ranked: Ints, holdout: Holdout) -> Flags:
+def hits(ranked: Ints, relevant: RelevantItems) -> Flags:
     """Which places of each list hold an item the user went on to watch, [users, K].
 
     Index 0 never hits; an item listed twice hits once, at its better place.
     """
-    if ranked.ndim != 2 or len(ranked) != holdout.users:
-        raise ValueError(f"lists are [users, K] for the holdout's {holdout.users} users, found {ranked.shape}")
+    if ranked.ndim != 2 or len(ranked) != relevant.users:
+        raise ValueError(f"lists are [users, K] for the holdout's {relevant.users} users, found {ranked.shape}")
     found = np.zeros(ranked.shape, dtype=np.bool_)
-    stride = int(max(holdout.items.max(initial=0), ranked.max(initial=0))) + 1
+    stride = int(max(relevant.items.max(initial=0), ranked.max(initial=0))) + 1
     slab = max(1, _SLAB_CELLS // stride)
-    watched = np.zeros((min(slab, holdout.users), stride), dtype=np.bool_)
-    for start in range(0, holdout.users, slab):
-        _look_up(watched, start, ranked, holdout, found)
+    watched = np.zeros((min(slab, relevant.users), stride), dtype=np.bool_)
+    for start in range(0, relevant.users, slab):
+        _look_up(watched, start, ranked, relevant, found)
     return _without_repeats(found & (ranked > 0), ranked)
 
 
-def accuracy(ks: Sequence[int], ranked: Ints, holdout: Holdout) -> dict[str, Floats]:
+def accuracy(ks: Sequence[int], ranked: Ints, relevant: RelevantItems) -> dict[str, Floats]:
     """Hit rate, recall and NDCG at every k from one lookup: `{"hr@50": [users], "recall@50": [users], ..}`.
 
     `hr`: 1 where at least one of the first k items was watched; `recall`: the share of the user's watched items among
     them; `ndcg`: discounted gain, gains 0 or 1, over that of an ideal list, which has min(k, watched items) hits at its
     top, also where the list given is shorter than k.
     """
-    hit = hits(_top(max(ks), ranked), holdout)
+    hit = hits(_top(max(ks), ranked), relevant)
     found: dict[str, Flags | Floats] = {}
     for k in ks:
         first = hit[:, :k]
         found[f"hr@{k}"] = np.asarray(first.any(axis=1))
-        found[f"recall@{k}"] = first.sum(axis=1) / np.maximum(holdout.sizes, 1)
-        found[f"ndcg@{k}"] = _ndcg(k, first, holdout.sizes)
-    return {name: np.where(holdout.sizes > 0, values, np.nan) for name, values in found.items()}
+        found[f"recall@{k}"] = first.sum(axis=1) / np.maximum(relevant.sizes, 1)
+        found[f"ndcg@{k}"] = _ndcg(k, first, relevant.sizes)
+    return {name: np.where(relevant.sizes > 0, values, np.nan) for name, values in found.items()}
 
 
-def places(ranked: Ints, holdout: Holdout) -> npt.NDArray[np.int64]:
+def places(ranked: Ints, relevant: RelevantItems) -> npt.NDArray[np.int64]:
     """At which place of its user's list each of the holdout's items stands, 1 = first, 0 = not listed: [n]."""
-    stride = int(max(holdout.items.max(initial=0), ranked.max(initial=0))) + 1
-    row, place = np.nonzero(hits(ranked, holdout))
+    stride = int(max(relevant.items.max(initial=0), ranked.max(initial=0))) + 1
+    row, place = np.nonzero(hits(ranked, relevant))
     listed = row * stride + ranked[row, place]
     order = np.argsort(listed)
     found = np.append(listed[order], -1)
-    asked = holdout.rows * stride + holdout.items
+    asked = relevant.rows * stride + relevant.items
     at = np.searchsorted(found[:-1], asked)
     return np.where(found[at] == asked, np.append(place[order] + 1, 0)[at], 0)
 
@@ -146,11 +146,11 @@ def _top(k: int, ranked: Ints) -> Ints:
     return ranked[:, :k]
 
 
-def _look_up(watched: Flags, start: int, ranked: Ints, holdout: Holdout, found: Flags) -> None:
+def _look_up(watched: Flags, start: int, ranked: Ints, relevant: RelevantItems, found: Flags) -> None:
     """Fill `found` for one slab of users from `start`; `watched` is all False before and after."""
-    stop = min(start + len(watched), holdout.users)
-    mine = slice(int(holdout.offsets[start]), int(holdout.offsets[stop]))
-    cells = holdout.rows[mine] - start, holdout.items[mine]
+    stop = min(start + len(watched), relevant.users)
+    mine = slice(int(relevant.offsets[start]), int(relevant.offsets[stop]))
+    cells = relevant.rows[mine] - start, relevant.items[mine]
     watched[cells] = True
     found[start:stop] = np.take_along_axis(watched[: stop - start], ranked[start:stop].astype(np.int64), axis=1)
     watched[cells] = False

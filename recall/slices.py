@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from recall.metrics import Holdout
+from recall.metrics import RelevantItems
 
 Ints = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.float64]
@@ -57,9 +57,9 @@ def sliced_means(values: Mapping[str, Floats], users: Slices) -> dict[str, float
     return {f"{m}/{name}": _mean(of_user[chosen]) for name, chosen in users.items() for m, of_user in values.items()}
 
 
-def judged_users(holdout: Holdout, users: Slices) -> dict[str, int]:
+def evaluation_users(relevant: RelevantItems, users: Slices) -> dict[str, int]:
     """How many users of each slice have a holdout to be judged by."""
-    return {name: int((holdout.sizes[chosen] > 0).sum()) for name, chosen in users.items()}
+    return {name: int((relevant.sizes[chosen] > 0).sum()) for name, chosen in users.items()}
 
 
 def found_shares(ks: Sequence[int], listed_at: Ints, slices: Slices) -> dict[str, float]:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from recall.inputs import Readings
+from recall.inputs import UserInputs
 from recall.tower import Tower
 
 Float32 = npt.NDArray[np.float32]
@@ -19,7 +19,7 @@ SHARD = 100_000
 
 
 @dataclass(frozen=True)
-class Opinion:
+class TowerScoreFeatures:
     """A tower's scores, and how they stand among the user's scores of all that may be recommended."""
 
     tower: Tower
@@ -39,34 +39,36 @@ class Opinion:
 
 
 def rolled_columns(
-    towers: Sequence[Tower], readings: Readings, users: Int32, items: Int32, instants: Int64
+    towers: Sequence[Tower], user_inputs: UserInputs, users: Int32, items: Int32, timestamps_us: Int64
 ) -> dict[str, Float64]:
     """Recall's columns of exposures [n], each from the newest tower finished by its instant.
 
     NaN in the warm-up, before any tower was finished, and for items that the tower did not know.
     """
     columns = {name: np.full(len(users), np.nan) for name in ("recall_score", "recall_z")}
-    newest = np.searchsorted([tower.shape.as_of for tower in towers], instants, side="right") - 1
+    newest = np.searchsorted([tower.shape.as_of for tower in towers], timestamps_us, side="right") - 1
     for number, tower in enumerate(towers):
         rows = np.flatnonzero((newest == number) & (items > 0) & (items < tower.shape.items))
-        opinion = Opinion(tower)
+        tower_score_features = TowerScoreFeatures(tower)
         for at in range(0, len(rows), SHARD):
             shard = rows[at : at + SHARD]
-            found = _columns(opinion, readings, users[shard], items[shard], instants[shard])
+            found = _columns(tower_score_features, user_inputs, users[shard], items[shard], timestamps_us[shard])
             for name, values in found.items():
                 columns[name][shard] = values
     return columns
 
 
-def _columns(opinion: Opinion, readings: Readings, users: Int32, items: Int32, instants: Int64) -> dict[str, Float64]:
+def _columns(
+    tower_score_features: TowerScoreFeatures, user_inputs: UserInputs, users: Int32, items: Int32, timestamps_us: Int64
+) -> dict[str, Float64]:
     """Each distinct history (of watches, and of searches) is embedded once, however many exposures met it."""
-    tower = opinion.tower
-    ends = readings.histories.ends(users, instants)
-    searched = readings.searches.ends(users, instants) if readings.searches else np.zeros_like(ends)
+    tower = tower_score_features.tower
+    ends = user_inputs.histories.ends(users, timestamps_us)
+    searched = user_inputs.searches.ends(users, timestamps_us) if user_inputs.searches else np.zeros_like(ends)
     _, first, of_row = np.unique(
         np.stack([users, ends, searched], axis=1), axis=0, return_index=True, return_inverse=True
     )
-    inputs = readings.inputs(tower.shape, users[first], ends[first], instants[first])
+    inputs = user_inputs.inputs(tower.shape, users[first], ends[first], timestamps_us[first])
     vectors = tower.user_vectors(inputs)
     scores = np.einsum("nd,nd->n", vectors[of_row], tower.item_vectors[items]).astype(np.float64)
-    return opinion.columns(vectors, scores, of_row)
+    return tower_score_features.columns(vectors, scores, of_row)

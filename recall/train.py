@@ -9,30 +9,30 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from features.windows import Windows
+from features.split import Split
 from recall.batches import Examples
 from recall.checkpoints import Checkpoints, Epochs, Fitted
 from recall.config import RecallConfig
-from recall.inputs import Knowledge, facts_of, grown_shape, shape_of
+from recall.inputs import ModelInputs, facts_of, grown_spec, spec_of
 from recall.pretraining import pretrained
 from recall.tower import Tower, TowerSpec
-from recall.train_tower import Keeping, Stretch, fit_tower, kept_rates
+from recall.train_tower import Callbacks, TrainingRun, fit_tower, kept_rates
 from recall.trainer import TowerTrainer, grown_tower, new_tower
-from recall.validator import judge_of
+from recall.validator import validator_of
 
 Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Course:
+class TrainingJob:
     """What towers are trained on: what they may know, the history end of each watch, the cut, the choices.
 
     `shown`: what users were shown and did not click.
     """
 
-    knowledge: Knowledge
+    model_inputs: ModelInputs
     ends: Int64
-    windows: Windows
+    split: Split
     config: RecallConfig
     seed: int
     shown: Histories | None = None
@@ -40,75 +40,75 @@ class Course:
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
 
 
-def edges_of(windows: Windows, blocks: int) -> list[int]:
-    """The instants at which a tower is finished, first to last; the last is labels_end.
+def cut_offs_of(split: Split, blocks: int) -> list[int]:
+    """The instants at which a tower is finished, first to last; the last is test_start.
 
     Time clock: blocks as long as the label window, so that the recall scores of training rows are as fresh as
-    those of the holdout; shorter where the log is too short for a warm-up of one block. Order clock: history_end.
+    those of the holdout; shorter where the log is too short for a warm-up of one block. Order clock: label_start.
     """
-    if windows.clock == "order":
-        return [windows.history_end, windows.labels_end]
-    longest = (windows.labels_end - windows.start) // (blocks + 1)
-    length = min(windows.labels_end - windows.history_end, longest)
-    edges = [windows.labels_end - length * left for left in range(blocks, -1, -1)]
-    # One tower is finished by history_end at the latest: candidates as of it must not know their labels.
-    return [min(edges[0], windows.history_end), *edges[1:]]
+    if split.clock == "order":
+        return [split.label_start, split.test_start]
+    longest = (split.test_start - split.start) // (blocks + 1)
+    length = min(split.test_start - split.label_start, longest)
+    cut_offs = [split.test_start - length * left for left in range(blocks, -1, -1)]
+    # One tower is finished by label_start at the latest: candidates as of it must not know their labels.
+    return [min(cut_offs[0], split.label_start), *cut_offs[1:]]
 
 
-def roll(course: Course) -> tuple[list[Tower], Epochs]:
+def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
     """The towers as of each edge, oldest first, and one row of loss and validation for each epoch.
 
     An epoch is at most `epoch_examples` random watches; the epochs of the warm-up, and when its steps become smaller,
     are chosen on the watches between the first two edges. Time clock: each block then refreshes the tower (warm
     start, vocabulary grown). Order clock: the tower is fitted again on all but the holdout.
     """
-    edges = edges_of(course.windows, course.config.blocks)
-    stretch, keeping = first_stretch(course, edges), Keeping(course.checkpoints, course.on_epoch)
-    trainer = TowerTrainer(stretch.start, course.config, course.seed)
-    finished = [fit_tower(trainer, stretch, keeping)]
-    for since, as_of in itertools.pairwise(edges):
-        stretch = _next_stretch(course, finished, since, as_of)
-        if not trainer.suits(stretch.start):
-            trainer = TowerTrainer(stretch.start, course.config, course.seed)
-        finished.append(fit_tower(trainer, stretch, keeping))
+    cut_offs = cut_offs_of(job.split, job.config.blocks)
+    training_run, callbacks = first_training_run(job, cut_offs), Callbacks(job.checkpoints, job.on_epoch)
+    trainer = TowerTrainer(training_run.start, job.config, job.seed)
+    finished = [fit_tower(trainer, training_run, callbacks)]
+    for since, as_of in itertools.pairwise(cut_offs):
+        training_run = _next_training_run(job, finished, since, as_of)
+        if not trainer.suits(training_run.start):
+            trainer = TowerTrainer(training_run.start, job.config, job.seed)
+        finished.append(fit_tower(trainer, training_run, callbacks))
     return [one.tower for one in finished], [row for one in finished for row in one.epochs]
 
 
-def first_stretch(course: Course, edges: list[int]) -> Stretch:
+def first_training_run(job: TrainingJob, cut_offs: list[int]) -> TrainingRun:
     """The warm-up: trained on what came before the first edge, judged on the watches between it and the second."""
-    start = _untrained(course, edges[0], np.random.default_rng([course.seed, 0, 0]))
+    start = _untrained(job, cut_offs[0], np.random.default_rng([job.seed, 0, 0]))
     # Randomness of their own: how many watches follow must not reach the training through the stream it draws from.
-    rng = np.random.default_rng([course.seed, 0, 1])
-    judge = judge_of(course.knowledge.readings, course.ends, edges[0], edges[1], rng)
-    return Stretch(0, start, _examples(course, start.shape, course.windows.start), (course.seed, 0), judge=judge)
+    rng = np.random.default_rng([job.seed, 0, 1])
+    validator = validator_of(job.model_inputs.user_inputs, job.ends, cut_offs[0], cut_offs[1], rng)
+    return TrainingRun(0, start, _examples(job, start.shape, job.split.start), (job.seed, 0), validator=validator)
 
 
-def _untrained(course: Course, as_of: int, rng: np.random.Generator) -> Tower:
-    shape = shape_of(course.knowledge, course.config, as_of)
-    tower = new_tower(shape, facts_of(course.knowledge, shape), rng)
-    if course.config.pretraining == "none":
+def _untrained(job: TrainingJob, as_of: int, rng: np.random.Generator) -> Tower:
+    shape = spec_of(job.model_inputs, job.config, as_of)
+    tower = new_tower(shape, facts_of(job.model_inputs, shape), rng)
+    if job.config.pretraining == "none":
         return tower
-    rows = pretrained(course.knowledge.readings.histories, shape, course.seed)
+    rows = pretrained(job.model_inputs.user_inputs.histories, shape, job.seed)
     return replace(tower, weights=tower.weights | {"item_in": rows})
 
 
-def _grown(course: Course, tower: Tower, as_of: int, rng: np.random.Generator) -> Tower:
-    shape = grown_shape(tower.shape, course.knowledge, course.config, as_of)
-    return grown_tower(tower, shape, facts_of(course.knowledge, shape), rng)
+def _grown(job: TrainingJob, tower: Tower, as_of: int, rng: np.random.Generator) -> Tower:
+    shape = grown_spec(tower.shape, job.model_inputs, job.config, as_of)
+    return grown_tower(tower, shape, facts_of(job.model_inputs, shape), rng)
 
 
-def _next_stretch(course: Course, before: list[Fitted], since: int, as_of: int) -> Stretch:
-    number, seeds = len(before), (course.seed, len(before))
-    if course.windows.clock == "order":
-        start, since = _untrained(course, as_of, np.random.default_rng(seeds)), course.windows.start
+def _next_training_run(job: TrainingJob, before: list[Fitted], since: int, as_of: int) -> TrainingRun:
+    number, seeds = len(before), (job.seed, len(before))
+    if job.split.clock == "order":
+        start, since = _untrained(job, as_of, np.random.default_rng(seeds)), job.split.start
         rates = kept_rates(before[0].epochs, before[0].best)
     else:
-        start = _grown(course, before[-1].tower, as_of, np.random.default_rng(seeds))
-        rates = (1.0,) * course.config.refresh_epochs
-    return Stretch(number, start, _examples(course, start.shape, since), (*seeds, 1), rates)
+        start = _grown(job, before[-1].tower, as_of, np.random.default_rng(seeds))
+        rates = (1.0,) * job.config.refresh_epochs
+    return TrainingRun(number, start, _examples(job, start.shape, since), (*seeds, 1), rates)
 
 
-def _examples(course: Course, shape: TowerSpec, since: int) -> Examples:
-    knowledge, start = course.knowledge, course.windows.start
-    offered = knowledge.items.shown_as_of(shape.as_of)[: shape.items]
-    return Examples(knowledge.readings, course.ends, course.shown, shape, course.config, since, start, offered)
+def _examples(job: TrainingJob, shape: TowerSpec, since: int) -> Examples:
+    model_inputs, start = job.model_inputs, job.split.start
+    offered = model_inputs.items.shown_as_of(shape.as_of)[: shape.items]
+    return Examples(model_inputs.user_inputs, job.ends, job.shown, shape, job.config, since, start, offered)

@@ -56,7 +56,7 @@ def draw_slices(
     drawn = []
     for tower, later in itertools.pairwise(towers):
         since, until = tower.shape.as_of, later.shape.as_of
-        users = np.unique(watches.users[(watches.instants >= since) & (watches.instants < until)])
+        users = np.unique(watches.users[(watches.timestamps_us >= since) & (watches.timestamps_us < until)])
         share = -(-most // (len(towers) - 1))
         drawn.append(EvaluationSlice(tower, since, until, np.sort(rng.permutation(users)[:share])))
     return drawn
@@ -129,7 +129,7 @@ def fit_blender(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: i
     own order, serves the validation users better. Too few users to fit on leave the logits out.
     """
     rng = np.random.default_rng([seed, 11])
-    drawn = draw_slices(log.readings.histories, towers, config.blend_users, rng)
+    drawn = draw_slices(log.user_inputs.histories, towers, config.blend_users, rng)
     popularity = choose_popularity(log, [(each.users, each.since, each.until) for each in drawn])
     if config.blend == "round_robin":
         return FittedBlender(Blender(popularity, "round_robin", None), {}, [])
@@ -153,7 +153,7 @@ def _examples(
     generators = build_generators(config, of.snapshot(log, popularity))
     for at in range(0, len(of.users), USERS_A_SHARD):
         users = of.users[at : at + USERS_A_SHARD]
-        watched = pairs_between(users, log.readings.histories, of.since, of.until)
+        watched = pairs_between(users, log.user_inputs.histories, of.since, of.until)
         yield BlenderExamples(of.since, generators.find(users), watched, rng.random(len(users)) < VALIDATION_SHARE)
 
 
@@ -193,10 +193,10 @@ def _fit_experts(examples: Sequence[BlenderExamples]) -> Blend | None:
     return fit_blend([join_training_sets(list(by_instant.values()))])
 
 
-def fit_blend(training_sets: Sequence[TrainingSet], instants: Sequence[int] = ()) -> Blend:
+def fit_blend(training_sets: Sequence[TrainingSet], timestamps_us: Sequence[int] = ()) -> Blend:
     """One expert for each training set, and the instants that these are of; all have the same columns."""
     weights = np.stack([fit(each, len(GROUPS)) for each in training_sets])
-    return Blend(training_sets[0].columns, weights, tuple(instants))
+    return Blend(training_sets[0].columns, weights, tuple(timestamps_us))
 
 
 def _choose(rates: Mapping[str, Mapping[str, float]], orders: Sequence[str], users: int) -> str:

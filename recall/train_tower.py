@@ -15,13 +15,13 @@ from recall.checkpoints import Checkpoints, Epochs, Fitted, Progress
 from recall.config import RecallConfig
 from recall.tower import Tower
 from recall.trainer import TowerTrainer
-from recall.validator import JUDGED_AT, Judge
+from recall.validator import JUDGED_AT, Validator
 
 RATE_DROP = 0.2
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TrainingRun:
     """One tower to be trained: from which weights, on which examples, at which rates, and who judges it.
 
     `rates` are the factors of the learning rate epoch by epoch; with a judge they are found as it goes. `seeds` seed
@@ -33,41 +33,41 @@ class Stretch:
     examples: Examples
     seeds: tuple[int, ...]
     rates: tuple[float, ...] = ()
-    judge: Judge | None = None
+    validator: Validator | None = None
 
 
 @dataclass(frozen=True)
-class Keeping:
+class Callbacks:
     """Where training is kept while it runs, and who is told of each epoch."""
 
     checkpoints: Checkpoints
     on_epoch: Callable[[dict[str, Any]], None]
 
 
-def fit_tower(trainer: TowerTrainer, stretch: Stretch, keeping: Keeping) -> Fitted:
+def fit_tower(trainer: TowerTrainer, training_run: TrainingRun, callbacks: Callbacks) -> Fitted:
     """The stretch's tower: taken from the checkpoints where it was finished before, else trained to its end."""
-    finished = keeping.checkpoints.finished(stretch.number)
+    finished = callbacks.checkpoints.finished(training_run.number)
     if finished is not None:
         return finished
-    rng = np.random.default_rng(stretch.seeds)
-    run = _resumed(trainer, stretch, keeping.checkpoints, rng)
+    rng = np.random.default_rng(training_run.seeds)
+    run = _resumed(trainer, training_run, callbacks.checkpoints, rng)
     if run is None:
-        trainer.start(stretch.start)
-        run = Progress([], 0, -1.0, stretch.start, trainer.state(), dict(rng.bit_generator.state))
-    while (rate := next_rate(run, stretch, stretch.examples.config)) is not None:
-        run = _epoch(trainer, stretch, run, rate, rng)
-        keeping.on_epoch(run.epochs[-1])
-        keeping.checkpoints.keep(stretch.number, run)
+        trainer.start(training_run.start)
+        run = Progress([], 0, -1.0, training_run.start, trainer.state(), dict(rng.bit_generator.state))
+    while (rate := next_rate(run, training_run, training_run.examples.config)) is not None:
+        run = _epoch(trainer, training_run, run, rate, rng)
+        callbacks.on_epoch(run.epochs[-1])
+        callbacks.checkpoints.keep(training_run.number, run)
     done = Fitted(run.tower, run.epochs, run.best)
-    keeping.checkpoints.finish(stretch.number, done)
+    callbacks.checkpoints.finish(training_run.number, done)
     return done
 
 
-def next_rate(run: Progress, stretch: Stretch, config: RecallConfig) -> float | None:
+def next_rate(run: Progress, training_run: TrainingRun, config: RecallConfig) -> float | None:
     """The factor of the learning rate for the next epoch; None where training ends."""
     epochs = run.epochs
-    if stretch.judge is None:
-        return stretch.rates[len(epochs)] if len(epochs) < len(stretch.rates) else None
+    if training_run.validator is None:
+        return training_run.rates[len(epochs)] if len(epochs) < len(training_run.rates) else None
     if len(epochs) >= config.epochs:
         return None
     rate = epochs[-1]["rate"] if epochs else 1.0
@@ -87,26 +87,28 @@ def kept_rates(epochs: Epochs, best: int) -> tuple[float, ...]:
 
 
 def _resumed(
-    trainer: TowerTrainer, stretch: Stretch, checkpoints: Checkpoints, rng: np.random.Generator
+    trainer: TowerTrainer, training_run: TrainingRun, checkpoints: Checkpoints, rng: np.random.Generator
 ) -> Progress | None:
-    run = checkpoints.progress(stretch.number)
+    run = checkpoints.progress(training_run.number)
     if run is not None:
-        trainer.start(stretch.start)
+        trainer.start(training_run.start)
         trainer.restore(run.trainer)
         rng.bit_generator.state = run.rng
     return run
 
 
-def _epoch(trainer: TowerTrainer, stretch: Stretch, run: Progress, rate: float, rng: np.random.Generator) -> Progress:
+def _epoch(
+    trainer: TowerTrainer, training_run: TrainingRun, run: Progress, rate: float, rng: np.random.Generator
+) -> Progress:
     after = len(run.epochs)
     if run.epochs and rate != run.epochs[-1]["rate"]:
         trainer.start(run.tower)
         after = run.best
-    row: dict[str, Any] = {"tower": stretch.number, "epoch": len(run.epochs) + 1, "rate": rate, "after": after}
-    row["loss"], row["examples"] = trainer.fit(stretch.examples.batches(rng), rate)
+    row: dict[str, Any] = {"tower": training_run.number, "epoch": len(run.epochs) + 1, "rate": rate, "after": after}
+    row["loss"], row["examples"] = trainer.fit(training_run.examples.batches(rng), rate)
     trained, best, best_rate = trainer.tower, row["epoch"], 0.0
-    if stretch.judge is not None:
-        row[f"hit_rate@{JUDGED_AT}"] = best_rate = stretch.judge.hit_rate(trained)
+    if training_run.validator is not None:
+        row[f"hit_rate@{JUDGED_AT}"] = best_rate = training_run.validator.hit_rate(trained)
         if best_rate <= run.best_rate:
             trained, best, best_rate = run.tower, run.best, run.best_rate
     state = rng.bit_generator.state

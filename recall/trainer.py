@@ -223,19 +223,19 @@ class _Adam:
         self, variables: list[Any], shares: list[float], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-7
     ) -> None:
         self._moved, self._shares = [variable.value for variable in variables], shares
-        self._moments = [[tf.Variable(tf.zeros_like(value)) for value in self._moved] for _ in range(2)]
+        self._as_of = [[tf.Variable(tf.zeros_like(value)) for value in self._moved] for _ in range(2)]
         self._powers = [tf.Variable(beta) for beta in (beta1, beta2)]
         self._betas, self._epsilon = (beta1, beta2), epsilon
 
     @property
     def variables(self) -> list[Any]:
-        return [*self._powers, *self._moments[0], *self._moments[1]]
+        return [*self._powers, *self._as_of[0], *self._as_of[1]]
 
     def apply(self, gradients: list[Any], rate: Any) -> None:
         """One step at a learning rate."""
         beta1, beta2 = self._betas
         power1, power2 = (power.read_value() for power in self._powers)
-        moved = zip(self._moved, self._shares, *self._moments, gradients, strict=True)
+        moved = zip(self._moved, self._shares, *self._as_of, gradients, strict=True)
         for value, share, first, second, gradient in moved:
             tf.raw_ops.ResourceApplyAdam(
                 var=value.handle,

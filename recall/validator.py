@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from recall.inputs import Readings
+from recall.inputs import UserInputs
 from recall.tower import Tower
 
 Float32 = npt.NDArray[np.float32]
@@ -17,10 +17,10 @@ JUDGED_AT, JUDGED_WATCHES, JUDGED_CELLS = 50, 20_000, 1 << 25
 
 
 @dataclass(frozen=True)
-class Judge:
+class Validator:
     """Watches (flat `positions`) and the history end of every watch; `judge` says how many of them a tower foresees."""
 
-    readings: Readings
+    user_inputs: UserInputs
     ends: Int64
     positions: Int64
 
@@ -39,20 +39,20 @@ class Judge:
         return np.concatenate(slabs) if slabs else np.zeros(0, np.int64)
 
     def _ranks(self, tower: Tower, positions: Int64) -> Int64:
-        histories = self.readings.histories
+        histories = self.user_inputs.histories
         users, ends = histories.users[positions], self.ends[positions]
-        inputs = self.readings.inputs(tower.shape, users, ends, histories.instants[positions])
+        inputs = self.user_inputs.inputs(tower.shape, users, ends, histories.timestamps_us[positions])
         scores = tower.user_vectors(inputs) @ tower.item_vectors.T
         scores[:, ~tower.facts.listed] = -np.inf
         scores[_watched(histories, users, ends, tower.shape.items)] = -np.inf
         return ranks(scores, own_scores(scores, histories.items[positions]))
 
 
-def judge_of(readings: Readings, ends: Int64, since: int, until: int, rng: np.random.Generator) -> Judge:
+def validator_of(user_inputs: UserInputs, ends: Int64, since: int, until: int, rng: np.random.Generator) -> Validator:
     """A judge with a sample of the watches between two instants."""
-    instants = readings.histories.instants
-    positions = np.flatnonzero((instants >= since) & (instants < until))
-    return Judge(readings, ends, rng.permutation(positions)[:JUDGED_WATCHES])
+    timestamps_us = user_inputs.histories.timestamps_us
+    positions = np.flatnonzero((timestamps_us >= since) & (timestamps_us < until))
+    return Validator(user_inputs, ends, rng.permutation(positions)[:JUDGED_WATCHES])
 
 
 def own_scores(scores: Float32, items: Int32) -> Float32:

@@ -14,12 +14,12 @@ import yaml
 from hypothesis import settings
 
 from features.histories import histories_of
-from features.sides import Side
+from features.side_features import SideFeatures
+from features.split import Split
 from features.vocabulary import Vocabulary
-from features.windows import Windows
 from recall.candidates import Pairs
 from recall.generators.base import Log, Requests
-from recall.inputs import Readings
+from recall.inputs import UserInputs
 from recall.tower import ItemFacts, Tower, TowerSpec
 
 # The first example compiles loops, and machines are noisy: no example is timed.
@@ -93,15 +93,15 @@ def chain_world() -> ChainWorld:
         events += [(user, start + step, (first + step) % CHAIN + 1) for step in range(16)]
     users, hours, items = np.array(events, np.int64).T
     watches = histories_of(users, items, hours * HOUR, CHAIN_USERS + 1)
-    people = Side({"country": (np.arange(CHAIN_USERS + 1) % 2 + 1).astype(np.int32)}, {"country": 3}, {})
-    films = Side({"channel_id": (np.arange(CHAIN + 1) % 3 + 1).astype(np.int32)}, {"channel_id": 4}, {})
+    people = SideFeatures({"country": (np.arange(CHAIN_USERS + 1) % 2 + 1).astype(np.int32)}, {"country": 3}, {})
+    films = SideFeatures({"channel_id": (np.arange(CHAIN + 1) % 3 + 1).astype(np.int32)}, {"channel_id": 4}, {})
     vocabulary = Vocabulary(
         pa.array(range(CHAIN)), np.sort(np.append(rng.integers(-5, 18, CHAIN - 3), [35, 36, 37])) * HOUR
     )
-    marks = {"start": 0, "history_end": 30 * HOUR, "labels_end": 40 * HOUR, "holdout_end": 50 * HOUR}
-    windows = Windows(mode="time", clock="time", **marks)
+    marks = {"start": 0, "label_start": 30 * HOUR, "test_start": 40 * HOUR, "test_end": 50 * HOUR}
+    split = Split(mode="time", clock="time", **marks)
     towers = [random_tower(hour * HOUR, vocabulary.size_as_of(hour * HOUR), hour) for hour in (20, 30, 40)]
-    return ChainWorld(Log(Readings(watches, None, people), watches, vocabulary, films, windows), towers)
+    return ChainWorld(Log(UserInputs(watches, None, people), watches, vocabulary, films, split), towers)
 
 
 def random_tower(as_of: int, items: int, seed: int, dim: int = 4) -> Tower:

@@ -18,16 +18,16 @@ EVENTS = st.lists(
 
 
 def counts_of_events(events: list[Event]) -> AsOfCounts:
-    keys, instants, clicked, seconds = zip(*events, strict=True) if events else ((), (), (), ())
+    keys, timestamps_us, clicked, seconds = zip(*events, strict=True) if events else ((), (), (), ())
     known = np.array([math.nan if s is None else s for s in seconds], np.float64)
     flags, who = np.array(clicked, bool), np.array(keys, np.int32)
-    log = Events(who, who, np.array(instants, np.int64), flags, np.where(flags, known, 0.0))
+    log = Events(who, who, np.array(timestamps_us, np.int64), flags, np.where(flags, known, 0.0))
     return count_events(who, log)
 
 
-def counted(events: list[Event], key: int, instant: int) -> dict[str, float]:
+def counted(events: list[Event], key: int, timestamp_us: int) -> dict[str, float]:
     """Brute force: the counts of a key strictly before an instant."""
-    own = [event for event in events if event[0] == key and event[1] < instant]
+    own = [event for event in events if event[0] == key and event[1] < timestamp_us]
     clicks = [event for event in own if event[2]]
     seconds = [event[3] for event in clicks if event[3] is not None]
     return {
@@ -42,10 +42,10 @@ def counted(events: list[Event], key: int, instant: int) -> dict[str, float]:
 
 @given(EVENTS, st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 11)), min_size=1, max_size=8))
 def test_counts_are_what_a_loop_counts(events: list[Event], asked: list[tuple[int, int]]) -> None:
-    keys, instants = np.array(asked).T
-    found = counts_of_events(events).as_of(keys, instants)
-    for row, (key, instant) in enumerate(asked):
-        assert {name: values[row] for name, values in found.items()} == counted(events, key, instant)
+    keys, timestamps_us = np.array(asked).T
+    found = counts_of_events(events).as_of(keys, timestamps_us)
+    for row, (key, timestamp_us) in enumerate(asked):
+        assert {name: values[row] for name, values in found.items()} == counted(events, key, timestamp_us)
 
 
 @given(EVENTS, EVENTS, st.integers(0, 9))

@@ -12,18 +12,18 @@ from features.asof_features import AsOfFeatures, Block
 from features.asof_log import GROUP_KEYS, AsOfLog
 from features.expected_counts import HALF_SHOWN, OWN_PRIOR_ROWS, PRIOR_ROWS, PRIOR_SHOWN
 from features.features_page import PAGE, features_page
-from features.instants import DAY, HOUR
-from features.sides import Side
+from features.schema import DAY, HOUR
+from features.side_features import SideFeatures
 
 SPANS = {"hour": HOUR, "day": DAY}
 USERS, ITEMS, ROWS = 5, 7, 150
 COUNTRIES, ITEM_COUNTRIES = np.array([0, 1, 2, 1, 0], np.int32), np.array([0, 1, 2, 0, 1, 1, 2], np.int32)
-USER_SIDE = Side({"country": COUNTRIES}, {"country": 3}, {"age": np.array([np.nan, 20, 30, np.nan, 40])})
+USER_SIDE = SideFeatures({"country": COUNTRIES}, {"country": 3}, {"age": np.array([np.nan, 20, 30, np.nan, 40])})
 CHANNELS, TOPICS = np.array([0, 1, 1, 2, 2, 3, 0], np.int32), np.array([0, 1, 2, 1, 2, 1, 0], np.int32)
 PUBLISHED = np.array([np.nan, 0, 5 * HOUR, 10 * HOUR, np.nan, 2 * HOUR, 3 * DAY])
 DURATIONS = np.array([np.nan, 60, 70, np.nan, 30, 10, 5])
 GROUPS = np.array([1, 10, 10, 1, 8, 5, 3])
-ITEM_SIDE = Side(
+ITEM_SIDE = SideFeatures(
     {"channel_id": CHANNELS, "topics": TOPICS},
     {"channel_id": 4, "topics": 3},
     {"published_at": PUBLISHED, "duration_seconds": DURATIONS},
@@ -47,12 +47,12 @@ def features_of(events, timed=True):
     return AsOfFeatures(AsOfLog(events, USER_SIDE, ITEM_SIDE, timed))
 
 
-def columns(features, users, items, instants):
+def columns(features, users, items, timestamps_us):
     """All numbers of the three blocks, side by side."""
     blocks = (
-        features.user_block(users, instants),
-        features.item_block(items, instants),
-        features.pair_block(users, items, instants),
+        features.user_block(users, timestamps_us),
+        features.item_block(items, timestamps_us),
+        features.pair_block(users, items, timestamps_us),
     )
     return {name: values for block in blocks for name, values in block.numbers.items()}
 
@@ -61,7 +61,7 @@ def counts(events, rows):
     """Shown, clicks, clicks with known seconds, their seconds, last impression and last click of the log's rows."""
     clicks = [r for r in rows if events.clicked[r]]
     known = [events.seconds[r] for r in clicks if not math.isnan(events.seconds[r])]
-    last = [max((events.instants[r] for r in some), default=None) for some in (rows, clicks)]
+    last = [max((events.timestamps_us[r] for r in some), default=None) for some in (rows, clicks)]
     return len(rows), len(clicks), len(known), sum(known), *last
 
 
@@ -91,8 +91,8 @@ def smoothed(events, rows, towards, prior):
     return (own[1] + prior * towards[0]) / (own[0] + prior), (own[3] + prior * towards[1]) / (own[2] + prior)
 
 
-def whole_rates(events, instant):
-    whole = counts(events, [r for r in range(ROWS) if events.instants[r] < instant])
+def whole_rates(events, timestamp_us):
+    whole = counts(events, [r for r in range(ROWS) if events.timestamps_us[r] < timestamp_us])
     return (whole[1] + 1) / (whole[0] + 2), (whole[3] + 1) / (whole[2] + 1)
 
 
@@ -101,9 +101,11 @@ def item_led_to_expect(events):
 
     def of_row(r):
         before = [
-            q for q in range(ROWS) if events.instants[q] < events.instants[r] and events.items[q] == events.items[r]
+            q
+            for q in range(ROWS)
+            if events.timestamps_us[q] < events.timestamps_us[r] and events.items[q] == events.items[r]
         ]
-        return smoothed(events, before, whole_rates(events, events.instants[r]), PRIOR_ROWS)
+        return smoothed(events, before, whole_rates(events, events.timestamps_us[r]), PRIOR_ROWS)
 
     return of_row
 
@@ -113,9 +115,11 @@ def user_led_to_expect(events):
 
     def of_row(r):
         mine = [
-            q for q in range(ROWS) if events.instants[q] < events.instants[r] and events.users[q] == events.users[r]
+            q
+            for q in range(ROWS)
+            if events.timestamps_us[q] < events.timestamps_us[r] and events.users[q] == events.users[r]
         ]
-        own = smoothed(events, mine, whole_rates(events, events.instants[r]), PRIOR_ROWS)
+        own = smoothed(events, mine, whole_rates(events, events.timestamps_us[r]), PRIOR_ROWS)
         topic = TOPICS[events.items[r]]
         alike = [q for q in mine if TOPICS[events.items[q]] == topic > 0]
         return smoothed(events, alike, own, OWN_PRIOR_ROWS)
@@ -144,7 +148,9 @@ def mean_share(events, rows, towards, prior):
 
 def earlier_of(events, r, matches):
     return [
-        q for q in range(ROWS) if events.instants[q] < events.instants[r] and matches(events.users[q], events.items[q])
+        q
+        for q in range(ROWS)
+        if events.timestamps_us[q] < events.timestamps_us[r] and matches(events.users[q], events.items[q])
     ]
 
 
@@ -170,13 +176,15 @@ def completion_log_ratio(name, events, rows, led):
     return {f"{name}_completion_log_ratio": math.log((watched + 0.5) / (owed + 0.5))}
 
 
-def since(name, own, instant):
-    hours = [math.nan if last is None else (instant - last) / HOUR for last in own[4:6]]
+def since(name, own, timestamp_us):
+    hours = [math.nan if last is None else (timestamp_us - last) / HOUR for last in own[4:6]]
     return {f"{name}_hours_since_shown": hours[0], f"{name}_hours_since_click": hours[1]}
 
 
-def trends(events, name, rows, instant):
-    recent = {span: [r for r in rows if events.instants[r] >= instant - length] for span, length in SPANS.items()}
+def trends(events, name, rows, timestamp_us):
+    recent = {
+        span: [r for r in rows if events.timestamps_us[r] >= timestamp_us - length] for span, length in SPANS.items()
+    }
     columns = {}
     for span, some in recent.items():
         columns[f"{name}_shown_last_{span}"] = math.log1p(len(some))
@@ -192,7 +200,7 @@ def concentration(events, rows):
         ("click_concentration", [r for r in rows if events.clicked[r]]),
     ):
         alike = sum(
-            events.instants[q] < events.instants[r] and TOPICS[events.items[q]] == TOPICS[events.items[r]] > 0
+            events.timestamps_us[q] < events.timestamps_us[r] and TOPICS[events.items[q]] == TOPICS[events.items[r]] > 0
             for r in some
             for q in some
         )
@@ -200,30 +208,30 @@ def concentration(events, rows):
     return columns
 
 
-def expected(events, user, item, instant):
+def expected(events, user, item, timestamp_us):
     """All columns of one exposure by looping over what came strictly before it."""
-    before = [r for r in range(ROWS) if events.instants[r] < instant]
+    before = [r for r in range(ROWS) if events.timestamps_us[r] < timestamp_us]
     whole = counts(events, before)
 
     def of(matches):
         return [r for r in before if matches(events.users[r], events.items[r])]
 
     mine = of(lambda u, _: u == user)
-    mine_lately = [r for r in mine if events.instants[r] >= instant - LATELY]
+    mine_lately = [r for r in mine if events.timestamps_us[r] >= timestamp_us - LATELY]
     row = {
-        "hour": instant % DAY / HOUR,
-        "weekday": (instant // DAY + 3) % 7,
+        "hour": timestamp_us % DAY / HOUR,
+        "weekday": (timestamp_us // DAY + 3) % 7,
         "user_age": USER_SIDE.numbers["age"][user],
     }
     for name, rows in (("user", of(lambda u, _: u == user)), ("item", of(lambda _, i: i == item))):
         own = counts(events, rows)
-        row |= rates(name, own, whole) | since(name, own, instant) | trends(events, name, rows, instant)
+        row |= rates(name, own, whole) | since(name, own, timestamp_us) | trends(events, name, rows, timestamp_us)
         led = item_led_to_expect(events) if name == "user" else user_led_to_expect(events)
-        row |= log_ratios(name, own, expected_of(events, rows, led), whole_rates(events, instant)[1])
+        row |= log_ratios(name, own, expected_of(events, rows, led), whole_rates(events, timestamp_us)[1])
         row |= completion_log_ratio(name, events, rows, share_by_item if name == "user" else share_by_user)
     pair = counts(events, of(lambda u, i: u == user and i == item))
-    row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]} | since("pair", pair, instant)
-    row["item_age_hours"] = np.maximum((instant - PUBLISHED[item]) / HOUR, 0)
+    row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]} | since("pair", pair, timestamp_us)
+    row["item_age_hours"] = np.maximum((timestamp_us - PUBLISHED[item]) / HOUR, 0)
     row["item_duration_seconds"], row["item_duration_unknown"] = DURATIONS[item], float(np.isnan(DURATIONS[item]))
     known = COUNTRIES[user] > 0 and ITEM_COUNTRIES[item] > 0
     row["same_country"] = float(COUNTRIES[user] == ITEM_COUNTRIES[item]) if known else math.nan
@@ -232,9 +240,12 @@ def expected(events, user, item, instant):
         of_side = counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0))
         rows = of(lambda u, i, side=side: u == user and side[i] == side[item] > 0)
         own = counts(events, rows)
-        row |= rates(f"user_{name}", own, whole) | since(f"user_{name}", own, instant)
+        row |= rates(f"user_{name}", own, whole) | since(f"user_{name}", own, timestamp_us)
         row |= log_ratios(
-            f"user_{name}", own, expected_of(events, rows, item_led_to_expect(events)), whole_rates(events, instant)[1]
+            f"user_{name}",
+            own,
+            expected_of(events, rows, item_led_to_expect(events)),
+            whole_rates(events, timestamp_us)[1],
         )
         row |= completion_log_ratio(f"user_{name}", events, rows, share_by_item)
         share = (of_side[0] + 1) / (whole[0] + PRIOR_SHOWN)
@@ -269,26 +280,26 @@ def events():
 def exposures(events, n=40):
     """Users, items and instants: half of them the log's own, the rest in between and at the ends."""
     rng = np.random.default_rng(9)
-    asked = np.concatenate([events.instants[: n // 2], rng.integers(0, 80 * HOUR, n - n // 2 - 1), [0]])
+    asked = np.concatenate([events.timestamps_us[: n // 2], rng.integers(0, 80 * HOUR, n - n // 2 - 1), [0]])
     return rng.integers(1, USERS, n).astype(np.int32), rng.integers(1, ITEMS, n).astype(np.int32), asked
 
 
 def test_every_column_is_what_a_loop_over_the_earlier_rows_finds(events):
-    users, items, instants = exposures(events)
-    found = columns(features_of(events), users, items, instants)
-    wanted = [expected(events, *row) for row in zip(users, items, instants, strict=True)]
+    users, items, timestamps_us = exposures(events)
+    found = columns(features_of(events), users, items, timestamps_us)
+    wanted = [expected(events, *row) for row in zip(users, items, timestamps_us, strict=True)]
     assert set(found) == set(wanted[0])
     for name, values in found.items():
         np.testing.assert_allclose(values, [row[name] for row in wanted], rtol=1e-9, err_msg=name)
 
 
 def test_codes_are_the_side_columns_and_the_item_itself(events):
-    users, items, instants = exposures(events)
+    users, items, timestamps_us = exposures(events)
     features = features_of(events)
     np.testing.assert_array_equal(
-        features.user_block(users, instants).codes["user_country"], USER_SIDE.codes["country"][users]
+        features.user_block(users, timestamps_us).codes["user_country"], USER_SIDE.codes["country"][users]
     )
-    codes = features.item_block(items, instants).codes
+    codes = features.item_block(items, timestamps_us).codes
     np.testing.assert_array_equal(codes["item"], items)
     np.testing.assert_array_equal(codes["item_channel_id"], CHANNELS[items])
     np.testing.assert_array_equal(codes["item_topics"], TOPICS[items])
@@ -297,23 +308,25 @@ def test_codes_are_the_side_columns_and_the_item_itself(events):
 @pytest.mark.parametrize("edge", [10 * HOUR, 36 * HOUR, 60 * HOUR])
 def test_rows_at_or_after_an_instant_change_no_feature_of_the_rows_up_to_it(events, edge):
     """The check: the row's own click and seconds, and all that follows, may be anything."""
-    other, later = random_log(1), events.instants >= edge
+    other, later = random_log(1), events.timestamps_us >= edge
     changed = Events(
         np.where(later, other.users, events.users),
         np.where(later, other.items, events.items),
-        np.where(later, np.maximum(other.instants, edge), events.instants),
+        np.where(later, np.maximum(other.timestamps_us, edge), events.timestamps_us),
         np.where(later, other.clicked, events.clicked),
         np.where(later, other.seconds, events.seconds),
     )
-    users, items, instants = (values[exposures(events)[2] <= edge] for values in exposures(events))
-    after = columns(features_of(changed), users, items, instants)
-    for name, values in columns(features_of(events), users, items, instants).items():
+    users, items, timestamps_us = (values[exposures(events)[2] <= edge] for values in exposures(events))
+    after = columns(features_of(changed), users, items, timestamps_us)
+    for name, values in columns(features_of(events), users, items, timestamps_us).items():
         np.testing.assert_allclose(values, after[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_the_order_in_which_rows_come_in_changes_nothing(events):
     order = np.random.default_rng(2).permutation(ROWS)
-    shuffled = Events(*(getattr(events, name)[order] for name in ("users", "items", "instants", "clicked", "seconds")))
+    shuffled = Events(
+        *(getattr(events, name)[order] for name in ("users", "items", "timestamps_us", "clicked", "seconds"))
+    )
     asked = exposures(events)
     after = columns(features_of(shuffled), *asked)
     for name, values in columns(features_of(events), *asked).items():
@@ -342,16 +355,16 @@ def test_the_order_clock_has_no_feature_of_time_and_no_other_differs(events):
 
 
 def test_a_log_without_side_columns_has_features_all_the_same(events):
-    bare = AsOfFeatures(AsOfLog(events, Side({}, {}, {}), Side({}, {}, {}), timed=True))
+    bare = AsOfFeatures(AsOfLog(events, SideFeatures({}, {}, {}), SideFeatures({}, {}, {}), timed=True))
     found = columns(bare, *exposures(events))
     assert {"user_click_rate", "item_seconds_per_impression", "pair_ignored"} <= set(found)
     assert not any("channel" in name or "topic" in name for name in found)
 
 
 def test_where_t_is_no_seconds_nothing_is_measured_by_lengths(events):
-    users, items, instants = exposures(events)
+    users, items, timestamps_us = exposures(events)
     logs = (AsOfLog(events, USER_SIDE, ITEM_SIDE, timed=True, in_seconds=flag) for flag in (True, False))
-    found, other = (columns(AsOfFeatures(log), users, items, instants) for log in logs)
+    found, other = (columns(AsOfFeatures(log), users, items, timestamps_us) for log in logs)
     gone = {name for name in found if name.endswith("_completion") or name.endswith("_completion_log_ratio")}
     assert gone
     assert found.keys() - other.keys() == gone
@@ -367,14 +380,18 @@ def test_an_empty_log_gives_priors_and_no_recency():
 
 
 def test_the_last_clicked_items_are_the_newest_of_a_loop_and_never_of_the_instant_itself(events):
-    users, _, instants = exposures(events)
-    found = features_of(events).log.last_clicked(users, instants, 4)
-    order = np.argsort(events.instants, kind="stable")
-    for row, (user, instant) in enumerate(zip(users, instants, strict=True)):
-        own = [r for r in order if events.users[r] == user and events.clicked[r] and events.instants[r] < instant]
+    users, _, timestamps_us = exposures(events)
+    found = features_of(events).log.last_clicked(users, timestamps_us, 4)
+    order = np.argsort(events.timestamps_us, kind="stable")
+    for row, (user, timestamp_us) in enumerate(zip(users, timestamps_us, strict=True)):
+        own = [
+            r for r in order if events.users[r] == user and events.clicked[r] and events.timestamps_us[r] < timestamp_us
+        ]
         newest = [int(events.items[r]) for r in own[::-1][:4]]
         assert found[row].tolist() == newest + [0] * (4 - len(newest))
-    np.testing.assert_array_equal(features_of(events).user_block(users, instants).codes["user_last_item"], found[:, 0])
+    np.testing.assert_array_equal(
+        features_of(events).user_block(users, timestamps_us).codes["user_last_item"], found[:, 0]
+    )
 
 
 def test_blocks_keep_their_columns_together():
@@ -393,7 +410,7 @@ def test_side_columns_that_are_called_like_what_is_made_of_the_log_are_named():
     numbers = {"age": ages, "shown": ages, "topic_share": ages, "last_topics_seen": ages}
     more = {"seconds_per_click": DURATIONS, "age_hours": DURATIONS, "size": DURATIONS}
     items = replace(ITEM_SIDE, numbers=ITEM_SIDE.numbers | more)
-    features = AsOfFeatures(AsOfLog(random_log(), Side(own, {}, numbers), items, timed=True))
+    features = AsOfFeatures(AsOfLog(random_log(), SideFeatures(own, {}, numbers), items, timed=True))
     users = ["user_shown", "user_topic_share", "user_last_item"]
     assert features.name_clashes() == [*users, "item_seconds_per_click", "item_age_hours"]
     assert not features_of(random_log()).name_clashes()

@@ -28,8 +28,8 @@ def histories(events: Any, users: int = 8) -> Any:
 def binary(events: Any, users: int = 8) -> Any:
     """The distinct watches before AS_OF, dense: [users, ITEMS]."""
     dense = np.zeros((users, ITEMS))
-    for user, instant, item in events:
-        if instant < AS_OF and item < ITEMS:
+    for user, timestamp_us, item in events:
+        if timestamp_us < AS_OF and item < ITEMS:
             dense[user, item] = 1
     return dense
 

@@ -18,9 +18,9 @@ from benchmarks.shared.deepmatch_peer import examples_of, fed_by, frame_of
 from benchmarks.shared.logs import Log
 from benchmarks.shared.options import start
 from benchmarks.shared.tables import publish
-from features.errors import Refused
+from features.errors import InputError
 from features.histories import histories_of, samples_of
-from funnel import command_line
+from funnel import cli as command_line
 from funnel.benchmarks import ROOT, chosen, known, run_benchmarks
 from funnel.run import write_world
 
@@ -100,9 +100,9 @@ def test_the_cost_of_a_step_is_measured_at_every_size(address: str) -> None:
 
 
 def test_samples_are_measured_beside_the_peer(address: str, tmp_path: Path) -> None:
-    instants = pd.to_datetime(np.arange(30_000), unit="s", utc=True)
+    timestamps_us = pd.to_datetime(np.arange(30_000), unit="s", utc=True)
     rng = np.random.default_rng(0)
-    log = {"user_id": rng.integers(0, 100, 30_000), "item_id": rng.integers(0, 500, 30_000), "timestamp": instants}
+    log = {"user_id": rng.integers(0, 100, 30_000), "item_id": rng.integers(0, 500, 30_000), "timestamp": timestamps_us}
     pd.DataFrame(log).to_parquet(tmp_path / "interactions.parquet")
     rows = samples.main(["--data", str(tmp_path), "--rows", "5000", "--runs", "1", "--tracking", address])
     assert [row["builder"] for row in rows] == [
@@ -113,7 +113,7 @@ def test_samples_are_measured_beside_the_peer(address: str, tmp_path: Path) -> N
     ]
     assert [row["rows"] for row in rows] == [30_000, 30_000, 30_000, 5_000]
     assert positive(rows, but=("above the log, MB", "peer's memory, times"))
-    with pytest.raises(Refused, match="there is no such file"):
+    with pytest.raises(InputError, match="there is no such file"):
         samples.main(["--data", str(tmp_path / "nowhere")])
 
 
@@ -167,7 +167,7 @@ def test_names_choose_benchmarks_and_what_follows_is_theirs() -> None:
 
 
 def test_without_a_checkout_there_is_no_benchmark(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"there are: none, as .* is missing"):
+    with pytest.raises(InputError, match=r"there are: none, as .* is missing"):
         chosen(["world"], tmp_path)
 
 
@@ -194,10 +194,10 @@ def test_a_refusal_in_a_benchmark_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refusing(_: Sequence[str]) -> None:
-        raise Refused("the log is empty")
+        raise InputError("the log is empty")
 
     assert _exit_code_of(lambda: start(refusing)) == 2
-    assert capsys.readouterr().err == "Refused: the log is empty\n"
+    assert capsys.readouterr().err == "InputError: the log is empty\n"
 
 
 def _exit_code_of(program: Callable[[], None]) -> int:
@@ -210,7 +210,7 @@ def test_paths_are_those_of_the_directory_the_command_is_called_in(tmp_path: Pat
     pd.DataFrame(
         {"user_id": [1] * 5000, "item_id": range(5000), "timestamp": pd.to_datetime(range(5000), unit="s", utc=True)}
     ).to_parquet(tmp_path / "interactions.parquet")
-    code = "from funnel.command_line import main; main()"
+    code = "from funnel.cli import main; main()"
     options = ["--data", ".", "--rows", "2000", "--runs", "1"]
     done = subprocess.run(
         [sys.executable, "-c", code, "bench", "recall", "samples", *options],

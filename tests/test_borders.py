@@ -32,7 +32,7 @@ HOMES = {
     "sklearn": (),
     "ibis": ("features/",),
     "duckdb": ("features/",),
-    "matplotlib": ("funnel/plots.py",),
+    "matplotlib": ("funnel/evaluation/plots.py",),
     "pickle": (),
     "joblib": (),
     "cloudpickle": (),
@@ -105,7 +105,7 @@ def loaded_by(program: str, home: Path) -> set[str]:
 
 
 def test_the_command_line_loads_nothing_heavy_before_it_works(tmp_path: Path) -> None:
-    assert loaded_by("import funnel.command_line", tmp_path) == set()
+    assert loaded_by("import funnel.cli", tmp_path) == set()
 
 
 def test_a_dag_file_loads_nothing_heavy_when_it_is_parsed(tmp_path: Path) -> None:

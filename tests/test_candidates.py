@@ -24,7 +24,7 @@ def brute_force(users, vectors, item_vectors, events, k):
     """Lists of (item, score) by sorting the whole catalogue in Python."""
     lists = []
     for user, vector in zip(users, vectors, strict=True):
-        seen = {item for who, instant, item in events if who == user and instant < AS_OF}
+        seen = {item for who, timestamp_us, item in events if who == user and timestamp_us < AS_OF}
         fresh = [i for i in range(1, len(item_vectors)) if i not in seen]
         lists.append(sorted(fresh, key=lambda i: -float(vector @ item_vectors[i]))[:k])
     return lists
@@ -59,7 +59,7 @@ def test_what_was_seen_is_what_python_sets_say(events, asked):
     rows, items = np.arange(3)[:, None], np.tile(np.array(asked, np.int32), (3, 1))
     before, since = pairs_before(users, clicks, AS_OF), pairs_between(users, clicks, AS_OF, 15)
     for pairs, first, last in ((before, 0, AS_OF), (since, AS_OF, 15)):
-        meant = [(who, item) for who, instant, item in events if first <= instant < last]
+        meant = [(who, item) for who, timestamp_us, item in events if first <= timestamp_us < last]
         assert pairs.holds(rows, items).tolist() == [[(user, item) in meant for item in asked] for user in users]
         assert pairs.counts.tolist() == [sum(who == user for who, _ in meant) for user in users]
 

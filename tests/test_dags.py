@@ -18,13 +18,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from features.simulated import simulate, write
-from features.sources import SOURCES
-from features.windows import WindowsConfig
-from features.world import WorldConfig
-from funnel import showcase
+from features.data.formats import SOURCES
+from features.simulation.simulated_log import simulate, write
+from features.simulation.world import WorldConfig
+from features.split import SplitConfig
 from funnel.config import FunnelConfig
-from funnel.line import STEPS
+from funnel.demo import showcase
+from funnel.pipeline import STEPS
 
 ROOT = Path(__file__).parent.parent
 DAGS = ROOT / "dags"
@@ -186,7 +186,7 @@ def test_every_dag_and_task_is_documented_owned_and_retried(parsed: dict[str, An
         assert task["doc"], name
         assert (task["owner"], task["retries"], task["backoff"]) == ("watchfunnel", 2, 2), name
         assert task["callbacks"] == 1, name
-        assert (task["refused"]["exception"], task["refused"]["action"]) == ("features.errors.Refused", "fail")
+        assert (task["refused"]["exception"], task["refused"]["action"]) == ("features.errors.InputError", "fail")
 
 
 def test_one_training_runs_at_a_time(parsed: dict[str, Any]) -> None:
@@ -196,10 +196,10 @@ def test_one_training_runs_at_a_time(parsed: dict[str, Any]) -> None:
 
 def test_the_trigger_form_offers_what_the_configuration_knows(parsed: dict[str, Any]) -> None:
     params = parsed["dags"]["ingest"]["params"]
-    assert set(params) == {"source", "data", "seed", "windows_mode", "labels_end", "overrides"}
+    assert set(params) == {"source", "data", "seed", "split_mode", "test_start", "overrides"}
     assert set(params["source"]["schema"]["enum"]) == set(SOURCES)
-    assert set(params["windows_mode"]["schema"]["enum"]) == set(get_args(WindowsConfig.model_fields["mode"].annotation))
-    assert params["windows_mode"]["value"] == FunnelConfig().windows.mode
+    assert set(params["split_mode"]["schema"]["enum"]) == set(get_args(SplitConfig.model_fields["mode"].annotation))
+    assert params["split_mode"]["value"] == FunnelConfig().split.mode
     assert params["seed"]["value"] == FunnelConfig().seed
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from features.asof_features import Block
-from features.errors import Refused
+from features.errors import InputError
 from ranking.encoders import (
     Columns,
     Limits,
@@ -190,7 +190,7 @@ def test_a_name_leaves_out_itself_alone_and_a_pattern_what_is_like_it():
     ],
 )
 def test_a_pattern_that_names_nothing_or_everything_is_refused(without, said):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InputError) as refused:
         columns_of(BLOCKS, without)
     assert said in str(refused.value)
 

@@ -6,8 +6,8 @@ import pytest
 from features.asof_counts import Events
 from features.asof_features import AsOfFeatures
 from features.asof_log import AsOfLog
-from features.instants import HOUR
-from features.sides import Side
+from features.schema import HOUR
+from features.side_features import SideFeatures
 from recall.candidates import Pairs
 from recall.generators.base import Requests
 from recall.generators.expected_watch import Odds, fit_expected_watch, fit_odds
@@ -17,10 +17,10 @@ END = 100 * HOUR
 # Channel 1 is of even items, channel 2 of odd ones; a tenth of all impressions are of what the user likes less.
 CHANNELS = (np.arange(ITEMS + 1) % 2 + 1).astype(np.int32)
 LENGTHS = np.where(np.arange(ITEMS + 1) % 3 == 0, 400.0, 40.0)
-ITEM_SIDE = Side(
+ITEM_SIDE = SideFeatures(
     {"channel_id": CHANNELS}, {"channel_id": 3}, {"duration_seconds": LENGTHS}, {"language": CHANNELS % 2 + 1}
 )
-USER_SIDE = Side({"language": (np.arange(USERS + 1) % 3).astype(np.int32)}, {"language": 3}, {})
+USER_SIDE = SideFeatures({"language": (np.arange(USERS + 1) % 3).astype(np.int32)}, {"language": 3}, {})
 
 
 def two_tastes(rows=ROWS, seed=0):
@@ -116,11 +116,11 @@ def test_the_merge_is_told_where_a_pair_stands_in_the_users_pool(channel):
 
 def test_what_comes_at_or_after_the_instant_changes_nothing(channel):
     events = two_tastes()
-    later = events.instants >= END
+    later = events.timestamps_us >= END
     changed = Events(
         events.users,
         np.where(later, 1, events.items).astype(np.int32),
-        events.instants,
+        events.timestamps_us,
         events.clicked | later,
         np.where(later, 9_999.0, events.seconds),
     )

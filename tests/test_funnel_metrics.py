@@ -8,29 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.metrics import listed_seconds_at, watch_seconds_share_at
-from recall.metrics import Holdout
+from funnel.evaluation.list_metrics import listed_seconds_at, watch_seconds_share_at
+from recall.metrics import RelevantItems
 
 LISTS = np.array([[1, 2, 0], [3, 4, 5]], dtype=np.int32)
 
 
 def watched(offsets, items):
-    return Holdout(np.array(offsets), np.array(items, dtype=np.int32))
+    return RelevantItems(np.array(offsets), np.array(items, dtype=np.int32))
 
 
 def test_the_share_is_of_all_seconds_and_not_a_mean_over_users():
-    holdout = watched([0, 2, 3], [2, 9, 5])
-    assert watch_seconds_share_at(3, LISTS, holdout, np.array([30.0, 50.0, 20.0])) == 0.5
+    relevant = watched([0, 2, 3], [2, 9, 5])
+    assert watch_seconds_share_at(3, LISTS, relevant, np.array([30.0, 50.0, 20.0])) == 0.5
 
 
 def test_each_watch_of_an_item_watched_twice_counts_its_seconds():
-    holdout = watched([0, 3, 3], [2, 2, 9])
-    assert listed_seconds_at(3, LISTS, holdout, np.array([10.0, 20.0, 70.0])).tolist() == [30, 0]
+    relevant = watched([0, 3, 3], [2, 2, 9])
+    assert listed_seconds_at(3, LISTS, relevant, np.array([10.0, 20.0, 70.0])).tolist() == [30, 0]
 
 
 def test_watches_of_unseen_items_are_missed_although_lists_hold_zeros():
-    holdout = watched([0, 2, 2], [0, 1])
-    assert watch_seconds_share_at(3, LISTS, holdout, np.array([75.0, 25.0])) == 0.25
+    relevant = watched([0, 2, 2], [0, 1])
+    assert watch_seconds_share_at(3, LISTS, relevant, np.array([75.0, 25.0])) == 0.25
 
 
 def test_a_holdout_without_seconds_has_no_share():
@@ -43,21 +43,21 @@ def test_the_share_equals_the_definition_row_by_row(k, seed):
     rng = np.random.default_rng(seed)
     ranked = rng.integers(0, 9, (4, 5)).astype(np.int32)
     offsets = np.append(0, np.cumsum(rng.integers(0, 5, 4)))
-    holdout = Holdout(offsets, rng.integers(0, 12, offsets[-1]).astype(np.int32))
+    relevant = RelevantItems(offsets, rng.integers(0, 12, offsets[-1]).astype(np.int32))
     seconds = rng.integers(0, 60, offsets[-1]).astype(float)
     by_hand = [
-        sum(seconds[row] for row in range(a, b) if 0 < holdout.items[row] in ranked[user, :k])
+        sum(seconds[row] for row in range(a, b) if 0 < relevant.items[row] in ranked[user, :k])
         for user, (a, b) in enumerate(itertools.pairwise(offsets))
     ]
-    np.testing.assert_array_equal(listed_seconds_at(k, ranked, holdout, seconds), by_hand)
+    np.testing.assert_array_equal(listed_seconds_at(k, ranked, relevant, seconds), by_hand)
 
 
 @given(st.integers(0, 2**32 - 1))
 def test_the_share_never_falls_as_the_list_grows_and_stays_within_0_and_1(seed):
     rng = np.random.default_rng(seed)
     ranked = rng.integers(0, 9, (3, 6)).astype(np.int32)
-    holdout, seconds = watched([0, 4, 4, 9], rng.integers(1, 9, 9)), rng.random(9)
-    shares = [watch_seconds_share_at(k, ranked, holdout, seconds) for k in range(1, 7)]
+    relevant, seconds = watched([0, 4, 4, 9], rng.integers(1, 9, 9)), rng.random(9)
+    shares = [watch_seconds_share_at(k, ranked, relevant, seconds) for k in range(1, 7)]
     assert (np.diff(shares) >= 0).all()
     assert 0 <= shares[0] <= shares[-1] <= 1
 

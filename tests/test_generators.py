@@ -9,7 +9,7 @@ from features.asof_counts import Events
 from features.asof_features import AsOfFeatures
 from features.asof_log import AsOfLog
 from features.histories import histories_of
-from features.sides import Side
+from features.side_features import SideFeatures
 from recall.config import GENERATORS, RecallConfig
 from recall.generators.base import HOUR, Log, Popularity, Snapshot
 from recall.generators.popular import choose_popularity
@@ -22,7 +22,7 @@ CONFIG = RecallConfig(k=15, generator_items=8)
 def snapshot(world, log=None, tower=None):
     log, tower = log or world.log, tower or world.towers[-1]
     index = index_of(tower.item_vectors, tower.catalogue)
-    return Snapshot(log, log.windows.labels_end, tower, index, world.users, Popularity(1.0, "country"))
+    return Snapshot(log, log.split.test_start, tower, index, world.users, Popularity(1.0, "country"))
 
 
 def generators(world, config=CONFIG, log=None):
@@ -35,8 +35,8 @@ def found(chain_world):
 
 
 def test_every_generator_names_and_none_names_what_was_seen_or_nobody(chain_world, found):
-    clicks, end = chain_world.log.clicks, chain_world.log.windows.labels_end
-    before = clicks.instants < end
+    clicks, end = chain_world.log.clicks, chain_world.log.split.test_start
+    before = clicks.timestamps_us < end
     seen = set(zip(clicks.users[before].tolist(), clicks.items[before].tolist(), strict=True))
     assert list(found.union.named) == [name for name in GENERATORS if name != "expected_watch"]
     for named in found.union.named.values():
@@ -58,7 +58,7 @@ def test_columns_are_finite_and_as_many_as_the_unions_pairs(found):
 
 def test_the_towers_scores_are_inner_products_and_its_column_is_standard_within_a_union(chain_world, found):
     tower, log = chain_world.towers[-1], chain_world.log
-    inputs = log.readings.inputs_at(tower.shape, chain_world.users, log.windows.labels_end)
+    inputs = log.user_inputs.inputs_at(tower.shape, chain_world.users, log.split.test_start)
     expected = tower.user_vectors(inputs)[found.union.rows] * tower.item_vectors[found.union.items]
     np.testing.assert_allclose(found.tower_scores, expected.sum(axis=1), rtol=1e-4, atol=1e-5)
     mine = found.columns["tower"][found.union.rows == 5]
@@ -67,12 +67,15 @@ def test_the_towers_scores_are_inner_products_and_its_column_is_standard_within_
 
 
 def test_what_comes_after_the_instant_changes_nothing(chain_world, found):
-    log, end = chain_world.log, chain_world.log.windows.labels_end
+    log, end = chain_world.log, chain_world.log.split.test_start
     watches = log.clicks
     moved = histories_of(
-        watches.users, np.where(watches.instants < end, watches.items, 1), watches.instants, len(watches.offsets) - 1
+        watches.users,
+        np.where(watches.timestamps_us < end, watches.items, 1),
+        watches.timestamps_us,
+        len(watches.offsets) - 1,
     )
-    later = replace(log, clicks=moved, readings=replace(log.readings, histories=moved))
+    later = replace(log, clicks=moved, user_inputs=replace(log.user_inputs, histories=moved))
     again = generators(chain_world, log=later).find(chain_world.users)
     np.testing.assert_array_equal(again.union.items, found.union.items)
     for name, values in found.columns.items():
@@ -82,9 +85,9 @@ def test_what_comes_after_the_instant_changes_nothing(chain_world, found):
 def test_the_rewatch_generator_names_what_was_seen_where_it_is_switched_on(chain_world):
     config = RecallConfig(k=15, generator_items=10, generators=("tower", "rewatch"))
     named = generators(chain_world, config).find(chain_world.users).union.named["rewatch"]
-    watches, end = chain_world.log.clicks, chain_world.log.windows.labels_end
+    watches, end = chain_world.log.clicks, chain_world.log.split.test_start
     for user in (1, 7, 400):
-        mine = watches.items[(watches.users == user) & (watches.instants < end)]
+        mine = watches.items[(watches.users == user) & (watches.timestamps_us < end)]
         assert named.items[user - 1][:10].tolist() == mine[::-1][:10].tolist() + [0] * (10 - len(mine))
 
 
@@ -93,9 +96,9 @@ def test_generators_that_the_log_cannot_give_are_switched_off_and_say_why(chain_
     assert switched_off(config, log) == {"expected_watch": "the log does not say what was shown and not clicked"}
     none = np.zeros(0)
     shown = Events(none.astype(np.int32), none.astype(np.int32), none.astype(np.int64), none.astype(bool), none)
-    features = AsOfFeatures(AsOfLog(shown, log.readings.users, log.items, timed=True))
+    features = AsOfFeatures(AsOfLog(shown, log.user_inputs.users, log.items, timed=True))
     assert switched_off(config, replace(log, features=features)) == {}
-    bare = replace(log, items=Side({}, {}, {}), windows=log.windows.model_copy(update={"clock": "order"}))
+    bare = replace(log, items=SideFeatures({}, {}, {}), split=log.split.model_copy(update={"clock": "order"}))
     assert set(switched_off(config, bare)) == {"followed_channels", "new_items", "expected_watch"}
     assert "channel_id" in switched_off(config, bare)["followed_channels"]
     assert in_force(config, bare) == ("tower", "item_to_item", "co_visitation", "popular")
@@ -110,7 +113,7 @@ def test_generators_that_cannot_fill_a_list_or_stand_twice_are_refused(named):
 
 def test_on_the_order_clock_all_that_is_left_still_works(chain_world):
     log = chain_world.log
-    ordered = replace(log, windows=log.windows.model_copy(update={"clock": "order"}))
+    ordered = replace(log, split=log.split.model_copy(update={"clock": "order"}))
     found = generators(chain_world, log=ordered).find(chain_world.users)
     assert "age" not in found.columns
     assert "popular_ever" in found.columns
@@ -147,13 +150,13 @@ def test_popularity_goes_by_the_half_life_and_the_segment_that_serve_best():
 def _log(watches, items):
     import pyarrow as pa
 
+    from features.split import Split
     from features.vocabulary import Vocabulary
-    from features.windows import Windows
-    from recall.inputs import Readings
+    from recall.inputs import UserInputs
 
     country = (np.arange(len(watches.offsets) - 1) % 2).astype(np.int32)
     noise = np.random.default_rng(1).integers(0, 40, len(country)).astype(np.int32)
-    people = Side({"noise": noise, "country": country}, {"noise": 40, "country": 2}, {})
-    windows = Windows(mode="time", clock="time", start=0, history_end=1, labels_end=2, holdout_end=3)
+    people = SideFeatures({"noise": noise, "country": country}, {"noise": 40, "country": 2}, {})
+    split = Split(mode="time", clock="time", start=0, label_start=1, test_start=2, test_end=3)
     vocabulary = Vocabulary(pa.array(range(items - 1)), np.zeros(items - 1, np.int64))
-    return Log(Readings(watches, None, people), watches, vocabulary, Side({}, {}, {}), windows)
+    return Log(UserInputs(watches, None, people), watches, vocabulary, SideFeatures({}, {}, {}), split)

@@ -18,23 +18,23 @@ Watch = tuple[int, int, int]
 def built(watches: list[Watch]) -> Histories:
     """Histories of (user, instant, item); the order of equal instants is that given."""
     rows = sorted(watches, key=lambda watch: watch[:2])
-    users, instants, items = np.array(rows, np.int64).reshape(-1, 3).T
-    return histories_of(users, items, instants, USERS)
+    users, timestamps_us, items = np.array(rows, np.int64).reshape(-1, 3).T
+    return histories_of(users, items, timestamps_us, USERS)
 
 
-def before(watches: list[Watch], user: int, instant: int) -> list[int]:
+def before(watches: list[Watch], user: int, timestamp_us: int) -> list[int]:
     """Brute force: items of a user strictly before an instant, oldest first."""
-    own = sorted((w for w in watches if w[0] == user and w[1] < instant), key=lambda watch: watch[1])
+    own = sorted((w for w in watches if w[0] == user and w[1] < timestamp_us), key=lambda watch: watch[1])
     return [item for _, _, item in own]
 
 
 @given(WATCHES, st.integers(1, USERS - 1), st.integers(-1, 10), st.integers(1, 6))
 def test_a_bag_is_the_newest_watches_strictly_before(
-    watches: list[Watch], user: int, instant: int, length: int
+    watches: list[Watch], user: int, timestamp_us: int, length: int
 ) -> None:
     histories = built(watches)
-    ends = histories.ends(np.array([user]), instant)
-    newest = before(watches, user, instant)[::-1][:length]
+    ends = histories.ends(np.array([user]), timestamp_us)
+    newest = before(watches, user, timestamp_us)[::-1][:length]
     assert histories.bags(np.array([user]), ends, length).tolist() == [newest + [0] * (length - len(newest))]
 
 
@@ -44,10 +44,10 @@ def test_the_history_of_a_sample_is_what_came_strictly_before_its_next_item(watc
     ends = samples_of(histories)
     assert len(ends) == len(watches)
     for position, end in enumerate(ends):
-        user, instant = int(histories.users[position]), int(histories.instants[position])
+        user, timestamp_us = int(histories.users[position]), int(histories.timestamps_us[position])
         history = histories.items[histories.offsets[user] : end].tolist()
-        assert history == before(watches, user, instant)
-        assert (histories.instants[histories.offsets[user] : end] < instant).all()
+        assert history == before(watches, user, timestamp_us)
+        assert (histories.timestamps_us[histories.offsets[user] : end] < timestamp_us).all()
 
 
 @given(WATCHES, WATCHES, st.integers(0, 8))
@@ -96,7 +96,7 @@ def test_samples_of_a_million_watches_are_eight_bytes_each_and_never_copy_a_hist
 
 
 def test_a_million_watches_are_kept_in_twelve_bytes_each(a_million: Histories) -> None:
-    assert a_million.items.nbytes + a_million.instants.nbytes == 12 * 1_000_000
+    assert a_million.items.nbytes + a_million.timestamps_us.nbytes == 12 * 1_000_000
     assert a_million.offsets.nbytes == 8 * 2_001
 
 
@@ -106,7 +106,7 @@ def test_histories_come_back_as_they_were_saved(tmp_path_factory: pytest.TempPat
     place, histories = tmp_path_factory.mktemp("saved"), built(watches)
     histories.save(place / "deep" / "down")
     loaded = Histories.load(place / "deep" / "down")
-    for name in ("offsets", "items", "instants"):
+    for name in ("offsets", "items", "timestamps_us"):
         assert getattr(loaded, name).tolist() == getattr(histories, name).tolist()
         assert getattr(loaded, name).dtype == getattr(histories, name).dtype
 

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from features.cleaning import CleaningConfig
-from features.errors import Refused
-from features.ingest import in_words, ingest, source_files
+from features.data.clean import CleaningConfig
+from features.data.ingest import in_words, ingest, source_files
+from features.errors import InputError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -163,7 +163,7 @@ def test_the_same_input_gives_the_same_bytes_of_content(data: Path, out: Path, t
     ],
 )
 def test_a_refusal_writes_nothing(data: Path, out: Path, source: str, config: CleaningConfig, sentence: str) -> None:
-    with pytest.raises(Refused, match=sentence):
+    with pytest.raises(InputError, match=sentence):
         ingest(source, data, out, config, NOW)
     assert list(out.iterdir()) == []
 
@@ -172,7 +172,7 @@ def test_bytes_that_are_not_utf_8_deep_in_a_file_are_refused_and_nothing_is_writ
     lines = "".join(f"1,i{n},2024-05-01T00:00:00Z,1,12,home\n" for n in range(60_000))
     head = LOG.splitlines()[0] + "\n"
     (data / "interactions.csv").write_bytes((head + lines + "1,é,2024-05-01,1,2,home\n").encode("latin-1"))
-    with pytest.raises(Refused, match=r"interactions\.csv, line 60002: the bytes are not UTF-8"):
+    with pytest.raises(InputError, match=r"interactions\.csv, line 60002: the bytes are not UTF-8"):
         ingest("canonical", data, out, CleaningConfig(), NOW)
     assert list(out.iterdir()) == []
 

@@ -3,16 +3,16 @@
 import numpy as np
 
 from features.histories import histories_of
-from features.sides import Side
-from recall.inputs import Readings
+from features.side_features import SideFeatures
+from recall.inputs import UserInputs
 from recall.tower import TowerSpec
 
 WATCHES = histories_of(np.array([1, 1, 1, 1, 2]), np.array([1, 2, 3, 4, 9]), np.array([10, 20, 20, 30, 15]), 4)
 SEARCHES = histories_of(np.array([1, 1, 1]), np.array([1, 2, 3]), np.array([5, 20, 25]), 4)
-USERS = Side(
+USERS = SideFeatures(
     {"country": np.array([0, 1, 2, 0], np.int32)}, {"country": 3}, {"age": np.array([np.nan, 30.0, 90.0, np.nan])}
 )
-READINGS = Readings(WATCHES, SEARCHES, USERS)
+READINGS = UserInputs(WATCHES, SEARCHES, USERS)
 
 
 def shape(**fields):
@@ -21,8 +21,8 @@ def shape(**fields):
     return TowerSpec(**usual | fields)
 
 
-def read(users, instants, **fields):
-    return READINGS.inputs_at(shape(**fields), np.array(users, np.int32), np.array(instants))
+def read(users, timestamps_us, **fields):
+    return READINGS.inputs_at(shape(**fields), np.array(users, np.int32), np.array(timestamps_us))
 
 
 def test_watches_are_those_strictly_before_the_instant_newest_first():
@@ -53,9 +53,9 @@ def test_tokens_are_those_searched_strictly_before_the_instant():
 
 
 def test_without_searches_or_places_for_them_there_are_no_tokens():
-    users, instants = np.array([1], np.int32), np.array([50])
-    assert Readings(WATCHES, None, USERS).inputs_at(shape(), users, instants).tokens.shape == (1, 0)
-    assert READINGS.inputs_at(shape(token_bag=0), users, instants).tokens.shape == (1, 0)
+    users, timestamps_us = np.array([1], np.int32), np.array([50])
+    assert UserInputs(WATCHES, None, USERS).inputs_at(shape(), users, timestamps_us).tokens.shape == (1, 0)
+    assert READINGS.inputs_at(shape(token_bag=0), users, timestamps_us).tokens.shape == (1, 0)
 
 
 def test_numbers_come_scaled_clipped_and_with_their_powers():
@@ -68,17 +68,22 @@ def test_the_example_age_is_zero_when_serving():
 
 
 def test_training_and_serving_read_the_same_for_the_same_request():
-    users, instants = np.array([1, 1, 2], np.int32), np.array([20, 30, 16])
-    ends = WATCHES.ends(users, instants)
-    trained, served = READINGS.inputs(shape(), users, ends, instants), READINGS.inputs_at(shape(), users, instants)
+    users, timestamps_us = np.array([1, 1, 2], np.int32), np.array([20, 30, 16])
+    ends = WATCHES.ends(users, timestamps_us)
+    trained, served = (
+        READINGS.inputs(shape(), users, ends, timestamps_us),
+        READINGS.inputs_at(shape(), users, timestamps_us),
+    )
     for name in ("watches", "tokens", "numbers"):
         np.testing.assert_array_equal(getattr(trained, name), getattr(served, name))
 
 
 def test_later_watches_and_searches_change_no_earlier_reading():
-    grown = Readings(
-        histories_of(np.append(WATCHES.users, 2), np.append(WATCHES.items, 5), np.append(WATCHES.instants, 40), 4),
-        histories_of(np.append(SEARCHES.users, 1), np.append(SEARCHES.items, 1), np.append(SEARCHES.instants, 40), 4),
+    grown = UserInputs(
+        histories_of(np.append(WATCHES.users, 2), np.append(WATCHES.items, 5), np.append(WATCHES.timestamps_us, 40), 4),
+        histories_of(
+            np.append(SEARCHES.users, 1), np.append(SEARCHES.items, 1), np.append(SEARCHES.timestamps_us, 40), 4
+        ),
         USERS,
     )
     users = np.array([1, 2, 3], np.int32)

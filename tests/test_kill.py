@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.simulated import simulate, write
-from features.tables import content_digest
-from features.world import WorldConfig
-from funnel.line import PUBLISHED, STEPS, request_for
-from funnel.line import make as make_step
-from funnel.store import KEPT_VERSIONS, MANIFEST, Manifest, Recipe, Store, publish
+from features.schema import content_digest
+from features.simulation.simulated_log import simulate, write
+from features.simulation.world import WorldConfig
+from funnel.pipeline import PUBLISHED, STEPS, request_for
+from funnel.pipeline import make as make_step
+from funnel.store import KEPT_VERSIONS, MANIFEST, ArtefactKey, Manifest, Store, publish
 from recall.checkpoints import Checkpoints
 
 FUNNEL = Path(sys.executable).parent / "funnel"
@@ -33,8 +33,8 @@ SMALL = (
 )
 
 
-def recipe(value: int) -> Recipe:
-    return Recipe("lists", {"value": value}, "code", {})
+def artefact_key(value: int) -> ArtefactKey:
+    return ArtefactKey("lists", {"value": value}, "code", {})
 
 
 def make(root: Path, value: int) -> Manifest:
@@ -46,7 +46,7 @@ def make(root: Path, value: int) -> Manifest:
         (folder / "deep" / "b.txt").write_text(f"b{value}" * 100)
 
     store = Store(root)
-    manifest = store.make(recipe(value), write_files)
+    manifest = store.make(artefact_key(value), write_files)
     publish(store.path("lists") / "a.txt", root / "shown.txt")
     return manifest
 
@@ -90,7 +90,7 @@ def test_a_store_killed_at_each_of_its_touches_of_the_disk_holds_the_old_version
     for value in range(KEPT_VERSIONS):
         make(prepared, value)
     new = make(shutil.copytree(prepared, tmp_path / "undisturbed"), 9)
-    versions = {recipe(value).version for value in (KEPT_VERSIONS - 1, 9)}
+    versions = {artefact_key(value).version for value in (KEPT_VERSIONS - 1, 9)}
     shown = {f"a{value}" * 100 for value in (KEPT_VERSIONS - 1, 9)}
     deaths = 0
     while killed_at(deaths, lambda: make(root, 9)) if (root := _copy(prepared, tmp_path, deaths)) else False:

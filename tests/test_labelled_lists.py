@@ -7,10 +7,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from features.simulated import simulate, write
+from features.simulation.simulated_log import simulate, write
+from features.simulation.world import WorldConfig
 from features.vocabulary import Vocabulary
-from features.world import WorldConfig
-from funnel.run import run_line
+from funnel.run import run_pipeline
 from funnel.store import MANIFEST
 from ranking.examples import MERGED, RankingRows
 from recall.blender import GROUPS, Blend, Blender, blend_candidates
@@ -28,7 +28,7 @@ WORLD = WorldConfig(
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=2", "recall.history=5"),
     *("ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=10"),
-    *("windows.labels_end=2025-01-03T12:00:00Z", "ranking.negatives_per_user=6"),
+    *("split.test_start=2025-01-03T12:00:00Z", "ranking.negatives_per_user=6"),
 )
 CONFIG = RecallConfig(k=12, generator_items=8, label_users=90)
 
@@ -36,7 +36,7 @@ CONFIG = RecallConfig(k=12, generator_items=8, label_users=90)
 def test_lists_are_the_blenders_as_of_each_instant_but_the_last(chain_world):
     log, towers, blender = chain_world.log, chain_world.towers, Blender(Popularity(), "round_robin", None)
     lists = labelled_lists(CONFIG, log, towers, blender, np.random.default_rng(1))
-    drawn = draw_slices(log.readings.histories, towers, CONFIG.label_users, np.random.default_rng(1))
+    drawn = draw_slices(log.user_inputs.histories, towers, CONFIG.label_users, np.random.default_rng(1))
     assert sorted({*zip(lists.since, lists.until, strict=True)}) == [(each.since, each.until) for each in drawn]
     assert [(each.tower.shape.as_of, len(each.users)) for each in drawn] == [(each.since, 45) for each in drawn]
     for each in drawn:
@@ -122,7 +122,7 @@ def data(tmp_path_factory):
 
 
 def run(data, out, *overrides):
-    run_line("canonical", data, out, None, [*SMALL, *overrides], f"sqlite:///{out.parent / 'mlflow.db'}")
+    run_pipeline("canonical", data, out, None, [*SMALL, *overrides], f"sqlite:///{out.parent / 'mlflow.db'}")
     return ClicksAlone(data, out)
 
 
@@ -137,7 +137,7 @@ def test_listed_items_that_were_clicked_next_are_the_positives(clicks):
     assert entries["since"].nunique() == 2
     assert len(positives) > 20
     assert (rows.blocks["item"].codes["item"][rows.clicked] == positives["item"]).all()
-    np.testing.assert_array_equal(rows.instants[rows.clicked], positives["since"])
+    np.testing.assert_array_equal(rows.timestamps_us[rows.clicked], positives["since"])
     np.testing.assert_allclose(rows.seconds[rows.clicked], positives["seconds"])
     np.testing.assert_allclose(rows.blocks["pair"].numbers[MERGED][rows.clicked], positives["merged"], rtol=1e-6)
     assert (rows.weight[rows.clicked] == 1).all()
@@ -152,16 +152,16 @@ def test_listed_items_that_were_not_are_thinned_and_stand_for_all_of_them(clicks
     known = set(zip(negatives["since"], negatives["item"], negatives["merged"].astype(np.float32), strict=True))
     listed = rows.blocks["pair"].numbers[MERGED][~rows.clicked].astype(np.float32)
     items = rows.blocks["item"].codes["item"][~rows.clicked]
-    assert set(zip(rows.instants[~rows.clicked], items, listed, strict=True)) <= known
+    assert set(zip(rows.timestamps_us[~rows.clicked], items, listed, strict=True)) <= known
 
 
 def test_any_items_of_the_catalogue_can_be_the_negatives(data, tmp_path):
     clicks = run(data, tmp_path / "out", "ranking.hard_negatives=false")
     rows, lists = clicks.rows, clicks.lists
     assert MERGED not in rows.blocks["pair"].numbers
-    items, instants = rows.blocks["item"].codes["item"][~rows.clicked], rows.instants[~rows.clicked]
+    items, timestamps_us = rows.blocks["item"].codes["item"][~rows.clicked], rows.timestamps_us[~rows.clicked]
     known = np.searchsorted(clicks.first_seen, lists.since)
-    assert (items <= np.searchsorted(clicks.first_seen, instants)).all()
+    assert (items <= np.searchsorted(clicks.first_seen, timestamps_us)).all()
     assert len(set(items)) > 0.9 * known.min()
     positives = clicks.entries()["seconds"].notna().sum()
     assert rows.clicked.sum() == positives

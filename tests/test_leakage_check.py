@@ -9,28 +9,28 @@ from features.asof_catalogue import CATALOGUE, AsOfFeature, clicks_last_day
 from features.asof_counts import Events
 from features.asof_features import AsOfFeatures
 from features.asof_log import AsOfLog
-from features.errors import Refused
-from features.instants import HOUR
-from features.sides import Side
+from features.errors import InputError
+from features.schema import HOUR
+from features.side_features import SideFeatures
 from ranking.examples import Exposures
 from ranking.leakage_check import check_leakage
 
 ROWS = 400
 
 
-def world(seed=0, rows=ROWS, moments=200):
+def world(seed=0, rows=ROWS, as_of=200):
     rng = np.random.default_rng(seed)
     clicked = rng.random(rows) < 0.4
     users, items = rng.integers(1, 6, rows).astype(np.int32), rng.integers(1, 9, rows).astype(np.int32)
-    instants = np.sort(rng.integers(0, moments, rows)) * HOUR
-    events = Events(users, items, instants, clicked, np.where(clicked, rng.exponential(30, rows), 0.0))
-    side = Side(
+    timestamps_us = np.sort(rng.integers(0, as_of, rows)) * HOUR
+    events = Events(users, items, timestamps_us, clicked, np.where(clicked, rng.exponential(30, rows), 0.0))
+    side = SideFeatures(
         {"channel_id": rng.integers(0, 4, 9).astype(np.int32)}, {"channel_id": 4}, {"duration_seconds": rng.random(9)}
     )
     contexts = {"device": rng.integers(0, 3, rows).astype(np.int32)}
-    features = AsOfFeatures(AsOfLog(events, Side({}, {}, {}), side, timed=True, contexts=contexts))
+    features = AsOfFeatures(AsOfLog(events, SideFeatures({}, {}, {}), side, timed=True, contexts=contexts))
     recall = {"recall_score": rng.normal(size=rows)}
-    return features, Exposures(users, items, instants, recall, contexts, np.ones(rows, np.int32))
+    return features, Exposures(users, items, timestamps_us, recall, contexts, np.ones(rows, np.int32))
 
 
 def planted(features, formula):
@@ -47,8 +47,8 @@ def all_clicks(by):
 def own_click(by):
     """Whether the row itself was clicked: the same instant is not the past."""
     rows, events = by.rows, by.rows.log.events
-    key = dict(zip(zip(events.users, events.items, events.instants, strict=True), events.clicked, strict=True))
-    asked = zip(rows.users, rows.items, rows.instants, strict=True)
+    key = dict(zip(zip(events.users, events.items, events.timestamps_us, strict=True), events.clicked, strict=True))
+    asked = zip(rows.users, rows.items, rows.timestamps_us, strict=True)
     return np.array([float(key.get(one, False)) for one in asked])
 
 
@@ -60,20 +60,18 @@ def test_the_products_features_pass(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_feature_from_the_future_is_refused_by_name(seed):
     features, exposures = world(seed)
-    with pytest.raises(Refused, match="item_trend changed"):
+    with pytest.raises(InputError, match="item_trend changed"):
         check_leakage(planted(features, all_clicks), exposures, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(
-    ("rows", "moments", "excerpt"), [(400, 200, 400), (20_000, 10**7, 10**5), (9_000, 10**7, 2_000)]
-)
-def test_the_rows_own_label_is_the_future(seed, rows, moments, excerpt, monkeypatch):
+@pytest.mark.parametrize(("rows", "as_of", "excerpt"), [(400, 200, 400), (20_000, 10**7, 10**5), (9_000, 10**7, 2_000)])
+def test_the_rows_own_label_is_the_future(seed, rows, as_of, excerpt, monkeypatch):
     """However many rows there are, and though hardly two of them are of one instant."""
     monkeypatch.setattr("ranking.leakage_check.EXCERPT", excerpt)
-    features, exposures = world(seed, rows, moments)
+    features, exposures = world(seed, rows, as_of)
     check_leakage(features, exposures, np.random.default_rng(seed))
-    with pytest.raises(Refused, match="item_trend changed"):
+    with pytest.raises(InputError, match="item_trend changed"):
         check_leakage(planted(features, own_click), exposures, np.random.default_rng(seed))
 
 

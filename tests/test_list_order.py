@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.list_validation import Trial, first_within_an_error
-from funnel.ordering import rank_chances
+from funnel.steps.list_validation import Trial, first_within_an_error
+from funnel.steps.ordering import rank_chances
 from ranking.list_order import LEAST_SECONDS, Gains, ListOrder, log_of
 
 SECONDS = np.array([[30.0, 4.0, 0.0, -np.inf]])

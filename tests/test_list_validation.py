@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from funnel.line import request_for, work_of
-from funnel.list_validation import Validation, choice_text
-from funnel.run import run_line
+from funnel.pipeline import context_of, request_for
+from funnel.run import run_pipeline
+from funnel.steps.list_validation import Validation, choice_text
 from ranking.list_order import ListOrder
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -46,19 +46,19 @@ def trained(log: pd.DataFrame, folder: Path, *overrides: str) -> Validation:
     data, out = folder / "data", folder / "out"
     data.mkdir(parents=True)
     log.sort_values("timestamp").to_parquet(data / "interactions.parquet", index=False)
-    run_line("canonical", data, out, None, [*SMALL, *overrides], None)
+    run_pipeline("canonical", data, out, None, [*SMALL, *overrides], None)
     return validation_of("canonical", data, out, *overrides)
 
 
 def validation_of(source: str, data: Path, out: Path, *overrides: str) -> Validation:
     request = request_for(source, str(data), str(out), "test", None, [*SMALL, *overrides])
-    work = work_of("list_order", request, out)
-    summary = json.loads((work.inputs["ranking_rows"] / "summary.json").read_text())
-    return Validation(work, summary["validates"])
+    context = context_of("list_order", request, out)
+    summary = json.loads((context.inputs["ranking_rows"] / "summary.json").read_text())
+    return Validation(context, summary["validates"])
 
 
 def chosen(validation: Validation) -> dict[str, Any]:
-    report = json.loads((Path(validation.work.out) / "report.json").read_text())
+    report = json.loads((Path(validation.context.out) / "report.json").read_text())
     choice: dict[str, Any] = report["run"]["list_order"]
     return choice
 
@@ -121,15 +121,15 @@ def test_where_everything_was_shown_alike_the_expected_seconds_order(uniform: Va
 
 def test_lists_of_the_validation_window_know_nothing_of_it(uniform: Validation) -> None:
     """Nothing seen before the window is listed, and what is judged was clicked inside it."""
-    work, since = uniform.work, uniform.tower.shape.as_of
-    log, lists = work.impressions, uniform.candidates
-    seen = log.take(np.flatnonzero(log.clicked & (log.instants < since)))
+    context, since = uniform.context, uniform.tower.shape.as_of
+    log, lists = context.impressions, uniform.candidates
+    seen = log.take(np.flatnonzero(log.clicked & (log.timestamps_us < since)))
     pairs = set(zip(seen.users.tolist(), seen.items.tolist(), strict=True))
     rows, columns = np.nonzero(lists.items)
     listed = zip(lists.users[rows].tolist(), lists.items[rows, columns].tolist(), strict=True)
     assert not pairs & set(listed)
-    inside = log.clicked & (log.instants >= since) & np.isin(log.users, lists.users)
-    inside &= log.instants < work.windows.labels_end
+    inside = log.clicked & (log.timestamps_us >= since) & np.isin(log.users, lists.users)
+    inside &= log.timestamps_us < context.split.test_start
     assert len(uniform.clicks[0].items) == inside.sum()
     assert uniform.clicks[1].sum() == pytest.approx(log.seconds[inside].sum())
 
@@ -146,9 +146,9 @@ def test_the_measure_is_the_share_of_watch_seconds_a_reader_would_count(uniform:
 
 
 def test_a_lambda_that_is_given_is_not_chosen_and_how_many_take_part_is(uniform: Validation) -> None:
-    config = uniform.work.config
+    config = uniform.context.config
     ranking = config.ranking.model_copy(update={"chance_weight": 0.0})
-    given = replace(uniform.work, config=config.model_copy(update={"ranking": ranking}))
+    given = replace(uniform.context, config=config.model_copy(update={"ranking": ranking}))
     choice = Validation(given, uniform.validates).choice()
     assert {trial["list"] for trial in choice["trials"]} == {f"seconds of the first {n}" for n in (20, 40, 68, 90)}
     assert choice["order"]["chance_weight"] == 0
@@ -161,9 +161,9 @@ def test_recalls_first_places_reordered_hold_at_their_end_what_recalls_order_hol
 
 
 REAL = {
-    "kuairand": ("windows.labels_end=2022-04-16T16:00:00Z", "recall.k=200", "ranking.top_k=50"),
+    "kuairand": ("split.test_start=2022-04-16T16:00:00Z", "recall.k=200", "ranking.top_k=50"),
     "globo": (
-        *("windows.labels_end=2017-10-12T12:00:00Z", "cleaning.last_days=3", "cleaning.sample_users=15000"),
+        *("split.test_start=2017-10-12T12:00:00Z", "cleaning.last_days=3", "cleaning.sample_users=15000"),
         *("recall.k=200", "ranking.top_k=50", "recall.blocks=2"),
     ),
 }
@@ -174,7 +174,7 @@ def test_lists_of_a_real_log_are_behind_neither_recalls_order_nor_popularity(nam
     """Impressions were judged well while lists ordered by their seconds held a fifth of what recall's order held."""
     if not (DATA / name).is_dir():
         pytest.skip(f"the real log {name} is not on this machine")
-    run_line(name, DATA / name, tmp_path, None, [*SMALL, *REAL[name]], None)
+    run_pipeline(name, DATA / name, tmp_path, None, [*SMALL, *REAL[name]], None)
     report = json.loads((tmp_path / "report.json").read_text())
     margins = [each for each in report["run"]["verdict"]["margins"] if each["rival"] in ("recall", "popularity")]
     assert {each["measure"] for each in margins} == {"watch_seconds_share@10", "watch_seconds_share@50"}

@@ -13,16 +13,16 @@ from mlflow.tracking import MlflowClient
 from benchmarks import logs
 from benchmarks.logs import LINE, Figure, Ratio, cost_of, measures_of, over_seeds, rows_of
 from benchmarks.shared import implicit_peer
-from features.errors import Refused
+from features.errors import InputError
 from features.histories import histories_of
-from features.simulated import simulate, write
-from features.world import WorldConfig
-from recall.metrics import Holdout
+from features.simulation.simulated_log import simulate, write
+from features.simulation.world import WorldConfig
+from recall.metrics import RelevantItems
 
 SMALL = (
     *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
     *("ranking.epochs=1", "ranking.hidden=[4]", "recall.k=60", "ranking.top_k=50"),
-    "windows.labels_end=2025-01-03T12:00:00Z",
+    "split.test_start=2025-01-03T12:00:00Z",
 )
 SETTINGS = [word for setting in SMALL for word in ("--set", setting)]
 
@@ -31,8 +31,8 @@ def flat(lists: list[list[Any]]) -> Any:
     return np.concatenate([np.array(each, float) for each in lists])
 
 
-def holdout(watches: list[list[int]]) -> Holdout:
-    return Holdout(np.cumsum([0, *map(len, watches)]), flat(watches).astype(np.int32))
+def relevant(watches: list[list[int]]) -> RelevantItems:
+    return RelevantItems(np.cumsum([0, *map(len, watches)]), flat(watches).astype(np.int32))
 
 
 def random_lists(users: int, seed: int) -> tuple[Any, list[list[int]], list[list[int]], list[list[float]]]:
@@ -47,17 +47,17 @@ def random_lists(users: int, seed: int) -> tuple[Any, list[list[int]], list[list
 
 def test_measures_are_what_a_loop_over_users_counts() -> None:
     lists, completed, clicked, seconds = random_lists(40, 0)
-    measures = measures_of(lists, holdout(completed), holdout(clicked), flat(seconds))
-    judged = [user for user in range(40) if completed[user]]
-    assert 0 < len(judged) < 40
+    measures = measures_of(lists, relevant(completed), relevant(clicked), flat(seconds))
+    evaluation = [user for user in range(40) if completed[user]]
+    assert 0 < len(evaluation) < 40
     for k in (10, 50):
         listed = [set(mine[:k].tolist()) - {0} for mine in lists]
-        hit = [bool(listed[user] & set(completed[user])) for user in judged]
+        hit = [bool(listed[user] & set(completed[user])) for user in evaluation]
         held = sum(t for u in range(40) for item, t in zip(clicked[u], seconds[u], strict=True) if item in listed[u])
         assert measures[f"HR@{k}"].value == pytest.approx(np.mean(hit))
         assert measures[f"seconds@{k}"].value == pytest.approx(held / flat(seconds).sum())
     gains = []
-    for user in judged:
+    for user in evaluation:
         places = [place for place in range(10) if lists[user, place] in completed[user] and lists[user, place]]
         ideal = sum(1 / math.log2(place + 2) for place in range(min(10, len(completed[user]))))
         gains.append(sum(1 / math.log2(place + 2) for place in places) / ideal)
@@ -67,14 +67,14 @@ def test_measures_are_what_a_loop_over_users_counts() -> None:
 
 def test_the_error_of_a_mean_is_its_standard_error_over_the_users_who_are_judged() -> None:
     lists, completed, clicked, seconds = random_lists(200, 1)
-    found = measures_of(lists, holdout(completed), holdout(clicked), flat(seconds))["HR@50"]
+    found = measures_of(lists, relevant(completed), relevant(clicked), flat(seconds))["HR@50"]
     hit = [bool(set(lists[u, :50].tolist()) & set(completed[u]) - {0}) for u in range(200) if completed[u]]
     assert found.error == pytest.approx(np.std(hit) / math.sqrt(len(hit)))
 
 
 def test_the_error_of_a_share_of_seconds_is_what_leaving_out_each_user_says() -> None:
     lists, completed, clicked, seconds = random_lists(400, 2)
-    found = measures_of(lists, holdout(completed), holdout(clicked), flat(seconds))["seconds@10"]
+    found = measures_of(lists, relevant(completed), relevant(clicked), flat(seconds))["seconds@10"]
     without = (found.got.sum() - found.got) / (found.of.sum() - found.of)
     jackknife = math.sqrt(399 / 400 * np.square(without - without.mean()).sum())
     assert found.error == pytest.approx(jackknife, rel=0.02)
@@ -122,12 +122,12 @@ def test_a_figure_is_a_number_and_shows_its_error() -> None:
 
 # 200 users watch 4 of the 6 items of their own parity; item 13 and user 201 have no watch.
 EVENTS = [(user, hour, 2 * ((user // 2 + hour) % 6) + 2 - user % 2) for user in range(1, 201) for hour in range(4)]
-NOBODY, COUNT, AS_OF = 201, 202, 50
+PADDING, COUNT, AS_OF = 201, 202, 50
 
 
 def histories(events: list[tuple[int, int, int]]) -> Any:
-    users, instants, items = np.array(sorted(events)).T
-    return histories_of(users, items, instants, COUNT)
+    users, timestamps_us, items = np.array(sorted(events)).T
+    return histories_of(users, items, timestamps_us, COUNT)
 
 
 @pytest.mark.parametrize("model", implicit_peer.MODELS)
@@ -151,8 +151,8 @@ def test_a_peer_offers_even_items_to_even_users_and_nothing_seen(model: str) -> 
 @pytest.mark.parametrize("model", implicit_peer.MODELS)
 def test_a_peer_knows_nothing_of_later(model: str) -> None:
     pytest.importorskip("implicit")
-    late = [(1, AS_OF, 2), (2, AS_OF + 1, 1), (NOBODY, AS_OF, 3)]
-    users = np.array([1, 2, NOBODY], np.int32)
+    late = [(1, AS_OF, 2), (2, AS_OF + 1, 1), (PADDING, AS_OF, 3)]
+    users = np.array([1, 2, PADDING], np.int32)
     before, after = (
         implicit_peer.lists_of(model, watches, 14, users, watches, AS_OF, 13, seed=0)
         for watches in (histories(EVENTS), histories(EVENTS + late))
@@ -164,7 +164,7 @@ def test_without_implicit_its_rows_are_left_out_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(implicit_peer, "is_there", lambda: False)
-    with pytest.raises(Refused, match="no log to measure on"):
+    with pytest.raises(InputError, match="no log to measure on"):
         logs.main(["--only", "--data-folder", str(tmp_path)])
     assert "ALS and BPR are left out: the package implicit is not installed" in capsys.readouterr().out
     assert logs._peers(None, 0) == {}  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ def test_without_implicit_its_rows_are_left_out_in_a_sentence(
 def test_a_log_whose_files_are_absent_is_left_out_in_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(Refused, match="no log to measure on"):
+    with pytest.raises(InputError, match="no log to measure on"):
         logs.main(["--only", "globo", "ml-1m", "--data-folder", str(tmp_path)])
     said = [line for line in capsys.readouterr().out.splitlines() if "left out" in line and "ALS" not in line]
     assert said == [f"{name} is left out: {tmp_path / name}: there is no such folder." for name in ("globo", "ml-1m")]
@@ -182,13 +182,13 @@ def test_a_log_whose_files_are_absent_is_left_out_in_a_sentence(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--set", "windows.mode=none"], "holds nothing out"),
+        (["--set", "split.mode=none"], "holds nothing out"),
         (["--set", "recall.kk=3"], "recall.k"),
         (["--folders", "a/globo"], "another log named globo"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(options: list[str], words: str) -> None:
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InputError, match=words):
         logs.main(["--only", "globo", *options])
 
 

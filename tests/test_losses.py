@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ranking.examples import thinned
-from ranking.losses import Yardstick, expected, heads_of, length_yardstick, targets_of, yardstick_of
+from ranking.losses import TargetScale, expected, heads_of, length_scale, target_scale_of, targets_of
 
 ROWS = 40_000
 OBJECTIVES = ("exact", "paper", "click", "multi_task")
@@ -25,7 +25,7 @@ def optimum(labels, weights):
 def served(objective, clicked, seconds, weight):
     labels, weights = targets_of(objective, clicked, seconds)
     logits = optimum(labels, weights * weight[:, None])
-    return expected(objective, logits[None], yardstick_of(objective, clicked, seconds))[0]
+    return expected(objective, logits[None], target_scale_of(objective, clicked, seconds))[0]
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.3, 0.6, 0.9])
@@ -49,19 +49,19 @@ def test_odds_of_lengths_times_the_length_are_expected_seconds(objective):
     for length, rate, share in ((15.0, 0.4, 0.9), (3_000.0, 0.05, 0.1), (np.nan, 0.2, 0.5)):
         clicked = rng.random(ROWS) < rate
         seconds = np.where(clicked, (60.0 if np.isnan(length) else length) * share * rng.uniform(0, 2, ROWS), 0.0)
-        yardstick = length_yardstick(clicked, seconds, np.full(ROWS, length))
-        measure = yardstick.measures(np.array([length]))[0]
+        target_scale = length_scale(clicked, seconds, np.full(ROWS, length))
+        measure = target_scale.measures(np.array([length]))[0]
         found = served(objective, clicked, seconds / measure, np.ones(ROWS)) * measure
         assert found == pytest.approx(seconds.mean(), rel=0.01)
 
 
 def test_an_unknown_length_counts_what_such_clicks_last_and_none_less_than_a_second():
     clicked, lengths = np.array([True, True, True, False]), np.array([100.0, np.nan, np.nan, np.nan])
-    yardstick = length_yardstick(clicked, np.array([50.0, 10.0, 30.0, 0.0]), lengths)
-    assert yardstick.measures(np.array([100.0, np.nan, 0.2])).tolist() == [100, 20, 1]
-    known = length_yardstick(clicked[:1], np.array([50.0]), lengths[:1])
+    target_scale = length_scale(clicked, np.array([50.0, 10.0, 30.0, 0.0]), lengths)
+    assert target_scale.measures(np.array([100.0, np.nan, 0.2])).tolist() == [100, 20, 1]
+    known = length_scale(clicked[:1], np.array([50.0]), lengths[:1])
     assert known.measures(np.array([np.nan])).tolist() == [50]
-    nothing = length_yardstick(~clicked[:2], np.zeros(2), lengths[:2])
+    nothing = length_scale(~clicked[:2], np.zeros(2), lengths[:2])
     assert nothing.measures(np.array([np.nan, 7.0])).tolist() == [1, 7]
 
 
@@ -94,9 +94,9 @@ def test_click_seconds_are_the_chance_times_the_mean_of_a_click():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_more_of_every_logit_is_never_fewer_seconds(objective):
     clicked, seconds = world(0.3, n=500)
-    yardstick = yardstick_of(objective, clicked, seconds)
+    target_scale = target_scale_of(objective, clicked, seconds)
     logits = np.repeat(np.linspace(-4, 40, 60)[:, None], heads_of(objective), axis=1)
-    read = expected(objective, logits, yardstick)
+    read = expected(objective, logits, target_scale)
     assert (np.diff(read) >= 0).all()
     assert np.isfinite(read).all()
     assert read.min() >= 0
@@ -113,4 +113,4 @@ def test_days_on_which_all_or_nothing_is_clicked_have_finite_targets(objective, 
 
 
 def test_an_exact_yardstick_measures_in_seconds():
-    assert yardstick_of("exact", *world(0.3)) == Yardstick(1.0)
+    assert target_scale_of("exact", *world(0.3)) == TargetScale(1.0)

@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from features.errors import Refused
-from features.simulated import simulate, write
-from features.world import WorldConfig
-from funnel import relay
-from funnel.line import STEPS, Observer, Request, make, request_for
+from features.errors import InputError
+from features.simulation.simulated_log import simulate, write
+from features.simulation.world import WorldConfig
+from funnel import airflow_tasks as airflow_tasks
 from funnel.observer import STAGES, observe
-from funnel.run import run_line
+from funnel.pipeline import STEPS, Observer, Request, make, request_for
+from funnel.run import run_pipeline
 from recall.checkpoints import Checkpoints
 
 WORLD = WorldConfig(
@@ -73,7 +73,7 @@ def store(data: Path, out: Path, tmp_path_factory: pytest.TempPathFactory) -> St
     """Two runs of the command line, the second with longer lists, and the second once more, for nothing."""
     store = Store(tmp_path_factory.mktemp("mlflow"))
     for overrides in (SMALL, (*SMALL, LONGER), (*SMALL, LONGER)):
-        run_line("simulated", data, out, None, overrides, store.address)
+        run_pipeline("simulated", data, out, None, overrides, store.address)
     return store
 
 
@@ -117,11 +117,11 @@ def test_a_name_says_what_was_changed(store: Store, overrides: tuple[str, ...], 
 def test_the_summary_has_the_changed_settings_the_seed_the_source_and_the_split_as_params(store: Store) -> None:
     first, second = (run.data.params for run in store.runs("funnel"))
     asked = {setting.split("=")[0] for setting in SMALL}
-    split = {f"windows.{name}" for name in ("mode", "clock", "start", "history_end", "labels_end", "holdout_end")}
+    split = {f"split.{name}" for name in ("mode", "clock", "start", "label_start", "test_start", "test_end")}
     assert set(first) == asked | split | {"seed", "source"}
     assert len(first) <= 25
     assert (first["seed"], first["source"], first["recall.k"]) == ("0", "simulated", "20")
-    assert pd.Timestamp(first["windows.history_end"]) < pd.Timestamp(first["windows.labels_end"])
+    assert pd.Timestamp(first["split.label_start"]) < pd.Timestamp(first["split.test_start"])
     assert set(second.items()) - set(first.items()) == {("ranking.top_k", "15")}
 
 
@@ -296,7 +296,7 @@ def test_airflow_s_callback_fails_the_stage_of_a_task_that_was_killed_and_no_oth
             assert task_ids == "request"
             return request.model_dump(mode="json")
 
-    relay.close_as_failed({"ti": Task()})
+    airflow_tasks.close_as_failed({"ti": Task()})
     status = {name: store.runs(name)[0].info.status for name in ("ingest", "features", "funnel")}
     assert status == {"ingest": "FINISHED", "features": "FAILED", "funnel": "FAILED"}
     assert note(store.runs("features")[0]).startswith("Failed in `features`: its process was killed")
@@ -306,8 +306,8 @@ def test_a_refused_log_is_a_failed_ingest_with_the_sentence(data: Path, tmp_path
     store, spoilt = Store(tmp_path), tmp_path / "data"
     spoilt.mkdir()
     pd.read_parquet(data / "interactions.parquet").drop(columns="timestamp").to_parquet(spoilt / "interactions.parquet")
-    with pytest.raises(Refused):
-        run_line("canonical", spoilt, tmp_path / "out", None, SMALL, store.address)
+    with pytest.raises(InputError):
+        run_pipeline("canonical", spoilt, tmp_path / "out", None, SMALL, store.address)
     assert {name: [run.info.status for run in store.runs(name)] for name in ("ingest", "features")} == {
         "ingest": ["FAILED"],
         "features": [],
@@ -317,7 +317,7 @@ def test_a_refused_log_is_a_failed_ingest_with_the_sentence(data: Path, tmp_path
 
 def test_an_epoch_that_mlflow_does_not_take_ends_no_training() -> None:
     observe(request_for("simulated", "/data", "/home", "r", "nowhere")).on_epoch("towers", {"tower": 0, "epoch": 1})
-    with pytest.raises(Refused, match="tracking address nowhere"):
+    with pytest.raises(InputError, match="tracking address nowhere"):
         observe(request_for("simulated", "/data", "/home", "r", "nowhere")).on_stage_start("recall")
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from features import world as w
-from features.errors import Refused
-from features.instants import DAY, HOUR
-from features.oracle import (
+from features.errors import InputError
+from features.schema import DAY, HOUR
+from features.simulation import world as w
+from features.simulation.oracle import (
     Ask,
     Pairs,
     oracle_lists,
@@ -15,11 +15,11 @@ from features.oracle import (
     reference_lists,
     seen_before,
 )
-from features.simulated import Log, simulate
+from features.simulation.simulated_log import Log, simulate
+from features.simulation.world import Ints, World, WorldConfig, expected_seconds
 from features.vocabulary import Vocabulary
-from features.world import Ints, World, WorldConfig, expected_seconds
+from funnel.evaluation.simulation_report import policy_seconds
 from funnel.lists import RawIds
-from funnel.oracle import policy_seconds
 from ranking.policies import Logged, Policy, softmax_of_places
 
 CONFIG = WorldConfig(
@@ -74,7 +74,7 @@ def test_shares_fall_from_the_oracle_over_the_reader_and_the_popular_to_chance(w
     lists = reference_lists(world, log, ask, _rng())
     shares = {name: oracle_share(world, ask, items, seen) for name, items in lists.items()}
     assert shares["oracle"] == pytest.approx(1)
-    assert 1 > shares["bayes_reader"] > 2 * shares["popular"]
+    assert 1 > shares["bayes_baseline"] > 2 * shares["popular"]
     assert shares["popular"] > 1.2 * shares["random"] > 0
 
 
@@ -125,11 +125,11 @@ def test_a_seen_item_on_a_list_is_worth_nothing(world: World) -> None:
 
 def test_lists_of_another_shape_or_with_an_item_twice_are_refused(world: World) -> None:
     ask = _ask(world, users=2, k=2)
-    with pytest.raises(Refused, match=r"shape \(2, 1\).*\(2, 2\)"):
+    with pytest.raises(InputError, match=r"shape \(2, 1\).*\(2, 2\)"):
         oracle_share(world, ask, world.item_ids[:2].reshape(2, 1), NOTHING)
-    with pytest.raises(Refused, match=rf"row 1: item {world.item_ids[3]} stands there twice"):
+    with pytest.raises(InputError, match=rf"row 1: item {world.item_ids[3]} stands there twice"):
         oracle_share(world, ask, world.item_ids[[[0, 1], [3, 3]]], NOTHING)
-    with pytest.raises(Refused, match="ask for each user once"):
+    with pytest.raises(InputError, match="ask for each user once"):
         oracle_lists(world, Ask(world.user_ids[[0, 0]], AT, 2), NOTHING)
 
 
@@ -147,16 +147,16 @@ def test_a_policys_draws_are_worth_what_the_world_says_of_each_in_its_slot(world
     policy = Policy(np.array([1, 2, 7], np.int32), lists, softmax_of_places(lists, 1.0), np.zeros(lists.shape))
     users, items = np.array([1, 1, 1, 2, 7], np.int32), np.array([3, 8, 4, 9, 1], np.int32)
     positions, none = np.array([1, 2, 3, 0, 1], np.int32), np.zeros(5)
-    log, instants = Logged(users, items, none > 0, none, none + 1, positions), AT + HOUR * np.arange(5)
+    log, timestamps_us = Logged(users, items, none > 0, none, none + 1, positions), AT + HOUR * np.arange(5)
     # The third slot of user 1 has nothing left, user 7 has no list; an unknown position is looked at like the first.
     chances = {(0, 3): 2 / 3, (0, 8): 1 / 3, (1, 8): 1.0, (3, 5): 6 / 11, (3, 3): 3 / 11, (3, 9): 2 / 11}
     worth = 0.0
     for (slot, item), chance in chances.items():
         user, raw = world.user_ids[[users[slot] - 1]], world.item_ids[[item - 1]]
-        seconds = w.expected_seconds(world, user, raw, instants[slot])[0]
+        seconds = w.expected_seconds(world, user, raw, timestamps_us[slot])[0]
         worth += chance * seconds * max(positions[slot], 1) ** -world.config.behaviour.examination / 3
-    assert policy_seconds(world, ids, policy, log, instants) == pytest.approx(worth)
-    assert np.isnan(policy_seconds(world, ids, policy, log.take(np.arange(0)), instants[:0]))
+    assert policy_seconds(world, ids, policy, log, timestamps_us) == pytest.approx(worth)
+    assert np.isnan(policy_seconds(world, ids, policy, log.take(np.arange(0)), timestamps_us[:0]))
 
 
 def test_the_default_world_is_large_enough_and_can_be_learnt(default: tuple[World, Log]) -> None:
@@ -168,16 +168,16 @@ def test_the_default_world_is_large_enough_and_can_be_learnt(default: tuple[Worl
     assert str(log.timestamp[0]).startswith("2025-01-01")
     assert str(log.timestamp[-1]).startswith("2025-01-14")
     seconds = _holdout_shares(world, log)
-    assert seconds["bayes_reader"] > 3 * seconds["popular"]
+    assert seconds["bayes_baseline"] > 3 * seconds["popular"]
     assert seconds["popular"] > 5 * seconds["random"]
-    assert seconds["oracle"] > seconds["bayes_reader"]
+    assert seconds["oracle"] > seconds["bayes_baseline"]
 
 
 def _holdout_shares(world: World, log: Log) -> dict[str, float]:
     """Share of the last tenth's watch seconds that falls on lists of ten made at its start."""
-    instants = log.timestamp.astype(np.int64)
-    at = int(instants[0] + 0.9 * (instants[-1] - instants[0]))
-    rows = log.clicked & (instants >= at)
+    timestamps_us = log.timestamp.astype(np.int64)
+    at = int(timestamps_us[0] + 0.9 * (timestamps_us[-1] - timestamps_us[0]))
+    rows = log.clicked & (timestamps_us >= at)
     users = np.unique(log.user_id[rows])
     lists = reference_lists(world, log, Ask(users, at, 10), _rng())
     return {name: _share(users, items, log, rows) for name, items in lists.items()}

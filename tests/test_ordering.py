@@ -7,10 +7,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from features.errors import Refused
+from features.errors import InputError
 from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
-from funnel.ordering import excluded_pairs
+from funnel.steps.ordering import excluded_pairs
 
 
 class Told(SimpleNamespace):
@@ -39,21 +39,21 @@ def written(folder, text):
 
 
 def test_ids_that_are_text_stay_as_they_are_written(tmp_path):
-    work = Told(*TEXTS)
+    context = Told(*TEXTS)
     path = written(tmp_path, "item_id,user_id\n007,02\nNA,2\n12,\n")
-    assert excluded_pairs(work, path).tolist() == pairs((2, 2), (1, 3), (0, 4))
-    assert not work.said
-    assert excluded_pairs(work, written(tmp_path, "item_id\n007\n")).tolist() == pairs((0, 2))
+    assert excluded_pairs(context, path).tolist() == pairs((2, 2), (1, 3), (0, 4))
+    assert not context.said
+    assert excluded_pairs(context, written(tmp_path, "item_id\n007\n")).tolist() == pairs((0, 2))
 
 
 def test_ids_that_are_numbers_are_read_as_numbers_and_what_nobody_knows_is_told(tmp_path):
-    work = Told(*NUMBERS)
+    context = Told(*NUMBERS)
     path = written(tmp_path, "item_id,user_id\n12,3\n99,3\n12,99\n,2\n8,\n")
-    assert excluded_pairs(work, path).tolist() == pairs((2, 4), (0, 2))
-    assert work.said == ["re_rank.exclusions: 3 of 5 rows name what the log does not know"]
+    assert excluded_pairs(context, path).tolist() == pairs((2, 4), (0, 2))
+    assert context.said == ["re_rank.exclusions: 3 of 5 rows name what the log does not know"]
     parquet = tmp_path / "exclusions.parquet"
     pd.DataFrame({"item_id": [12.0, 8.0], "user_id": [3.0, np.nan]}).to_parquet(parquet)
-    assert excluded_pairs(work, str(parquet)).tolist() == pairs((2, 4), (0, 2))
+    assert excluded_pairs(context, str(parquet)).tolist() == pairs((2, 4), (0, 2))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_ids_that_are_numbers_are_read_as_numbers_and_what_nobody_knows_is_told(
     ],
 )
 def test_a_table_of_another_kind_is_refused(tmp_path, text, words):
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InputError, match=words):
         excluded_pairs(Told(*NUMBERS), written(tmp_path, text))
 
 
 def test_no_table_excludes_nothing_and_a_missing_one_is_refused():
     assert len(excluded_pairs(Told(*NUMBERS), None)) == 0
-    with pytest.raises(Refused, match=r"nowhere\.csv: the table of exclusions cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.csv: the table of exclusions cannot be read"):
         excluded_pairs(Told(*NUMBERS), "nowhere.csv")

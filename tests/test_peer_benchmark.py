@@ -22,8 +22,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log in canonical form: 60 users watch films of their parity, 20 each out of 80, in any order."""
     folder, rng = tmp_path_factory.mktemp("ml"), np.random.default_rng(0)
     films = np.concatenate([user % 2 + 2 * rng.permutation(40)[:20] for user in range(60)])
-    instants = pd.to_datetime(np.tile(np.arange(20), 60), unit="s", utc=True)
-    rows = pd.DataFrame({"user_id": np.repeat(np.arange(60), 20), "item_id": 100 + films, "timestamp": instants})
+    timestamps_us = pd.to_datetime(np.tile(np.arange(20), 60), unit="s", utc=True)
+    rows = pd.DataFrame({"user_id": np.repeat(np.arange(60), 20), "item_id": 100 + films, "timestamp": timestamps_us})
     rows.sample(frac=1, random_state=0).to_parquet(folder / "interactions.parquet")
     users = pd.DataFrame({"user_id": np.arange(60), "gender": ["F", "M"] * 30, "age": np.arange(60) // 20})
     users.to_parquet(folder / "users.parquet")
@@ -55,7 +55,7 @@ def test_a_log_is_read_in_the_order_of_its_users_and_instants(data: Path) -> Non
     ordered = rows.sort_values(["user_id", "timestamp"])["item_id"].to_numpy()
     first = {film: index for index, film in enumerate(dict.fromkeys(ordered.tolist()), start=1)}
     assert log.items.tolist() == [first[film] for film in ordered.tolist()]
-    assert log.instants.reshape(60, 20).tolist() == [[*range(19), LAST]] * 60
+    assert log.timestamps_us.reshape(60, 20).tolist() == [[*range(19), LAST]] * 60
     assert log.sides["gender"].tolist() == [0, *[1, 2] * 30]
     assert (log.user_count, log.item_count) == (61, 81)
 
@@ -93,11 +93,11 @@ def test_the_clock_stands_while_training_is_judged(monkeypatch: pytest.MonkeyPat
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
-    def judge() -> float:
+    def validator() -> float:
         now[0] += 1_000
         return now[0] / 4_000
 
-    pace = Pace(lap=2, judge=judge, target=0.5, every=2).start()
+    pace = Pace(lap=2, validator=validator, target=0.5, every=2).start()
     ended = []
     for seconds in (9, 9, 1, 1, 1, 1, 3, 3):
         now[0] += seconds

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from funnel import plots
-from funnel.plots import (
+from funnel.evaluation import plots
+from funnel.evaluation.plots import (
     candidate_popularity,
     data_profile,
     index_sweep,
@@ -19,8 +19,8 @@ from funnel.plots import (
     seconds_by_bucket,
     share_bars,
 )
-from funnel.ranking_report import calibration_table
-from funnel.recall_report import draw_recall
+from funnel.evaluation.ranking_report import calibration_table
+from funnel.evaluation.recall_report import draw_recall
 
 DAY = np.datetime64("2025-01-01")
 NONE = np.array([])
@@ -189,7 +189,7 @@ def test_no_data_still_makes_a_picture(tmp_path):
 
 def test_drawing_needs_no_display_and_importing_no_matplotlib(tmp_path):
     script = (
-        "import sys, funnel.plots as p; assert 'matplotlib' not in sys.modules; "
+        "import sys, funnel.evaluation.plots as p; assert 'matplotlib' not in sys.modules; "
         f"p.loss_curves([{{'loss': 1.0}}], {str(tmp_path / 'x.png')!r}); assert 'matplotlib.pyplot' not in sys.modules"
     )
     bare = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "MPLBACKEND"}}

@@ -20,10 +20,12 @@ def two_tastes():
     """Until 500 user u watches only items of u's parity; later everybody watches anything. Item 1 is never watched."""
     rng = np.random.default_rng(0)
     users = np.repeat(np.arange(1, USERS), WATCHES)
-    instants = np.sort(rng.integers(0, 800, (USERS - 1, WATCHES)), axis=1).ravel()
-    items = np.where(instants < UNTIL, 2 * rng.integers(1, ITEMS // 2, len(users)) + users % 2, 0)
-    items = np.where(instants < UNTIL, np.where(items >= ITEMS, items - 2, items), rng.integers(2, ITEMS, len(users)))
-    return histories_of(users, items, instants, USERS)
+    timestamps_us = np.sort(rng.integers(0, 800, (USERS - 1, WATCHES)), axis=1).ravel()
+    items = np.where(timestamps_us < UNTIL, 2 * rng.integers(1, ITEMS // 2, len(users)) + users % 2, 0)
+    items = np.where(
+        timestamps_us < UNTIL, np.where(items >= ITEMS, items - 2, items), rng.integers(2, ITEMS, len(users))
+    )
+    return histories_of(users, items, timestamps_us, USERS)
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +64,8 @@ def test_the_same_log_and_seed_give_the_same_rows_also_in_another_process(rows):
 
 def test_later_watches_change_nothing(rows):
     log = two_tastes()
-    kept = log.instants < UNTIL
-    before = histories_of(log.users[kept], log.items[kept], log.instants[kept], USERS)
+    kept = log.timestamps_us < UNTIL
+    before = histories_of(log.users[kept], log.items[kept], log.timestamps_us[kept], USERS)
     np.testing.assert_array_equal(pretrained(before, SHAPE, 3), rows)
 
 

@@ -24,9 +24,9 @@ from benchmarks.ranking import (
 from benchmarks.shared import lightgbm_peer
 from benchmarks.shared.lightgbm_peer import Choice, chosen, fitted, matrix_of
 from benchmarks.shared.processes import one_core
-from benchmarks.shared.rankers import Contest, Truth, figures, summary
+from benchmarks.shared.rankers import Contest, GroundTruth, figures, summary
 from features.asof_features import Block
-from features.errors import Refused
+from features.errors import InputError
 from funnel.run import write_world
 from ranking.config import RankingConfig
 from ranking.examples import RankingRows
@@ -67,8 +67,10 @@ def rows_of(clicked: Any, seconds: Any, item: dict[str, Any], codes: dict[str, A
     size = len(clicked)
     blocks = {name: Block(size, {}, {}) for name in BLOCKS}
     blocks["item"] = Block(size, {n: np.array(v, float) for n, v in item.items()}, codes)
-    instants, weight = np.arange(size) * 1_000_000, np.ones(size)
-    return RankingRows(blocks, instants, np.array(clicked), np.array(seconds, float), weight, np.zeros(size, np.int32))
+    timestamps_us, weight = np.arange(size) * 1_000_000, np.ones(size)
+    return RankingRows(
+        blocks, timestamps_us, np.array(clicked), np.array(seconds, float), weight, np.zeros(size, np.int32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +120,18 @@ def test_duration_alone_is_the_mean_seconds_of_like_durations_and_each_line_is_j
     rows = rows_of(np.array(seconds) > 0, seconds, {peer.DURATION: durations})
     held = {name: Block(3, {}, {}) for name in BLOCKS}
     held["item"] = Block(3, {peer.DURATION: np.array([10.0, 60.0, np.nan])}, {})
-    truth = Truth(np.ones(3), np.ones(3, bool), np.ones(3))
+    truth = GroundTruth(np.ones(3), np.ones(3, bool), np.ones(3))
     contest = Contest(RankingConfig(), "seconds", rows, held, truth)
     assert peer.duration_means(contest).tolist() == [1, 10, 8]
-    contest = replace(contest, truth=Truth(np.ones(3), np.ones(3, bool), np.array([2.0, 5, 8])))
-    row = peer.judged(contest, np.array([1.0, 10, 8]))
+    contest = replace(contest, truth=GroundTruth(np.ones(3), np.ones(3, bool), np.array([2.0, 5, 8])))
+    row = peer.evaluation(contest, np.array([1.0, 10, 8]))
     assert row["ratio"] == pytest.approx(19 / 15)
     ratios = {name: value for name, value in row.items() if name.startswith(peer.SLICE)}
     assert ratios == {"ratio/duration_unknown": 1, "ratio/duration_10_to_20": 0.5, "ratio/duration_over_60": 2}
 
 
 def test_figures_are_those_of_the_metrics_and_what_is_not_seconds_has_no_error() -> None:
-    truth = Truth(np.array([1, 1, 1]), np.array([True, False, True]), np.array([9.0, 0.0, 3.0]))
+    truth = GroundTruth(np.array([1, 1, 1]), np.array([True, False, True]), np.array([9.0, 0.0, 3.0]))
     row = figures(truth, np.array([6.0, 3.0, 3.0]))
     assert (row["MAE"], row["ratio"], row["AUC"], row["GAUC"]) == (2, 1, 0.75, 0.75)
     # Of three pairs two are in order and one is tied; a quarter of the seconds is half below an unclicked row.
@@ -181,7 +183,7 @@ def test_a_cut_before_the_ranker_is_timed_and_its_loss_told(
     assert lost[0] == 0
     assert lost[1] >= lost[2] >= lost[3] >= 0
     assert rows["pre-rank, 20 left"]["lost@10"] < rows["recall's first 20"]["lost@10"]
-    with pytest.raises(Refused, match=r"pre_rank\.keep = 0"):
+    with pytest.raises(InputError, match=r"pre_rank\.keep = 0"):
         pre_rank.main([*small, "--set", "pre_rank.keep=0"])
 
 
@@ -206,7 +208,7 @@ def test_lists_by_seconds_and_by_clicks_are_worth_what_the_world_says(address: s
 def test_intervals_of_what_lists_would_earn_cover_what_the_world_says(address: str) -> None:
     small = ["--users", "300", "--items", "120", "--impressions-a-day", "4000", "--k", "20", "--least", "20"]
     rows = off_policy.main([*small, "--seeds", "4", "--tracking", address])
-    names = [f"{lists}, {name}" for lists in ("popular", "bayes_reader") for name in ("snips", "doubly_robust")]
+    names = [f"{lists}, {name}" for lists in ("popular", "bayes_baseline") for name in ("snips", "doubly_robust")]
     assert [row["intervals of"] for row in rows] == names
     assert all(float(row["covered"]) >= 0.75 for row in rows)
     assert all(abs(float(row["error"])) < 0.25 < float(row["width"]) for row in rows)
@@ -233,7 +235,7 @@ def test_a_pair_counts_as_right_unless_it_is_in_the_wrong_order() -> None:
     seconds, predicted = rng.integers(0, 5, 60).astype(float), rng.integers(0, 7, 60).astype(float)
     one, other = np.triu_indices(60, 1)
     wrong = (seconds[one] - seconds[other]) * (predicted[one] - predicted[other]) < 0
-    assert kuairand_cwm.judged(seconds, predicted)["XAUC"] == pytest.approx(1 - wrong.mean())
+    assert kuairand_cwm.evaluation(seconds, predicted)["XAUC"] == pytest.approx(1 - wrong.mean())
 
 
 def kuairand_rows(play: list[int], duration: list[int], days: list[int]) -> pd.DataFrame:
@@ -257,8 +259,8 @@ def test_cwms_rows_are_of_5_to_400_seconds_with_plays_up_to_the_end_in_whole_sec
     play = [9_000, 1_600, 400, 99_000, 7_400, 3_000, 3_000]
     length = [6_100, 400_000, 5_000, 10_300, 8_000, 4_400, 401_000]
     split = kuairand_cwm.split_of(kuairand_rows(play, length, days))
-    assert (split.learnt["play_time_ms"] / 1_000).tolist() == [6, 2, 0]
-    assert split.learnt["is_click"].tolist() == [1, 1, 0]
+    assert (split.fitted["play_time_ms"] / 1_000).tolist() == [6, 2, 0]
+    assert split.fitted["is_click"].tolist() == [1, 1, 0]
     assert split.validation == pytest.approx(1 / 3)
     assert split.seconds.tolist() == [10, 7]
 
@@ -272,8 +274,8 @@ def test_long_views_are_the_clicks_and_popularity_counts_them_before_the_test() 
 
 
 def test_a_user_without_a_long_view_counts_nothing_in_ndcg_and_is_left_out_of_gauc() -> None:
-    truth = Truth(np.array([1, 1, 2, 2]), np.array([True, False, False, False]), np.zeros(4))
-    row = kuairand_long_view.judged(truth, np.array([2.0, 1.0, 2.0, 1.0]))
+    truth = GroundTruth(np.array([1, 1, 2, 2]), np.array([True, False, False, False]), np.zeros(4))
+    row = kuairand_long_view.evaluation(truth, np.array([2.0, 1.0, 2.0, 1.0]))
     assert (row["GAUC"], row["nDCG@5"], row["test rows"]) == (1, 0.5, 4)
 
 
@@ -281,17 +283,17 @@ def test_dadfs_rows_are_no_advertisements_and_no_endless_plays() -> None:
     rows = pd.DataFrame({"video_id": [1, 2, 1, 1], "play_duration": [9, 1, 10, 5], "video_duration": [1, 1, 1, 1]})
     rows["timestamp"] = [1.0, 1.0, 1.0, np.nan]
     assert kuairec_dadf.kept(rows, np.array([2])).index.tolist() == [0]
-    with pytest.raises(Refused, match="no rows of videos that are no advertisement"):
+    with pytest.raises(InputError, match="no rows of videos that are no advertisement"):
         kuairec_dadf.kept(rows, np.array([1, 2]))
 
 
 def test_dadfs_split_is_a_tenth_at_random_the_same_each_time() -> None:
     rows = pd.DataFrame({"play_duration": np.arange(200) * 1_000})
     split, again = kuairec_dadf.split_of(rows), kuairec_dadf.split_of(rows)
-    assert (len(split.learnt), len(split.test)) == (180, 20)
-    assert sorted([*split.learnt.index, *split.test.index]) == list(range(200))
+    assert (len(split.fitted), len(split.test)) == (180, 20)
+    assert sorted([*split.fitted.index, *split.test.index]) == list(range(200))
     assert split.seconds.tolist() == split.test["play_duration"].div(1_000).tolist()
-    assert round(split.validation * len(split.learnt)) == 20
+    assert round(split.validation * len(split.fitted)) == 20
     assert again.test.index.equals(split.test.index)
 
 
@@ -300,7 +302,9 @@ def kuairand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files as KuaiRand-Pure's: 60 users see 50 videos of 10 to 59 seconds; even ones are watched through, or not at
     all, odd ones for two seconds."""
     folder, rng, size = tmp_path_factory.mktemp("kuairand"), np.random.default_rng(0), 4_000
-    instants = pd.Series(pd.to_datetime("2022-04-08 00:05") + pd.to_timedelta(np.sort(rng.random(size)) * 30.99, "D"))
+    timestamps_us = pd.Series(
+        pd.to_datetime("2022-04-08 00:05") + pd.to_timedelta(np.sort(rng.random(size)) * 30.99, "D")
+    )
     video, seen = rng.integers(0, 50, size), rng.random(size) < 0.7
     length = 10_000 + 1_000 * video
     play = np.where(seen, np.where(video % 2, 2_000, length), 0)
@@ -308,8 +312,8 @@ def kuairand(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "user_id": rng.integers(0, 60, size),
             "video_id": video,
-            "date": instants.dt.strftime("%Y%m%d").astype(int),
-            "time_ms": instants.astype("datetime64[ms]").astype(np.int64) - 8 * 3_600_000,
+            "date": timestamps_us.dt.strftime("%Y%m%d").astype(int),
+            "time_ms": timestamps_us.astype("datetime64[ms]").astype(np.int64) - 8 * 3_600_000,
             "is_click": seen.astype(int),
             "long_view": (seen & (video % 2 == 0)).astype(int),
             "play_time_ms": play,
@@ -333,13 +337,13 @@ def kuairec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, rng, size = tmp_path_factory.mktemp("kuairec"), np.random.default_rng(0), 3_000
     video = rng.integers(0, 50, size)
     length = 10_000 + 1_000 * video
-    instants = np.round(1_593_900_000 + np.sort(rng.random(size)) * 30 * 86_400, 3)
+    timestamps_us = np.round(1_593_900_000 + np.sort(rng.random(size)) * 30 * 86_400, 3)
     log = {
         "user_id": rng.integers(0, 40, size),
         "video_id": video,
         "play_duration": np.where(video % 2, length // 10, length),
         "video_duration": length,
-        "timestamp": instants,
+        "timestamp": timestamps_us,
     }
     pd.DataFrame(log).to_csv(folder / "big_matrix.csv", index=False)
     kinds = {"video_id": range(50), "video_type": ["AD"] * 2 + ["NORMAL"] * 48, "author_id": np.arange(50) // 5}
@@ -379,15 +383,17 @@ def test_dadfs_protocol_runs_on_files_of_its_layout(kuairec: Path, address: str)
 
 @pytest.mark.parametrize("protocol", [kuairand_cwm, kuairand_long_view, kuairec_dadf])
 def test_a_protocol_without_its_files_is_refused(protocol: Any, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"there is no (log_standard|big_matrix).* here"):
+    with pytest.raises(InputError, match=r"there is no (log_standard|big_matrix).* here"):
         protocol.main(["--data", str(tmp_path)])
 
 
 def test_a_log_that_lacks_the_protocols_days_or_columns_is_refused(tmp_path: Path) -> None:
     rows = kuairand_rows([9_000] * 3, [9_000] * 3, [20220408, 20220422, 20220423])
     rows.to_csv(tmp_path / "log_standard_slice.csv", index=False)
-    with pytest.raises(Refused, match="no rows of 20220429 to 20220508; this protocol needs the whole published log"):
+    with pytest.raises(
+        InputError, match="no rows of 20220429 to 20220508; this protocol needs the whole published log"
+    ):
         kuairand_cwm.main(["--data", str(tmp_path)])
     rows.drop(columns=["long_view"]).to_csv(tmp_path / "log_standard_slice.csv", index=False)
-    with pytest.raises(Refused, match=r"log_standard_slice.csv: no column long_view; the published file has it\."):
+    with pytest.raises(InputError, match=r"log_standard_slice.csv: no column long_view; the published file has it\."):
         kuairand_long_view.main(["--data", str(tmp_path)])

@@ -8,7 +8,7 @@ import pytest
 from features.asof_counts import Events
 from features.asof_features import AsOfFeatures, Block
 from features.asof_log import AsOfLog
-from features.sides import Side
+from features.side_features import SideFeatures
 from ranking.examples import LABELS, SHRINKAGE, Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
 
 
@@ -113,8 +113,8 @@ def random_rows(n=20):
         "pair": Block(n, {"recall_z": rng.normal(size=n)}, {}),
     }
     clicked = rng.random(n) < 0.5
-    instants, places = rng.permutation(n).astype(np.int64), rng.integers(0, 9, n).astype(np.int32)
-    return RankingRows(blocks, instants, clicked, np.where(clicked, 3.3, 0), np.full(n, 2.5), places)
+    timestamps_us, places = rng.permutation(n).astype(np.int64), rng.integers(0, 9, n).astype(np.int32)
+    return RankingRows(blocks, timestamps_us, clicked, np.where(clicked, 3.3, 0), np.full(n, 2.5), places)
 
 
 def assert_same(first, second):
@@ -142,7 +142,7 @@ def test_taking_rows_keeps_features_and_labels_together():
     rows, order = random_rows(), np.array([7, 0, 3])
     taken = rows.take(order)
     assert len(taken) == 3
-    np.testing.assert_array_equal(taken.instants, rows.instants[order])
+    np.testing.assert_array_equal(taken.timestamps_us, rows.timestamps_us[order])
     np.testing.assert_array_equal(taken.blocks["item"].codes["item"], rows.blocks["item"].codes["item"][order])
     np.testing.assert_array_equal(
         taken.blocks["pair"].numbers["recall_z"], rows.blocks["pair"].numbers["recall_z"][order]
@@ -151,12 +151,14 @@ def test_taking_rows_keeps_features_and_labels_together():
 
 def test_the_label_of_an_impression_is_in_none_of_its_own_features():
     """Clicks and seconds of rows at one instant are swapped for others: their features stay."""
-    users, items, instants = np.array([1, 1, 2], np.int32), np.array([1, 2, 1], np.int32), np.array([5, 5, 5])
-    exposures = Exposures(users, items, instants, {"recall_z": np.array([0.1, NAN, 0.3])})
-    none = Side({}, {}, {})
+    users, items, timestamps_us = np.array([1, 1, 2], np.int32), np.array([1, 2, 1], np.int32), np.array([5, 5, 5])
+    exposures = Exposures(users, items, timestamps_us, {"recall_z": np.array([0.1, NAN, 0.3])})
+    none = SideFeatures({}, {}, {})
     features = [
         blocks_of(
-            AsOfFeatures(AsOfLog(Events(users, items, instants, clicked, np.where(clicked, 9.0, 0)), none, none, True)),
+            AsOfFeatures(
+                AsOfLog(Events(users, items, timestamps_us, clicked, np.where(clicked, 9.0, 0)), none, none, True)
+            ),
             exposures,
         )
         for clicked in (np.zeros(3, bool), np.ones(3, bool))
@@ -169,10 +171,10 @@ def test_the_label_of_an_impression_is_in_none_of_its_own_features():
 
 
 def test_an_impression_is_read_in_its_own_context_and_a_request_in_the_last_one():
-    users, items, instants = np.array([1, 1, 2], np.int32), np.array([1, 2, 1], np.int32), np.array([5, 8, 6])
-    events, none = Events(users, items, instants, np.zeros(3, bool), np.zeros(3)), Side({}, {}, {})
+    users, items, timestamps_us = np.array([1, 1, 2], np.int32), np.array([1, 2, 1], np.int32), np.array([5, 8, 6])
+    events, none = Events(users, items, timestamps_us, np.zeros(3, bool), np.zeros(3)), SideFeatures({}, {}, {})
     features = AsOfFeatures(AsOfLog(events, none, none, True, {"device": np.array([1, 2, 3], np.int32)}))
-    shown = Exposures(users, items, instants, {}, contexts=features.log.contexts)
+    shown = Exposures(users, items, timestamps_us, {}, contexts=features.log.contexts)
     assert blocks_of(features, shown)["user"].codes["device"].tolist() == [1, 2, 3]
     asked = Exposures(np.array([1, 1, 1, 2, 3], np.int32), np.ones(5, np.int32), np.array([9, 8, 5, 7, 9]), {})
     assert blocks_of(features, asked)["user"].codes["device"].tolist() == [2, 1, 0, 3, 0]

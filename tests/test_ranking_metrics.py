@@ -52,10 +52,10 @@ def auc_by_sklearn(clicked, predicted):
 
 def gauc_by_sklearn(users, clicked, predicted, weigh):
     masks = [users == user for user in np.unique(users)]
-    judged = [mask for mask in masks if 0 < clicked[mask].sum() < mask.sum()]
-    weights = [weigh(clicked[mask]) for mask in judged]
-    aucs = [roc_auc_score(clicked[mask], predicted[mask]) for mask in judged]
-    return np.average(aucs, weights=weights) if judged else math.nan
+    evaluation = [mask for mask in masks if 0 < clicked[mask].sum() < mask.sum()]
+    weights = [weigh(clicked[mask]) for mask in evaluation]
+    aucs = [roc_auc_score(clicked[mask], predicted[mask]) for mask in evaluation]
+    return np.average(aucs, weights=weights) if evaluation else math.nan
 
 
 @given(impressions())

@@ -244,15 +244,15 @@ def test_a_ranker_that_learns_nothing_leaves_recalls_order(tmp_path):
 
 
 def test_what_is_of_one_instant_is_not_split_between_learning_and_validation():
-    rows = replace(mixed(), instants=np.arange(300) % 4)
+    rows = replace(mixed(), timestamps_us=np.arange(300) % 4)
     early, late = split_rows(rows, 0.1)
-    assert set(rows.instants[early]) == {0, 1, 2}
-    assert set(rows.instants[late]) == {3}
-    early, late = split_rows(replace(rows, instants=np.full(300, 7)), 0.1)
+    assert set(rows.timestamps_us[early]) == {0, 1, 2}
+    assert set(rows.timestamps_us[late]) == {3}
+    early, late = split_rows(replace(rows, timestamps_us=np.full(300, 7)), 0.1)
     assert (len(early), len(late)) == (270, 30)
-    early, late = split_rows(replace(rows, instants=(np.arange(300) == 7) * 1), 0.1)
+    early, late = split_rows(replace(rows, timestamps_us=(np.arange(300) == 7) * 1), 0.1)
     assert late.tolist() == [7]
-    early, late = split_rows(replace(rows, instants=np.arange(300)), 0.1)
+    early, late = split_rows(replace(rows, timestamps_us=np.arange(300)), 0.1)
     assert (len(early), len(late)) == (270, 30)
 
 
@@ -302,7 +302,7 @@ def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reporte
     ranker, epochs = trained(unplaced, "seconds", SMALL.model_copy(update={"pairwise": 0.0}), 1, lambda _: None)
     rows = mixed()
     rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.spec.seconds_cap))
-    later = rows.take(np.flatnonzero(rows.instants >= 270))
+    later = rows.take(np.flatnonzero(rows.timestamps_us >= 270))
     measures = ranker.measures(later.blocks["item"])
     logits = np.log(scores(ranker, later.blocks) / ranker.spec.scale / measures)
     labels, weights = (column[:, 0] for column in targets_of("exact", later.clicked, later.seconds / measures))
@@ -357,8 +357,8 @@ def test_the_order_that_chooses_the_epoch_is_between_users_too():
     n = 4_096
     users = np.repeat(np.arange(16), 256)
     blocks = {"user": Block(n, {"worth": users / 16}, {}), "item": Block(n, {}, {}), "pair": Block(n, {}, {})}
-    instants, none = np.tile(np.arange(256), 16), np.zeros(n, np.int32)
-    rows = RankingRows(blocks, instants, np.ones(n, bool), 10.0 + users, np.ones(n), none)
+    timestamps_us, none = np.tile(np.arange(256), 16), np.zeros(n, np.int32)
+    rows = RankingRows(blocks, timestamps_us, np.ones(n, bool), 10.0 + users, np.ones(n), none)
     losses = []
     for pairwise in (0.0, 1.0):
         _, epochs = fit(rows, pairwise=pairwise, epochs=1, validation_share=0.5)
@@ -394,7 +394,7 @@ def test_two_seeded_trainings_give_equal_weights(small):
 def test_normalisers_and_cap_are_fitted_on_the_earlier_rows_alone(small):
     """Whatever the last tenth of the rows by instant holds, quantiles, vocabularies and cap stay."""
     rows = mixed()
-    later = rows.instants >= 270
+    later = rows.timestamps_us >= 270
     numbers = {"z": np.where(later, 1e6, rows.blocks["user"].numbers["z"]), "b": rows.blocks["user"].numbers["b"]}
     codes = {name: np.where(later, 99, code).astype(np.int32) for name, code in rows.blocks["user"].codes.items()}
     changed = replace(

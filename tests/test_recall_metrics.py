@@ -11,7 +11,7 @@ from sklearn.metrics import ndcg_score
 
 from recall import metrics
 from recall.metrics import (
-    Holdout,
+    RelevantItems,
     accuracy,
     coverage,
     gini,
@@ -25,13 +25,13 @@ CATALOGUE = 12
 NAMES = ("hr", "recall", "ndcg")
 
 
-def at(k, name, ranked, holdout):
-    return accuracy([k], ranked, holdout)[f"{name}@{k}"]
+def at(k, name, ranked, relevant):
+    return accuracy([k], ranked, relevant)[f"{name}@{k}"]
 
 
-def held_out(*users):
+def in_test(*users):
     sizes = [len(items) for items in users]
-    return Holdout(
+    return RelevantItems(
         np.append(0, np.cumsum(sizes)).astype(np.int64), np.array([*itertools.chain(*users)], dtype=np.int32)
     )
 
@@ -49,7 +49,7 @@ def worlds(draw, distinct=True):
     listed = [draw(st.lists(item, max_size=width, unique=distinct)) for _ in range(users)]
     ranked = lists(*[row + [0] * (width - len(row)) for row in listed])
     watched = [draw(st.lists(st.integers(0, CATALOGUE), max_size=6)) for _ in range(users)]
-    return ranked, held_out(*watched)
+    return ranked, in_test(*watched)
 
 
 def by_hand(k, row, watched):
@@ -69,13 +69,13 @@ def by_hand(k, row, watched):
 
 @given(worlds(distinct=False), st.integers(1, 10))
 def test_every_metric_equals_its_definition_user_by_user(world, k):
-    ranked, holdout = world
+    ranked, relevant = world
     expected = [
-        by_hand(k, row, holdout.items[a:b])
-        for row, (a, b) in zip(ranked, itertools.pairwise(holdout.offsets), strict=True)
+        by_hand(k, row, relevant.items[a:b])
+        for row, (a, b) in zip(ranked, itertools.pairwise(relevant.offsets), strict=True)
     ]
     for name in NAMES:
-        np.testing.assert_allclose(at(k, name, ranked, holdout), [user[name] for user in expected], atol=1e-12)
+        np.testing.assert_allclose(at(k, name, ranked, relevant), [user[name] for user in expected], atol=1e-12)
 
 
 @given(worlds(), st.integers(1, 8))
@@ -88,22 +88,22 @@ def test_ndcg_agrees_with_scikit_learn_where_the_whole_catalogue_is_ranked(world
     for user, items in enumerate(watched):
         relevance[user, np.array(items) - 1] = 1
         scores[user, full[user] - 1] = -np.arange(CATALOGUE)
-    ours = at(k, "ndcg", full, held_out(*watched)).mean()
+    ours = at(k, "ndcg", full, in_test(*watched)).mean()
     assert ours == pytest.approx(ndcg_score(relevance, scores, k=k))
 
 
 @given(worlds())
 def test_every_metric_lies_between_0_and_1(world):
-    ranked, holdout = world
-    for values in accuracy([1, 3, 8], ranked, holdout).values():
+    ranked, relevant = world
+    for values in accuracy([1, 3, 8], ranked, relevant).values():
         known = values[~np.isnan(values)]
         assert ((known >= 0) & (known <= 1 + 1e-12)).all()
 
 
 @given(worlds())
 def test_hit_rate_and_recall_never_fall_as_the_list_grows(world):
-    ranked, holdout = world
-    together = accuracy(range(1, 9), ranked, holdout)
+    ranked, relevant = world
+    together = accuracy(range(1, 9), ranked, relevant)
     for name in ("hr", "recall"):
         values = np.array([together[f"{name}@{k}"] for k in range(1, 9)])
         assert (np.nan_to_num(np.diff(values, axis=0)) >= 0).all()
@@ -111,74 +111,74 @@ def test_hit_rate_and_recall_never_fall_as_the_list_grows(world):
 
 @given(worlds(), st.randoms(use_true_random=False))
 def test_renaming_the_items_changes_no_metric(world, random):
-    ranked, holdout = world
+    ranked, relevant = world
     names = np.arange(CATALOGUE + 1)
     tail = names[1:].tolist()
     random.shuffle(tail)
     names[1:] = tail
-    renamed = Holdout(holdout.offsets, names[holdout.items])
-    before, after = accuracy([2, 5], ranked, holdout), accuracy([2, 5], names[ranked], renamed)
+    renamed = RelevantItems(relevant.offsets, names[relevant.items])
+    before, after = accuracy([2, 5], ranked, relevant), accuracy([2, 5], names[ranked], renamed)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
 
 
 @given(worlds())
 def test_the_order_of_the_users_is_only_the_order_of_the_answers(world):
-    ranked, holdout = world
-    watched = [part.tolist() for part in np.split(holdout.items, holdout.offsets[1:-1])]
-    backwards = at(4, "recall", ranked[::-1], held_out(*watched[::-1]))
-    np.testing.assert_array_equal(backwards[::-1], at(4, "recall", ranked, holdout))
+    ranked, relevant = world
+    watched = [part.tolist() for part in np.split(relevant.items, relevant.offsets[1:-1])]
+    backwards = at(4, "recall", ranked[::-1], in_test(*watched[::-1]))
+    np.testing.assert_array_equal(backwards[::-1], at(4, "recall", ranked, relevant))
 
 
 def test_slabs_of_users_give_what_one_slab_gives(monkeypatch):
     rng = np.random.default_rng(5)
     ranked = rng.integers(0, 40, (101, 9)).astype(np.int32)
-    holdout = held_out(*[rng.integers(0, 40, size).tolist() for size in rng.integers(0, 6, 101)])
-    whole = hits(ranked, holdout)
+    relevant = in_test(*[rng.integers(0, 40, size).tolist() for size in rng.integers(0, 6, 101)])
+    whole = hits(ranked, relevant)
     monkeypatch.setattr(metrics, "_SLAB_CELLS", 40 * 7)
-    np.testing.assert_array_equal(hits(ranked, holdout), whole)
+    np.testing.assert_array_equal(hits(ranked, relevant), whole)
     assert whole.any()
 
 
 def test_nobody_never_hits_and_an_unseen_item_in_the_holdout_counts_as_missed():
-    holdout = held_out([0, 3])
-    assert hits(lists([0, 3, 0]), holdout).tolist() == [[False, True, False]]
-    assert at(3, "recall", lists([0, 3, 0]), holdout).tolist() == [0.5]
+    relevant = in_test([0, 3])
+    assert hits(lists([0, 3, 0]), relevant).tolist() == [[False, True, False]]
+    assert at(3, "recall", lists([0, 3, 0]), relevant).tolist() == [0.5]
 
 
 def test_the_minus_one_of_an_index_that_ran_out_is_not_the_last_item():
-    assert not hits(lists([-1, 2]), held_out([9])).any()
+    assert not hits(lists([-1, 2]), in_test([9])).any()
 
 
 def test_a_user_without_holdout_is_nan_and_an_empty_list_is_zero():
     for name in NAMES:
-        without, empty = at(2, name, lists([1, 2], [0, 0]), held_out([], [1]))
+        without, empty = at(2, name, lists([1, 2], [0, 0]), in_test([], [1]))
         assert math.isnan(without)
         assert empty == 0
 
 
 def test_an_item_listed_or_watched_twice_counts_once():
-    holdout = held_out([4, 4, 5])
-    assert holdout.sizes.tolist() == [2]
-    assert hits(lists([4, 4, 9]), holdout).tolist() == [[True, False, False]]
+    relevant = in_test([4, 4, 5])
+    assert relevant.sizes.tolist() == [2]
+    assert hits(lists([4, 4, 9]), relevant).tolist() == [[True, False, False]]
 
 
 def test_a_short_list_is_judged_against_the_ideal_of_the_k_that_was_asked_for():
-    assert at(3, "ndcg", lists([1]), held_out([1, 2, 3]))[0] == pytest.approx(1 / (1 + 1 / math.log2(3) + 0.5))
+    assert at(3, "ndcg", lists([1]), in_test([1, 2, 3]))[0] == pytest.approx(1 / (1 + 1 / math.log2(3) + 0.5))
 
 
 def test_no_user_at_all_gives_no_figure():
-    nobody = Holdout(np.array([0]), np.array([], dtype=np.int32))
+    nobody = RelevantItems(np.array([0]), np.array([], dtype=np.int32))
     assert at(5, "recall", np.zeros((0, 5), dtype=np.int32), nobody).size == 0
 
 
 def test_all_metrics_at_all_ks_are_those_computed_one_by_one():
-    ranked, holdout = lists([1, 2, 3], [4, 5, 6]), held_out([2, 9], [6])
-    together = accuracy([1, 3], ranked, holdout)
+    ranked, relevant = lists([1, 2, 3], [4, 5, 6]), in_test([2, 9], [6])
+    together = accuracy([1, 3], ranked, relevant)
     assert list(together) == ["hr@1", "recall@1", "ndcg@1", "hr@3", "recall@3", "ndcg@3"]
     for name, values in together.items():
         metric, k = name.split("@")
-        np.testing.assert_array_equal(values, at(int(k), metric, ranked, holdout))
+        np.testing.assert_array_equal(values, at(int(k), metric, ranked, relevant))
 
 
 def test_coverage_counts_items_that_somebody_is_offered_and_never_nobody():
@@ -216,18 +216,18 @@ def test_the_listed_share_is_of_the_places_that_are_filled():
 
 
 def test_each_watch_is_told_the_place_of_its_item_in_the_list():
-    assert places(lists([5, 3, 0], [3, 9, 3]), held_out([3, 7, 0, 5], [3, 3, 9])).tolist() == [2, 0, 0, 1, 1, 1, 2]
-    assert places(lists([0, 0]), held_out([])).tolist() == []
+    assert places(lists([5, 3, 0], [3, 9, 3]), in_test([3, 7, 0, 5], [3, 3, 9])).tolist() == [2, 0, 0, 1, 1, 1, 2]
+    assert places(lists([0, 0]), in_test([])).tolist() == []
 
 
 @given(worlds(distinct=False))
 def test_places_equal_the_definition_watch_by_watch(world):
-    ranked, holdout = world
-    rows = [ranked[user].tolist() for user in holdout.rows]
+    ranked, relevant = world
+    rows = [ranked[user].tolist() for user in relevant.rows]
     expected = [
-        row.index(item) + 1 if item and item in row else 0 for row, item in zip(rows, holdout.items, strict=True)
+        row.index(item) + 1 if item and item in row else 0 for row, item in zip(rows, relevant.items, strict=True)
     ]
-    assert places(ranked, holdout).tolist() == expected
+    assert places(ranked, relevant).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -236,13 +236,13 @@ def test_places_equal_the_definition_watch_by_watch(world):
 )
 def test_a_holdout_whose_offsets_do_not_fit_is_refused(offsets, items):
     with pytest.raises(ValueError, match="holdout"):
-        Holdout(np.array(offsets, dtype=np.int64), np.array(items, dtype=np.int32))
+        RelevantItems(np.array(offsets, dtype=np.int64), np.array(items, dtype=np.int32))
 
 
 def test_what_can_not_be_meant_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
-        accuracy([0], lists([1]), held_out([1]))
+        accuracy([0], lists([1]), in_test([1]))
     with pytest.raises(ValueError, match="2 users"):
-        accuracy([1], lists([1]), held_out([1], [2]))
+        accuracy([1], lists([1]), in_test([1], [2]))
     with pytest.raises(ValueError, match="catalogue ends at 4"):
         coverage(1, lists([5]), 4)

@@ -12,41 +12,41 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from features.simulated import load_truth, simulate, write
+from features.simulation.simulated_log import load_ground_truth, simulate, write
+from features.simulation.world import WorldConfig, expected_seconds
 from features.vocabulary import Vocabulary
-from features.world import WorldConfig, expected_seconds
-from funnel.judged import Judged
-from funnel.line import make, request_for
-from funnel.oracle import best_lists
-from funnel.recall_report import draw_recall, oracle_metrics, recall_metrics
-from funnel.report import _number
+from funnel.context import StepContext, listed_users
+from funnel.evaluation.evaluation_data import EvaluationData
+from funnel.evaluation.recall_report import draw_recall, oracle_metrics, recall_metrics
+from funnel.evaluation.report import _number
+from funnel.evaluation.simulation_report import best_lists
+from funnel.pipeline import make, request_for
 from funnel.tracking import _allowed
-from funnel.work import Work, listed_users
 
 WORLD = WorldConfig(
     users=60, users_a_day=5, items=80, items_a_day=30, days=3, impressions_a_day=1_800, topics=8, favourite_topics=2
 )
 CUT = pd.Timestamp("2025-01-03T09:00:00Z")
 K, PAIR = 60, ["user_id", "item_id"]
-STEPS = ("interactions", "windows", "vocabulary", "impressions", "histories", "samples", "profiles")
+STEPS = ("interactions", "split", "vocabulary", "impressions", "histories", "samples", "profiles")
 
 
-def judged(data: Path, home: Path, mode: str) -> Judged:
+def evaluation(data: Path, home: Path, mode: str) -> EvaluationData:
     """The artefacts of the features stage, and candidates that are drawn at random."""
-    cut = [f"windows.labels_end={CUT.isoformat()}"] if mode == "time" else []
-    overrides = [f"windows.mode={mode}", f"recall.k={K}", "report.at=[5,20]", *cut]
+    cut = [f"split.test_start={CUT.isoformat()}"] if mode == "time" else []
+    overrides = [f"split.mode={mode}", f"recall.k={K}", "report.at=[5,20]", *cut]
     request = request_for("canonical", str(data), str(home), "r", None, overrides)
     for name in STEPS:
         make(name, request, lambda _: None)
     inputs = {name: request.store.path(name) for name in STEPS} | {"candidates": home / "candidates"}
-    work = Work(request.config, "canonical", data, inputs, home / "report", home / "scratch")
-    users, catalogue = listed_users(work), work.ids.items.size_as_of(work.windows.labels_end)
+    context = StepContext(request.config, "canonical", data, inputs, home / "report", home / "scratch")
+    users, catalogue = listed_users(context), context.ids.items.size_as_of(context.split.test_start)
     rng = np.random.default_rng(3)
     items = np.array([rng.permutation(np.arange(1, catalogue))[:K] for _ in users], dtype=np.int32)
     items[0, 10:] = 0
     (home / "candidates").mkdir()
     write_candidates(home / "candidates", users, items, [])
-    return Judged(work)
+    return EvaluationData(context)
 
 
 def write_candidates(folder: Path, users: np.ndarray, items: np.ndarray, generators: Iterable[str]) -> None:
@@ -67,13 +67,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def timed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    return judged(data, tmp_path_factory.mktemp("time"), "time")
+def timed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationData:
+    return evaluation(data, tmp_path_factory.mktemp("time"), "time")
 
 
 @pytest.fixture(scope="module")
-def ordered(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Judged:
-    return judged(data, tmp_path_factory.mktemp("last"), "last")
+def ordered(data: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluationData:
+    return evaluation(data, tmp_path_factory.mktemp("last"), "last")
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,14 @@ def raw(data: Path) -> Raw:
 
 
 @pytest.fixture(scope="module")
-def metrics(timed: Judged) -> dict[str, float]:
+def metrics(timed: EvaluationData) -> dict[str, float]:
     return recall_metrics(timed)
 
 
-def raw_lists(judged: Judged, lists: np.ndarray) -> dict[int, list[int]]:
+def raw_lists(evaluation: EvaluationData, lists: np.ndarray) -> dict[int, list[int]]:
     """Each user's list, in raw ids."""
-    ids = judged.work.ids
-    users = ids.users.id_of(judged.users).to_pylist()
+    ids = evaluation.context.ids
+    users = ids.users.id_of(evaluation.users).to_pylist()
     return {user: ids.items.id_of(row[row > 0]).to_pylist() for user, row in zip(users, lists, strict=True)}
 
 
@@ -138,7 +138,7 @@ def equal(given: dict[str, float], expected: dict[str, float]) -> None:
 
 
 def test_users_are_judged_by_slice_of_their_watches_before_the_lists(
-    timed: Judged, raw: Raw, metrics: dict[str, float]
+    timed: EvaluationData, raw: Raw, metrics: dict[str, float]
 ) -> None:
     watches, targets = raw.done["user_id"].value_counts(), raw.went_on_to_watch.groupby("user_id")["item_id"].agg(set)
     slices = {"0": (0, 0), "1_to_9": (1, 9), "10_to_49": (10, 49), "50_or_more": (50, 10**9)}
@@ -163,7 +163,7 @@ def test_users_are_judged_by_slice_of_their_watches_before_the_lists(
 
 
 def test_watches_are_judged_by_slice_of_the_items_age_and_popularity(
-    timed: Judged, raw: Raw, metrics: dict[str, float]
+    timed: EvaluationData, raw: Raw, metrics: dict[str, float]
 ) -> None:
     pairs = raw.went_on_to_watch
     there, counts = pairs["there"], raw.done["item_id"].value_counts()
@@ -189,7 +189,7 @@ def test_watches_are_judged_by_slice_of_the_items_age_and_popularity(
 
 
 def test_new_items_are_published_before_the_lists_and_watched_by_nobody(
-    timed: Judged, raw: Raw, metrics: dict[str, float]
+    timed: EvaluationData, raw: Raw, metrics: dict[str, float]
 ) -> None:
     pairs = raw.went_on_to_watch
     new = pairs[(pairs["days"] > 0) & (pairs["watches"] == 0)]
@@ -202,14 +202,14 @@ def test_new_items_are_published_before_the_lists_and_watched_by_nobody(
 
 def best_unseen(raw: Raw, user: int) -> list[int]:
     """All items published before the cut that the user had not clicked, by the world's own expectation."""
-    world, at = load_truth(raw.data), np.datetime64(CUT.tz_localize(None), "us")
+    world, at = load_ground_truth(raw.data), np.datetime64(CUT.tz_localize(None), "us")
     worth = expected_seconds(world, np.full(len(world.item_ids), user), world.item_ids, at)
     best = world.item_ids[np.argsort(-worth)][: (worth > 0).sum()].tolist()
     seen = set(raw.log[raw.log["clicked"] & (raw.log["timestamp"] < CUT) & (raw.log["user_id"] == user)]["item_id"])
     return [item for item in best if item not in seen]
 
 
-def test_the_oracles_share_of_new_items_is_that_of_the_best_unseen_items(timed: Judged, raw: Raw) -> None:
+def test_the_oracles_share_of_new_items_is_that_of_the_best_unseen_items(timed: EvaluationData, raw: Raw) -> None:
     pairs = raw.went_on_to_watch
     new = pairs[(pairs["days"] > 0) & (pairs["watches"] == 0)]
     lists = {user: best_unseen(raw, user) for user in new["user_id"].unique()}
@@ -219,17 +219,19 @@ def test_the_oracles_share_of_new_items_is_that_of_the_best_unseen_items(timed: 
 
 
 def test_the_worlds_best_lists_hold_what_is_unseen_and_nobody_for_what_was_never_heard_of(
-    timed: Judged, raw: Raw
+    timed: EvaluationData, raw: Raw
 ) -> None:
-    users, items = raw.log["user_id"].unique()[:10], timed.work.ids.items
+    users, items = raw.log["user_id"].unique()[:10], timed.context.ids.items
     known = Vocabulary(items.ids[:100], items.first_seen[:100])
-    lists = best_lists(raw.data, users, known, timed.work.windows.labels_end, K)
+    lists = best_lists(raw.data, users, known, timed.context.split.test_start, K)
     for user, best in zip(users, lists, strict=True):
         assert best.tolist() == known.index_of(pa.array(best_unseen(raw, user)[:K])).tolist()
     assert (lists == 0).any()
 
 
-def test_places_of_new_and_of_young_items_are_shared_out(timed: Judged, raw: Raw, metrics: dict[str, float]) -> None:
+def test_places_of_new_and_of_young_items_are_shared_out(
+    timed: EvaluationData, raw: Raw, metrics: dict[str, float]
+) -> None:
     watched, published = set(raw.done["item_id"]), raw.items["published_at"]
     for suffix, lists in (("", timed.candidates), (".popularity", timed.popular)):
         for k in (5, 20):
@@ -240,7 +242,9 @@ def test_places_of_new_and_of_young_items_are_shared_out(timed: Judged, raw: Raw
     assert metrics["recall.new_item_share@5"] > 0
 
 
-def test_popularity_is_that_of_the_span_whose_lists_hold_most_of_what_was_watched(timed: Judged, raw: Raw) -> None:
+def test_popularity_is_that_of_the_span_whose_lists_hold_most_of_what_was_watched(
+    timed: EvaluationData, raw: Raw
+) -> None:
     hour = raw.done[raw.done["timestamp"] >= CUT - pd.Timedelta(hours=1)]["item_id"].value_counts()
     for user, items in raw_lists(timed, timed.popular_by_span["last hour"]).items():
         seen = set(raw.log[raw.log["clicked"] & (raw.log["timestamp"] < CUT) & (raw.log["user_id"] == user)]["item_id"])
@@ -261,23 +265,23 @@ def test_popularity_is_that_of_the_span_whose_lists_hold_most_of_what_was_watche
     assert timed.popular is timed.popular_by_span[timed.popular_span]
 
 
-def test_an_order_clock_has_no_hours_to_be_popular_in(ordered: Judged) -> None:
+def test_an_order_clock_has_no_hours_to_be_popular_in(ordered: EvaluationData) -> None:
     assert list(ordered.popular_by_span) == ["all time"]
 
 
-def with_generators(judged: Judged, folder: Path, named: Iterable[str]) -> Judged:
+def with_generators(evaluation: EvaluationData, folder: Path, named: Iterable[str]) -> EvaluationData:
     """The same lists, each place named by the generator whose turn it is: first, second, .., all, first, .."""
-    names, shape = list(named), judged.candidates.shape
+    names, shape = list(named), evaluation.candidates.shape
     turn = np.broadcast_to(np.arange(shape[1]) % (len(names) + 1), shape)
     for place, name in enumerate(names):
         rank = np.where((turn == place) | (turn == len(names)), np.arange(1, shape[1] + 1), 0)
-        np.save(folder / f"rank_{name}.npy", (rank * (judged.candidates > 0)).astype(np.uint16))
-    write_candidates(folder, judged.users, judged.candidates, names)
-    return Judged(replace(judged.work, inputs={**judged.work.inputs, "candidates": folder}))
+        np.save(folder / f"rank_{name}.npy", (rank * (evaluation.candidates > 0)).astype(np.uint16))
+    write_candidates(folder, evaluation.users, evaluation.candidates, names)
+    return EvaluationData(replace(evaluation.context, inputs={**evaluation.context.inputs, "candidates": folder}))
 
 
 def test_each_generators_contribution_is_reported_where_the_candidates_name_them(
-    timed: Judged, raw: Raw, metrics: dict[str, float], tmp_path: Path
+    timed: EvaluationData, raw: Raw, metrics: dict[str, float], tmp_path: Path
 ) -> None:
     channelled = recall_metrics(with_generators(timed, tmp_path, ["tower", "new"]))
     pairs = raw.went_on_to_watch
@@ -304,7 +308,7 @@ def test_each_generators_contribution_is_reported_where_the_candidates_name_them
 
 
 def test_slices_and_generators_are_drawn_where_there_are_any(
-    timed: Judged, metrics: dict[str, float], tmp_path: Path
+    timed: EvaluationData, metrics: dict[str, float], tmp_path: Path
 ) -> None:
     (tmp_path / "candidates").mkdir()
     channelled = recall_metrics(with_generators(timed, tmp_path / "candidates", ["tower", "new"]))
@@ -316,7 +320,7 @@ def test_slices_and_generators_are_drawn_where_there_are_any(
     assert drawn == {"nothing": [], "slices": ["slices.png"], "all": ["generators.png", "slices.png"]}
 
 
-def test_where_only_order_is_known_nothing_is_said_of_ages_hours_and_oracles(ordered: Judged) -> None:
+def test_where_only_order_is_known_nothing_is_said_of_ages_hours_and_oracles(ordered: EvaluationData) -> None:
     metrics = recall_metrics(ordered)
     assert oracle_metrics(ordered) == {}
     assert not [name for name in metrics if "_day" in name or "young" in name or "hour" in name]

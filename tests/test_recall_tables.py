@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from funnel.recall_tables import generator_tables, slice_tables
-from funnel.showcase import detail_tables
+from funnel.demo.showcase import detail_tables
+from funnel.evaluation.recall_tables import generator_tables, slice_tables
 
 REPORT = {
     "run": {"seed": 0},

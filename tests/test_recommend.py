@@ -8,7 +8,7 @@ import pytest
 from features.asof_counts import Events
 from features.asof_features import AsOfFeatures
 from features.asof_log import AsOfLog
-from features.sides import Side
+from features.side_features import SideFeatures
 from ranking import recommend
 from ranking.encoders import Limits, fit_encoders
 from ranking.examples import Exposures, blocks_of
@@ -26,8 +26,8 @@ def features():
     clicked = rng.random(400) < 0.4
     users, items = rng.integers(1, USERS, 400).astype(np.int32), rng.integers(1, ITEMS, 400).astype(np.int32)
     events = Events(users, items, rng.integers(0, 100, 400), clicked, np.where(clicked, rng.exponential(9, 400), 0))
-    side = Side({"channel_id": rng.integers(0, 4, ITEMS).astype(np.int32)}, {"channel_id": 4}, {})
-    return AsOfFeatures(AsOfLog(events, Side({}, {}, {"age": rng.random(USERS)}), side, timed=True))
+    side = SideFeatures({"channel_id": rng.integers(0, 4, ITEMS).astype(np.int32)}, {"channel_id": 4}, {})
+    return AsOfFeatures(AsOfLog(events, SideFeatures({}, {}, {"age": rng.random(USERS)}), side, timed=True))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,11 @@ def test_shards_of_users_do_not_change_the_lists(ranker, features, lists, monkey
 def test_what_happened_at_or_after_the_instant_changes_no_list(ranker, features, lists):
     events = features.log.events
     later = Events(
-        events.users, events.items, events.instants, events.clicked ^ (events.instants >= AS_OF), events.seconds
+        events.users,
+        events.items,
+        events.timestamps_us,
+        events.clicked ^ (events.timestamps_us >= AS_OF),
+        events.seconds,
     )
     as_it_was = replace(features, log=replace(features.log, events=later))
     now, then = (

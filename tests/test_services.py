@@ -15,9 +15,9 @@ import psutil
 import pytest
 import yaml
 
-from features.errors import Refused
-from funnel import demo
-from funnel import services as s
+from features.errors import InputError
+from funnel.demo import demo
+from funnel.demo import services as s
 
 STUBBORN = ("/bin/sh", "-c", "trap '' TERM; sleep 300 & while :; do sleep 1; done")
 
@@ -138,14 +138,14 @@ def test_the_scheduler_is_stopped_first_and_mlflow_last(services: s.Services) ->
 
 def test_a_port_that_was_asked_for_and_is_taken_is_refused(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHFUNNEL_AIRFLOW_PORT", str(taken))
-    with pytest.raises(Refused, match=f"WATCHFUNNEL_AIRFLOW_PORT names port {taken}"):
+    with pytest.raises(InputError, match=f"WATCHFUNNEL_AIRFLOW_PORT names port {taken}"):
         s._port("AIRFLOW")
 
 
 @pytest.mark.parametrize("text", ["http", "0", "65536", "-1"])
 def test_a_port_that_is_no_port_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHFUNNEL_MLFLOW_PORT", text)
-    with pytest.raises(Refused, match="not a port number"):
+    with pytest.raises(InputError, match="not a port number"):
         s._port("MLFLOW")
 
 
@@ -188,12 +188,12 @@ def test_every_airflow_setting_exists_in_this_airflow(services: s.Services) -> N
 
 def test_a_process_that_fails_is_reported_with_the_end_of_its_log(services: s.Services) -> None:
     services = s.spawn(services, "migration", ["/bin/sh", "-c", "echo no such table; exit 3"])
-    with pytest.raises(Refused, match="no such table"):
+    with pytest.raises(InputError, match="no such table"):
         s.wait_for_the_end_of(services, "migration")
 
 
 def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path) -> None:
-    with demo._alone(tmp_path), pytest.raises(Refused, match="another demo"), demo._alone(tmp_path):
+    with demo._alone(tmp_path), pytest.raises(InputError, match="another demo"), demo._alone(tmp_path):
         pass
     with demo._alone(tmp_path):
         pass
@@ -206,7 +206,7 @@ def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path) -> None:
 def test_a_demo_without_its_data_is_refused_before_anything_starts(
     tmp_path: Path, source: str, data: Path | None, words: str
 ) -> None:
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(InputError, match=words):
         demo.demo(source, data, tmp_path / "home")
     assert not (tmp_path / "home").exists()
 
@@ -260,7 +260,7 @@ def test_the_services_start_run_a_dag_on_request_and_leave_nothing_behind(
         assert {listener.laddr.ip for listener in listening} == {"127.0.0.1"}
         assert {listener.laddr.port for listener in listening} == {services.airflow_port, services.mlflow_port}
         chain = demo._Chain(demo.Airflow(services.airflow), services, demo._console())
-        with pytest.raises(Refused, match=r"interactions"):
+        with pytest.raises(InputError, match=r"interactions"):
             chain.run({"source": "canonical", "data": str(defaults.data)})
     finally:
         assert set(s.stop(tmp_path)) == {s.SCHEDULER, s.DAG_PROCESSOR, s.API, s.MLFLOW}

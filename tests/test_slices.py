@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recall.metrics import Holdout, places
+from recall.metrics import RelevantItems, places
 from recall.slices import (
+    evaluation_users,
     found_shares,
     items_by_age,
     items_by_popularity,
-    judged_users,
     sliced_means,
     users_by_activity,
 )
@@ -85,8 +85,8 @@ def test_means_are_over_the_users_of_a_slice_that_have_a_holdout():
     assert means["hr@5/all"] == 0.5
     assert means["recall@5/all"] == 0.25
     assert all(math.isnan(means[f"{metric}/{name}"]) for metric in ("hr@5", "recall@5") for name in ("last", "none"))
-    holdout = Holdout(np.array([0, 1, 3, 3]), np.array([7, 8, 9]))
-    assert judged_users(holdout, slices) == {"all": 2, "last": 0, "none": 0}
+    relevant = RelevantItems(np.array([0, 1, 3, 3]), np.array([7, 8, 9]))
+    assert evaluation_users(relevant, slices) == {"all": 2, "last": 0, "none": 0}
 
 
 def test_found_shares_count_watches_and_not_users():
@@ -103,9 +103,9 @@ def test_found_shares_of_items_equal_a_loop_over_the_watches(k, seed):
     rng = np.random.default_rng(seed)
     ranked = np.array([rng.permutation(9)[:5] for _ in range(4)], dtype=np.int32)
     offsets = np.append(0, np.cumsum(rng.integers(0, 5, 4)))
-    holdout = Holdout(offsets, rng.integers(0, 9, offsets[-1]).astype(np.int32))
+    relevant = RelevantItems(offsets, rng.integers(0, 9, offsets[-1]).astype(np.int32))
     young = rng.random(9) < 0.5
-    watches = [(u, item) for u, item in zip(holdout.rows, holdout.items, strict=True) if young[item]]
+    watches = [(u, item) for u, item in zip(relevant.rows, relevant.items, strict=True) if young[item]]
     found = [item > 0 and item in ranked[user, :k] for user, item in watches]
-    share = found_shares([k], places(ranked, holdout), {"young": young[holdout.items]})[f"watches_found@{k}/young"]
+    share = found_shares([k], places(ranked, relevant), {"young": young[relevant.items]})[f"watches_found@{k}/young"]
     assert share == pytest.approx(np.mean(found)) if found else math.isnan(share)

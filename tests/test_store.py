@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.errors import Refused
+from features.errors import InputError
 from funnel import store as store_module
 from funnel.store import (
     KEPT_VERSIONS,
     MANIFEST,
     MEASURED,
-    Recipe,
+    ArtefactKey,
     Store,
     canonical_json,
     code_digest,
@@ -25,8 +25,8 @@ from funnel.store import (
 )
 
 
-def recipe(value: int = 1, name: str = "lists", code: str = "c", **parents: str) -> Recipe:
-    return Recipe(name, {"value": value}, code, parents)
+def artefact_key(value: int = 1, name: str = "lists", code: str = "c", **parents: str) -> ArtefactKey:
+    return ArtefactKey(name, {"value": value}, code, parents)
 
 
 def writer(text: str) -> Callable[[Path], None]:
@@ -40,7 +40,7 @@ def writer(text: str) -> Callable[[Path], None]:
 
 def refusing(folder: Path) -> None:
     (folder / "half.txt").write_text("half")
-    raise Refused("the input is wrong")
+    raise InputError("the input is wrong")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_an_artefact_is_described_by_a_hash_and_size_and_shape_of_each_file(store: Store) -> None:
-    manifest = store.make(recipe(parents="p"), writer("hello"))
+    manifest = store.make(artefact_key(parents="p"), writer("hello"))
     assert set(manifest.files) == {"deep/a.txt", "b.parquet"}
     assert manifest.files["deep/a.txt"]["bytes"] == 5
     assert (manifest.files["b.parquet"]["rows"], manifest.files["b.parquet"]["columns"]) == (2, {"x": "int64"})
@@ -67,107 +67,112 @@ def test_what_was_measured_is_described_but_no_part_of_the_content(store: Store)
 
         return write
 
-    slow, fast = (store.make(recipe(value), timed("hello", f"{value} s")) for value in (1, 2))
+    slow, fast = (store.make(artefact_key(value), timed("hello", f"{value} s")) for value in (1, 2))
     assert set(slow.files) == {"deep/a.txt", "b.parquet", "measured/speed.csv"}
     assert slow.files != fast.files
-    assert slow.content == fast.content != store.make(recipe(3), timed("other", "2 s")).content
+    assert slow.content == fast.content != store.make(artefact_key(3), timed("other", "2 s")).content
 
 
 def test_what_exists_is_not_made_again(store: Store) -> None:
-    first = store.make(recipe(), writer("once"))
-    assert store.holds(recipe())
-    assert store.make(recipe(), refusing) == first
+    first = store.make(artefact_key(), writer("once"))
+    assert store.holds(artefact_key())
+    assert store.make(artefact_key(), refusing) == first
 
 
 @pytest.mark.parametrize(
-    "other", [recipe(2), recipe(name="rows"), recipe(code="d"), recipe(parent="x")], ids=["config", "name", "code", "p"]
+    "other",
+    [artefact_key(2), artefact_key(name="rows"), artefact_key(code="d"), artefact_key(parent="x")],
+    ids=["config", "name", "code", "p"],
 )
-def test_whatever_determines_an_artefact_makes_another_version(store: Store, other: Recipe) -> None:
-    store.make(recipe(), writer("one"))
+def test_whatever_determines_an_artefact_makes_another_version(store: Store, other: ArtefactKey) -> None:
+    store.make(artefact_key(), writer("one"))
     assert not store.holds(other)
-    assert other.version != recipe().version
+    assert other.version != artefact_key().version
 
 
 def test_equal_content_has_equal_hashes_whatever_it_was_made_of(store: Store) -> None:
-    contents = [store.make(recipe(value), writer(text)).content for value, text in ((1, "a"), (2, "a"), (3, "b"))]
+    contents = [store.make(artefact_key(value), writer(text)).content for value, text in ((1, "a"), (2, "a"), (3, "b"))]
     assert contents[0] == contents[1] != contents[2]
 
 
 def test_a_refused_step_leaves_the_old_version_in_force_and_the_retry_finishes(store: Store) -> None:
-    old = store.make(recipe(1), writer("old"))
-    with pytest.raises(Refused, match="the input is wrong"):
-        store.make(recipe(2), refusing)
+    old = store.make(artefact_key(1), writer("old"))
+    with pytest.raises(InputError, match="the input is wrong"):
+        store.make(artefact_key(2), refusing)
     assert store.manifest("lists") == old
-    assert not store.holds(recipe(2))
-    store.make(recipe(2), writer("new"))
+    assert not store.holds(artefact_key(2))
+    store.make(artefact_key(2), writer("new"))
     assert sorted(path.name for path in store.path("lists").iterdir()) == ["b.parquet", "deep", MANIFEST]
 
 
 def test_a_refused_step_leaves_nothing_behind(store: Store) -> None:
-    with pytest.raises(Refused):
-        store.make(recipe(), refusing)
+    with pytest.raises(InputError):
+        store.make(artefact_key(), refusing)
     assert list((store.root / "lists").iterdir()) == []
 
 
 def test_what_an_attempt_left_for_the_next_one_outlives_a_refusal_and_goes_with_the_artefact(store: Store) -> None:
-    scratch = store.scratch(recipe())
+    scratch = store.scratch(artefact_key())
     assert not scratch.exists()
     scratch.mkdir(parents=True)
     (scratch / "progress").write_text("half way")
-    with pytest.raises(Refused):
-        store.make(recipe(), refusing)
-    assert (store.scratch(recipe()) / "progress").read_text() == "half way"
-    store.make(recipe(), writer("whole"))
-    assert {path.name for path in (store.root / "lists").iterdir()} == {recipe().version, "current"}
+    with pytest.raises(InputError):
+        store.make(artefact_key(), refusing)
+    assert (store.scratch(artefact_key()) / "progress").read_text() == "half way"
+    store.make(artefact_key(), writer("whole"))
+    assert {path.name for path in (store.root / "lists").iterdir()} == {artefact_key().version, "current"}
 
 
 def test_another_artefact_never_finds_what_an_attempt_left(store: Store) -> None:
-    places = {store.scratch(other) for other in (recipe(1), recipe(2), recipe(1, code="d"), recipe(1, name="rows"))}
+    places = {
+        store.scratch(other)
+        for other in (artefact_key(1), artefact_key(2), artefact_key(1, code="d"), artefact_key(1, name="rows"))
+    }
     assert len(places) == 4
-    assert store.scratch(recipe(1)) == store.scratch(recipe(1))
+    assert store.scratch(artefact_key(1)) == store.scratch(artefact_key(1))
 
 
 def test_what_was_never_made_is_refused_with_what_to_do(store: Store) -> None:
-    with pytest.raises(Refused, match="no artefact `lists`; run the steps before it first"):
+    with pytest.raises(InputError, match="no artefact `lists`; run the steps before it first"):
         store.path("lists")
-    with pytest.raises(Refused, match="no artefact `lists` of version nix"):
+    with pytest.raises(InputError, match="no artefact `lists` of version nix"):
         Store(store.root, {"lists": "nix"}).manifest("lists")
 
 
 def test_a_pinned_version_is_read_until_the_artefact_is_made_anew(store: Store) -> None:
-    old, new = store.make(recipe(1), writer("old")), store.make(recipe(2), writer("new"))
+    old, new = store.make(artefact_key(1), writer("old")), store.make(artefact_key(2), writer("new"))
     pinned = Store(store.root, {"lists": old.version})
     assert (pinned.manifest("lists"), store.manifest("lists")) == (old, new)
-    pinned.make(recipe(3), writer("newer"))
+    pinned.make(artefact_key(3), writer("newer"))
     assert pinned.manifest("lists").config == {"value": 3}
 
 
 def test_a_version_that_was_in_force_again_is_not_the_first_to_go(store: Store) -> None:
     for value in (0, 1, 2):
-        store.make(recipe(value), writer(str(value)))
-    store.make(recipe(0), refusing)
-    store.make(recipe(3), writer("3"))
-    assert [value for value in range(4) if store.holds(recipe(value))] == [0, 2, 3]
+        store.make(artefact_key(value), writer(str(value)))
+    store.make(artefact_key(0), refusing)
+    store.make(artefact_key(3), writer("3"))
+    assert [value for value in range(4) if store.holds(artefact_key(value))] == [0, 2, 3]
 
 
 def test_the_newest_few_versions_are_kept_and_the_one_in_force_always(store: Store) -> None:
     for value in range(6):
-        store.make(recipe(value), writer(str(value)))
+        store.make(artefact_key(value), writer(str(value)))
     assert len([path for path in (store.root / "lists").iterdir() if path.is_dir()]) == KEPT_VERSIONS
-    assert [value for value in range(6) if store.holds(recipe(value))] == [3, 4, 5]
-    oldest = store.make(recipe(3), refusing)
+    assert [value for value in range(6) if store.holds(artefact_key(value))] == [3, 4, 5]
+    oldest = store.make(artefact_key(3), refusing)
     assert store.manifest("lists") == oldest
-    assert store.versions() == {"lists": recipe(3).version}
+    assert store.versions() == {"lists": artefact_key(3).version}
 
 
 def test_only_the_version_in_force_is_current(store: Store) -> None:
     for value in (1, 2):
-        store.make(recipe(value), writer(str(value)))
-    assert [store.is_current(recipe(value)) for value in (1, 2, 3)] == [False, True, False]
+        store.make(artefact_key(value), writer(str(value)))
+    assert [store.is_current(artefact_key(value)) for value in (1, 2, 3)] == [False, True, False]
 
 
 def test_one_run_holds_the_store_at_a_time(store: Store) -> None:
-    with store.locked(), pytest.raises(Refused, match="another run is writing here"), Store(store.root).locked():
+    with store.locked(), pytest.raises(InputError, match="another run is writing here"), Store(store.root).locked():
         pass
     with store.locked():
         pass
@@ -183,7 +188,7 @@ def test_a_killed_holder_lets_go(store: Store) -> None:
     assert holder.stdout is not None
     with holder.stdout as said:
         assert said.readline() == "held\n"
-        with pytest.raises(Refused), store.locked():
+        with pytest.raises(InputError), store.locked():
             pass
         holder.kill()
         holder.wait()

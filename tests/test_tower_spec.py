@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 
 from features.histories import histories_of
-from features.sides import Side
-from features.tables import PUBLISHED_AT
+from features.schema import PUBLISHED_AT
+from features.side_features import SideFeatures
 from features.vocabulary import NEVER_SHOWN, Vocabulary
 from recall.config import RecallConfig
-from recall.inputs import AGE_HOURS, HOUR, TEMPERATURE, Knowledge, Readings, facts_of, grown_shape, shape_of
+from recall.inputs import AGE_HOURS, HOUR, TEMPERATURE, ModelInputs, UserInputs, facts_of, grown_spec, spec_of
 
 USERS, ITEMS = 100, 12
 CONFIG = RecallConfig(dim=4, depth=1, width=8)
@@ -21,23 +21,27 @@ SHOWN = np.where(np.arange(1, ITEMS) < ITEMS - 2, SEEN, NEVER_SHOWN)
 def users_side(**columns):
     codes = {"country": np.arange(USERS, dtype=np.int32) % 3 + 1}
     ages = np.where(np.arange(USERS) % 4 == 0, np.nan, 20.0 + np.arange(USERS))
-    return Side(codes | columns, {}, {"age": ages})
+    return SideFeatures(codes | columns, {}, {"age": ages})
 
 
 def items_side(**numbers):
     channels = np.array([0, 1, 2, 1, 2, 3, 1, 4, 2, 3, 5, 1], np.int32)
-    return Side({"channel_id": channels}, {}, {"duration_seconds": np.arange(ITEMS, dtype=float) * 100} | numbers)
+    return SideFeatures(
+        {"channel_id": channels}, {}, {"duration_seconds": np.arange(ITEMS, dtype=float) * 100} | numbers
+    )
 
 
-def knowledge(users=None, items=None, timed=True):
+def model_inputs(users=None, items=None, timed=True):
     """User u's only watch is of item 1 at instant 10 + u."""
     n = np.arange(1, USERS)
-    readings = Readings(histories_of(n, np.ones(USERS - 1), 10 + n, USERS), None, users or users_side())
-    return Knowledge(readings, Vocabulary(pa.array(n[: ITEMS - 1]), SEEN, SHOWN), None, items or items_side(), timed)
+    user_inputs = UserInputs(histories_of(n, np.ones(USERS - 1), 10 + n, USERS), None, users or users_side())
+    return ModelInputs(
+        user_inputs, Vocabulary(pa.array(n[: ITEMS - 1]), SEEN, SHOWN), None, items or items_side(), timed
+    )
 
 
 def test_sizes_and_ranges_are_those_of_the_ids_that_had_come_by_then():
-    shape = shape_of(knowledge(), CONFIG, 95)
+    shape = spec_of(model_inputs(), CONFIG, 95)
     assert (shape.as_of, shape.items) == (95, 10)
     assert shape.categories == {"country": 4}
     assert shape.numbers == {"age": (21.0, 103.0)}
@@ -49,10 +53,10 @@ def test_what_later_users_and_items_are_like_changes_nothing_before():
     later_users, later_items = users_side(), items_side()
     later_users.codes["country"][85:], later_users.numbers["age"][85:] = 50, 1000
     later_items.codes["channel_id"][10:], later_items.numbers["duration_seconds"][10:] = 99, 10**6
-    before, after = knowledge(), knowledge(later_users, later_items)
-    shape = shape_of(before, CONFIG, 95)
-    assert shape_of(after, CONFIG, 95) == shape
-    assert shape_of(after, CONFIG, 1000) != shape_of(before, CONFIG, 1000)
+    before, after = model_inputs(), model_inputs(later_users, later_items)
+    shape = spec_of(before, CONFIG, 95)
+    assert spec_of(after, CONFIG, 95) == shape
+    assert spec_of(after, CONFIG, 1000) != spec_of(before, CONFIG, 1000)
     facts, later = facts_of(before, shape), facts_of(after, shape)
     np.testing.assert_array_equal(facts.codes["channel_id"], later.codes["channel_id"])
     np.testing.assert_array_equal(facts.values, later.values)
@@ -62,45 +66,45 @@ def test_what_later_users_and_items_are_like_changes_nothing_before():
 def test_a_category_that_names_its_users_is_left_out():
     """With fewer than 20 users a category on average it would be learnt by heart; one value says nothing."""
     columns = {"device": np.arange(USERS, dtype=np.int32), "planet": np.ones(USERS, np.int32)}
-    assert set(shape_of(knowledge(users_side(**columns)), CONFIG, 1000).categories) == {"country"}
-    assert shape_of(knowledge(), CONFIG, 80).categories == {}
-    assert shape_of(knowledge(), CONFIG, 95).categories == {"country": 4}
+    assert set(spec_of(model_inputs(users_side(**columns)), CONFIG, 1000).categories) == {"country"}
+    assert spec_of(model_inputs(), CONFIG, 80).categories == {}
+    assert spec_of(model_inputs(), CONFIG, 95).categories == {"country": 4}
 
 
 def test_a_temperature_is_the_cosine_s_alone():
-    dot = shape_of(knowledge(), CONFIG.model_copy(update={"metric": "dot"}), 1000)
+    dot = spec_of(model_inputs(), CONFIG.model_copy(update={"metric": "dot"}), 1000)
     assert (dot.metric, dot.temperature) == ("dot", 1.0)
-    cosine = shape_of(knowledge(), CONFIG, 1000)
+    cosine = spec_of(model_inputs(), CONFIG, 1000)
     assert (cosine.metric, cosine.temperature) == ("cosine", TEMPERATURE)
-    assert facts_of(knowledge(), cosine).values.shape == (ITEMS, 3)
+    assert facts_of(model_inputs(), cosine).values.shape == (ITEMS, 3)
 
 
 @pytest.mark.parametrize(
-    ("windows", "history", "expected"),
+    ("split", "history", "expected"),
     [((1, 5), 5, (1, 5)), ((5, 1), 5, (1, 5)), ((1, 5), 3, (1, 3)), ((1, 5), 9, (1, 5, 9)), ((), 7, (7,))],
 )
-def test_windows_ascend_and_the_widest_is_the_history(windows, history, expected):
-    config = CONFIG.model_copy(update={"recency_windows": windows, "history": history})
-    assert shape_of(knowledge(), config, 1000).recency_windows == expected
+def test_windows_ascend_and_the_widest_is_the_history(split, history, expected):
+    config = CONFIG.model_copy(update={"recency_windows": split, "history": history})
+    assert spec_of(model_inputs(), config, 1000).recency_windows == expected
 
 
 def test_depth_and_width_are_a_tower_of_halving_layers():
     config = CONFIG.model_copy(update={"depth": 3, "width": 8})
-    assert shape_of(knowledge(), config, 1000).hidden == (32, 16, 8)
-    assert shape_of(knowledge(), CONFIG.model_copy(update={"depth": 0}), 1000).hidden == ()
+    assert spec_of(model_inputs(), config, 1000).hidden == (32, 16, 8)
+    assert spec_of(model_inputs(), CONFIG.model_copy(update={"depth": 0}), 1000).hidden == ()
 
 
 def test_the_example_age_needs_a_clock_of_time():
-    ages = [shape_of(knowledge(timed=timed), CONFIG, 1000).example_age for timed in (True, False)]
+    ages = [spec_of(model_inputs(timed=timed), CONFIG, 1000).example_age for timed in (True, False)]
     assert ages == [True, False]
-    assert not shape_of(knowledge(), CONFIG.model_copy(update={"example_age": "none"}), 1000).example_age
+    assert not spec_of(model_inputs(), CONFIG.model_copy(update={"example_age": "none"}), 1000).example_age
 
 
 def test_items_that_nobody_was_shown_are_listed_where_side_features_speak_for_them():
-    shape = shape_of(knowledge(), CONFIG, 1000)
-    assert np.flatnonzero(facts_of(knowledge(), shape).listed).tolist() == list(range(1, ITEMS))
-    silent = knowledge(items=Side({}, {}, {}))
-    plain = shape_of(silent, CONFIG, 1000)
+    shape = spec_of(model_inputs(), CONFIG, 1000)
+    assert np.flatnonzero(facts_of(model_inputs(), shape).listed).tolist() == list(range(1, ITEMS))
+    silent = model_inputs(items=SideFeatures({}, {}, {}))
+    plain = spec_of(silent, CONFIG, 1000)
     assert plain.items == ITEMS
     assert np.flatnonzero(facts_of(silent, plain).listed).tolist() == list(range(1, ITEMS - 2))
 
@@ -108,13 +112,13 @@ def test_items_that_nobody_was_shown_are_listed_where_side_features_speak_for_th
 def test_the_age_of_an_item_is_its_hours_since_publication_by_their_logarithm():
     as_of = 1000 * HOUR
     published = np.concatenate([[np.nan], as_of - np.array([0, 1, 3, 7, 15, 31, 63, 127, 255, -5, 2]) * HOUR])
-    told = knowledge(items=items_side(**{PUBLISHED_AT: published}))
-    shape = shape_of(told, CONFIG, as_of)
+    told = model_inputs(items=items_side(**{PUBLISHED_AT: published}))
+    shape = spec_of(told, CONFIG, as_of)
     assert set(shape.item_numbers) == {"duration_seconds", AGE_HOURS}
     ages = facts_of(told, shape).values[:, 3]
     np.testing.assert_allclose(ages[:10], np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8]) / 8, atol=1e-6)
     assert ages[10] == 0
-    untimed = shape_of(knowledge(items=items_side(**{PUBLISHED_AT: published}), timed=False), CONFIG, as_of)
+    untimed = spec_of(model_inputs(items=items_side(**{PUBLISHED_AT: published}), timed=False), CONFIG, as_of)
     assert set(untimed.item_numbers) == {"duration_seconds"}
 
 
@@ -124,9 +128,9 @@ def test_a_grown_shape_has_more_rows_and_the_same_layers():
     users = users_side(
         region=np.where(np.arange(USERS) < 70, 1, np.where(np.arange(USERS) < 95, 2, 3)).astype(np.int32)
     )
-    told = knowledge(users, new_channel)
-    old = shape_of(told, CONFIG, 95)
-    grown = grown_shape(old, told, CONFIG, 1000)
+    told = model_inputs(users, new_channel)
+    old = spec_of(told, CONFIG, 95)
+    grown = grown_spec(old, told, CONFIG, 1000)
     assert old.categories == grown.categories | {"region": 3} == {"country": 4, "region": 3}
     assert grown.categories["region"] == 4
     assert (old.item_categories, grown.item_categories) == ({"channel_id": 5}, {"channel_id": 10})

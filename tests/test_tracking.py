@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from features.errors import Refused, Unreachable
+from features.errors import InputError, ServiceUnavailable
 from funnel.tracking import DATA_TAG, MlflowTracker, environment
 
 STAGES = ("funnel", "ingest", "features", "recall", "ranking")
@@ -95,7 +95,7 @@ def test_a_late_figure_does_not_reopen_a_finished_run(store, client):
 def test_another_value_of_a_parameter_is_refused_in_one_sentence(store):
     tracker = MlflowTracker(store, "changed")
     tracker.log_params("recall", {"dim": 64})
-    with pytest.raises(Refused, match="dim is 128 but was logged as 64"):
+    with pytest.raises(InputError, match="dim is 128 but was logged as 64"):
         tracker.log_params("recall", {"dim": 128})
 
 
@@ -215,14 +215,14 @@ def test_a_file_store_has_no_page_to_show(store):
 
 @pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "mlruns", "postgresql://somewhere/db"])
 def test_an_address_that_depends_on_the_working_directory_is_refused(uri):
-    with pytest.raises(Refused, match="absolute"):
+    with pytest.raises(InputError, match="absolute"):
         MlflowTracker(uri, "nowhere").open("funnel")
 
 
 def test_a_server_that_does_not_answer_is_told_within_seconds_and_is_no_refusal_so_that_airflow_retries():
     started = time.monotonic()
-    assert not issubclass(Unreachable, Refused)
-    with pytest.raises(Unreachable, match="no MLflow server answers"):
+    assert not issubclass(ServiceUnavailable, InputError)
+    with pytest.raises(ServiceUnavailable, match="no MLflow server answers"):
         MlflowTracker(f"http://127.0.0.1:{free_port()}", "nobody").open("funnel")
     assert time.monotonic() - started < 5
 
@@ -230,7 +230,7 @@ def test_a_server_that_does_not_answer_is_told_within_seconds_and_is_no_refusal_
 def test_a_deleted_experiment_is_refused_with_what_to_do(store, client):
     experiment = client.create_experiment("dropped")
     client.delete_experiment(experiment)
-    with pytest.raises(Refused, match="dropped is deleted; restore it"):
+    with pytest.raises(InputError, match="dropped is deleted; restore it"):
         MlflowTracker(store, "any").open("dropped")
 
 

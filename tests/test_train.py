@@ -7,20 +7,20 @@ import pyarrow as pa
 import pytest
 
 from features.histories import histories_of, samples_of
-from features.sides import Side
+from features.side_features import SideFeatures
+from features.split import Split
 from features.vocabulary import Vocabulary
-from features.windows import Windows
 from recall import train_tower, validator
 from recall.batches import SMALLEST_BATCH
 from recall.candidates import Candidates, nearest, pairs_before
 from recall.config import RecallConfig
 from recall.index import index_of
-from recall.inputs import Knowledge, Readings
+from recall.inputs import ModelInputs, UserInputs
 from recall.tower import Tower
-from recall.train import Course, edges_of, roll
+from recall.train import TrainingJob, cut_offs_of, train_incrementally
 
 USERS, ITEMS, WATCHES = 40, 40, 24
-WINDOWS = Windows(mode="time", clock="time", start=0, history_end=800, labels_end=900, holdout_end=1000)
+WINDOWS = Split(mode="time", clock="time", start=0, label_start=800, test_start=900, test_end=1000)
 QUICK = RecallConfig(
     dim=8,
     depth=1,
@@ -36,26 +36,26 @@ QUICK = RecallConfig(
 )
 
 
-def published(instants):
+def published(timestamps_us):
     """How many items exist at each instant: 24 from the start, two more every 125."""
-    return 24 + instants * 8 // 1000 * 2
+    return 24 + timestamps_us * 8 // 1000 * 2
 
 
 def two_tastes(rng):
     """(user, item, instant) rows: user u watches only items of u's parity, from time 0 to 1000."""
-    users, instants = np.repeat(np.arange(1, USERS + 1), WATCHES), rng.integers(0, 1000, USERS * WATCHES)
-    return users, 2 * rng.integers(1, published(instants) // 2 + 1) - users % 2, instants
+    users, timestamps_us = np.repeat(np.arange(1, USERS + 1), WATCHES), rng.integers(0, 1000, USERS * WATCHES)
+    return users, 2 * rng.integers(1, published(timestamps_us) // 2 + 1) - users % 2, timestamps_us
 
 
-def course_of(users, items, instants, config=QUICK, windows=WINDOWS, seed=5, users_side=None, items_side=None):
-    order = np.lexsort((instants, users))
-    watches = histories_of(users[order], items[order], instants[order], USERS + 5)
+def training_job_of(users, items, timestamps_us, config=QUICK, split=WINDOWS, seed=5, users_side=None, items_side=None):
+    order = np.lexsort((timestamps_us, users))
+    watches = histories_of(users[order], items[order], timestamps_us[order], USERS + 5)
     first_seen = np.searchsorted(published(np.arange(1000)), np.arange(1, ITEMS + 1))
     vocabulary = Vocabulary(pa.array(np.arange(1, ITEMS + 1)), first_seen)
-    side = users_side or Side({}, {}, {})
-    readings, timed = Readings(watches, None, side), windows.clock == "time"
-    knowledge = Knowledge(readings, vocabulary, None, items_side or Side({}, {}, {}), timed)
-    return Course(knowledge, samples_of(watches), windows, config, seed)
+    side = users_side or SideFeatures({}, {}, {})
+    user_inputs, timed = UserInputs(watches, None, side), split.clock == "time"
+    model_inputs = ModelInputs(user_inputs, vocabulary, None, items_side or SideFeatures({}, {}, {}), timed)
+    return TrainingJob(model_inputs, samples_of(watches), split, config, seed)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def told():
 @pytest.fixture(scope="module")
 def rolled(log, told):
     """The towers and epochs of the two-tastes log."""
-    return roll(replace(course_of(*log), on_epoch=told.append))
+    return train_incrementally(replace(training_job_of(*log), on_epoch=told.append))
 
 
 def same(first, second):
@@ -81,21 +81,25 @@ def same(first, second):
 
 def test_towers_are_finished_at_the_edges_with_the_vocabulary_of_then(rolled):
     towers, _ = rolled
-    assert [tower.shape.as_of for tower in towers] == edges_of(WINDOWS, 2) == [700, 800, 900]
+    assert [tower.shape.as_of for tower in towers] == cut_offs_of(WINDOWS, 2) == [700, 800, 900]
     assert [tower.shape.items for tower in towers] == [35, 37, 39]
 
 
 def test_two_seeded_rolls_give_equal_towers(log, rolled):
-    again, epochs = roll(course_of(*log))
+    again, epochs = train_incrementally(training_job_of(*log))
     assert epochs == rolled[1]
     assert all(same(*pair) for pair in zip(rolled[0], again, strict=True))
 
 
 def scrambled(log, edge, rng):
     """The log with every row at or after an instant replaced by another one, or dropped."""
-    users, items, instants = log
-    kept = (instants < edge) | (rng.random(len(users)) < 0.5)
-    return users[kept], np.where(instants < edge, items, rng.integers(1, published(instants) + 1))[kept], instants[kept]
+    users, items, timestamps_us = log
+    kept = (timestamps_us < edge) | (rng.random(len(users)) < 0.5)
+    return (
+        users[kept],
+        np.where(timestamps_us < edge, items, rng.integers(1, published(timestamps_us) + 1))[kept],
+        timestamps_us[kept],
+    )
 
 
 SINGLE = QUICK.model_copy(update={"epochs": 1})
@@ -104,17 +108,17 @@ SINGLE = QUICK.model_copy(update={"epochs": 1})
 @pytest.fixture(scope="module")
 def rolled_once(log):
     """One epoch of warm-up, so that none is chosen by what followed."""
-    return roll(course_of(*log, config=SINGLE))[0]
+    return train_incrementally(training_job_of(*log, config=SINGLE))[0]
 
 
 @pytest.mark.parametrize(("edge", "unmoved"), [(700, 1), (900, 3)])
 def test_no_tower_is_trained_on_watches_at_or_after_its_instant(log, rolled_once, edge, unmoved):
-    after, _ = roll(course_of(*scrambled(log, edge, np.random.default_rng(1)), config=SINGLE))
+    after, _ = train_incrementally(training_job_of(*scrambled(log, edge, np.random.default_rng(1)), config=SINGLE))
     assert [same(*pair) for pair in zip(rolled_once, after, strict=True)] == [True] * unmoved + [False] * (3 - unmoved)
 
 
 def test_choosing_the_epoch_sees_no_further_than_the_next_edge(log, rolled):
-    after, _ = roll(course_of(*scrambled(log, 800, np.random.default_rng(1))))
+    after, _ = train_incrementally(training_job_of(*scrambled(log, 800, np.random.default_rng(1))))
     assert [same(*pair) for pair in zip(rolled[0], after, strict=True)] == [True, True, False]
 
 
@@ -128,31 +132,31 @@ def test_each_epoch_is_told_and_reported(rolled, told):
 def overtrained():
     """A log whose future says little: training longer helps for a while and then stops helping."""
     rng = np.random.default_rng(3)
-    users, instants = np.repeat(np.arange(1, USERS + 1), WATCHES), rng.integers(0, 1000, USERS * WATCHES)
+    users, timestamps_us = np.repeat(np.arange(1, USERS + 1), WATCHES), rng.integers(0, 1000, USERS * WATCHES)
     config = QUICK.model_copy(update={"epochs": 8, "learning_rate": 0.1, "blocks": 1})
-    return course_of(users, rng.integers(1, published(instants) + 1), instants, config)
+    return training_job_of(users, rng.integers(1, published(timestamps_us) + 1), timestamps_us, config)
 
 
 def test_the_best_epochs_weights_are_kept_and_patience_ends_the_warm_up(monkeypatch):
     """With a rate that does not drop: training ends where it would."""
     monkeypatch.setattr(validator, "JUDGED_AT", 8)
     monkeypatch.setattr(train_tower, "RATE_DROP", 1.0)
-    course = overtrained()
-    towers, epochs = roll(course)
+    job = overtrained()
+    towers, epochs = train_incrementally(job)
     rates = [row["hit_rate@50"] for row in epochs if row["tower"] == 0]
     best = int(np.argmax(rates)) + 1
     assert best < len(rates) < 8
-    assert len(rates) == best + course.config.patience
-    short, _ = roll(replace(course, config=course.config.model_copy(update={"epochs": best})))
+    assert len(rates) == best + job.config.patience
+    short, _ = train_incrementally(replace(job, config=job.config.model_copy(update={"epochs": best})))
     assert same(short[0], towers[0])
 
 
-ORDER = Windows(mode="last", clock="order", start=0, history_end=800, labels_end=900, holdout_end=1000)
+ORDER = Split(mode="last", clock="order", start=0, label_start=800, test_start=900, test_end=1000)
 
 
 @pytest.fixture(scope="module")
 def rolled_in_order(log):
-    return roll(course_of(*log, windows=ORDER))
+    return train_incrementally(training_job_of(*log, split=ORDER))
 
 
 def test_in_the_order_clock_the_tower_is_fitted_again_on_all_but_the_holdout(log, rolled_in_order):
@@ -166,81 +170,81 @@ def test_in_the_order_clock_the_tower_is_fitted_again_on_all_but_the_holdout(log
 
 
 def test_the_holdout_leaves_no_trace_in_the_order_clock(log, rolled_in_order):
-    after, _ = roll(course_of(*scrambled(log, 900, np.random.default_rng(1)), windows=ORDER))
+    after, _ = train_incrementally(training_job_of(*scrambled(log, 900, np.random.default_rng(1)), split=ORDER))
     assert all(same(*pair) for pair in zip(rolled_in_order[0], after, strict=True))
 
 
 @pytest.fixture(scope="module")
-def learnt(log):
-    """A tower that has had a few seconds with the two-tastes log, and its readings."""
+def fitted(log):
+    """A tower that has had a few seconds with the two-tastes log, and its user_inputs."""
     config = QUICK.model_copy(update={"epochs": 25, "patience": 25, "blocks": 1})
-    course = course_of(*log, config=config)
+    job = training_job_of(*log, config=config)
     with pytest.MonkeyPatch.context() as patch:
         # Among the first 50 of 39 items every tower is right.
         patch.setattr(validator, "JUDGED_AT", 5)
-        return roll(course)[0][-1], course.knowledge.readings
+        return train_incrementally(job)[0][-1], job.model_inputs.user_inputs
 
 
-def offered(learnt, users, k):
-    tower, readings = learnt
-    vectors = tower.user_vectors(readings.inputs_at(tower.shape, users, 900))
-    seen = pairs_before(users, readings.histories, 900)
+def offered(fitted, users, k):
+    tower, user_inputs = fitted
+    vectors = tower.user_vectors(user_inputs.inputs_at(tower.shape, users, 900))
+    seen = pairs_before(users, user_inputs.histories, 900)
     return Candidates(users, *nearest(vectors, index_of(tower.item_vectors), seen, k))
 
 
-def test_even_users_are_offered_even_items(learnt):
+def test_even_users_are_offered_even_items(fitted):
     users = np.arange(1, USERS + 1, dtype=np.int32)
-    lists = offered(learnt, users, 3)
+    lists = offered(fitted, users, 3)
     agree = lists.items % 2 == users[:, None] % 2
     assert agree.mean() > 0.95
 
 
-def test_nothing_seen_and_nobody_is_ever_offered(learnt, log):
+def test_nothing_seen_and_nobody_is_ever_offered(fitted, log):
     users = np.arange(1, USERS + 1, dtype=np.int32)
-    lists = offered(learnt, users, 15)
+    lists = offered(fitted, users, 15)
     seen = {(u, i) for u, i, t in zip(*log, strict=True) if t < 900}
     assert (lists.items > 0).all()
     assert not any((u, i) in seen for u, row in zip(users, lists.items, strict=True) for i in row)
 
 
-def test_new_users_without_history_get_a_list_of_both_tastes(learnt):
-    lists = offered(learnt, np.array([USERS + 1, USERS + 4], np.int32), 30)
+def test_new_users_without_history_get_a_list_of_both_tastes(fitted):
+    lists = offered(fitted, np.array([USERS + 1, USERS + 4], np.int32), 30)
     assert (lists.items > 0).all()
     assert 0.2 < (lists.items[0] % 2).mean() < 0.8
     np.testing.assert_array_equal(lists.items[0], lists.items[1])
 
 
-def test_the_index_ranks_by_the_score_the_tower_was_trained_on(learnt):
-    tower, readings = learnt
+def test_the_index_ranks_by_the_score_the_tower_was_trained_on(fitted):
+    tower, user_inputs = fitted
     users = np.arange(1, 6, dtype=np.int32)
-    lists = offered(learnt, users, 5)
-    vectors = tower.user_vectors(readings.inputs_at(tower.shape, users, 900))
+    lists = offered(fitted, users, 5)
+    vectors = tower.user_vectors(user_inputs.inputs_at(tower.shape, users, 900))
     products = np.einsum("nd,nkd->nk", vectors, tower.item_vectors[lists.items])
     np.testing.assert_allclose(lists.scores, products, rtol=1e-4, atol=1e-5)
 
 
 def test_a_number_that_is_known_of_nobody_is_left_out_and_the_tower_can_be_reloaded(log, tmp_path):
-    nobody_told = Side({}, {}, {"age": np.full(USERS + 5, np.nan), "tenure": np.arange(USERS + 5.0)})
+    nobody_told = SideFeatures({}, {}, {"age": np.full(USERS + 5, np.nan), "tenure": np.arange(USERS + 5.0)})
     config = QUICK.model_copy(update={"epochs": 1, "blocks": 1})
-    towers, _ = roll(course_of(*log, config=config, users_side=nobody_told))
+    towers, _ = train_incrementally(training_job_of(*log, config=config, users_side=nobody_told))
     towers[0].save(tmp_path, "tower")
     assert list(Tower.load(tmp_path, "tower").shape.numbers) == ["tenure"]
 
 
 def test_blocks_are_as_long_as_the_label_window():
-    windows = WINDOWS.model_copy(update={"history_end": 830})
-    assert edges_of(windows, 3) == [690, 760, 830, 900]
+    split = WINDOWS.model_copy(update={"label_start": 830})
+    assert cut_offs_of(split, 3) == [690, 760, 830, 900]
 
 
 def test_blocks_of_a_short_log_leave_a_warm_up_of_one_block():
-    windows = Windows(mode="time", clock="time", start=100, history_end=400, labels_end=600, holdout_end=800)
-    assert edges_of(windows, 4) == [200, 300, 400, 500, 600]
+    split = Split(mode="time", clock="time", start=100, label_start=400, test_start=600, test_end=800)
+    assert cut_offs_of(split, 4) == [200, 300, 400, 500, 600]
 
 
 def test_the_order_clock_has_two_edges():
-    assert edges_of(ORDER, 4) == [800, 900]
+    assert cut_offs_of(ORDER, 4) == [800, 900]
 
 
 def test_the_first_tower_is_finished_by_an_early_history_end():
-    early = Windows(mode="time", clock="time", start=0, history_end=10, labels_end=100, holdout_end=110)
-    assert edges_of(early, 4) == [10, 40, 60, 80, 100]
+    early = Split(mode="time", clock="time", start=0, label_start=10, test_start=100, test_end=110)
+    assert cut_offs_of(early, 4) == [10, 40, 60, 80, 100]

@@ -17,7 +17,7 @@ CONFIG = RecallConfig(k=12, generator_items=8, blend_users=400)
 
 
 def generators(world, config, popularity):
-    tower, end = world.towers[-1], world.log.windows.labels_end
+    tower, end = world.towers[-1], world.log.split.test_start
     index = index_of(tower.item_vectors, tower.catalogue)
     return build_generators(config, Snapshot(world.log, end, tower, index, world.users, popularity))
 
@@ -43,15 +43,15 @@ def test_the_blender_finds_that_co_visitation_knows_the_next_watch(fitted):
 
 
 def test_the_next_watch_of_the_holdout_comes_early_in_the_blended_lists(chain_world, lists):
-    windows, watches = chain_world.log.windows, chain_world.log.clicks
-    went_on = pairs_between(chain_world.users, watches, windows.labels_end, windows.holdout_end)
-    began = pairs_before(chain_world.users, watches, windows.labels_end).counts > 2
+    split, watches = chain_world.log.split, chain_world.log.clicks
+    went_on = pairs_between(chain_world.users, watches, split.test_start, split.test_end)
+    began = pairs_before(chain_world.users, watches, split.test_start).counts > 2
     hits = went_on.holds(np.arange(len(lists))[:, None], lists.items[:, :5])
     assert hits[(went_on.counts > 0) & began].any(axis=1).mean() > 0.8
 
 
 def test_lists_are_full_hold_nothing_seen_and_fall_in_score(chain_world, lists):
-    seen = pairs_before(chain_world.users, chain_world.log.clicks, chain_world.log.windows.labels_end)
+    seen = pairs_before(chain_world.users, chain_world.log.clicks, chain_world.log.split.test_start)
     assert (lists.items > 0).all()
     assert not seen.holds(np.arange(len(lists))[:, None], lists.items).any()
     assert (np.diff(lists.scores, axis=1) <= 0).all()
@@ -62,7 +62,7 @@ def test_blended_lists_keep_each_generators_rank_and_score_and_the_towers(chain_
     found = generators(chain_world, CONFIG, fitted.blender.popularity).find(chain_world.users)
     assert (np.stack(list(lists.ranks.values())) > 0).any(axis=0).all()
     tower = chain_world.towers[-1]
-    inputs = chain_world.log.readings.inputs_at(tower.shape, chain_world.users, chain_world.log.windows.labels_end)
+    inputs = chain_world.log.user_inputs.inputs_at(tower.shape, chain_world.users, chain_world.log.split.test_start)
     vectors = tower.user_vectors(inputs)
     for name, named in found.union.named.items():
         for row in (0, 3, 399):
@@ -104,7 +104,7 @@ def test_lists_are_short_only_where_the_unseen_run_out(chain_world):
     config = RecallConfig(k=130, generator_items=5)
     blender = Blender(Popularity(), "round_robin", None)
     lists = blend_candidates(generators(chain_world, config, Popularity()), blender, chain_world.users, config.k)
-    seen = pairs_before(chain_world.users, chain_world.log.clicks, chain_world.log.windows.labels_end)
+    seen = pairs_before(chain_world.users, chain_world.log.clicks, chain_world.log.split.test_start)
     assert ((lists.items > 0).sum(axis=1) == 120 - seen.counts).all()
     assert np.isneginf(lists.scores[lists.items == 0]).all()
     assert (lists.ranks["tower"][lists.items == 0] == 0).all()
@@ -129,11 +129,11 @@ def test_too_few_users_to_fit_on_leave_the_order_to_the_ranks_or_the_tower(chain
 def test_a_log_without_watches_after_its_towers_still_gets_lists(chain_world):
     nothing = histories_of(np.zeros(0, int), np.zeros(0, int), np.zeros(0, int), 401)
     log = chain_world.log.__class__(
-        chain_world.log.readings.__class__(nothing, None, chain_world.log.readings.users),
+        chain_world.log.user_inputs.__class__(nothing, None, chain_world.log.user_inputs.users),
         nothing,
         chain_world.log.vocabulary,
         chain_world.log.items,
-        chain_world.log.windows,
+        chain_world.log.split,
     )
     fitted = fit_blender(CONFIG, log, chain_world.towers, seed=0)
     assert fitted.blender.order == "ranks"

@@ -8,7 +8,7 @@ import pytest
 from recall.checkpoints import Checkpoints, Progress
 from recall.config import RecallConfig
 from recall.tower import ItemFacts, Tower, TowerSpec
-from recall.train_tower import Keeping, Stretch, fit_tower, kept_rates, next_rate
+from recall.train_tower import Callbacks, TrainingRun, fit_tower, kept_rates, next_rate
 
 SHAPE = TowerSpec(as_of=3, items=2, dim=1, hidden=(), recency_windows=(1,))
 CONFIG = RecallConfig(epochs=12, patience=2)
@@ -18,7 +18,7 @@ def tower(value):
     return Tower(SHAPE, {"item_in": np.full((2, 1), value, np.float32)}, ItemFacts.plain(2))
 
 
-class Course:
+class TrainingJob:
     """Stands for examples: an epoch is one random number, so that its order shows in the tower."""
 
     def __init__(self, config=CONFIG):
@@ -62,8 +62,8 @@ class Plan:
 
 def planned(rates, config=CONFIG, told=None):
     plan = Plan(rates)
-    stretch = Stretch(0, tower(0), Course(config), (1,), judge=plan)
-    return fit_tower(Counter(), stretch, Keeping(Checkpoints(), (told or []).append)), plan
+    training_run = TrainingRun(0, tower(0), TrainingJob(config), (1,), validator=plan)
+    return fit_tower(Counter(), training_run, Callbacks(Checkpoints(), (told or []).append)), plan
 
 
 def epochs_of(found):
@@ -118,13 +118,13 @@ def rows(*rates):
 )
 def test_the_next_rate_of_hand_made_epochs(rates, best, expected):
     run = Progress(rows(*rates), best, 0.5, tower(0), {}, {})
-    found = next_rate(run, Stretch(0, tower(0), Course(), (1,), judge=Plan([])), CONFIG)
+    found = next_rate(run, TrainingRun(0, tower(0), TrainingJob(), (1,), validator=Plan([])), CONFIG)
     assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_without_a_judge_the_rates_given_are_gone_through_and_the_last_epoch_is_kept():
-    stretch = Stretch(3, tower(7), Course(), (1,), (1.0, 1.0, 0.2))
-    found = fit_tower(Counter(), stretch, Keeping(Checkpoints(), lambda _: None))
+    training_run = TrainingRun(3, tower(7), TrainingJob(), (1,), (1.0, 1.0, 0.2))
+    found = fit_tower(Counter(), training_run, Callbacks(Checkpoints(), lambda _: None))
     assert epochs_of(found) == [(1, 1.0, 0), (2, 1.0, 1), (3, 0.2, 2)]
     assert found.best == 3
     assert float(found.tower.weights["item_in"][0, 0]) == pytest.approx(9.2, abs=0.01)
@@ -141,8 +141,8 @@ def test_the_rates_that_led_to_the_best_leave_out_what_was_gone_back_on():
 
 def test_going_through_the_kept_rates_again_takes_as_many_epochs_at_each_rate():
     found, _ = planned([0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.4, 0.1])
-    again = Stretch(1, tower(0), Course(), (1,), kept_rates(found.epochs, found.best))
-    assert [row["rate"] for row in fit_tower(Counter(), again, Keeping(Checkpoints(), lambda _: None)).epochs] == [
+    again = TrainingRun(1, tower(0), TrainingJob(), (1,), kept_rates(found.epochs, found.best))
+    assert [row["rate"] for row in fit_tower(Counter(), again, Callbacks(Checkpoints(), lambda _: None)).epochs] == [
         *(1.0, 1.0, 0.2, 0.2)
     ]
 
@@ -161,7 +161,7 @@ def attempt(rates, kept, told, survived):
         told.append(row)
 
     plan = Plan(rates[len(done.epochs) if done else 0 :])
-    return fit_tower(Counter(), Stretch(0, tower(0), Course(), (1,), judge=plan), Keeping(kept, tell))
+    return fit_tower(Counter(), TrainingRun(0, tower(0), TrainingJob(), (1,), validator=plan), Callbacks(kept, tell))
 
 
 @pytest.mark.parametrize("survived", [(0, 1, 0, 2), (1,), (2,), (3,)])
@@ -182,9 +182,9 @@ def test_training_that_is_killed_again_and_again_ends_where_undisturbed_training
 
 
 def test_a_finished_tower_is_not_trained_again(tmp_path):
-    keeping = Keeping(Checkpoints(tmp_path), lambda _: None)
-    stretch = Stretch(0, tower(0), Course(), (1,), (1.0, 1.0))
-    first = fit_tower(Counter(), stretch, keeping)
-    again = fit_tower(None, stretch, keeping)
+    callbacks = Callbacks(Checkpoints(tmp_path), lambda _: None)
+    training_run = TrainingRun(0, tower(0), TrainingJob(), (1,), (1.0, 1.0))
+    first = fit_tower(Counter(), training_run, callbacks)
+    again = fit_tower(None, training_run, callbacks)
     assert again.epochs == first.epochs
     np.testing.assert_array_equal(again.tower.weights["item_in"], first.tower.weights["item_in"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from funnel.verdict import Margin, _error, sentence_of
+from funnel.evaluation.verdict import Margin, _error, sentence_of
 
 
 def test_the_error_of_a_margin_is_that_of_a_bootstrap_of_users():

@@ -17,16 +17,16 @@ ROWS = st.lists(st.tuples(st.integers(1, 5), st.sampled_from("abcdef"), st.integ
 
 
 def log_of(rows: list[Row]) -> ibis.Table:
-    users, items, instants = map(list, zip(*rows, strict=True))
+    users, items, timestamps_us = map(list, zip(*rows, strict=True))
     start = datetime(2024, 5, 1, tzinfo=UTC)
     columns = {
         "user_id": users,
         "item_id": items,
-        "timestamp": pa.array([start + timedelta(seconds=i) for i in instants], pa.timestamp("us", "UTC")),
-        "clicked": [instant % 2 == 0 for instant in instants],
-        "completed": [instant % 4 == 0 for instant in instants],
+        "timestamp": pa.array([start + timedelta(seconds=i) for i in timestamps_us], pa.timestamp("us", "UTC")),
+        "clicked": [timestamp_us % 2 == 0 for timestamp_us in timestamps_us],
+        "completed": [timestamp_us % 4 == 0 for timestamp_us in timestamps_us],
         "device": ["phone"] * len(rows),
-        "instant": pa.array(instants, pa.int64()),
+        "timestamp_us": pa.array(timestamps_us, pa.int64()),
         "row": list(range(len(rows))),
     }
     return ibis.memtable(pa.table(columns))
@@ -59,7 +59,7 @@ def test_later_rows_only_add_indexes_behind_those_known_before(earlier: list[Row
 
 
 def test_what_was_first_seen_at_the_very_instant_was_not_known_before_it() -> None:
-    assert [words("a", "b", "c").size_as_of(instant) for instant in (0, 1, 2, 3)] == [1, 2, 3, 4]
+    assert [words("a", "b", "c").size_as_of(timestamp_us) for timestamp_us in (0, 1, 2, 3)] == [1, 2, 3, 4]
 
 
 def test_an_id_becomes_an_index_and_the_same_id_again() -> None:
@@ -104,7 +104,7 @@ def test_impressions_are_in_indexes_by_user_and_time_and_keep_their_context(tmp_
         vocabulary_of(log, side).save(tmp_path / f"{side}.parquet")
         sides[side] = ibis.read_parquet(tmp_path / f"{side}.parquet")
     table = impressions_of(log, sides["user_id"], sides["item_id"]).to_pyarrow()
-    columns = ["user", "item", "instant", "clicked", "completed", "timestamp", "device"]
+    columns = ["user", "item", "timestamp_us", "clicked", "completed", "timestamp", "device"]
     assert table.column_names == columns
     # Items: a was seen at 3, b at 4; users: 7 at 3, 3 at 9. Equal instants stay in file order.
     assert list(zip(*(table[name].to_pylist() for name in columns[:5]), strict=True)) == [
@@ -115,8 +115,11 @@ def test_impressions_are_in_indexes_by_user_and_time_and_keep_their_context(tmp_
     ]
 
 
-def published(**instants: int) -> ibis.Table:
-    columns = {"item_id": pa.array(list(instants), pa.string()), "instant": pa.array(instants.values(), pa.int64())}
+def published(**timestamps_us: int) -> ibis.Table:
+    columns = {
+        "item_id": pa.array(list(timestamps_us), pa.string()),
+        "timestamp_us": pa.array(timestamps_us.values(), pa.int64()),
+    }
     return ibis.memtable(pa.table(columns))
 
 
@@ -129,7 +132,7 @@ def test_an_item_is_known_from_its_publication_during_the_log_and_others_from_th
     assert catalogue.first_seen.tolist() == [4, 5, 6, 7, 8]
     assert catalogue.first_shown is not None
     assert catalogue.first_shown.tolist() == shown
-    assert [catalogue.size_as_of(instant) for instant in (4, 8, 9)] == [1, 5, 6]
+    assert [catalogue.size_as_of(timestamp_us) for timestamp_us in (4, 8, 9)] == [1, 5, 6]
     assert catalogue.shown_as_of(9).tolist() == [False, True, True, True, False, False]
     assert catalogue.shown_as_of(10).tolist() == [False, True, True, True, True, False]
 
@@ -140,12 +143,12 @@ PUBLICATIONS = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 20))
 @given(ROWS, ROWS, PUBLICATIONS, st.integers(1, 20), st.integers(0, 20))
 @settings(max_examples=20)
 def test_what_is_shown_or_published_later_changes_no_catalogue_of_before(
-    earlier: list[Row], later: list[Row], instants: dict[str, int], cut: int, since: int
+    earlier: list[Row], later: list[Row], timestamps_us: dict[str, int], cut: int, since: int
 ) -> None:
     kept = [row for row in earlier if row[2] < cut] or [(1, "a", cut - 1)]
     grown = kept + [row for row in later if row[2] >= cut]
-    then = catalogue_of(log_of(kept), published(**{k: v for k, v in instants.items() if v < cut}), since, cut)
-    now = catalogue_of(log_of(grown), published(**instants), since, 21)
+    then = catalogue_of(log_of(kept), published(**{k: v for k, v in timestamps_us.items() if v < cut}), since, cut)
+    now = catalogue_of(log_of(grown), published(**timestamps_us), since, 21)
     assert now.size_as_of(cut) == len(then)
     assert now.ids.to_pylist()[: len(then.ids)] == then.ids.to_pylist()
     assert now.first_seen.tolist()[: len(then.ids)] == then.first_seen.tolist()
@@ -158,8 +161,8 @@ def test_without_publications_the_catalogue_is_the_vocabulary(rows: list[Row]) -
     plain, catalogue = vocabulary_of(log_of(rows), "item_id"), catalogue_of(log_of(rows), published(), 0, 21)
     assert catalogue.ids.to_pylist() == plain.ids.to_pylist()
     assert catalogue.first_seen.tolist() == plain.first_seen.tolist()
-    for instant in range(22):
-        np.testing.assert_array_equal(catalogue.shown_as_of(instant), plain.shown_as_of(instant))
+    for timestamp_us in range(22):
+        np.testing.assert_array_equal(catalogue.shown_as_of(timestamp_us), plain.shown_as_of(timestamp_us))
 
 
 def test_a_catalogue_comes_back_as_it_was_saved(tmp_path: Path) -> None:

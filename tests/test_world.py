@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from features import world as w
-from features.errors import Refused
-from features.instants import HOUR
-from features.world import World, WorldConfig, build, expected_seconds
+from features.errors import InputError
+from features.schema import HOUR
+from features.simulation import world as w
+from features.simulation.world import World, WorldConfig, build, expected_seconds
 
 SMALL = WorldConfig(users=400, users_a_day=20, items=200, items_a_day=30, days=5, topics=8, favourite_topics=1.5)
 
@@ -27,13 +27,13 @@ def test_no_raw_id_is_a_valid_index_and_every_id_leads_back_to_its_index(world: 
 
 @pytest.mark.parametrize("strange", [0, 5, -1, w.FIRST_ID - 3, w.FIRST_ID + 3 * w.ID_PRIME])
 def test_an_id_of_another_world_is_refused(world: World, strange: int) -> None:
-    with pytest.raises(Refused, match=rf"column item_id: 1 ids.*first: {strange}\)"):
+    with pytest.raises(InputError, match=rf"column item_id: 1 ids.*first: {strange}\)"):
         expected_seconds(world, world.user_ids[:1], [strange], SMALL.start)
 
 
 def test_ids_of_users_who_join_after_the_last_day_are_refused(world: World) -> None:
     longer = build(SMALL.model_copy(update={"days": 6}))
-    with pytest.raises(Refused, match="column user_id: 20 ids"):
+    with pytest.raises(InputError, match="column user_id: 20 ids"):
         world.user_index(longer.user_ids)
 
 
@@ -69,8 +69,8 @@ def test_without_drift_tastes_stand_still() -> None:
 
 def test_an_item_is_worth_nothing_before_it_is_published(world: World) -> None:
     item = int(np.argmax(world.items.published))
-    instant = world.items.published[item] + np.array([-1, 0])
-    seconds = expected_seconds(world, world.user_ids[[3, 3]], world.item_ids[[item, item]], instant)
+    timestamp_us = world.items.published[item] + np.array([-1, 0])
+    seconds = expected_seconds(world, world.user_ids[[3, 3]], world.item_ids[[item, item]], timestamp_us)
     assert seconds[0] == 0 < seconds[1]
 
 

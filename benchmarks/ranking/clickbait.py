@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.shared.options import Options, start
-from benchmarks.shared.rankers import Contest, Row, contest_of, folder_of, ours, ranking_work, summary
+from benchmarks.shared.rankers import Contest, Row, contest_of, folder_of, ours, ranking_context, summary
 from benchmarks.shared.tables import publish
-from features.simulated import load_truth, simulate, write
-from features.world import WorldConfig, expected_seconds
-from funnel.line import Request
-from funnel.oracle import best_lists
-from funnel.ordering import lists_of as recalled_lists
-from funnel.work import Work, saved_candidates
+from features.simulation.simulated_log import load_ground_truth, simulate, write
+from features.simulation.world import WorldConfig, expected_seconds
+from funnel.context import StepContext, saved_candidates
+from funnel.evaluation.simulation_report import best_lists
+from funnel.pipeline import Request
+from funnel.steps.ordering import lists_of as recalled_lists
 from ranking.list_order import ListOrder
 from ranking.recommend import Lists, recommender_of
 
@@ -61,14 +61,16 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def lines(share: float, options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     """One world: a line an objective, and the best that its unseen items allow."""
     data = world_at(folder / "world", share, options)
-    request, work = ranking_work(argparse.Namespace(**vars(options) | {"source": "simulated", "data": data}), folder)
-    contest, lists = contest_of(request, work), lists_of(request, work)
+    request, context = ranking_context(
+        argparse.Namespace(**vars(options) | {"source": "simulated", "data": data}), folder
+    )
+    contest, lists = contest_of(request, context), lists_of(request, context)
     of = {
-        objective: [_worth(work, data, lists, contest, objective, n) for n in range(options.seeds)]
+        objective: [_worth(context, data, lists, contest, objective, n) for n in range(options.seeds)]
         for objective in (CLICKS, WEIGHTED)
     }
     found = {objective: summary(seeds, ("seconds@10",)) for objective, seeds in of.items()}
-    found["oracle"] = summary([best_of(work, data, lists.users)])
+    found["oracle"] = summary([best_of(context, data, lists.users)])
     for name, row in found.items():
         gain = row["seconds@10"] / found[CLICKS]["seconds@10"] - 1
         yield {"ranked by": f"{name}, clickbait {share:.0%}"} | row | {"against clicks": round(gain, 4)}
@@ -87,33 +89,33 @@ def world_at(folder: Path, share: float, options: argparse.Namespace) -> Path:
     return folder
 
 
-def lists_of(request: Request, work: Work) -> Lists:
+def lists_of(request: Request, context: StepContext) -> Lists:
     """The line's candidates as of the cut, as its ranker reads them."""
-    return recalled_lists(work, saved_candidates(request.store.path("candidates")))
+    return recalled_lists(context, saved_candidates(request.store.path("candidates")))
 
 
-def _worth(work: Work, data: Path, lists: Lists, contest: Contest, objective: str, seed: int) -> Row:
+def _worth(context: StepContext, data: Path, lists: Lists, contest: Contest, objective: str, seed: int) -> Row:
     """Seconds a user of the first ten by one ranker, and the share of clickbait among them."""
     ranker = ours(contest, seed, objective=objective)
-    recommender = recommender_of(ranker, work.features, work.windows.labels_end, len(work.ids.items))
-    return worth_of(work, data, lists.users, recommender.recommend(lists, ListOrder(chance_weight=0), K).items)
+    recommender = recommender_of(ranker, context.features, context.split.test_start, len(context.ids.items))
+    return worth_of(context, data, lists.users, recommender.recommend(lists, ListOrder(chance_weight=0), K).items)
 
 
-def worth_of(work: Work, data: Path, users: Int32, items: Int32) -> Row:
+def worth_of(context: StepContext, data: Path, users: Int32, items: Int32) -> Row:
     """Sum of E[seconds] at the cut of users' items [users, K], a user, and clickbait's share of them."""
-    world = load_truth(data)
+    world = load_ground_truth(data)
     row, column = np.nonzero(items)
-    who = work.ids.users.id_of(users[row]).to_numpy()
-    what = work.ids.items.id_of(items[row, column]).to_numpy()
-    seconds = expected_seconds(world, who, what, work.windows.labels_end)
+    who = context.ids.users.id_of(users[row]).to_numpy()
+    what = context.ids.items.id_of(items[row, column]).to_numpy()
+    seconds = expected_seconds(world, who, what, context.split.test_start)
     bait = world.items.clickbait[world.item_index(what)]
     return {"seconds@10": float(seconds.sum() / len(users)), "clickbait": float(bait.mean())}
 
 
-def best_of(work: Work, data: Path, users: Int32) -> Row:
+def best_of(context: StepContext, data: Path, users: Int32) -> Row:
     """The same of the best ten unseen items that the line knows."""
-    ids = work.ids.users.id_of(users).to_numpy()
-    return worth_of(work, data, users, best_lists(data, ids, work.ids.items, work.windows.labels_end, K))
+    ids = context.ids.users.id_of(users).to_numpy()
+    return worth_of(context, data, users, best_lists(data, ids, context.ids.items, context.split.test_start, K))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from benchmarks.shared.rankers import (
     figures,
     folder_of,
     ours,
-    ranking_work,
+    ranking_context,
     scores,
     summary,
 )
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str]) -> list[Row]:
     options = _parsed(arguments)
     rows = []
     with folder_of(options) as home:
-        contest = contest_of(*ranking_work(options, home))
+        contest = contest_of(*ranking_context(options, home))
         for name in options.only or LINES:
-            rows.append({"line": name} | _judged(contest, options.seeds, LINES[name]) | _published(name))
+            rows.append({"line": name} | _evaluated(contest, options.seeds, LINES[name]) | _published(name))
             print(rows[-1], file=sys.stderr, flush=True)
     publish(f"depth and width of the ranker, {options.source}", rows, options.tracking)
     return rows
@@ -74,7 +74,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _judged(contest: Contest, seeds: int, fields: Fields) -> Row:
+def _evaluated(contest: Contest, seeds: int, fields: Fields) -> Row:
     rankers = (ours(contest, seed, **fields) for seed in range(seeds))
     found = [figures(contest.truth, scores(ranker, contest.blocks)) for ranker in rankers]
     columns = ("loss", "XAUC", "MAE", "AUC")

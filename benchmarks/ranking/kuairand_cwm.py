@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> list[Row]:
     lengths = whole_seconds(split.test["duration_ms"])
     with folder_of(options) as home:
         contest = contest_of(KUAIRAND, split, options, home)
-        ours = our_lines(contest, options, lambda found: judged(split.seconds, np.clip(found, 0, lengths)))
+        ours = our_lines(contest, options, lambda found: evaluated(split.seconds, np.clip(found, 0, lengths)))
         rows = [*published(PUBLISHED, ("MAE", "XAUC")), *(row | {"test rows": len(split.test)} for row in ours)]
     publish("watch time on KuaiRand-Pure, CWM's protocol", rows, options.tracking)
     return rows
@@ -47,14 +47,14 @@ def split_of(rows: pd.DataFrame) -> Split:
     rows = rows[(lengths >= SHORTEST) & (lengths <= LONGEST)]
     seconds = whole_seconds(rows[["play_time_ms", "duration_ms"]].min(axis=1))
     rows = rows.assign(play_time_ms=1_000 * seconds, is_click=(seconds > 0).astype(np.int64))
-    learnt = pd.concat([between(rows, *TRAIN), between(rows, *VALIDATION)])
+    fitted = pd.concat([between(rows, *TRAIN), between(rows, *VALIDATION)])
     test = between(rows, *TEST)
     target = test["play_time_ms"].to_numpy(np.float64) / 1_000
-    return Split(learnt, len(between(rows, *VALIDATION)) / len(learnt), test, target > 0, target)
+    return Split(fitted, len(between(rows, *VALIDATION)) / len(fitted), test, target > 0, target)
 
 
 def between(rows: pd.DataFrame, first: int, last: int) -> pd.DataFrame:
-    """The rows of some days, both included; Refused where there are none."""
+    """The rows of some days, both included; InputError where there are none."""
     return some(rows[rows["date"].between(first, last)], f"{first} to {last}")
 
 
@@ -63,7 +63,7 @@ def whole_seconds(milliseconds: pd.Series) -> Float64:
     return np.round(milliseconds.to_numpy(np.float64) / 1_000)
 
 
-def judged(seconds: Float64, predicted: Float64) -> dict[str, float]:
+def evaluated(seconds: Float64, predicted: Float64) -> dict[str, float]:
     """MAE, and XAUC as published and with half credit."""
     pairs = metrics.xauc(seconds, predicted)
     found = {"MAE": metrics.mae(seconds, predicted), "XAUC": share_not_wrong(seconds, pairs)}

@@ -18,7 +18,7 @@ import pandas as pd
 from benchmarks.ranking.kuairand_cwm import TEST, TRAIN, VALIDATION, between
 from benchmarks.shared.options import start
 from benchmarks.shared.protocols import KUAIRAND, Split, contest_of, options_of, our_lines, published, rows_in
-from benchmarks.shared.rankers import Row, Truth, folder_of
+from benchmarks.shared.rankers import GroundTruth, Row, folder_of
 from benchmarks.shared.tables import publish
 from ranking import metrics
 
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str]) -> list[Row]:
         contest = contest_of(KUAIRAND, split, options, home)
         rows = [*published(PUBLISHED, ("GAUC", f"nDCG@{AT}"))]
         for name, scores in (("item popularity", popularity(split)), ("oracle", split.clicked.astype(np.float64))):
-            rows.append({"line": f"{name}, measured"} | judged(contest.truth, scores))
-        rows += our_lines(contest, options, lambda found: judged(contest.truth, found))
+            rows.append({"line": f"{name}, measured"} | evaluated(contest.truth, scores))
+        rows += our_lines(contest, options, lambda found: evaluated(contest.truth, found))
     publish("long views on KuaiRand-Pure, in-user ranking", rows, options.tracking)
     return rows
 
@@ -52,19 +52,19 @@ def main(arguments: Sequence[str]) -> list[Row]:
 def split_of(rows: pd.DataFrame) -> Split:
     """The protocol's rows: a long view is the click, its play what was watched."""
     rows = rows.assign(is_click=rows["long_view"])
-    learnt, test = pd.concat([between(rows, *TRAIN), between(rows, *VALIDATION)]), between(rows, *TEST)
+    fitted, test = pd.concat([between(rows, *TRAIN), between(rows, *VALIDATION)]), between(rows, *TEST)
     clicked = test["long_view"].to_numpy() > 0
     seconds = np.where(clicked, test["play_time_ms"].to_numpy(np.float64) / 1_000, 0.0)
-    return Split(learnt, len(between(rows, *VALIDATION)) / len(learnt), test, clicked, seconds)
+    return Split(fitted, len(between(rows, *VALIDATION)) / len(fitted), test, clicked, seconds)
 
 
 def popularity(split: Split) -> Float64:
     """Long views of each test row's video in the rows learnt from, [n]."""
-    views = split.learnt.groupby("video_id")["long_view"].sum()
+    views = split.fitted.groupby("video_id")["long_view"].sum()
     return split.test["video_id"].map(views).fillna(0).to_numpy(np.float64)
 
 
-def judged(truth: Truth, predicted: Float64) -> Row:
+def evaluated(truth: GroundTruth, predicted: Float64) -> Row:
     """GAUC weighted by long views, nDCG over all users, and how many rows were judged."""
     gains = metrics.ndcg_of_seconds(AT, truth.users, truth.clicked.astype(np.float64), predicted)
     row: Row = {"GAUC": metrics.gauc_by_clicks(truth.users, truth.clicked, predicted)}

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> list[Row]:
     split = split_of(kept(rows_in(options.data, "big_matrix.csv", COLUMNS), advertisements(options.data)))
     with folder_of(options) as home:
         contest = contest_of(KUAIREC, split, options, home)
-        ours = our_lines(contest, options, lambda found: judged(contest.truth.seconds, found))
+        ours = our_lines(contest, options, lambda found: evaluated(contest.truth.seconds, found))
         rows = [*published(PUBLISHED, ("MAE", "XAUC")), *(row | {"test rows": len(split.test)} for row in ours)]
     publish("watch time on KuaiRec, DADF's protocol", rows, options.tracking)
     return rows
@@ -65,12 +65,12 @@ def split_of(rows: pd.DataFrame, seed: int = 0) -> Split:
     """A tenth of the rows at random to judge by; another tenth's worth of the others, the last, is for validation."""
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = round(JUDGED * len(rows))
-    test, learnt = rows.iloc[np.sort(order[:cut])], rows.iloc[np.sort(order[cut:])]
+    test, fitted = rows.iloc[np.sort(order[:cut])], rows.iloc[np.sort(order[cut:])]
     seconds = some(test, "a tenth of it")["play_duration"].to_numpy(np.float64) / 1_000
-    return Split(learnt, VALIDATION / (1 - JUDGED), test, seconds > 0, seconds)
+    return Split(fitted, VALIDATION / (1 - JUDGED), test, seconds > 0, seconds)
 
 
-def judged(seconds: Float64, predicted: Float64) -> Row:
+def evaluated(seconds: Float64, predicted: Float64) -> Row:
     """MAE, and strict XAUC."""
     return {"MAE": metrics.mae(seconds, predicted), "XAUC": metrics.xauc(seconds, predicted).strict}
 

@@ -19,12 +19,12 @@ import pyarrow as pa
 
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
-from features.oracle import Ask, reference_lists
-from features.simulated import Log, simulate
+from features.simulation.oracle import Ask, reference_lists
+from features.simulation.simulated_log import Log, simulate
+from features.simulation.world import World, WorldConfig, expected_seconds, microseconds
 from features.vocabulary import Vocabulary
-from features.world import World, WorldConfig, expected_seconds, microseconds
+from funnel.evaluation.simulation_report import policy_seconds
 from funnel.lists import RawIds
-from funnel.oracle import policy_seconds
 from ranking.config import OffPolicyConfig
 from ranking.off_policy import Evaluation, evaluated
 from ranking.policies import Logged, Policy, softmax_of_places
@@ -34,7 +34,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Row = dict[str, str | float]
 
-POLICIES = ("popular", "bayes_reader")
+POLICIES = ("popular", "bayes_baseline")
 ESTIMATORS = ("snips", "doubly_robust")
 MODEL_SCALE, MODEL_ERROR = 0.8, 0.5
 TOLD_EVERY = 20
@@ -49,13 +49,13 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Holdout:
+class RelevantItems:
     """The slots of a world's log from a cut on, by user and time, and the users who come in them (raw ids)."""
 
     world: World
     cut: np.datetime64
     logged: Logged
-    instants: Int64
+    timestamps_us: Int64
     users: Int64
 
 
@@ -99,17 +99,17 @@ def trials_of(seed: int, options: argparse.Namespace) -> dict[str, Trial]:
         favourite_topics=2,
     )
     world, log = simulate(config)
-    holdout, rng = holdout_of(world, log), np.random.default_rng([seed, 17])
-    lists = reference_lists(world, log, Ask(holdout.users, holdout.cut, options.k), rng)
-    return {name: _trial(holdout, lists[name], options, rng) for name in POLICIES}
+    relevant, rng = holdout_of(world, log), np.random.default_rng([seed, 17])
+    lists = reference_lists(world, log, Ask(relevant.users, relevant.cut, options.k), rng)
+    return {name: _trial(relevant, lists[name], options, rng) for name in POLICIES}
 
 
-def holdout_of(world: World, log: Log) -> Holdout:
+def holdout_of(world: World, log: Log) -> RelevantItems:
     """The second day's slots; indexes are the world's, counted from 1."""
     cut = np.datetime64(world.config.start.replace(tzinfo=None), "us") + np.timedelta64(1, "D")
-    instants, users = log.timestamp.astype(np.int64), world.user_index(log.user_id)
-    rows = np.flatnonzero(instants >= microseconds(cut))
-    rows = rows[np.lexsort((instants[rows], users[rows]))]
+    timestamps_us, users = log.timestamp.astype(np.int64), world.user_index(log.user_id)
+    rows = np.flatnonzero(timestamps_us >= microseconds(cut))
+    rows = rows[np.lexsort((timestamps_us[rows], users[rows]))]
     logged = Logged(
         users=(users[rows] + 1).astype(np.int32),
         items=(world.item_index(log.item_id[rows]) + 1).astype(np.int32),
@@ -118,23 +118,23 @@ def holdout_of(world: World, log: Log) -> Holdout:
         propensity=log.propensity[rows],
         positions=log.position[rows].astype(np.int32),
     )
-    return Holdout(world, cut, logged, instants[rows], world.user_ids[np.unique(users[rows])])
+    return RelevantItems(world, cut, logged, timestamps_us[rows], world.user_ids[np.unique(users[rows])])
 
 
-def _trial(holdout: Holdout, lists: Int64, options: argparse.Namespace, rng: np.random.Generator) -> Trial:
-    policy = policy_of(holdout, lists, options.temperature, rng)
-    truth = policy_seconds(holdout.world, _ids(holdout.world), policy, holdout.logged, holdout.instants)
-    return Trial(evaluated(policy, holdout.logged, options.least, rng), truth)
+def _trial(relevant: RelevantItems, lists: Int64, options: argparse.Namespace, rng: np.random.Generator) -> Trial:
+    policy = policy_of(relevant, lists, options.temperature, rng)
+    truth = policy_seconds(relevant.world, _ids(relevant.world), policy, relevant.logged, relevant.timestamps_us)
+    return Trial(evaluated(policy, relevant.logged, options.least, rng), truth)
 
 
-def policy_of(holdout: Holdout, lists: Int64, temperature: float, rng: np.random.Generator) -> Policy:
+def policy_of(relevant: RelevantItems, lists: Int64, temperature: float, rng: np.random.Generator) -> Policy:
     """A softmax over lists of raw items [users, K], -1 for none, with a model that is wrong."""
-    world, (row, column) = holdout.world, np.nonzero(lists >= 0)
+    world, (row, column) = relevant.world, np.nonzero(lists >= 0)
     items, model = np.zeros(lists.shape, np.int32), np.zeros(lists.shape)
     items[row, column] = world.item_index(lists[row, column]) + 1
-    true = expected_seconds(world, holdout.users[row], lists[row, column], holdout.cut)
+    true = expected_seconds(world, relevant.users[row], lists[row, column], relevant.cut)
     model[row, column] = MODEL_SCALE * true * rng.lognormal(0, MODEL_ERROR, len(row))
-    users = (world.user_index(holdout.users) + 1).astype(np.int32)
+    users = (world.user_index(relevant.users) + 1).astype(np.int32)
     return Policy(users, items, softmax_of_places(items, temperature), model)
 
 

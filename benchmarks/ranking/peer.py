@@ -5,7 +5,7 @@ instant, where ours chooses its epoch), and judged on all impressions of the hol
 Figures are means over the seeds, with standard deviations. A second table says how true the seconds of each are for
 short and long items. Run:
 
-    funnel bench ranking peer --source kuairand --data kuairand --set windows.labels_end=2022-04-16T16:00:00Z
+    funnel bench ranking peer --source kuairand --data kuairand --set split.test_start=2022-04-16T16:00:00Z
     funnel simulate --out world
     funnel bench ranking peer --source simulated --data world --seeds 3
 """
@@ -27,7 +27,7 @@ from benchmarks.shared.rankers import (
     figures,
     folder_of,
     ours,
-    ranking_work,
+    ranking_context,
     scores,
     summary,
 )
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> list[Row]:
     options = _parsed(arguments)
     rows = []
     with folder_of(options) as home:
-        for row in lines(contest_of(*ranking_work(options, home)), options):
+        for row in lines(contest_of(*ranking_context(options, home)), options):
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
     overall = [{name: value for name, value in row.items() if not name.startswith(SLICE)} for row in rows]
@@ -75,12 +75,12 @@ def lines(contest: Contest, options: argparse.Namespace) -> Iterator[Row]:
     """One line a model: ours, LightGBM's, then what needs no training."""
     for objective in options.objectives:
         rankers = (ours(contest, seed, objective=objective) for seed in range(options.seeds))
-        seeds = [judged(contest, scores(ranker, contest.blocks)) for ranker in rankers]
+        seeds = [evaluated(contest, scores(ranker, contest.blocks)) for ranker in rankers]
         yield {"line": f"ours, {objective}"} | summary(seeds)
     for objective in OBJECTIVES:
         choice = chosen(contest.rows, objective, contest.config.validation_share, options.leaves)
         models = (fitted(contest.rows, choice, seed) for seed in range(options.seeds))
-        seeds = [judged(contest, model.scores(contest.blocks)) for model in models]
+        seeds = [evaluated(contest, model.scores(contest.blocks)) for model in models]
         yield {"line": f"LightGBM, {objective}"} | summary(seeds) | {"chosen": choice.described()}
     yield from plain_lines(contest)
 
@@ -90,12 +90,12 @@ def plain_lines(contest: Contest) -> Iterator[Row]:
     item = contest.blocks["item"].numbers
     clicks = item["item_shown"] + np.log(item["item_click_rate"])
     yield {"line": "popularity"} | summary([figures(contest.truth, clicks, in_seconds=False)])
-    yield {"line": "item's mean"} | summary([judged(contest, item["item_seconds_per_impression"])])
+    yield {"line": "item's mean"} | summary([evaluated(contest, item["item_seconds_per_impression"])])
     if DURATION in item:
-        yield {"line": "duration alone"} | summary([judged(contest, duration_means(contest))])
+        yield {"line": "duration alone"} | summary([evaluated(contest, duration_means(contest))])
 
 
-def judged(contest: Contest, predicted: Float64) -> Row:
+def evaluated(contest: Contest, predicted: Float64) -> Row:
     """The figures of predicted seconds [n], and predicted over true seconds by the items' duration."""
     row, item = figures(contest.truth, predicted), contest.blocks["item"].numbers
     slices = by_duration(item[DURATION]) if DURATION in item else {}

@@ -22,13 +22,13 @@ import numpy.typing as npt
 from benchmarks.shared.clocks import milliseconds, timed
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.processes import in_own_process, one_core
-from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_work
+from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_context
 from benchmarks.shared.tables import publish
-from features.errors import Refused
-from funnel.line import Request
-from funnel.ordering import COSTS_AT, lists_of, recommender_at
-from funnel.pre_ranking import in_order, items_of
-from funnel.work import Work, saved_candidates
+from features.errors import InputError
+from funnel.context import StepContext, saved_candidates
+from funnel.pipeline import Request
+from funnel.steps.ordering import COSTS_AT, lists_of, recommender_at
+from funnel.steps.pre_ranking import in_order, items_of
 from ranking.list_order import ListOrder
 from ranking.pre_rank import PreRanker, kept, seconds_lost
 from ranking.recommend import Lists, Recommender
@@ -63,10 +63,10 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def measured(options: argparse.Namespace) -> list[Row]:
     """Every line: who cut, how many were left, milliseconds of a request, the seconds lost."""
     with folder_of(options) as home:
-        request, work = ranking_work(options, home, "pre_ranker")
+        request, context = ranking_context(options, home, "pre_ranker")
         if not request.config.pre_rank.keep:
-            raise Refused("pre_rank.keep = 0 leaves nothing to compare; give it candidates to keep.")
-        return list(lines(bench_of(request, work), options.requests))
+            raise InputError("pre_rank.keep = 0 leaves nothing to compare; give it candidates to keep.")
+        return list(lines(bench_of(request, context), options.requests))
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ class Bench:
     top_k: int
 
 
-def bench_of(request: Request, work: Work) -> Bench:
-    folder, candidates = request.store.path("pre_ranker"), saved_candidates(work.inputs["candidates"])
+def bench_of(request: Request, context: StepContext) -> Bench:
+    folder, candidates = request.store.path("pre_ranker"), saved_candidates(context.inputs["candidates"])
     pre_ranker = PreRanker.load(folder)
-    worth = pre_ranker.worth(items_of(work))
+    worth = pre_ranker.worth(items_of(context))
     rows = np.searchsorted(candidates.users, np.load(folder / "check_users.npy"))
-    lists, config = lists_of(work, candidates.take(rows)), request.config
+    lists, config = lists_of(context, candidates.take(rows)), request.config
     return Bench(
-        recommender_at(work),
+        recommender_at(context),
         lambda some: pre_ranker.scores(worth, some),
         lists,
         config.pre_rank.keep,

@@ -21,10 +21,10 @@ import numpy as np
 from benchmarks.shared.clocks import Clocks, clocks, milliseconds, timed
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.processes import in_own_process, one_core
-from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_work, switched, training_rows
+from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_context, switched, training_rows
 from benchmarks.shared.tables import publish
-from funnel.ranking_steps import exposures_of
-from funnel.work import Work, listed_users
+from funnel.context import StepContext, listed_users
+from funnel.steps.ranking_steps import exposures_of
 from ranking.config import RankingConfig
 from ranking.examples import Exposures, RankingRows, blocks_of
 from ranking.list_order import ListOrder
@@ -54,18 +54,18 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def measured(options: argparse.Namespace) -> list[Row]:
     """Every line: what, how many, and rows a second or milliseconds."""
     with folder_of(options) as home:
-        request, work = ranking_work(options, home)
-        log = work.impressions
+        request, context = ranking_context(options, home)
+        log = context.impressions
         some = np.sort(np.random.default_rng(0).permutation(len(log.users))[: options.rows])
-        exposures = exposures_of(work, log.take(some))
-        rows = list(feature_lines(work, exposures))
-        ranker, line = training_line(training_rows(request), work.unit, request.config.ranking)
-        return [*rows, line, *request_lines(work, ranker, exposures, options.requests)]
+        exposures = exposures_of(context, log.take(some))
+        rows = list(feature_lines(context, exposures))
+        ranker, line = training_line(training_rows(request), context.unit, request.config.ranking)
+        return [*rows, line, *request_lines(context, ranker, exposures, options.requests)]
 
 
-def feature_lines(work: Work, exposures: Exposures) -> Iterator[Row]:
+def feature_lines(context: StepContext, exposures: Exposures) -> Iterator[Row]:
     """All blocks of the exposures, twice."""
-    features = work.features
+    features = context.features
     for counts in ("counts to be built", "counts built"):
         took = timed(lambda: blocks_of(features, exposures))[0]
         yield {"what": f"features, {counts}"} | _pace(len(exposures), took)
@@ -82,12 +82,12 @@ def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[
     return ranker, {"what": "training, one epoch"} | _pace(round(len(rows) * (1 - config.validation_share)), took)
 
 
-def request_lines(work: Work, ranker: Ranker, exposures: Exposures, requests: int) -> Iterator[Row]:
+def request_lines(context: StepContext, ranker: Ranker, exposures: Exposures, requests: int) -> Iterator[Row]:
     """The catalogue's part, made once, and single requests of random users: median and p99."""
-    catalogue = work.ids.items.size_as_of(work.windows.labels_end)
-    took, recommender = timed(lambda: recommender_of(ranker, work.features, work.windows.labels_end, catalogue))
+    catalogue = context.ids.items.size_as_of(context.split.test_start)
+    took, recommender = timed(lambda: recommender_of(ranker, context.features, context.split.test_start, catalogue))
     yield {"what": "items of the catalogue"} | _pace(catalogue, took)
-    rng, users = np.random.default_rng(0), listed_users(work)
+    rng, users = np.random.default_rng(0), listed_users(context)
     lists = [asked(rng, rng.choice(users, 1), catalogue, exposures) for _ in range(WARM_UP + requests)]
     # As a server does: what was made before the first request is no garbage, and is not looked through again and again.
     gc.collect()

@@ -3,8 +3,8 @@
 Every line trains a tower on what came before the label window with the same number of examples, and is judged on that
 window's watches over the full catalogue, what was watched before left out; the holdout is not read. Run:
 
-    funnel bench recall ablation --source canonical --data ml-1m --set windows.mode=last
-    funnel bench recall ablation --source globo --data globo --set windows.labels_end=2017-10-12T12:00:00Z
+    funnel bench recall ablation --source canonical --data ml-1m --set split.mode=last
+    funnel bench recall ablation --source globo --data globo --set split.test_start=2017-10-12T12:00:00Z
 """
 
 import argparse
@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
-from benchmarks.shared.towers import course_at, judge_at, trained
-from recall.train import Course
-from recall.validator import Judge
+from benchmarks.shared.towers import trained, training_job_at, validator_at
+from recall.train import TrainingJob
+from recall.validator import Validator
 
 Int64 = npt.NDArray[np.int64]
 Row = dict[str, Any]
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> list[Row]:
     """Train and judge every line, print the table and log it; returns its rows."""
     options = _parsed(arguments)
     with tempfile.TemporaryDirectory() as home:
-        rows = _rows(course_at(options, Path(home)), options)
+        rows = _rows(training_job_at(options, Path(home)), options)
     publish(f"ablation of the tower, {options.source}", rows, options.tracking)
     return rows
 
@@ -72,26 +72,26 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _rows(course: Course, options: argparse.Namespace) -> list[Row]:
-    rows, judge = [], judge_at(course)
-    for name in options.only or _fitting(course):
-        towers = [_judged(course, judge, seed, name, options.examples) for seed in range(options.seeds)]
+def _rows(job: TrainingJob, options: argparse.Namespace) -> list[Row]:
+    rows, validator = [], validator_at(job)
+    for name in options.only or _fitting(job):
+        towers = [_evaluated(job, validator, seed, name, options.examples) for seed in range(options.seeds)]
         rows.append({"line": name} | _summary(towers))
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
-def _fitting(course: Course) -> list[str]:
+def _fitting(job: TrainingJob) -> list[str]:
     """The lines that say something on this log: what it has no columns for is what the default has none of either."""
-    ignored = {*(() if course.knowledge.timed else TIMED), *(() if course.shown else ("5 shown and not clicked",))}
-    default = course.config.model_dump()
+    ignored = {*(() if job.model_inputs.timed else TIMED), *(() if job.shown else ("5 shown and not clicked",))}
+    default = job.config.model_dump()
     ignored |= {name for name, switch in SWITCHES.items() if switch and switch.items() <= default.items()}
     return [name for name in SWITCHES if name not in ignored]
 
 
-def _judged(course: Course, judge: Judge, seed: int, name: str, examples: int) -> Int64:
+def _evaluated(job: TrainingJob, validator: Validator, seed: int, name: str, examples: int) -> Int64:
     """Ranks of the label window's watches under a tower of one line and seed."""
-    return judge.ranks(trained(course, SWITCHES[name], examples, seed)[0])
+    return validator.ranks(trained(job, SWITCHES[name], examples, seed)[0])
 
 
 def _summary(towers: Sequence[Int64]) -> Row:

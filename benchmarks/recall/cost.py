@@ -20,9 +20,8 @@ from benchmarks.shared.logs import synthetic
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.ours import Ours
 from benchmarks.shared.tables import publish
-from features.instants import SECOND
-from features.sides import Side
-from features.tables import CHANNEL, DURATION_SECONDS
+from features.schema import CHANNEL, DURATION_SECONDS, SECOND
+from features.side_features import SideFeatures
 from recall.config import RecallConfig
 
 Row = dict[str, Any]
@@ -78,12 +77,12 @@ def _window(tower: Ours, steps: int) -> float:
     return SECOND * (time.perf_counter() - began) / max(examples, 1)
 
 
-def item_side(items: int) -> Side:
+def item_side(items: int) -> SideFeatures:
     """A channel and a duration for every item; nobody's are unknown."""
     rng = np.random.default_rng(0)
     channels = np.append(0, rng.integers(1, items // ITEMS_A_CHANNEL + 2, items)).astype(np.int32)
     durations = np.append(np.nan, rng.lognormal(4, 1, items))
-    return Side({CHANNEL: channels}, {CHANNEL: int(channels.max()) + 1}, {DURATION_SECONDS: durations})
+    return SideFeatures({CHANNEL: channels}, {CHANNEL: int(channels.max()) + 1}, {DURATION_SECONDS: durations})
 
 
 if __name__ == "__main__":

@@ -22,14 +22,13 @@ import pandas as pd
 
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
-from benchmarks.shared.towers import course_at, judge_at, trained
-from features.instants import DAY
-from features.sides import Side
-from features.tables import PUBLISHED_AT
-from funnel.plots import line_chart
+from benchmarks.shared.towers import trained, training_job_at, validator_at
+from features.schema import DAY, PUBLISHED_AT
+from features.side_features import SideFeatures
+from funnel.evaluation.plots import line_chart
 from recall.batches import Examples
 from recall.tower import Tower
-from recall.train import Course
+from recall.train import TrainingJob
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -51,8 +50,8 @@ def main(arguments: Sequence[str]) -> list[Row]:
     """Train the towers, print both tables, log them with their pictures; returns the rows of figure 6."""
     options = _parsed(arguments)
     with tempfile.TemporaryDirectory() as home:
-        course = course_at(options, Path(home))
-        by_age, by_depth = figure_4(course, options.examples), figure_6(course, options.examples)
+        job = training_job_at(options, Path(home))
+        by_age, by_depth = figure_4(job, options.examples), figure_6(job, options.examples)
         age, depth = Path(home) / "figure_4.png", Path(home) / "figure_6.png"
         line_chart(by_age, "Probability of an item by its age", "days since publication", "mean probability", age)
         line_chart(by_depth, "Quality by depth and inputs", "hidden layers", "mean reciprocal rank", depth)
@@ -74,35 +73,35 @@ def _rows(table: pd.DataFrame) -> list[Row]:
     return [{str(table.index.name): index} | row for index, row in table.round(6).to_dict("index").items()]
 
 
-def figure_4(course: Course, examples: int) -> pd.DataFrame:
+def figure_4(job: TrainingJob, examples: int) -> pd.DataFrame:
     """Mean probability of items published during the log by their age in days: two towers, and what was watched.
 
     For watches of the training stretch, each at its own instant; an item counts at the ages it has on them.
     """
-    start, as_of = course.windows.start, course.windows.history_end
-    published = course.knowledge.side.numbers[PUBLISHED_AT]
+    start, as_of = job.split.start, job.split.label_start
+    published = job.model_inputs.side.numbers[PUBLISHED_AT]
     # Old enough to be seen growing old, and none that was there before the log began.
     items = np.flatnonzero((published >= start) & (published < as_of - 3 * DAY))
     columns = {}
     for name, age in (("with example age", "normalised"), ("without example age", "none")):
         print(f"a tower {name} for figure 4", file=sys.stderr, flush=True)
-        tower, stretch = trained(course, {"example_age": age}, examples)
-        columns[name] = _by_age(course, tower, stretch, items, published[items])
+        tower, training_run = trained(job, {"example_age": age}, examples)
+        columns[name] = _by_age(job, tower, training_run, items, published[items])
     columns["watched"] = columns[name].pop("watched")
     columns = {name: found.get("predicted", found) for name, found in columns.items()}
     return pd.DataFrame(columns).rename_axis("days")
 
 
-def _by_age(course: Course, tower: Tower, examples: Examples, items: Int64, published: Float64) -> dict[str, Any]:
+def _by_age(job: TrainingJob, tower: Tower, examples: Examples, items: Int64, published: Float64) -> dict[str, Any]:
     """Mean predicted probability, and share of watches, of items by age in whole days."""
-    histories = course.knowledge.readings.histories
+    histories = job.model_inputs.user_inputs.histories
     positions = examples.positions(0, len(histories.items))
     positions = np.sort(np.random.default_rng(0).permutation(positions)[:CONTEXTS])
-    days = int((course.windows.history_end - published.min()) // DAY) + 1
+    days = int((job.split.label_start - published.min()) // DAY) + 1
     predicted, watched, met = np.zeros(days), np.zeros(days), np.zeros(days)
     for at in range(0, len(positions), SLAB):
         chosen = positions[at : at + SLAB]
-        ages = (histories.instants[chosen][:, None] - published[None, :]) // DAY
+        ages = (histories.timestamps_us[chosen][:, None] - published[None, :]) // DAY
         row, column = np.nonzero(ages >= 0)
         age = ages[row, column].astype(np.int64)
         chance = _probabilities(tower, examples, chosen)[row, items[column]]
@@ -121,13 +120,13 @@ def _probabilities(tower: Tower, examples: Examples, positions: Int64) -> Float6
     return chances / chances.sum(axis=1, keepdims=True)
 
 
-def figure_6(course: Course, examples: int) -> pd.DataFrame:
+def figure_6(job: TrainingJob, examples: int) -> pd.DataFrame:
     """Mean reciprocal rank of the label window's watches, by hidden layers: the paper's MAP, one item being right."""
 
     def quality(name: str, depth: int) -> float:
-        told = told_of(course, INPUTS[name])
+        told = told_of(job, INPUTS[name])
         tower, _ = trained(told, {"depth": depth}, examples)
-        found = float((1 / judge_at(told).ranks(tower)).mean())
+        found = float((1 / validator_at(told).ranks(tower)).mean())
         print(f"{name}, {depth} hidden layers: {found:.4f}", file=sys.stderr, flush=True)
         return found
 
@@ -135,17 +134,17 @@ def figure_6(course: Course, examples: int) -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis("depth")
 
 
-def told_of(course: Course, inputs: frozenset[str]) -> Course:
+def told_of(job: TrainingJob, inputs: frozenset[str]) -> TrainingJob:
     """The course in which a tower is told of watches, and of what is named in INPUTS beside them."""
-    knowledge, readings, config = course.knowledge, course.knowledge.readings, course.config
+    model_inputs, user_inputs, config = job.model_inputs, job.model_inputs.user_inputs, job.config
     if "side features" not in inputs:
-        nothing = Side({}, {}, {})
-        knowledge, readings = replace(knowledge, side=nothing), replace(readings, users=nothing)
+        nothing = SideFeatures({}, {}, {})
+        model_inputs, user_inputs = replace(model_inputs, side=nothing), replace(user_inputs, users=nothing)
     if "searches" not in inputs:
-        knowledge, readings = replace(knowledge, tokens=None), replace(readings, searches=None)
+        model_inputs, user_inputs = replace(model_inputs, tokens=None), replace(user_inputs, searches=None)
     if "example age" not in inputs:
         config = config.model_copy(update={"example_age": "none"})
-    return replace(course, knowledge=replace(knowledge, readings=readings), config=config)
+    return replace(job, model_inputs=replace(model_inputs, user_inputs=user_inputs), config=config)
 
 
 if __name__ == "__main__":

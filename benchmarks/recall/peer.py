@@ -54,8 +54,8 @@ def main(arguments: Sequence[str]) -> list[Row]:
     if options.data is None or not (options.data / "interactions.parquet").exists():
         print("MovieLens-1M is left out: --data names no folder with its interactions.parquet.")
     else:
-        rows += compared("MovieLens-1M", options, judged=True)
-    rows += compared(f"synthetic, {options.items:,} items", options, judged=False)
+        rows += compared("MovieLens-1M", options, evaluated=True)
+    rows += compared(f"synthetic, {options.items:,} items", options, evaluated=False)
     publish(f"recall against DeepMatch's YoutubeDNN, seed {options.seed}", rows, options.tracking)
     return rows
 
@@ -78,11 +78,15 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def compared(name: str, options: argparse.Namespace, judged: bool) -> list[Row]:
+def compared(name: str, options: argparse.Namespace, evaluated: bool) -> list[Row]:
     """The lines of one log, ours beside the peer's."""
     towers = (PEER, *options.towers)
-    turns = [{t: in_own_process(measure, t, options, judged, False) for t in towers} for _ in range(options.turns)]
-    rows = [in_own_process(measure, tower, options, judged, True) for tower in towers] if judged else turns[0].values()
+    turns = [{t: in_own_process(measure, t, options, evaluated, False) for t in towers} for _ in range(options.turns)]
+    rows = (
+        [in_own_process(measure, tower, options, evaluated, True) for tower in towers]
+        if evaluated
+        else turns[0].values()
+    )
     return [{"log": name} | row | _speed(turns, row["tower"]) for row in rows]
 
 
@@ -92,27 +96,27 @@ def _speed(turns: Sequence[dict[str, Row]], tower: str) -> Row:
     return {"examples/s": median(own for own, _ in paces), "x the peer": median(own / peer for own, peer in paces)}
 
 
-def measure(tower: str, options: argparse.Namespace, real: bool, judged: bool) -> Row:
+def measure(tower: str, options: argparse.Namespace, real: bool, evaluated: bool) -> Row:
     """One line: prepare, train on the real log or the synthetic one, judged or for a few laps; what it took."""
     log = movielens(options.data) if real else synthetic(options.items, options.watches, skew=0.0)
     began = time.perf_counter()
     fit, vectors = _peer(log, options) if tower == PEER else _ours(tower, log, options)
     prepared = time.perf_counter() - began
-    judge = partial(_judged, log, vectors) if judged else None
-    pace = Pace(options.lap if real else options.short_lap, judge=judge, target=TARGET, every=2)
-    fit(pace.start(minutes=options.minutes) if judged else pace.start(laps=SHORT_LAPS))
+    validator = partial(_evaluated, log, vectors) if evaluated else None
+    pace = Pace(options.lap if real else options.short_lap, validator=validator, target=TARGET, every=2)
+    fit(pace.start(minutes=options.minutes) if evaluated else pace.start(laps=SHORT_LAPS))
     return {
         "tower": tower,
         "examples/s": pace.examples_per_second,
         "minutes to .50": _minutes(pace),
-        "best HR@50": max(pace.judged, default=None),
+        "best HR@50": max(pace.evaluated, default=None),
         "seconds to prepare": prepared,
         "peak GB": peak_gigabytes(),
     }
 
 
 def _minutes(pace: Pace) -> float | str | None:
-    if not pace.judged:
+    if not pace.evaluated:
         return None
     return pace.trained_minutes if pace.reached else f"not in {pace.trained_minutes:.1f}"
 
@@ -134,7 +138,7 @@ def _ours(tower: str, log: Log, options: argparse.Namespace) -> tuple[Fit, Vecto
     return ours.fit, ours.vectors
 
 
-def _judged(log: Log, vectors: Vectors) -> float:
+def _evaluated(log: Log, vectors: Vectors) -> float:
     return hit_rate(log, *vectors())
 
 
@@ -149,7 +153,7 @@ def hit_rate(log: Log, users: Float32, items: Float32) -> float:
     scores = users @ items.T
     own = scores[np.arange(len(ends)), log.items[ends]]
     scores[:, 0] = -np.inf
-    earlier = np.isin(log.users, several) & (log.instants < log.instants.max())
+    earlier = np.isin(log.users, several) & (log.timestamps_us < log.timestamps_us.max())
     scores[np.searchsorted(several, log.users[earlier]), log.items[earlier]] = -np.inf
     return float(((scores >= own[:, None]).sum(axis=1) <= AT).mean())
 

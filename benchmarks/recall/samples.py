@@ -23,7 +23,7 @@ import numpy.typing as npt
 import psutil
 
 from benchmarks.shared.processes import peak_gigabytes
-from features.errors import Refused
+from features.errors import InputError
 from features.histories import Histories, histories_of, samples_of
 
 Int32 = npt.NDArray[np.int32]
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 HISTORY, BATCH = 50, 1024
 VIEWS, BATCHES, PEER = "views", "views, every batch read once", "row by row"
 MEGABYTE, GIGABYTE = 2**20, 1e9
-NAMES = ("users", "items", "instants")
+NAMES = ("users", "items", "timestamps_us")
 
 
 def main(arguments: Sequence[str]) -> list[Row]:
@@ -94,7 +94,7 @@ def _medians(side: str, folder: Path, runs: int) -> dict[str, float]:
 
 def measured(side: str, folder: Path) -> dict[str, float]:
     """Seconds of one build in this process, and its memory before it and at the peak, in MB."""
-    users, items, instants = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in NAMES)
+    users, items, timestamps_us = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in NAMES)
     # Imported before the clock starts and memory is read: what a library takes is not the builder's.
     from benchmarks.shared.deepmatch_peer import examples_of, fed_by, frame_of
     from benchmarks.shared.logs import Log
@@ -104,19 +104,19 @@ def measured(side: str, folder: Path) -> dict[str, float]:
         log = Log(users, items, int(items.max()) + 1)
         kept = [len(fed_by(part, log, HISTORY)["movie_id"]) for part in examples_of(frame_of(log), HISTORY)]
     else:
-        kept = [len(views(users, items, instants, folder / "views", side == BATCHES))]
+        kept = [len(views(users, items, timestamps_us, folder / "views", side == BATCHES))]
     seconds, peak = time.perf_counter() - began, peak_gigabytes() * GIGABYTE / MEGABYTE
     if not sum(kept):
-        raise Refused(f"{folder}: no sample came of {len(users)} rows.")
+        raise InputError(f"{folder}: no sample came of {len(users)} rows.")
     return {"seconds": seconds, "before, MB": before, "peak, MB": peak, "above the log, MB": peak - before}
 
 
-def views(users: Int32, items: Int32, instants: Int64, folder: Path, read: bool) -> Int64:
+def views(users: Int32, items: Int32, timestamps_us: Int64, folder: Path, read: bool) -> Int64:
     """What the steps `histories` and `samples` do: flat arrays and offsets written and read, one position a sample.
 
     With `read` every padded history is read once as well, in batches, as an epoch of training does.
     """
-    histories_of(users, items, instants, int(users.max()) + 1).save(folder)
+    histories_of(users, items, timestamps_us, int(users.max()) + 1).save(folder)
     histories = Histories.load(folder)
     ends = samples_of(histories)
     np.save(folder / "ends.npy", ends, allow_pickle=False)
@@ -131,7 +131,7 @@ def canonical(data: Path) -> Log:
 
     path = data / "interactions.parquet"
     if not path.exists():
-        raise Refused(f"{path}: there is no such file; --data is the folder of a log in canonical form.")
+        raise InputError(f"{path}: there is no such file; --data is the folder of a log in canonical form.")
     log = pd.read_parquet(path, columns=["user_id", "item_id", "timestamp"])
     log = log.sort_values(["user_id", "timestamp"], kind="stable")
     users, items = (pd.factorize(log[name])[0].astype(np.int32) + 1 for name in ("user_id", "item_id"))

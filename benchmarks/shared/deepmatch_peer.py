@@ -26,7 +26,7 @@ Fed = dict[str, npt.NDArray[Any]]
 
 def frame_of(log: Log) -> pd.DataFrame:
     """A log as the example's builder takes it."""
-    return pd.DataFrame({"user_id": log.users, "movie_id": log.items, "timestamp": log.instants})
+    return pd.DataFrame({"user_id": log.users, "movie_id": log.items, "timestamp": log.timestamps_us})
 
 
 def examples_of(data: pd.DataFrame, length: int) -> tuple[list[Example], list[Example]]:

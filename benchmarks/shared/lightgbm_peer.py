@@ -94,7 +94,7 @@ def fitted(rows: RankingRows, choice: Choice, seed: int) -> Trees:
 
 
 def _tried(rows: RankingRows, objective: str, share: float, leaves: int, codes: bool) -> Choice:
-    order = np.argsort(rows.instants, kind="stable")
+    order = np.argsort(rows.timestamps_us, kind="stable")
     cut = len(order) - max(round(len(order) * share), 1)
     early = _data(rows.take(order[:cut]), objective, codes)
     late = _data(rows.take(order[cut:]), objective, codes)

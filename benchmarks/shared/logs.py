@@ -42,11 +42,11 @@ class Log:
         return np.flatnonzero(np.append(self.users[1:] != self.users[:-1], True))
 
     @property
-    def instants(self) -> Int64:
-        """Instants that know nothing but order: the position in the sequence, and LAST for everybody's last watch."""
-        instants = self.positions
-        instants[self.lasts] = LAST
-        return instants
+    def timestamps_us(self) -> Int64:
+        """TimestampsUs that know nothing but order: the position in the sequence, and LAST for everybody's last watch."""
+        timestamps_us = self.positions
+        timestamps_us[self.lasts] = LAST
+        return timestamps_us
 
 
 def movielens(folder: Path) -> Log:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from features.errors import Refused, Unreachable
+from features.errors import InputError, ServiceUnavailable
 
 
 class Options(argparse.ArgumentParser):
@@ -26,6 +26,6 @@ def start(main: Callable[[Sequence[str]], object]) -> None:
     """Run a benchmark on the process's arguments; a refusal is one sentence on standard error and exit code 2."""
     try:
         main(sys.argv[1:])
-    except (Refused, Unreachable) as error:
+    except (InputError, ServiceUnavailable) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)

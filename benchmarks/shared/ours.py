@@ -11,13 +11,13 @@ import pyarrow as pa
 from benchmarks.shared.logs import LAST, Log
 from benchmarks.shared.pace import Pace
 from features.histories import histories_of, samples_of
-from features.sides import Side
+from features.side_features import SideFeatures
+from features.split import Split
 from features.vocabulary import Vocabulary
-from features.windows import Windows
 from recall.batches import Examples
 from recall.config import RecallConfig
-from recall.inputs import Knowledge, Readings
-from recall.train import Course, first_stretch
+from recall.inputs import ModelInputs, UserInputs
+from recall.train import TrainingJob, first_training_run
 from recall.trainer import Batch, TowerTrainer
 
 Float32 = npt.NDArray[np.float32]
@@ -29,12 +29,12 @@ class Ours:
     Bags, negatives and shuffling are made as it trains.
     """
 
-    def __init__(self, log: Log, config: RecallConfig, seed: int, item_side: Side | None = None) -> None:
-        self._course = _course(log, config, seed, item_side or Side({}, {}, {}))
-        windows = self._course.windows
-        stretch = first_stretch(self._course, [windows.labels_end, windows.holdout_end])
-        self._lasts, self._trainer = log.lasts, TowerTrainer(stretch.start, config, seed)
-        self._batches = _endless(stretch.examples, np.random.default_rng(seed))
+    def __init__(self, log: Log, config: RecallConfig, seed: int, item_side: SideFeatures | None = None) -> None:
+        self._course = _course(log, config, seed, item_side or SideFeatures({}, {}, {}))
+        split = self._course.split
+        training_run = first_training_run(self._course, [split.test_start, split.test_end])
+        self._lasts, self._trainer = log.lasts, TowerTrainer(training_run.start, config, seed)
+        self._batches = _endless(training_run.examples, np.random.default_rng(seed))
 
     def train(self, steps: int) -> int:
         """So many steps more; how many examples they had."""
@@ -55,10 +55,10 @@ class Ours:
 
     def vectors(self) -> tuple[Float32, Float32]:
         """Vectors of users before their last watch [users, dim] and of items [items, dim]."""
-        readings, tower = self._course.knowledge.readings, self._trainer.tower
-        histories = readings.histories
-        users, instants = histories.users[self._lasts], histories.instants[self._lasts]
-        inputs = readings.inputs(tower.shape, users, self._course.ends[self._lasts], instants)
+        user_inputs, tower = self._course.model_inputs.user_inputs, self._trainer.tower
+        histories = user_inputs.histories
+        users, timestamps_us = histories.users[self._lasts], histories.timestamps_us[self._lasts]
+        inputs = user_inputs.inputs(tower.shape, users, self._course.ends[self._lasts], timestamps_us)
         return tower.user_vectors(inputs), tower.item_vectors
 
 
@@ -67,11 +67,11 @@ def _endless(examples: Examples, rng: np.random.Generator) -> Iterator[Batch]:
         yield from examples.batches(rng)
 
 
-def _course(log: Log, config: RecallConfig, seed: int, item_side: Side) -> Course:
-    histories = histories_of(log.users, log.items, log.instants, log.user_count)
-    people = Side(log.sides, {name: int(codes.max(initial=0)) + 1 for name, codes in log.sides.items()}, {})
+def _course(log: Log, config: RecallConfig, seed: int, item_side: SideFeatures) -> TrainingJob:
+    histories = histories_of(log.users, log.items, log.timestamps_us, log.user_count)
+    people = SideFeatures(log.sides, {name: int(codes.max(initial=0)) + 1 for name, codes in log.sides.items()}, {})
     ids = pa.array(np.arange(1, log.item_count))
     items = Vocabulary(ids, np.zeros(len(ids), np.int64))
-    knowledge = Knowledge(Readings(histories, None, people), items, None, item_side, timed=False)
-    windows = Windows(mode="last", clock="order", start=0, history_end=LAST, labels_end=LAST, holdout_end=LAST + 1)
-    return Course(knowledge, samples_of(histories), windows, config, seed)
+    model_inputs = ModelInputs(UserInputs(histories, None, people), items, None, item_side, timed=False)
+    split = Split(mode="last", clock="order", start=0, label_start=LAST, test_start=LAST, test_end=LAST + 1)
+    return TrainingJob(model_inputs, samples_of(histories), split, config, seed)

@@ -16,13 +16,13 @@ class Pace:
     """
 
     lap: int
-    judge: Callable[[], float] | None = None
+    validator: Callable[[], float] | None = None
     target: float = 1.0
     every: int = 1
     laps: float = math.inf
     minutes: float = math.inf
     times: list[float] = field(default_factory=list)
-    judged: list[float] = field(default_factory=list)
+    evaluated: list[float] = field(default_factory=list)
     _examples: int = 0
     _steps: int = 0
     _since: float = 0.0
@@ -38,14 +38,14 @@ class Pace:
         if self._steps % self.lap:
             return False
         self.times.append(time.perf_counter() - self._since)
-        if self.judge and len(self.times) % self.every == 0:
-            self.judged.append(self.judge())
+        if self.validator and len(self.times) % self.every == 0:
+            self.evaluated.append(self.validator())
         self._since = time.perf_counter()
         return self.reached or len(self.times) >= self.laps or sum(self.times) >= 60 * self.minutes
 
     @property
     def reached(self) -> bool:
-        return max(self.judged, default=0.0) >= self.target
+        return max(self.evaluated, default=0.0) >= self.target
 
     @property
     def examples_per_second(self) -> float:

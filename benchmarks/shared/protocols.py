@@ -15,10 +15,10 @@ import pandas as pd
 import pyarrow as pa
 
 from benchmarks.shared.options import Options
-from benchmarks.shared.rankers import Contest, Row, Truth, ours, scores, summary, switched
-from features.errors import Refused
-from funnel.line import STEPS, make, request_for, work_of
-from funnel.work import Work, watched
+from benchmarks.shared.rankers import Contest, GroundTruth, Row, ours, scores, summary, switched
+from features.errors import InputError
+from funnel.context import StepContext, watched
+from funnel.pipeline import STEPS, context_of, make, request_for
 from ranking.examples import Exposures, RankingRows, blocks_of
 
 MICROSECONDS = 1_000_000
@@ -54,7 +54,7 @@ class Split:
     `clicked` and `seconds` [n] are the labels of the test rows, in their order.
     """
 
-    learnt: pd.DataFrame
+    fitted: pd.DataFrame
     validation: float
     test: pd.DataFrame
     clicked: Any
@@ -73,66 +73,68 @@ def options_of(description: str | None, arguments: Sequence[str], objectives: Se
 
 
 def rows_in(data: Path, pattern: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of all files of a name, all columns; Refused where there is no such file or a column is missing."""
+    """The rows of all files of a name, all columns; InputError where there is no such file or a column is missing."""
     paths = sorted(data.glob(pattern))
     if not paths:
-        raise Refused(f"{data}: there is no {pattern} here; --data names the folder of the published files.")
+        raise InputError(f"{data}: there is no {pattern} here; --data names the folder of the published files.")
     rows = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
     missing = [name for name in columns if name not in rows]
     if missing:
-        raise Refused(f"{paths[0].name}: no column {', '.join(missing)}; the published file has it.")
+        raise InputError(f"{paths[0].name}: no column {', '.join(missing)}; the published file has it.")
     return rows
 
 
 def some(rows: pd.DataFrame, what: str) -> pd.DataFrame:
-    """The rows; Refused where there are none."""
+    """The rows; InputError where there are none."""
     if rows.empty:
-        raise Refused(f"The log has no rows of {what}; this protocol needs the whole published log.")
+        raise InputError(f"The log has no rows of {what}; this protocol needs the whole published log.")
     return rows
 
 
 def contest_of(layout: Layout, split: Split, options: Namespace, home: Path) -> Contest:
     """The split as a contest; the ranker is not fitted again on the validation rows."""
-    work = _features(layout, split.learnt, options, home)
-    config = switched(work.config.ranking, validation_share=split.validation, refit=False)
-    rows, test = _rows(work), split.test
+    context = _features(layout, split.fitted, options, home)
+    config = switched(context.config.ranking, validation_share=split.validation, refit=False)
+    rows, test = _rows(context), split.test
     users, items = (
         vocabulary.index_of(pa.array(test[column].to_numpy(np.int64)))
-        for vocabulary, column in ((work.ids.users, "user_id"), (work.ids.items, "video_id"))
+        for vocabulary, column in ((context.ids.users, "user_id"), (context.ids.items, "video_id"))
     )
-    instants = np.round(test[layout.time].to_numpy(np.float64) * layout.tick * MICROSECONDS).astype(np.int64)
-    blocks = blocks_of(work.features, Exposures(users, items, instants, {}))
-    truth = Truth(test["user_id"].to_numpy(), np.asarray(split.clicked, bool), np.asarray(split.seconds, np.float64))
+    timestamps_us = np.round(test[layout.time].to_numpy(np.float64) * layout.tick * MICROSECONDS).astype(np.int64)
+    blocks = blocks_of(context.features, Exposures(users, items, timestamps_us, {}))
+    truth = GroundTruth(
+        test["user_id"].to_numpy(), np.asarray(split.clicked, bool), np.asarray(split.seconds, np.float64)
+    )
     return Contest(config, "seconds", rows, blocks, truth)
 
 
-def _features(layout: Layout, rows: pd.DataFrame, options: Namespace, home: Path) -> Work:
+def _features(layout: Layout, rows: pd.DataFrame, options: Namespace, home: Path) -> StepContext:
     """The line walked up to its features on a log of these rows, beside the side tables that are there."""
     folder = home / "log"
     folder.mkdir(parents=True)
     rows.to_csv(folder / layout.log, index=False)
     for path in (path for pattern in layout.sides for path in options.data.glob(pattern)):
         (folder / path.name).symlink_to(path.resolve())
-    overrides = ["windows.mode=none", *options.overrides]
+    overrides = ["split.mode=none", *options.overrides]
     request = request_for(layout.source, str(folder), str(home), "benchmark", None, overrides)
     for name in list(STEPS)[: list(STEPS).index("towers")]:
         make(name, request, lambda _: None)
-    return work_of("towers", request, home)
+    return context_of("towers", request, home)
 
 
-def _rows(work: Work) -> RankingRows:
+def _rows(context: StepContext) -> RankingRows:
     """Every row of the log, without recall's opinion of it."""
-    log = work.impressions
-    blocks = blocks_of(work.features, Exposures(log.users, log.items, log.instants, {}))
+    log = context.impressions
+    blocks = blocks_of(context.features, Exposures(log.users, log.items, log.timestamps_us, {}))
     ones, nowhere = np.ones(len(log.users)), np.zeros(len(log.users), np.int32)
-    return RankingRows(blocks, log.instants, log.clicked, watched(work, log), ones, nowhere)
+    return RankingRows(blocks, log.timestamps_us, log.clicked, watched(context, log), ones, nowhere)
 
 
-def our_lines(contest: Contest, options: Namespace, judged: Any) -> Iterator[Row]:
+def our_lines(contest: Contest, options: Namespace, evaluated: Any) -> Iterator[Row]:
     """A line an objective; `judged` gives the columns of a prediction [n]."""
     for objective in options.objectives:
         rankers = (ours(contest, seed, objective=objective) for seed in range(options.seeds))
-        found: list[Mapping[str, Any]] = [judged(scores(ranker, contest.blocks)) for ranker in rankers]
+        found: list[Mapping[str, Any]] = [evaluated(scores(ranker, contest.blocks)) for ranker in rankers]
         yield {"line": f"ours, {objective}"} | summary(found, tuple(found[0]))
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from features.asof_features import Block
-from funnel.line import STEPS, Request, make, request_for, work_of
-from funnel.ranking_steps import exposures_of
-from funnel.work import Work, held_out, watched
+from funnel.context import StepContext, in_test, watched
+from funnel.pipeline import STEPS, Request, context_of, make, request_for
+from funnel.steps.ranking_steps import exposures_of
 from ranking import metrics
 from ranking.config import RankingConfig
 from ranking.examples import RankingRows, blocks_of
@@ -28,7 +28,7 @@ SPREAD = ("XAUC", "loss", "MAE")
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What became of impressions [n]: T is 0 where not clicked."""
 
     users: npt.NDArray[Any]
@@ -44,7 +44,7 @@ class Contest:
     unit: str
     rows: RankingRows
     blocks: Blocks
-    truth: Truth
+    truth: GroundTruth
 
 
 def add_log_options(parser: ArgumentParser) -> None:
@@ -65,13 +65,13 @@ def folder_of(options: Namespace) -> Iterator[Path]:
         yield Path(folder)
 
 
-def ranking_work(options: Namespace, home: Path, last: str = "ranking_rows") -> tuple[Request, Work]:
+def ranking_context(options: Namespace, home: Path, last: str = "ranking_rows") -> tuple[Request, StepContext]:
     """The line of `source`, `data` and `overrides`, walked up to an artefact, and a work that may read its parents."""
     data = str(Path(options.data).resolve())
     request = request_for(options.source, data, str(home), "benchmark", None, options.overrides)
     for name in list(STEPS)[: list(STEPS).index(last) + 1]:
         make(name, request, lambda _: None)
-    return request, work_of(last, request, home)
+    return request, context_of(last, request, home)
 
 
 def training_rows(request: Request) -> RankingRows:
@@ -79,13 +79,13 @@ def training_rows(request: Request) -> RankingRows:
     return RankingRows.load(request.store.path("ranking_rows") / "ranking_rows.parquet")
 
 
-def contest_of(request: Request, work: Work) -> Contest:
+def contest_of(request: Request, context: StepContext) -> Contest:
     """The line's training rows and its holdout, features as of each impression's instant."""
-    log = work.impressions
-    shown = log.take(np.flatnonzero(held_out(log, work.windows)))
-    blocks = blocks_of(work.features, exposures_of(work, shown))
-    truth = Truth(shown.users, shown.clicked, watched(work, shown))
-    return Contest(request.config.ranking, work.unit, training_rows(request), blocks, truth)
+    log = context.impressions
+    shown = log.take(np.flatnonzero(in_test(log, context.split)))
+    blocks = blocks_of(context.features, exposures_of(context, shown))
+    truth = GroundTruth(shown.users, shown.clicked, watched(context, shown))
+    return Contest(request.config.ranking, context.unit, training_rows(request), blocks, truth)
 
 
 def switched(config: RankingConfig, **fields: Any) -> RankingConfig:
@@ -105,7 +105,7 @@ def scores(ranker: Ranker, blocks: Blocks) -> Float64:
     return ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
 
 
-def figures(truth: Truth, predicted: Float64, in_seconds: bool = True) -> Row:
+def figures(truth: GroundTruth, predicted: Float64, in_seconds: bool = True) -> Row:
     """How well a prediction [n] orders and, where it is one of seconds, how true it is.
 
     XAUC with half credit and strict, the paper's weighted per-user loss, MAE in seconds, predicted over true seconds

@@ -24,7 +24,7 @@ def publish(name: str, rows: Sequence[Mapping[str, Any]], tracking: str | None, 
     """Print a benchmark's rows as one table and log it: as CSV, and every figure as `<first cell>.<column>`.
 
     `tracking` is an MLflow address; without one MLFLOW_TRACKING_URI, else a database under `out/benchmarks` of the
-    working directory. The same benchmark again goes on with its run: figures keep what they were before. Refused
+    working directory. The same benchmark again goes on with its run: figures keep what they were before. InputError
     where no server answers at the address.
     """
     Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(name, rows))

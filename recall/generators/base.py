@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from features.asof_features import AsOfFeatures
 from features.histories import Histories
-from features.instants import HOUR
-from features.sides import Side
+from features.schema import HOUR
+from features.side_features import SideFeatures
+from features.split import Split
 from features.vocabulary import Vocabulary
-from features.windows import Windows
 from recall.candidates import Pairs, pairs_before
 from recall.index import ItemIndex
-from recall.inputs import Readings
+from recall.inputs import UserInputs
 from recall.tower import Tower
 
 Flags = npt.NDArray[np.bool_]
@@ -34,21 +34,21 @@ HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
 
 @dataclass(frozen=True)
 class Log:
-    """What generators are built from: readings, clicks (what is seen), items and their side columns.
+    """What generators are built from: user_inputs, clicks (what is seen), items and their side columns.
 
     `features` is None where the log does not say what was shown and not clicked.
     """
 
-    readings: Readings
+    user_inputs: UserInputs
     clicks: Histories
     vocabulary: Vocabulary
-    items: Side
-    windows: Windows
+    items: SideFeatures
+    split: Split
     features: AsOfFeatures | None = None
 
     @property
     def timed(self) -> bool:
-        return self.windows.clock == "time"
+        return self.split.clock == "time"
 
     @property
     def half_lives(self) -> tuple[float | None, ...]:
@@ -58,7 +58,7 @@ class Log:
     @property
     def span(self) -> int:
         """How long an item is new: as long as the label window."""
-        return self.windows.labels_end - self.windows.history_end
+        return self.split.test_start - self.split.label_start
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Snapshot:
 
     @property
     def watches(self) -> Histories:
-        return self.log.readings.histories
+        return self.log.user_inputs.histories
 
     @property
     def first_seen(self) -> Int64:
@@ -114,7 +114,7 @@ class Snapshot:
         ends = self.watches.ends(users, self.as_of)
         return Requests(
             users,
-            self.tower.user_vectors(self.log.readings.inputs_at(self.tower.shape, users, self.as_of)),
+            self.tower.user_vectors(self.log.user_inputs.inputs_at(self.tower.shape, users, self.as_of)),
             self.watches.bags(users, ends, LAST_WATCHES),
             pairs_before(users, self.log.clicks, self.as_of),
             ends - self.watches.offsets[users],
@@ -139,8 +139,8 @@ def decayed(
 
     `segments` int32 [users] are codes from 0; without them there is one segment, everybody.
     """
-    kept = np.flatnonzero((watches.instants < as_of) & (watches.items < items))
-    weights = decay(as_of - watches.instants[kept], half_life)
+    kept = np.flatnonzero((watches.timestamps_us < as_of) & (watches.items < items))
+    weights = decay(as_of - watches.timestamps_us[kept], half_life)
     if segments is None:
         return np.bincount(watches.items[kept], weights, minlength=items)[None, :].astype(np.float64)
     size = int(segments.max(initial=0)) + 1

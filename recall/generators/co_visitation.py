@@ -56,8 +56,8 @@ def _pairs(
     watches: Histories, items: int, as_of: int, half_life: float | None
 ) -> Iterator[tuple[Int32, Int32, npt.NDArray[np.float32]]]:
     """Earlier item, later item and weight of the pairs of watches d apart, for each d: memory grows with the log."""
-    kept = np.flatnonzero((watches.instants < as_of) & (watches.items < items))
-    users, what, ages = watches.users[kept], watches.items[kept], as_of - watches.instants[kept]
+    kept = np.flatnonzero((watches.timestamps_us < as_of) & (watches.items < items))
+    users, what, ages = watches.users[kept], watches.items[kept], as_of - watches.timestamps_us[kept]
     for distance in range(1, WINDOW + 1):
         earlier, later = what[:-distance], what[distance:]
         both = (users[:-distance] == users[distance:]) & (earlier != later)

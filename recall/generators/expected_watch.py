@@ -201,10 +201,10 @@ def fit_expected_watch(features: AsOfFeatures, catalogue: Flags, as_of: int) -> 
 def _training_rows(features: AsOfFeatures, as_of: int) -> tuple[Numbers, Float64]:
     """Columns and T of the newest impressions before an instant; clicks of unknown seconds are left out."""
     events = features.log.events
-    before = np.flatnonzero((events.instants < as_of) & ~np.isnan(events.seconds))
-    newest = before[np.argsort(events.instants[before], kind="stable")[-ROWS:]]
-    users, items, moments = events.users[newest], events.items[newest], events.instants[newest]
-    rows = features.log.rows(users, items, moments)
+    before = np.flatnonzero((events.timestamps_us < as_of) & ~np.isnan(events.seconds))
+    newest = before[np.argsort(events.timestamps_us[before], kind="stable")[-ROWS:]]
+    users, items, timestamps_us = events.users[newest], events.items[newest], events.timestamps_us[newest]
+    rows = features.log.rows(users, items, timestamps_us)
     numbers = _evened(features, OF_ITEMS, rows) | dict(agreements(rows))
     for group in _groups(features):
         numbers |= _evened(features, OF_PAIRS[group], rows)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from features.tables import CHANNEL
+from features.schema import CHANNEL
 from recall.generators.base import Log, Requests, Snapshot, decayed
 from recall.generators.spread import Sparse, SpreadAnswer, spread, strongest
 

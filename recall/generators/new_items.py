@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from features.instants import HOUR
+from features.schema import HOUR
 from recall.candidates import first
 from recall.generators.base import Columns, Log, Named, Requests, Snapshot
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
-from features.instants import HOUR
+from features.schema import HOUR
 from recall.candidates import Candidates, Flags, Pairs, first, pairs_before, pairs_between, shards_of
 from recall.generators.base import Columns, Log, Named, Popularity, Requests, Snapshot, decayed, seen_only
 
@@ -29,9 +29,9 @@ JUDGED_AT = 50
 
 def popularity(watches: Histories, items: int, as_of: int, hours: float | None = None) -> Float64:
     """Completed watches of items 0..items - 1 before an instant, in the last `hours` of it or in all: [items]."""
-    inside = watches.instants < as_of
+    inside = watches.timestamps_us < as_of
     if hours is not None:
-        inside &= watches.instants >= as_of - round(hours * HOUR)
+        inside &= watches.timestamps_us >= as_of - round(hours * HOUR)
     return np.bincount(watches.items[inside], minlength=items)[:items].astype(np.float64)
 
 
@@ -151,9 +151,9 @@ def build(snapshot: Snapshot) -> Popular:
 
 def _popular_alone(log: Log, catalogue: Flags, as_of: int, popularity: Popularity) -> Popular:
     """What popular lists need, without the columns."""
-    everybody = np.zeros(len(log.readings.histories.offsets) - 1, np.int32)
-    segments = log.readings.users.codes[popularity.segment] if popularity.segment else everybody
-    counts = decayed(log.readings.histories, len(catalogue), as_of, popularity.half_life, segments)
+    everybody = np.zeros(len(log.user_inputs.histories.offsets) - 1, np.int32)
+    segments = log.user_inputs.users.codes[popularity.segment] if popularity.segment else everybody
+    counts = decayed(log.user_inputs.histories, len(catalogue), as_of, popularity.half_life, segments)
     return Popular(shares(counts), catalogue, segments, {})
 
 
@@ -168,7 +168,7 @@ def choose_popularity(log: Log, slices: Sequence[tuple[Int32, int, int]]) -> Pop
         return sum(each.hit_share(popularity) for each in rounds)
 
     alike = max((Popularity(half_life) for half_life in log.half_lives), key=hits)
-    codes = {name: size for name, size in log.readings.users.sizes.items() if size <= MOST_SEGMENTS}
+    codes = {name: size for name, size in log.user_inputs.users.sizes.items() if size <= MOST_SEGMENTS}
     return max((alike, *(Popularity(alike.half_life, name) for name in codes)), key=hits)
 
 
@@ -178,7 +178,7 @@ class _Round:
     def __init__(self, log: Log, users: Int32, since: int, until: int) -> None:
         self.log, self.since = log, since
         self.catalogue = log.vocabulary.shown_as_of(since)[: log.vocabulary.size_as_of(since)]
-        self.watched = pairs_between(users, log.readings.histories, since, until)
+        self.watched = pairs_between(users, log.user_inputs.histories, since, until)
         self.requests = seen_only(users, pairs_before(users, log.clicks, since))
 
     def hit_share(self, popularity: Popularity) -> float:

@@ -1,0 +1,172 @@
+"""From a data folder to checked, cleaned, sorted tables in the contract, written as Parquet."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from features.data.clean import CleaningConfig, clean, with_completed
+from features.data.files import FILE, ROW, Sheet, refusing_unreadable
+from features.data.formats import sheets as open_sheets
+from features.data.formats import source_files, source_named, with_defaults, with_id_types, without_provenance
+from features.data.validate import Checked, Limits, check, evaluation
+from features.errors import InputError
+from features.schema import CLICKED, CONTRACTS, ITEM, TIMESTAMP, USER, WATCH_SECONDS, Tables, engine, sql_text
+
+__all__ = ["ingest", "source_files"]
+
+ORDERS = {"items": [ITEM], "users": [USER], "searches": [USER, TIMESTAMP, FILE, ROW]}
+
+
+def ingest(source: str, data: Path, out: Path, config: CleaningConfig, now: datetime) -> dict[str, Any]:
+    """Read, check and clean a data folder; write its tables into `out` and say what was done.
+
+    `out` exists and is empty; it receives interactions.parquet (by user, time and original order, with the
+    column `completed`), items.parquet, users.parquet and searches.parquet where the log has them, and
+    rejected.parquet. Null seconds stay null. The summary holds rows_read, rejected (by table and reason), dropped
+    (by rule), missing (columns of the contract that the log has not, by table), unused (further columns of the log),
+    unread (files of the folder called like a table, and not read), rows, users, items (of the rows kept),
+    clicked_share, null_seconds_share and mean_seconds (of the clicks), first_timestamp, last_timestamp (ISO, UTC)
+    and catalogue (rows of items, None without the table). InputError, with nothing written, where the input is at fault;
+    `now` is the instant after which nothing can have happened.
+    """
+    backend = engine()
+    try:
+        with TemporaryDirectory(dir=out, prefix=".staging-") as staging:
+            return _ingest(source, data, _Places(backend, Path(staging), out), config, now)
+    finally:
+        backend.disconnect()
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """What was read, as one line: enough to see that a column is not what it was taken for."""
+    rejected = summary["rejected"].get("interactions", {}) | summary["dropped"]
+    aside = f" of {summary['rows_read']:,} ({', '.join(f'{reason}: {n:,}' for reason, n in rejected.items() if n)})"
+    mean = summary["mean_seconds"]
+    parts = [
+        f"{summary['rows']:,} rows{aside if any(rejected.values()) else ''}",
+        f"{summary['users']:,} users",
+        f"{summary['items']:,} items",
+        f"{summary['clicked_share']:.0%} clicked",
+        "no watch seconds" if mean is None else f"{mean:,.1f} seconds a click",
+    ]
+    notes = {
+        "not in the log": summary["missing"].get("interactions", []),
+        "not used": summary["unused"],
+        "not read": summary["unread"],
+    }
+    return "; ".join([", ".join(parts), *(f"{what}: {', '.join(names)}" for what, names in notes.items() if names)])
+
+
+class _Places:
+    """The engine, the folder for what is not needed afterwards, and the folder of the result."""
+
+    def __init__(self, backend: Backend, staging: Path, out: Path) -> None:
+        self.backend, self.staging, self.out = backend, staging, out
+        backend.raw_sql(f"SET temp_directory = '{sql_text(staging / 'spill')}'")
+
+    def staged(self, name: str, table: ir.Table) -> ir.Table:
+        """The table computed once, as a file that later steps read again and again."""
+        path = self.staging / f"{name}.parquet"
+        self.backend.to_parquet(table, path)
+        return self.backend.read_parquet(path)
+
+    def write(self, name: str, table: ir.Table) -> Path:
+        path = self.out / f"{name}.parquet"
+        self.backend.to_parquet(table, path)
+        return path
+
+
+def _ingest(source: str, data: Path, places: _Places, config: CleaningConfig, now: datetime) -> dict[str, Any]:
+    sheets = open_sheets(source, data, places.backend)
+    limits = Limits(config.max_rejected_share, now, source_named(source).repeats)
+    checked = _check_all(sheets, places, limits)
+    derived = source_named(source).derive({name: part.kept for name, part in checked.items()})
+    missing = _missing(derived)
+    log = places.staged("checked", with_defaults(derived).interactions)
+    tables, dropped = clean(Tables(log, derived.items, derived.users, derived.searches), config)
+    _require_rows(tables, dropped)
+    kept = _write(tables, checked, places, config)
+    return {
+        "rows_read": checked["interactions"].rows,
+        "rejected": {name: part.counts for name, part in checked.items() if part.counts},
+        "dropped": dropped,
+        "missing": missing,
+        "unused": sorted(set(_plain(derived.interactions).columns) - set(CONTRACTS["interactions"].kinds)),
+        "unread": _unread(data, {path for sheet in sheets.values() for path in sheet.files}),
+        **_facts(kept, tables),
+    }
+
+
+def _check_all(sheets: Mapping[str, Sheet], places: _Places, limits: Limits) -> dict[str, Checked]:
+    rows: dict[str, ir.Table] = {}
+    for name, sheet in sheets.items():
+        with refusing_unreadable(sheet.files):
+            rows[name] = places.staged(f"judged_{name}", evaluation(sheet, limits.now))
+    typed = with_id_types(rows, {name for name, sheet in sheets.items() if sheet.is_text})
+    return {name: check(name, sheet, typed[name], limits) for name, sheet in sheets.items()}
+
+
+def _missing(tables: Tables) -> dict[str, list[str]]:
+    """The columns of the contract that the log has not, by table; the features that read them are off."""
+    missing: dict[str, list[str]] = {}
+    for name, contract in CONTRACTS.items():
+        table = getattr(tables, name)
+        absent = [column for column in contract.kinds if table is None or column not in table.columns]
+        if absent:
+            missing[name] = absent
+    return missing
+
+
+def _unread(data: Path, read: set[Path]) -> list[str]:
+    """Files of the folder that are called like a table of the contract, and were not read."""
+    alike = (path for name in CONTRACTS for path in data.glob(f"{name}*") if path.is_file() and path not in read)
+    return sorted(path.name for path in alike)
+
+
+def _require_rows(tables: Tables, dropped: Mapping[str, int]) -> None:
+    if tables.interactions.limit(1).count().execute() == 0:
+        rules = ", ".join(f"{name} dropped {n}" for name, n in dropped.items()) or "all rows are faulty"
+        raise InputError(f"no interaction is left after cleaning ({rules}); expected at least one; relax the rules")
+
+
+def _write(tables: Tables, checked: Mapping[str, Checked], places: _Places, config: CleaningConfig) -> ir.Table:
+    by_user = with_completed(tables, config).order_by([USER, TIMESTAMP, FILE, ROW]).drop(FILE, ROW)
+    path = places.write("interactions", by_user)
+    for name, order in ORDERS.items():
+        table = getattr(tables, name)
+        if table is not None:
+            present = [column for column in order if column in table.columns]
+            places.write(name, _plain(table.order_by(present)))
+    rejected = ibis.union(*(part.rejected for part in checked.values()), distinct=False)
+    places.write("rejected", rejected.order_by(["table", "file", "row"]))
+    return places.backend.read_parquet(path)
+
+
+def _plain(table: ir.Table) -> ir.Table:
+    kept: ir.Table | None = without_provenance(Tables(table)).interactions
+    return kept
+
+
+def _facts(log: ir.Table, tables: Tables) -> dict[str, Any]:
+    clicks = log[CLICKED]
+    facts = log.agg(
+        rows=log.count(),
+        users=log[USER].nunique(),
+        items=log[ITEM].nunique(),
+        clicked_share=clicks.mean(),
+        null_seconds_share=log[WATCH_SECONDS].isnull().mean(where=clicks),
+        mean_seconds=log[WATCH_SECONDS].mean(where=clicks),
+        first_timestamp=log[TIMESTAMP].min(),
+        last_timestamp=log[TIMESTAMP].max(),
+    )
+    found: dict[str, Any] = facts.to_pyarrow().to_pylist()[0]
+    for name in ("first_timestamp", "last_timestamp"):
+        found[name] = found[name].astimezone(UTC).isoformat()
+    catalogue = None if tables.items is None else int(tables.items.count().execute())
+    return {**found, "catalogue": catalogue}

@@ -1,0 +1,189 @@
+"""Three instants that cut a log into history, labels and holdout, before anything is learnt from it.
+
+Two clocks. With `time` an instant is microseconds since 1970 UTC. With `order` only the sequence of each user
+counts: an instant is `part * PART + position in the user's sequence`, where part 0 is history, 1 the label, 2 the
+holdout. So "before label_start" means the same in both: an int64 comparison.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, cast
+
+import ibis
+import ibis.expr.types as ir
+from pydantic import BaseModel, ConfigDict, Field
+
+from features.errors import InputError
+from features.schema import TIMESTAMP, USER
+
+Clock = Literal["time", "order"]
+PART = 1 << 40
+
+
+class SplitConfig(BaseModel):
+    """How the log is cut; instants left out are derived from the log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["time", "last", "none"] = "time"
+    label_start: datetime | None = None
+    test_start: datetime | None = None
+    test_end: datetime | None = None
+    test_share: float = Field(0.1, gt=0, lt=0.5)
+
+
+class Split(BaseModel):
+    """The cut in force: rows before `label_start` are history, then labels, then the holdout, each half open."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["time", "last", "none"]
+    clock: Clock
+    start: int
+    label_start: int
+    test_start: int
+    test_end: int
+
+    def save(self, folder: Path) -> None:
+        (folder / "split.json").write_text(self.model_dump_json(indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Split":
+        return cls.model_validate_json((folder / "split.json").read_text())
+
+    def described(self) -> dict[str, str]:
+        """The instants for people: UTC text, or which watch of each user in the order clock."""
+        if self.clock == "order":
+            ends = {"label_start": "before the label watch", "test_start": "before the holdout watch"}
+            return {"mode": self.mode, "clock": self.clock} | ends
+        timestamps_us = {name: getattr(self, name) for name in ("start", "label_start", "test_start", "test_end")}
+        return {"mode": self.mode, "clock": self.clock} | {k: text_of(v) for k, v in timestamps_us.items()}
+
+
+def split_of(interactions: ibis.Table, config: SplitConfig, clock: Clock | None = None) -> Split:
+    """The cut of a log: what the configuration names, the rest derived. InputError where it cannot be cut so.
+
+    Derived (time): the holdout is the last `test_share` of the time span, the label window as long before it.
+    Mode `none` holds nothing out: test_start lies just after the log's last row.
+    """
+    clock = clock or ("order" if config.mode == "last" else "time")
+    if clock == "order":
+        return _order_windows(config)
+    if config.mode == "last":
+        raise InputError(
+            'features.clock = "time" with split.mode = "last": leave-last-out cuts each user at another moment, '
+            'so times do not compare; leave features.clock out, or use split.mode = "time".'
+        )
+    span = interactions.aggregate(first=interactions[TIMESTAMP].min(), last=interactions[TIMESTAMP].max())
+    first, last = span.to_pyarrow().to_pylist()[0].values()
+    return _time_windows(config, timestamp_us_from(first), timestamp_us_from(last))
+
+
+def timestamps_us(interactions: ibis.Table, split: Split) -> ibis.Table:
+    """The log with its `row` number in file order and its `instant` on the clock in force.
+
+    In the order clock a user's last completed watch starts the holdout (`last`) or the labels (`none`); rows at
+    and after it belong to that part.
+    """
+    rows = interactions.mutate(row=ibis.row_number())
+    if split.clock == "time":
+        return rows.mutate(timestamp_us=timestamp_us_of(rows[TIMESTAMP]))
+    of_user = ibis.window(group_by=USER, order_by=[TIMESTAMP, "row"])
+    up_to_here = ibis.cumulative_window(group_by=USER, order_by=[TIMESTAMP, "row"])
+    rows = rows.mutate(
+        _position=ibis.row_number().over(of_user).cast("int64"),
+        _watches=rows.completed.cast("int64").sum().over(up_to_here),
+        _all_watches=rows.completed.cast("int64").sum().over(ibis.window(group_by=USER)),
+    )
+    parts = 2 if split.mode == "last" else 1
+    all_watches = rows["_all_watches"]
+    part = ibis.greatest(parts - (all_watches - rows["_watches"]), 0)
+    # DuckDB's sums are wider than 64 bits, and would be written as doubles.
+    part = ibis.ifelse(all_watches == 0, 0, part).cast("int32")
+    return rows.mutate(timestamp_us=part * PART + rows["_position"]).drop("_position", "_watches", "_all_watches")
+
+
+def timestamp_us_of(as_of: ir.TimestampValue) -> ir.IntegerValue:
+    """A column of timestamps as instants of the time clock: microseconds since 1970 UTC."""
+    # DuckDB's epoch has a fraction and Spark's has none: cut to whole seconds, both say the same.
+    seconds = as_of.truncate("s").epoch_seconds().cast("float64").cast("int64")
+    return cast(ir.IntegerValue, seconds * 1_000_000 + as_of.microsecond())
+
+
+def timestamp_us_from(as_of: datetime) -> int:
+    """Microseconds since 1970 UTC; a moment without a zone is UTC."""
+    as_of = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+    return round((as_of - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
+
+
+def text_of(timestamp_us: int) -> str:
+    """An instant of the time clock as UTC text."""
+    return datetime.fromtimestamp(timestamp_us / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _order_windows(config: SplitConfig) -> Split:
+    given = [name for name in ("label_start", "test_start", "test_end") if getattr(config, name) is not None]
+    if given:
+        raise InputError(f"split.{given[0]} is an instant, but the clock is order only; leave it out or cut by time.")
+    if config.mode == "time":
+        raise InputError('split.mode = "time" needs features.clock = "time"; for order-only logs use mode "last".')
+    test_start = 2 * PART
+    test_end = 3 * PART if config.mode == "last" else test_start
+    return Split(
+        mode=config.mode,
+        clock="order",
+        start=0,
+        label_start=PART,
+        test_start=test_start,
+        test_end=test_end,
+    )
+
+
+def _time_windows(config: SplitConfig, first: int, last: int) -> Split:
+    share = round((last - first) * config.test_share)
+    test_end = _given(config, "test_end", last + 1)
+    if config.mode == "none":
+        test_start = _given(config, "test_start", test_end)
+        test_end = test_start
+        length = share
+    else:
+        test_start = _given(config, "test_start", test_end - share)
+        length = test_end - test_start
+    label_start = _given(config, "label_start", max(test_start - length, (first + test_start) // 2))
+    split = Split(
+        mode=config.mode,
+        clock="time",
+        start=first,
+        label_start=label_start,
+        test_start=test_start,
+        test_end=test_end,
+    )
+    _check(split, last)
+    return split
+
+
+def _given(config: SplitConfig, name: str, derived: int) -> int:
+    as_of: datetime | None = getattr(config, name)
+    return derived if as_of is None else timestamp_us_from(as_of)
+
+
+def _check(split: Split, last: int) -> None:
+    if split.test_start <= split.start or (split.mode == "time" and split.test_start > last):
+        raise InputError(
+            f"split.test_start = {text_of(split.test_start)} lies outside the log, which goes from "
+            f"{text_of(split.start)} to {text_of(last)}; choose an instant inside it, or split.mode = none to "
+            "hold nothing out."
+        )
+    first, history, labels = "the log's first row", "split.label_start", "split.test_start"
+    at = {first: split.start, history: split.label_start, labels: split.test_start}
+    pairs = [(first, history), (history, labels)]
+    if split.mode == "time":
+        # Before label_start, which where it is derived goes wrong with it.
+        at["split.test_end"] = split.test_end
+        pairs.insert(0, (labels, "split.test_end"))
+    for name, later in pairs:
+        if at[name] >= at[later]:
+            raise InputError(
+                f"{later} = {text_of(at[later])} does not lie after {name} = {text_of(at[name])}; "
+                "the instants must increase inside the log."
+            )

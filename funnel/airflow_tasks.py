@@ -1,0 +1,119 @@
+"""What the DAGs hand to each other: one request, made in `ingest`, carried by asset events from stage to stage.
+
+The DAG files wire; the few lines that every task shares are here, without Airflow and, as DAG files import it, with
+heavy imports inside the functions. A request travels as the JSON of `funnel.pipeline.Request`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from features.errors import InputError
+
+Json = dict[str, Any]
+
+
+class Event(Protocol):
+    """An asset event as Airflow gives it to a task."""
+
+    @property
+    def extra(self) -> Json | None:
+        """The request that the producer put there."""
+
+
+def asked(params: Mapping[str, Any], run: str) -> Json | None:
+    """The request that these Params make, or nothing where every artefact of the line stands already.
+
+    Home and tracking address come from WATCHFUNNEL_HOME and MLFLOW_TRACKING_URI. InputError on bad Params.
+    """
+    from funnel.pipeline import request_for, stale_steps
+
+    request = request_for(
+        source=params["source"],
+        data=params["data"],
+        overrides=_overrides(params),
+        home=_home(),
+        tracking=os.environ.get("MLFLOW_TRACKING_URI"),
+        run=run,
+    )
+    stale = stale_steps(request)
+    if not stale:
+        print("Same data, same configuration, same code: every artefact is up to date, nothing is to be done.")
+        return None
+    print(f"To be made: {', '.join(stale)}.")
+    return request.model_dump(mode="json")
+
+
+def received(events: Sequence[Event], asset: str) -> Json:
+    """The request of the newest event of an asset; InputError where there was none, or one without a request."""
+    try:
+        extra = events[-1].extra
+    except IndexError:
+        extra = None
+    if not extra:
+        raise InputError(
+            f"There is no event of the asset `{asset}` that carries a request; run the DAG `ingest` first."
+        )
+    return extra
+
+
+def make(name: str, request: Json) -> Json:
+    """Make one artefact or find it up to date: its name, version, seconds, MLflow address and a sentence."""
+    from funnel import pipeline as line
+    from funnel.observer import observe
+
+    asked = line.Request.model_validate(request)
+    observer = observe(asked)
+    outcome = line.make(name, asked, observer=observer)
+    print(outcome.line)
+    url = observer.url(outcome.stage)
+    if url:
+        print(f"MLflow: {url}")
+    told = ("name", "version", "content", "made", "seconds", "line")
+    return {"url": url} | {field: getattr(outcome, field) for field in told}
+
+
+def onward(request: Json, stage: str) -> Json:
+    """The request for the next stage: the same, with the versions pinned that this stage has made."""
+    from funnel import pipeline as line
+
+    return line.advance(line.Request.model_validate(request), stage).model_dump(mode="json")
+
+
+def conclude(request: Json) -> None:
+    """Show the lists and the report at the home's top; the run is over."""
+    from funnel import pipeline as line
+    from funnel.observer import observe
+
+    line.publish_files(line.Request.model_validate(request))
+    observe(line.Request.model_validate(request)).on_end()
+
+
+def close_as_failed(context: Mapping[str, Any]) -> None:
+    """Airflow's failure callback: a task that failed for good, and may have been killed, fails its stage in MLflow."""
+    from funnel import pipeline as line
+    from funnel.observer import observe
+
+    request = context["ti"].xcom_pull(task_ids="request")
+    if request:
+        # A DAG is called like its stage.
+        stage, error = context["ti"].dag_id, context.get("exception")
+        observe(line.Request.model_validate(request)).on_failure(stage, error)
+
+
+def retry_seconds() -> float:
+    """How long a failed task waits before its first retry; WATCHFUNNEL_RETRY_SECONDS, a minute by default."""
+    return float(os.environ.get("WATCHFUNNEL_RETRY_SECONDS", "60"))
+
+
+def _overrides(params: Mapping[str, Any]) -> list[str]:
+    own = [f"seed={params['seed']}", f"split.mode={params['split_mode']}"]
+    timestamp_us = [f"split.test_start={params['test_start']}"] if params["test_start"] else []
+    return own + timestamp_us + list(params["overrides"])
+
+
+def _home() -> str:
+    home = os.environ.get("WATCHFUNNEL_HOME")
+    if not home:
+        raise InputError("WATCHFUNNEL_HOME is not set; it names the folder that the artefacts live in.")
+    return home

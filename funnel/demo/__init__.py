@@ -1,0 +1,1 @@
+"""The demo: MLflow and Airflow on this machine, and what came out."""

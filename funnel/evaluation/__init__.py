@@ -1,0 +1,1 @@
+"""What a run is judged by: metrics, baselines, pictures, the verdict."""

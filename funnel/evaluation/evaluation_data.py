@@ -1,0 +1,203 @@
+"""What a run is judged by: its lists, the baselines' lists for the same users, and what they went on to watch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from features.histories import Histories
+from features.schema import DAY, PUBLISHED_AT
+from funnel.context import Impressions, StepContext, in_test, saved_candidates, watched
+from funnel.evaluation.list_metrics import listed_seconds_at
+from ranking.list_order import Gains
+from recall.baselines import ease_fits, ease_lists, item_knn_lists
+from recall.generators.popular import counts_by_span, popular_lists_by_span, popularity
+from recall.metrics import RelevantItems
+
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt16 = npt.NDArray[np.uint16]
+
+# The lengths at which lists are compared.
+JUDGED_AT = (10, 50)
+LATELY_HOURS = 24.0
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """The lists of a run, and what their users went on to watch."""
+
+    context: StepContext
+
+    @cached_property
+    def users(self) -> Int32:
+        return saved_candidates(self.context.inputs["candidates"]).users
+
+    @cached_property
+    def final(self) -> Int32:
+        """Items of the final lists, [users, top_k]."""
+        items: Int32 = np.load(self.context.inputs["recommendations"] / "items.npy")
+        return items
+
+    @cached_property
+    def ranked(self) -> Int32:
+        """Items of the lists before the re-rank, [users, top_k]; the final ones where there was none."""
+        path = self.context.inputs["recommendations"] / "ranked_items.npy"
+        items: Int32 = np.load(path) if path.exists() else self.final
+        return items
+
+    @cached_property
+    def candidates(self) -> Int32:
+        """Items of recall's lists in recall's order, [users, k]."""
+        return saved_candidates(self.context.inputs["candidates"]).items
+
+    @cached_property
+    def pre_ranked(self) -> Int32:
+        """Items that pre-rank left to the ranker, [users, keep]; the candidates where it is off."""
+        path = self.context.inputs["recommendations"] / "pre_ranked_items.npy"
+        items: Int32 = np.load(path) if path.exists() else self.candidates
+        return items
+
+    @cached_property
+    def popular_by_span(self) -> dict[str, Int32]:
+        """Items of popularity's lists, by how far back it counts, [users, k] each."""
+        as_of, k = self.context.split.test_start, self.context.config.recall.k
+        counts = counts_by_span(self.context.user_inputs.histories, self.catalogue, as_of, self.timed)
+        return popular_lists_by_span(counts, self.users, self._seen, as_of, k)
+
+    @cached_property
+    def popular_span(self) -> str:
+        """The span whose lists hold most of what was watched in the holdout: no baseline is a straw man."""
+        return max(self.popular_by_span, key=lambda name: self.gains(self.popular_by_span[name]).log_total)
+
+    @property
+    def popular(self) -> Int32:
+        """Items of popularity's lists over its best span, [users, k]."""
+        return self.popular_by_span[self.popular_span]
+
+    @cached_property
+    def baselines(self) -> dict[str, Int32]:
+        """Items of the lists that final ones must beat, by name, [users, k] each: recall's order, popularity, item-kNN
+        and, where the catalogue is small enough, EASE."""
+        watches, as_of, k = (
+            self.context.user_inputs.histories,
+            self.context.split.test_start,
+            self.context.config.recall.k,
+        )
+        lists = {"recall": np.asarray(self.candidates), "popularity": self.popular}
+        given = (watches, self.catalogue, self.users, self._seen, as_of, k)
+        lists["item_knn"] = item_knn_lists(*given).items
+        return lists | ({"ease": ease_lists(*given).items} if ease_fits(watches, self.catalogue, as_of) else {})
+
+    def gains(self, items: Int32) -> Gains:
+        """What lists hold of what their users went on to watch, at the lengths that lists are compared at."""
+        clicks, seconds = self.clicked
+        lengths = cutoffs(JUDGED_AT, self.context.config.ranking.top_k)
+        return Gains({k: listed_seconds_at(k, items, clicks, seconds) for k in lengths})
+
+    @cached_property
+    def generator_ranks(self) -> Mapping[str, UInt16]:
+        """At which rank each generator named each candidate, 0 = not, [users, k]."""
+        return saved_candidates(self.context.inputs["candidates"]).ranks
+
+    @property
+    def timed(self) -> bool:
+        """Whether the clock tells time, not only order."""
+        return self.context.split.clock == "time"
+
+    @property
+    def catalogue(self) -> int:
+        """Indexes that existed before test_start, nobody included."""
+        return self.context.ids.items.size_as_of(self.context.split.test_start)
+
+    @cached_property
+    def counts(self) -> Float64:
+        """Completed watches by item in the last day before test_start; on an order clock in all."""
+        return self._watches(self.catalogue, LATELY_HOURS if self.timed else None)
+
+    @cached_property
+    def watches_of_items(self) -> Float64:
+        """All completed watches before test_start by item of the whole vocabulary, also of items still unknown then."""
+        return self._watches(len(self.context.ids.items), hours=None)
+
+    @cached_property
+    def watches_of_users(self) -> Int64:
+        """Completed watches before test_start of each user with a list."""
+        histories = self.context.user_inputs.histories
+        return histories.ends(self.users, self.context.split.test_start) - histories.offsets[self.users]
+
+    @cached_property
+    def days(self) -> Float64:
+        """Each item's age in days at test_start, by index; 0 or less = not there yet, -inf for nobody.
+
+        An item is there when the vocabulary knows it by then; its age counts from its publication, or from its first
+        showing where that is earlier or all that is known. On the order clock it tells only whether an item was there.
+        """
+        test_start = self.context.split.test_start
+        born = np.append(np.inf, self.context.ids.items.first_seen)
+        published = self.context.model_inputs.side.numbers.get(PUBLISHED_AT) if self.timed else None
+        if published is not None:
+            born = np.where(born < test_start, np.fmin(born, published), born)
+        return (test_start - born) / DAY
+
+    @cached_property
+    def impressions(self) -> Impressions:
+        """The holdout's impressions."""
+        log = self.context.impressions
+        return log.take(np.flatnonzero(in_test(log, self.context.split)))
+
+    @cached_property
+    def completed(self) -> RelevantItems:
+        """Distinct items completed by each user with a list."""
+        rows = self.impressions
+        return _relevant(self.users, rows.users[rows.completed], rows.items[rows.completed])
+
+    @cached_property
+    def clicked(self) -> tuple[RelevantItems, Float64]:
+        """Every click of the holdout with its seconds (or watches, in the log's unit), repeats included."""
+        split = self.context.split
+        return clicks_between(self.context, self.users, split.test_start, split.test_end)
+
+    @property
+    def clicked_seconds(self) -> Float64:
+        """Seconds (or watches) of the holdout by user, [users]."""
+        clicks, seconds = self.clicked
+        return np.bincount(clicks.rows, seconds, clicks.users).astype(np.float64)
+
+    def _watches(self, items: int, hours: float | None) -> Float64:
+        return popularity(self.context.user_inputs.histories, items, self.context.split.test_start, hours)
+
+    @cached_property
+    def _seen(self) -> Histories:
+        return Histories.load(self.context.inputs["histories"] / "clicks")
+
+
+def clicks_between(context: StepContext, users: Int32, since: int, until: int) -> tuple[RelevantItems, Float64]:
+    """What users [n], ascending, clicked from one instant to before another, repeats included, and T of each."""
+    log = context.impressions
+    inside = log.clicked & (log.timestamps_us >= since) & (log.timestamps_us < until)
+    rows = log.take(np.flatnonzero(inside & np.isin(log.users, users)))
+    order = np.argsort(rows.users, kind="stable")
+    offsets = np.searchsorted(rows.users[order], np.append(users, np.iinfo(np.int32).max))
+    return RelevantItems(offsets.astype(np.int64), rows.items[order]), watched(context, rows)[order]
+
+
+def cutoffs(at: Sequence[int], length: int) -> list[int]:
+    """At which places lists of a length are judged: those asked for that they reach, else their whole length."""
+    return [k for k in at if k <= length] or [length]
+
+
+def mean(values: Float64) -> float:
+    """The mean of what is not NaN; NaN where nothing is left."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _relevant(users: Int32, watchers: Int32, items: Int32) -> RelevantItems:
+    """Distinct (user, item) pairs as a holdout in the order of `users`, which ascend."""
+    pairs = np.unique(np.stack([watchers, items], axis=1), axis=0)
+    offsets = np.searchsorted(pairs[:, 0], np.append(users, np.iinfo(np.int32).max))
+    return RelevantItems(offsets.astype(np.int64), pairs[:, 1].astype(np.int32))

@@ -1,0 +1,319 @@
+"""The line: which step makes which artefact from which others, and how a step is run.
+
+`funnel run` walks the whole line in one process; the DAGs run one step a task. Both come through `make`, which tells an
+`Observer` what happens: a stage starts, an epoch ends, an artefact is there, a stage ends, something fails.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from features.data.ingest import source_files
+from features.schema import file_digest
+from funnel.config import FunnelConfig, config_of
+from funnel.context import StepContext
+from funnel.epochs import epoch_text
+from funnel.steps import feature_steps, ranking_steps, recall_steps
+from funnel.store import ArtefactKey, Store, code_digest, is_published, publish
+
+Stage = Literal["ingest", "features", "recall", "ranking"]
+
+
+class Request(BaseModel):
+    """What one run of the line was asked to do; it travels from DAG to DAG in the asset events."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    data: str
+    home: str
+    run: str
+    tracking: str | None = None
+    config: FunnelConfig = FunnelConfig()
+    versions: dict[str, str] = {}
+
+    @property
+    def store(self) -> Store:
+        return Store(Path(self.home) / "artefacts", self.versions)
+
+
+def numbers_of(path: Path) -> dict[str, float]:
+    """The numbers at the top of a JSON file, by name."""
+    values = json.loads(path.read_text())
+    return {name: float(value) for name, value in values.items() if type(value) in (int, float)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artefact: who makes it, from what, which sections of the configuration it reads but for what is `unread`.
+
+    `figures` reads what the artefact says of itself from its folder.
+    """
+
+    stage: Stage
+    write: Callable[[StepContext], None]
+    parents: tuple[str, ...]
+    sections: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    figures: Callable[[Path], Mapping[str, float]] = lambda _: {}
+
+    def read_of(self, config: FunnelConfig) -> dict[str, Any]:
+        """What the step reads of a configuration, as plain values by section."""
+        values = config.sections(self.sections)
+        for name in self.unread:
+            section, field = name.split(".")
+            del values[section][field]
+        return values
+
+
+# What is known of the log once its ids are indexes.
+_LOG = ("interactions", "split", "vocabulary", "impressions")
+# What every step after features reads of them.
+_FEATURES = ("split", "vocabulary", "impressions", "histories", "profiles")
+# What of ranking no ranker is trained with: another length of the lists trains nothing anew.
+_SERVED = ("ranking.top_k", "ranking.chance_weight")
+
+STEPS: dict[str, Step] = {
+    "interactions": Step(
+        "ingest", feature_steps.write_interactions, (), ("cleaning",), figures=feature_steps.figures_of_log
+    ),
+    "split": Step("features", feature_steps.write_split, ("interactions",), ("split", "features")),
+    "vocabulary": Step("features", feature_steps.write_vocabulary, ("interactions", "split")),
+    "impressions": Step("features", feature_steps.write_impressions, ("interactions", "split", "vocabulary")),
+    "histories": Step("features", feature_steps.write_histories, _LOG),
+    "samples": Step("features", feature_steps.write_samples, ("histories",)),
+    "profiles": Step("features", feature_steps.write_profiles, _LOG),
+    "towers": Step("recall", recall_steps.write_towers, (*_FEATURES, "samples"), ("recall", "seed")),
+    "item_vectors": Step("recall", recall_steps.write_item_vectors, ("towers",)),
+    "index": Step("recall", recall_steps.write_index, (*_FEATURES, "towers", "item_vectors"), ("recall", "seed")),
+    "candidates": Step("recall", recall_steps.write_candidates, (*_FEATURES, "towers", "index"), ("recall", "seed")),
+    "ranking_rows": Step(
+        "ranking", ranking_steps.write_ranking_rows, (*_FEATURES, "towers", "candidates"), ("ranking", "seed"), _SERVED
+    ),
+    "ranker": Step("ranking", ranking_steps.write_ranker, ("ranking_rows",), ("ranking", "seed"), _SERVED),
+    "list_order": Step(
+        "ranking",
+        ranking_steps.write_list_order,
+        (*_FEATURES, "towers", "candidates", "ranking_rows", "ranker"),
+        ("recall", "ranking", "off_policy", "seed"),
+    ),
+    "pre_ranker": Step(
+        "ranking",
+        ranking_steps.write_pre_ranker,
+        (*_FEATURES, "towers", "candidates", "ranker"),
+        ("pre_rank", "ranking", "seed"),
+    ),
+    "recommendations": Step(
+        "ranking",
+        ranking_steps.write_recommendations,
+        (*_FEATURES, "towers", "item_vectors", "candidates", "ranker", "list_order", "pre_ranker"),
+        ("recall", "pre_rank", "ranking", "re_rank"),
+    ),
+    "report": Step(
+        "ranking",
+        ranking_steps.write_report,
+        (
+            *("interactions", *_FEATURES, "towers", "candidates"),
+            *("ranking_rows", "ranker", "list_order", "pre_ranker", "recommendations"),
+        ),
+        tuple(FunnelConfig.model_fields),
+        figures=lambda folder: numbers_of(folder / "report.json"),
+    ),
+}
+
+PUBLISHED = {
+    "candidates": ("candidates.parquet",),
+    "recommendations": ("recommendations.parquet", "scored.parquet"),
+    "report": ("report.json",),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What making an artefact came to: which it is and where it lies; `made` is False where it was up to date."""
+
+    name: str
+    stage: Stage
+    version: str
+    content: str
+    made: bool
+    seconds: float
+    folder: Path
+
+    @property
+    def line(self) -> str:
+        text = f"made in {self.seconds:.1f} s" if self.made else "up to date, nothing done"
+        return f"{self.name} {self.version}: {text}"
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What the artefact says of itself in numbers."""
+        return STEPS[self.name].figures(self.folder)
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """A row for each epoch of its training, in order; none where nothing was trained."""
+        path = self.folder / "epochs.json"
+        rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        return rows
+
+
+class Observer:
+    """Who is told how a run of the line goes; this one keeps it to itself.
+
+    Airflow runs each artefact in a process of its own, so what one call needs of another must not rest in memory.
+    """
+
+    def on_stage_start(self, stage: Stage) -> None:
+        """Told before each artefact: the stage's first one starts it, the others and retries go on with it."""
+
+    def on_epoch(self, name: str, row: Mapping[str, Any]) -> None:
+        """An epoch of the training of an artefact has ended."""
+
+    def on_artefact(self, outcome: Outcome) -> None:
+        """An artefact is there: made, or found up to date."""
+
+    def on_stage_end(self, stage: Stage) -> None:
+        """The last artefact of a stage is there."""
+
+    def on_failure(self, stage: Stage, error: BaseException | None) -> None:
+        """A stage failed, with None where its process was killed; it may be tried again."""
+
+    def on_end(self) -> None:
+        """All artefacts are there and shown."""
+
+    def url(self, stage: Stage) -> str:  # noqa: ARG002
+        """Where a person can look at the stage; "" nowhere."""
+        return ""
+
+
+def request_for(
+    source: str, data: str, home: str, run: str, tracking: str | None = None, overrides: Sequence[str] = ()
+) -> Request:
+    """A request with a configuration of defaults and overrides; InputError where one of them is wrong."""
+    return Request(source=source, data=data, home=home, run=run, tracking=tracking, config=config_of(None, overrides))
+
+
+def make(name: str, request: Request, tell: Callable[[str], None] = print, observer: Observer | None = None) -> Outcome:
+    """Make one artefact, or find it up to date, and tell the observer. Its parents have been made."""
+    stage, observer = STEPS[name].stage, observer or Observer()
+    try:
+        observer.on_stage_start(stage)
+        outcome = _make(name, request, tell, observer)
+        observer.on_artefact(outcome)
+        if name == _names_of(stage)[-1]:
+            observer.on_stage_end(stage)
+    except BaseException as error:
+        # A tracking server that is gone must not hide what went wrong first.
+        with suppress(Exception):
+            observer.on_failure(stage, error)
+        raise
+    return outcome
+
+
+def _make(name: str, request: Request, tell: Callable[[str], None], observer: Observer) -> Outcome:
+    store, began = request.store, time.monotonic()
+    artefact_key = _recipe(name, request, store)
+    made = not store.holds(artefact_key)
+    manifest = store.make(
+        artefact_key,
+        lambda out: STEPS[name].write(_work(artefact_key, request, store, out, tell, partial(observer.on_epoch, name))),
+    )
+    seconds = time.monotonic() - began
+    return Outcome(name, STEPS[name].stage, manifest.version, manifest.content, made, seconds, store.path(name))
+
+
+def _names_of(stage: str) -> list[str]:
+    """The artefacts of a stage, the last of which comes after all others in Airflow too."""
+    return [name for name, step in STEPS.items() if step.stage == stage]
+
+
+def stale_steps(request: Request) -> list[str]:
+    """The artefacts that are not up to date for a request, or not shown at the home's top, and all after them.
+
+    None means that a run would do nothing.
+    """
+    store = request.store
+    for number, name in enumerate(STEPS):
+        if not (store.is_current(_recipe(name, request, store)) and _are_shown(name, request, store)):
+            return list(STEPS)[number:]
+    return []
+
+
+def _are_shown(name: str, request: Request, store: Store) -> bool:
+    folder, home = store.path(name), Path(request.home)
+    return all(is_published(folder / file, home / file) for file in PUBLISHED.get(name, ()))
+
+
+def advance(request: Request, stage: str) -> Request:
+    """The request with the versions of a stage's artefacts pinned: what its last task hands to the next stage."""
+    store = request.store
+    made = {name: store.manifest(name).version for name in _names_of(stage)}
+    return request.model_copy(update={"versions": {**request.versions, **made}})
+
+
+def publish_files(request: Request) -> list[Path]:
+    """Show the files that outsiders read, at the home's top: candidates, recommendations, scored, report."""
+    home, store = Path(request.home), request.store
+    for name, files in PUBLISHED.items():
+        for file in files:
+            publish(store.path(name) / file, home / file)
+    return [home / file for files in PUBLISHED.values() for file in files]
+
+
+def _recipe(name: str, request: Request, store: Store) -> ArtefactKey:
+    step = STEPS[name]
+    parents = {parent: store.manifest(parent).content for parent in step.parents}
+    config = step.read_of(request.config)
+    if name == "interactions":
+        config |= {"source": request.source}
+        parents = {"data": data_digest(request.source, Path(request.data))}
+    if name == "report":
+        # It names the source, and judges a simulated world's lists by its truth.
+        config |= {"source": request.source}
+        truth = Path(request.data) / "truth"
+        parents |= {"truth": _digest_of(truth.glob("*"), truth)} if truth.exists() else {}
+    return ArtefactKey(name, config, code_digest(), parents)
+
+
+def data_digest(source: str, data: Path) -> str:
+    """Digest of the bytes of the files that a source reads."""
+    return _digest_of(source_files(source, data), data)
+
+
+def _digest_of(paths: Iterable[Path], folder: Path) -> str:
+    files = {os.path.relpath(path, folder): file_digest(path) for path in paths}
+    return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def context_of(name: str, request: Request, out: Path, tell: Callable[[str], None] = print) -> StepContext:
+    """The work of one step, to be done in a folder; its parents have been made."""
+    store = request.store
+    return _work(_recipe(name, request, store), request, store, out, tell)
+
+
+def _work(
+    artefact_key: ArtefactKey,
+    request: Request,
+    store: Store,
+    out: Path,
+    tell: Callable[[str], None],
+    on_epoch: Callable[[Mapping[str, Any]], None] = lambda _: None,
+) -> StepContext:
+    inputs = {parent: store.path(parent) for parent in STEPS[artefact_key.name].parents}
+
+    def tell_epoch(row: Mapping[str, Any]) -> None:
+        tell(epoch_text(artefact_key.name, row))
+        on_epoch(row)
+
+    data = Path(request.data)
+    return StepContext(request.config, request.source, data, inputs, out, store.scratch(artefact_key), tell, tell_epoch)

@@ -1,0 +1,120 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from features.schema import DAY, HOUR
+from features.simulation import world as w
+from features.simulation.bayes_baseline import beliefs
+from features.simulation.simulated_log import SURFACES, Log, simulate
+from features.simulation.world import World, WorldConfig
+
+CONFIG = WorldConfig(
+    users=1_200, users_a_day=20, items=300, items_a_day=40, days=4, impressions_a_day=20_000, topics=12
+)
+AT = CONFIG.origin + 3 * DAY + 15 * HOUR
+
+
+@pytest.fixture(scope="module")
+def simulated() -> tuple[World, Log]:
+    return simulate(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def world(simulated: tuple[World, Log]) -> World:
+    return simulated[0]
+
+
+@pytest.fixture(scope="module")
+def log(simulated: tuple[World, Log]) -> Log:
+    return simulated[1]
+
+
+@pytest.fixture(scope="module")
+def impartial() -> tuple[World, Log]:
+    """A world whose feed does not know tastes: then what was shown tells nothing, and beliefs must be exact."""
+    return simulate(CONFIG.model_copy(update={"taste_share": 0.0, "popular_share": 0.3}))
+
+
+def test_without_a_log_the_reader_believes_the_prior(world: World, log: Log) -> None:
+    belief = beliefs(world, log, CONFIG.origin)
+    np.testing.assert_allclose(belief.sum(axis=(2, 3)), 1)
+    np.testing.assert_allclose(belief.sum(axis=3), world.prior[world.users.band])
+    odds = w.channel_odds(CONFIG)[world.users.language]
+    np.testing.assert_allclose(belief.sum(axis=2), odds)
+
+
+def test_beliefs_are_calibrated(impartial: tuple[World, Log]) -> None:
+    world, log = impartial
+    belief = beliefs(world, log, AT)
+    joined = world.users.joined_day <= 3
+    level_odds = belief.sum(axis=3)[joined]
+    levels = world.levels[3, joined]
+    for level in range(w.LEVELS):
+        believed, true = level_odds[..., level].ravel(), (levels == level).ravel()
+        for bucket in np.array_split(np.argsort(believed), 10):
+            error = np.sqrt(believed[bucket].mean() / bucket.size) + 1e-3
+            assert abs(true[bucket].mean() - believed[bucket].mean()) < 4.5 * error
+
+
+def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(impartial: tuple[World, Log]) -> None:
+    world, log = impartial
+    belief = beliefs(world, log, AT).sum(axis=2)
+    true = world.users.favourite[..., None] == np.arange(CONFIG.channels_a_topic)
+    order = np.argsort(belief.ravel())
+    for bucket in np.array_split(order, 10):
+        error = np.sqrt(belief.ravel()[bucket].mean() / bucket.size) + 1e-3
+        assert abs(true.ravel()[bucket].mean() - belief.ravel()[bucket].mean()) < 4.5 * error
+    prior = beliefs(world, log, CONFIG.origin).sum(axis=2)
+    assert np.log(belief[true]).mean() > np.log(prior[true]).mean()
+
+
+def test_what_was_shown_is_evidence_of_taste_except_after_a_search(world: World, log: Log) -> None:
+    searched = np.full_like(log.surface, SURFACES.index("search"))
+    unread, read = (
+        np.log(_believed_in_truth(world, beliefs(world, each, AT))).mean()
+        for each in (replace(log, surface=searched), log)
+    )
+    assert read > 0.85 * unread
+
+
+def test_later_rows_change_no_belief(world: World, log: Log) -> None:
+    late = log.timestamp.astype(np.int64) >= AT
+    altered = replace(log, clicked=log.clicked ^ late, watch_seconds=np.where(late, 7.0, log.watch_seconds))
+    assert late.any()
+    np.testing.assert_array_equal(beliefs(world, log, AT), beliefs(world, altered, AT))
+
+
+def test_an_ignored_topic_is_believed_in_less_and_a_watched_one_more(
+    impartial: tuple[World, Log],
+) -> None:
+    world, log = impartial
+    rows = _one_row_a_user(world, log, hours=[-3] * 8, items=list(range(8)))
+    watched = replace(rows, watch_seconds=world.items.duration[:8] * 0.9)
+    ignored = replace(rows, clicked=np.zeros(8, dtype=bool), watch_seconds=np.zeros(8))
+    user, topic = world.user_index(rows.user_id), world.topic_of(world.item_index(rows.item_id))
+    low, high = (1 - beliefs(world, each, AT).sum(axis=3)[user, topic, 0] for each in (ignored, watched))
+    before = 1 - world.prior[world.users.band[user], topic, 0]
+    assert (low < before).all()
+    assert (before < high).all()
+
+
+def _believed_in_truth(world: World, belief: w.Floats) -> w.Floats:
+    """The belief in each user's true level of day 3, by topic: [users, topics]."""
+    joined = world.users.joined_day <= 3
+    levels = world.levels[3, joined][..., None].astype(np.int64)
+    return np.asarray(np.take_along_axis(belief.sum(axis=3)[joined], levels, axis=2))
+
+
+def _one_row_a_user(world: World, log: Log, hours: list[int], items: list[int]) -> Log:
+    """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
+    count = len(items)
+    return replace(
+        log,
+        user_id=world.user_ids[:count],
+        item_id=world.item_ids[items],
+        timestamp=(AT + np.array(hours) * HOUR).view("datetime64[us]"),
+        clicked=np.ones(count, dtype=bool),
+        position=np.ones(count, dtype=np.int64),
+        watch_seconds=np.ones(count),
+    )
