@@ -42,6 +42,6 @@ def _by_first_use(table: pa.Table) -> Vocabulary:
     first = (
         table.group_by("token")
         .aggregate([("timestamp_us", "min")])
-        .sort_by([("instant_min", "ascending"), ("token", "ascending")])
+        .sort_by([("timestamp_us_min", "ascending"), ("token", "ascending")])
     )
-    return Vocabulary(first["token"].combine_chunks(), first["instant_min"].to_numpy())
+    return Vocabulary(first["token"].combine_chunks(), first["timestamp_us_min"].to_numpy())

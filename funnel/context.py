@@ -137,7 +137,8 @@ class Impressions:
         there = pq.read_schema(path).names
         optional = [n for n in (WATCH_SECONDS, POSITION, DEVICE, SURFACE, PROPENSITY) if n in there]
         table = pq.read_table(path, columns=[*names, *optional])
-        columns = {f"{name}s": table[name].to_numpy() for name in names[:3]}
+        fields = ("users", "items", "timestamps_us")
+        columns = {field: table[name].to_numpy() for field, name in zip(fields, names[:3], strict=True)}
         flags = {name: table[name].to_numpy() for name in names[3:]}
         positions = _numbers(table, POSITION)
         return cls(

@@ -134,8 +134,8 @@ class Examples:
         """First and last flat position of each shard, [shards, 2]: whole users, about SHARD_WATCHES watches each."""
         offsets = self.user_inputs.histories.offsets
         wanted = np.arange(0, offsets[-1], SHARD_WATCHES)
-        cut_offs = np.unique(np.append(offsets[np.searchsorted(offsets, wanted)], offsets[-1]))
-        return np.stack([cut_offs[:-1], cut_offs[1:]], axis=1)
+        edges = np.unique(np.append(offsets[np.searchsorted(offsets, wanted)], offsets[-1]))
+        return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
 def capped(positions: Int64, users: Int32, cap: int, rng: np.random.Generator) -> Int64:
