@@ -4,12 +4,12 @@ The logs: a slice of KuaiRand (short videos), Globo (news), MovieLens-1M (leave-
 world, and any canonical folder that is named. The lists of each: the final ones, recall's order of the candidates that
 they are made from, popularity over its best span, item-kNN, EASE where few enough items were watched, and implicit's
 ALS and BPR where that is installed (`uv pip install -e '.[bench]' -c constraints.txt`). All know the log up to the
-instant that the holdout starts at, leave out what was seen, and are judged on the same users.
+instant that the test window starts at, leave out what was seen, and are judged on the same users.
 
-HR and NDCG are of completed watches, `seconds` is the share of all watch seconds (or watches) of the holdout that are
-spent on listed items, `candidates' HR@200` that of all that recall names. `±` are standard errors over users, of means
-over the seeds; a star is the best of its log. Minutes and peak memory are of the whole `funnel run`, in a process of
-its own; they are missing where --out held artefacts already.
+HR and NDCG are of completed watches, `seconds` is the share of all watch seconds (or watches) of the test window that
+are spent on listed items, `candidates' HR@200` that of all that recall names. `±` are standard errors over users, of
+means over the seeds; a star is the best of its log. Minutes and peak memory are of the whole `funnel run`, in a process
+of its own; they are missing where --out held artefacts already.
 
     funnel bench logs
     funnel bench logs --only kuairand --seeds 3

@@ -1,6 +1,6 @@
 """# features
 
-Turns the cleaned log into what both models learn from: the windows, the vocabulary learnt before the instant, the
+Turns the cleaned log into what both models learn from: the split, the vocabulary learnt before the instant, the
 impressions, each user's history once, the samples that are views into it, and the side columns of users and items.
 
 Follows the asset `interactions`; on the play button it takes the newest event.
@@ -26,13 +26,13 @@ def request(triggering_asset_events: Any, inlet_events: Any) -> airflow_tasks.Js
 
 @task
 def split(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """The instants that part the log into history, labels and holdout."""
+    """The instants that part the log into history, labels and test window."""
     return airflow_tasks.make("split", request)
 
 
 @task
 def vocabulary(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """Raw ids and their indexes, learnt before the instant; index 0 is nobody."""
+    """Raw ids and their indexes, learnt before the instant; index 0 is padding."""
     return airflow_tasks.make("vocabulary", request)
 
 
@@ -56,7 +56,7 @@ def samples(request: airflow_tasks.Json) -> airflow_tasks.Json:
 
 @task(outlets=[HISTORIES])
 def profiles(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
-    """SideFeatures columns of users and items. The stage's last: its asset event says that the whole stage stands."""
+    """Side columns of users and items. The stage's last: its asset event says that the whole stage stands."""
     outcome = airflow_tasks.make("profiles", request)
     outlet_events[HISTORIES].extra = airflow_tasks.onward(request, "features")
     return outcome

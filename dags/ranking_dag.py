@@ -1,7 +1,7 @@
 """# ranking
 
 Orders each user's candidates: builds the ranking rows, trains the ranker, chooses on validation lists how expected
-watch seconds and the chance to be watched next make one order, writes the lists, and judges them on the holdout.
+watch seconds and the chance to be watched next make one order, writes the lists, and judges them on the test window.
 
 Follows the asset `candidates`; on the play button it takes the newest event. Its last task ends the run in MLflow.
 """
@@ -54,7 +54,7 @@ def recommendations(request: airflow_tasks.Json) -> airflow_tasks.Json:
 
 @task(outlets=[RECOMMENDATIONS])
 def report(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
-    """Every metric of both stages on the holdout. Then the recommendations are announced."""
+    """Every metric of both stages on the test window. Then the recommendations are announced."""
     outcome = airflow_tasks.make("report", request)
     airflow_tasks.conclude(request)
     outlet_events[RECOMMENDATIONS].extra = airflow_tasks.onward(request, "ranking")

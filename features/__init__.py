@@ -1,1 +1,1 @@
-"""From an interaction log to what models read: tables, windows, vocabularies, histories, samples, profiles."""
+"""From an interaction log to what models read: tables, split, vocabularies, histories, samples, as-of features."""

@@ -63,8 +63,8 @@ class AsOfCounts:
         found["shown"] = (ends - starts).astype(np.float64)
         # Most pairs of a candidate list never met: only the keys that have events were looked up.
         columns = {name: spans.spread(values) for name, values in found.items()}
-        columns["last_shown"] = spans.spread(self._instant_at(ends - 1, starts), NEVER)
-        columns["last_click"] = spans.spread(self._instant_at(np.take(self._last_click, ends), starts), NEVER)
+        columns["last_shown"] = spans.spread(self._timestamp_at(ends - 1, starts), NEVER)
+        columns["last_click"] = spans.spread(self._timestamp_at(np.take(self._last_click, ends), starts), NEVER)
         return columns
 
     def shown_and_clicked(self, spans: Spans) -> tuple[Float64, Float64]:
@@ -72,7 +72,7 @@ class AsOfCounts:
         clicks = np.take(self._clicks, spans.ends) - np.take(self._clicks, spans.starts)
         return spans.counted, spans.spread(clicks)
 
-    def _instant_at(self, positions: Int64, starts: Int64) -> Int64:
+    def _timestamp_at(self, positions: Int64, starts: Int64) -> Int64:
         if not len(self.timeline.timestamps_us):
             return np.full(len(positions), NEVER)
         return np.where(positions >= starts, np.take(self.timeline.timestamps_us, np.maximum(positions, 0)), NEVER)

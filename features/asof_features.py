@@ -88,7 +88,7 @@ class AsOfFeatures:
         return (entry for entry in self.catalogue if isinstance(entry, AsOfFeature))
 
     def name_clashes(self) -> list[str]:
-        """SideFeatures columns that are called like a feature which is made of the log, as `user_<name>` and `item_<name>`."""
+        """Side columns that are called like a feature which is made of the log, as `user_<name>` and `item_<name>`."""
         made = {entry.name for entry in self._single() if entry.needed <= self.log.knows}
         users, items = self.log.users, self.log.items
         # These item columns are what features are made of, under their own names.

@@ -16,7 +16,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Histories:
-    """Events of user u are the flat positions offsets[u]:offsets[u + 1]; user 0 is nobody and has none.
+    """Events of user u are the flat positions offsets[u]:offsets[u + 1]; user 0 is padding and has none.
 
     `items` int32 [n] are item indexes (or token indexes, for searches), `instants` int64 [n] do not decrease
     within a user.

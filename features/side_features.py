@@ -1,4 +1,4 @@
-"""SideFeatures columns of users and of items, in the order of their indexes, and the groups of items that they make."""
+"""Side columns of users and of items, in the order of their indexes, and the groups of items that they make."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ NO_VALUES: Mapping[str, pd.Index] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class SideFeatures:
-    """SideFeatures columns of one vocabulary, one row an index (row 0 is nobody).
+    """Side columns of one vocabulary, one row an index (row 0 is padding).
 
     `codes[name]` int32 [n]: category codes by first appearance, 0 unknown, `sizes[name]` codes in all;
     `numbers[name]` float64 [n], NaN unknown. Topics stand as their first one. `matches[name]` int32 [n] is an item's

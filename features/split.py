@@ -1,8 +1,8 @@
-"""Three instants that cut a log into history, labels and holdout, before anything is learnt from it.
+"""Three instants that cut a log into history, labels and test window, before anything is learnt from it.
 
 Two clocks. With `time` an instant is microseconds since 1970 UTC. With `order` only the sequence of each user
 counts: an instant is `part * PART + position in the user's sequence`, where part 0 is history, 1 the label, 2 the
-holdout. So "before label_start" means the same in both: an int64 comparison.
+test window. So "before label_start" means the same in both: an int64 comparison.
 """
 
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ class SplitConfig(BaseModel):
 
 
 class Split(BaseModel):
-    """The cut in force: rows before `label_start` are history, then labels, then the holdout, each half open."""
+    """The cut in force: rows before `label_start` are history, then labels, then the test window, each half open."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,12 +63,12 @@ class Split(BaseModel):
 def split_of(interactions: ibis.Table, config: SplitConfig, clock: Clock | None = None) -> Split:
     """The cut of a log: what the configuration names, the rest derived. InputError where it cannot be cut so.
 
-    Derived (time): the holdout is the last `test_share` of the time span, the label window as long before it.
+    Derived (time): the test window is the last `test_share` of the time span, the label window as long before it.
     Mode `none` holds nothing out: test_start lies just after the log's last row.
     """
     clock = clock or ("order" if config.mode == "last" else "time")
     if clock == "order":
-        return _order_windows(config)
+        return _order_split(config)
     if config.mode == "last":
         raise InputError(
             'features.clock = "time" with split.mode = "last": leave-last-out cuts each user at another moment, '
@@ -76,13 +76,13 @@ def split_of(interactions: ibis.Table, config: SplitConfig, clock: Clock | None 
         )
     span = interactions.aggregate(first=interactions[TIMESTAMP].min(), last=interactions[TIMESTAMP].max())
     first, last = span.to_pyarrow().to_pylist()[0].values()
-    return _time_windows(config, timestamp_us_from(first), timestamp_us_from(last))
+    return _time_split(config, timestamp_us_from(first), timestamp_us_from(last))
 
 
 def timestamps_us(interactions: ibis.Table, split: Split) -> ibis.Table:
     """The log with its `row` number in file order and its `instant` on the clock in force.
 
-    In the order clock a user's last completed watch starts the holdout (`last`) or the labels (`none`); rows at
+    In the order clock a user's last completed watch starts the test window (`last`) or the labels (`none`); rows at
     and after it belong to that part.
     """
     rows = interactions.mutate(row=ibis.row_number())
@@ -121,7 +121,7 @@ def text_of(timestamp_us: int) -> str:
     return datetime.fromtimestamp(timestamp_us / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _order_windows(config: SplitConfig) -> Split:
+def _order_split(config: SplitConfig) -> Split:
     given = [name for name in ("label_start", "test_start", "test_end") if getattr(config, name) is not None]
     if given:
         raise InputError(f"split.{given[0]} is an instant, but the clock is order only; leave it out or cut by time.")
@@ -139,7 +139,7 @@ def _order_windows(config: SplitConfig) -> Split:
     )
 
 
-def _time_windows(config: SplitConfig, first: int, last: int) -> Split:
+def _time_split(config: SplitConfig, first: int, last: int) -> Split:
     share = round((last - first) * config.test_share)
     test_end = _given(config, "test_end", last + 1)
     if config.mode == "none":

@@ -1,4 +1,4 @@
-"""Raw ids outside, indexes inside; index 0 is nobody.
+"""Raw ids outside, indexes inside; index 0 is padding.
 
 Ids are numbered by first appearance, so what was known before an instant is always the first part: growing the
 vocabulary keeps every older index, and a model of an earlier instant reads a later history by treating the

@@ -23,7 +23,7 @@ def known(root: Path = ROOT) -> list[tuple[str, ...]]:
 
 
 def chosen(arguments: Sequence[str], root: Path = ROOT) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The benchmarks that the leading names stand for, and the options after the names; InputError where there is none."""
+    """The benchmarks that the leading names stand for, and the options after them; InputError where there is none."""
     names = tuple(takewhile(lambda word: not word.startswith("-"), arguments))
     there = known(root)
     found = [of for of in there if of[: len(names)] == names]

@@ -89,7 +89,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> FunnelConfig:
-    """The defaults, overridden by a TOML file, overridden by texts `stage.field=value`. InputError where it is wrong."""
+    """The defaults, overridden by a TOML file, then by texts `stage.field=value`. InputError where one is wrong."""
     values = _read(path) if path else {}
     for text in overrides:
         _override(values, text)

@@ -181,7 +181,7 @@ def _category_codes(table: pa.Table, name: str, timestamps_us: Int64) -> Int32:
 
 
 def listed_users(context: StepContext) -> Int32:
-    """Who gets a list: the holdout's users, or everybody where nothing is held out; ascending indexes."""
+    """Who gets a list: the test window's users, or everybody where nothing is held out; ascending indexes."""
     log, split = context.impressions, context.split
     if split.mode == "none":
         return np.arange(1, len(context.ids.users), dtype=np.int32)
@@ -189,7 +189,7 @@ def listed_users(context: StepContext) -> Int32:
 
 
 def in_test(log: Impressions, split: Split) -> npt.NDArray[np.bool_]:
-    """Which impressions are the holdout's, [n]."""
+    """Which impressions are the test window's, [n]."""
     return (log.timestamps_us >= split.test_start) & (log.timestamps_us < split.test_end)
 
 

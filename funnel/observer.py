@@ -22,7 +22,7 @@ VERDICT_TAG, MADE_TAG, AIRFLOW_TAG = "watchfunnel.verdict", "watchfunnel.made", 
 FAILED = "Failed"
 # What MLflow keeps a copy of: descriptions, pictures, trained weights; the tables stay in the store.
 LOGGED_FILES, LARGEST_LOGGED = ("*.json", "*.png", "*.h5", f"{MEASURED}/*"), 20_000_000
-# TimestampsUs that the log decides where nobody else does: only those in force are told.
+# Timestamps that the log decides where nobody else does: only those in force are told.
 _INSTANTS = ("split.label_start", "split.test_start", "split.test_end")
 
 

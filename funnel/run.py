@@ -76,8 +76,8 @@ def verdict_in(out: Path) -> str:
 def write_world(out: Path, seed: int, users: int | None, impressions: int | None, days: int | None) -> int:
     """Simulate a world, with its defaults where None is given, and write its tables; returns the log's rows.
 
-    `impressions` are those of a day, about, so that more days leave the earlier ones as they were. InputError where there
-    is no such world.
+    `impressions` are those of a day, about, so that more days leave the earlier ones as they were. InputError where
+    there is no such world.
     """
     given = {"users": users, "impressions_a_day": impressions, "days": days}
     try:

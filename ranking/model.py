@@ -31,8 +31,8 @@ class RankerSpec(BaseModel):
     """What the weights mean: the columns of each block in order, table sizes, layers, and the scale of seconds.
 
     `prior` names the column of the pair's block that the first logit starts from, `prior_unknown` stands in for it.
-    Seconds are the odds times `scale`, which gives back what the cap took, times `calibration`.
-    `target_scale` is in seconds; with `by_length` the odds count lengths of the item, an unknown one for so many seconds.
+    Seconds are the odds times `scale`, which gives back what the cap took, times `calibration`. `target_scale` is in
+    seconds; with `by_length` the odds count lengths of the item, an unknown one for so many seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

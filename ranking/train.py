@@ -128,7 +128,7 @@ def split_rows(rows: RankingRows, share: float) -> tuple[Rows, Rows]:
 
 
 def untrained_ranker(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
-    """A ranker without weights, its encoders and target_scale fitted on training rows whose T is cut at `cap` seconds."""
+    """A ranker without weights, its encoders and target scale fitted on rows whose T is cut at `cap` seconds."""
     columns = columns_of(rows.blocks, config.without)
     spaces = {code: space_of(code) for name in BLOCKS for code in columns.codes[name]}
     limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)

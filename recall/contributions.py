@@ -13,7 +13,7 @@ Flags = npt.NDArray[np.bool_]
 @dataclass(frozen=True)
 class Contribution:
     """Shares of one generator: of the filled places it `named`, of the `hits` it named, of those only it named
-    (`unique_hits`), and these over all watches of the holdout (`unique_watches`). NaN where there are none.
+    (`unique_hits`), and these over all watches of the test window (`unique_watches`). NaN where there are none.
     """
 
     named: float
@@ -26,7 +26,7 @@ def contributions(ranks: Mapping[str, Ints], filled: Flags, hit: Flags, watches:
     """Each generator's contribution to blended lists, whose places are [n, k].
 
     `ranks[generator]` says at which rank it named the candidate of each place, 0 = not; `filled` are the places
-    with a candidate, `hit` those whose candidate was watched (`recall.metrics.hits`), `watches` all of the holdout.
+    with a candidate, `hit` those whose candidate was watched (`recall.metrics.hits`), `watches` all of the test window.
     """
     namers = np.zeros(filled.shape, np.int16)
     for rank in ranks.values():

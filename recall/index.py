@@ -75,7 +75,7 @@ class ItemIndex:
 def index_of(item_vectors: Float32, items: Int32 | None = None) -> ItemIndex:
     """The exact index of [n, dim] vectors: of `items`, ascending, or of items 1..n - 1.
 
-    Row 0 is nobody and can never be recommended: a list of items that holds it is a ValueError.
+    Row 0 is padding and can never be recommended: a list of items that holds it is a ValueError.
     """
     listed = _listed(item_vectors, items)
     return ItemIndex(_exact(item_vectors[listed]), listed)

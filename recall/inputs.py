@@ -80,7 +80,7 @@ def scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDAr
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Everything towers may be told: user_inputs of users, vocabularies, the items' side columns; `timed`: hours exist."""
+    """Everything towers may be told: inputs of users, vocabularies, the items' side columns; `timed`: hours exist."""
 
     user_inputs: UserInputs
     items: Vocabulary

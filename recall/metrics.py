@@ -1,6 +1,6 @@
 """How good lists of candidates are: accuracy over the full catalogue, and what is recommended at all.
 
-Lists are `ranked`, int32 [users, K], best first, 0 = no item. Accuracy is told user by user: one without holdout is
+Lists are `ranked`, int32 [users, K], best first, 0 = no item. Accuracy is told user by user: one without test window is
 NaN, an empty list counts 0, and the mean is the caller's (`nanmean`).
 """
 
@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-# Cells of the scratch table in which a slab of users looks up its holdout: 16 MB, near the processor's cache.
+# Cells of the scratch table in which a slab of users looks up its test window: 16 MB, near the processor's cache.
 _SLAB_CELLS = 2**24
 
 
@@ -40,7 +40,7 @@ class RelevantItems:
 
     @property
     def users(self) -> int:
-        """How many users the holdout speaks of, those without a watch included."""
+        """How many users the test window speaks of, those without a watch included."""
         return self.offsets.size - 1
 
     @cached_property
@@ -93,7 +93,7 @@ def accuracy(ks: Sequence[int], ranked: Ints, relevant: RelevantItems) -> dict[s
 
 
 def places(ranked: Ints, relevant: RelevantItems) -> npt.NDArray[np.int64]:
-    """At which place of its user's list each of the holdout's items stands, 1 = first, 0 = not listed: [n]."""
+    """At which place of its user's list each of the test window's items stands, 1 = first, 0 = not listed: [n]."""
     stride = int(max(relevant.items.max(initial=0), ranked.max(initial=0))) + 1
     row, place = np.nonzero(hits(ranked, relevant))
     listed = row * stride + ranked[row, place]

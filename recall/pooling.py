@@ -15,7 +15,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class Pooling:
-    """Bags int32 [n, length], newest first, 0 = nobody, averaged over their first w entries for each w of `windows`.
+    """Bags int32 [n, length], newest first, 0 = padding, averaged over their first w entries for each w of `windows`.
 
     Split ascend. What does not depend on a table is worked out at once, so that it can be done ahead of the table.
     """

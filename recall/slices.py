@@ -58,7 +58,7 @@ def sliced_means(values: Mapping[str, Floats], users: Slices) -> dict[str, float
 
 
 def evaluation_users(relevant: RelevantItems, users: Slices) -> dict[str, int]:
-    """How many users of each slice have a holdout to be judged by."""
+    """How many users of each slice have relevant items to be judged by."""
     return {name: int((relevant.sizes[chosen] > 0).sum()) for name, chosen in users.items()}
 
 

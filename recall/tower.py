@@ -130,7 +130,7 @@ class Tower:
 
     @cached_property
     def item_vectors(self) -> Float32:
-        """[items, dim]; row 0 is nobody."""
+        """[items, dim]; row 0 is padding."""
         rows = item_rows(self.shape, self.weights, self.facts, np.arange(self.shape.items, dtype=np.int32))
         return unit_rows(rows) if self.shape.metric == "cosine" else rows
 

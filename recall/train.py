@@ -44,7 +44,7 @@ def cut_offs_of(split: Split, blocks: int) -> list[int]:
     """The instants at which a tower is finished, first to last; the last is test_start.
 
     Time clock: blocks as long as the label window, so that the recall scores of training rows are as fresh as
-    those of the holdout; shorter where the log is too short for a warm-up of one block. Order clock: label_start.
+    those of the test window; shorter where the log is too short for a warm-up of one block. Order clock: label_start.
     """
     if split.clock == "order":
         return [split.label_start, split.test_start]
@@ -60,7 +60,7 @@ def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
 
     An epoch is at most `epoch_examples` random watches; the epochs of the warm-up, and when its steps become smaller,
     are chosen on the watches between the first two edges. Time clock: each block then refreshes the tower (warm
-    start, vocabulary grown). Order clock: the tower is fitted again on all but the holdout.
+    start, vocabulary grown). Order clock: the tower is fitted again on all but the test window.
     """
     cut_offs = cut_offs_of(job.split, job.config.blocks)
     training_run, callbacks = first_training_run(job, cut_offs), Callbacks(job.checkpoints, job.on_epoch)

@@ -72,8 +72,8 @@ CHAIN, CHAIN_USERS, HOUR = 120, 400, 3_600 * 1_000_000
 class ChainWorld:
     """Whoever watched item i watches i + 1 next, an hour later; items are of 3 channels, users of 2 countries.
 
-    Towers of random weights were finished at hours 20, 30 and 40; the holdout starts at hour 40. User 400 has no watch,
-    items 118 to 120 are new from hour 35.
+    Towers of random weights were finished at hours 20, 30 and 40; the test window starts at hour 40. User 400 has no
+    watch, items 118 to 120 are new from hour 35.
     """
 
     log: Log

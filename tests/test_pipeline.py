@@ -232,7 +232,7 @@ def test_nothing_seen_and_nothing_unknown_is_in_a_list(run: Run) -> None:
 
 
 def _catalogue(run: Run) -> set[int]:
-    """Items shown before the holdout, and on a clock of time what was published by then since the log began."""
+    """Items shown before the test window, and on a clock of time what was published by then since the log began."""
     shown, published = set(run.before["item_id"]), pd.read_parquet(run.data / "items.parquet").set_index("item_id")
     if run.mode == "last":
         return shown
@@ -474,7 +474,7 @@ def test_lists_of_another_length_train_nothing_anew(run: Run, all_scored: pd.Dat
 
 
 def off_policy_terms(run: Run, name: str) -> pd.DataFrame:
-    """Weight, seconds and doubly robust term of every slot of the holdout, read row by row from the files."""
+    """Weight, seconds and doubly robust term of every slot of the test window, read row by row from the files."""
     lists = run.table(name).query(f"rank <= {TOP_K}").groupby("user_id")
     seconds = "expected_seconds" if name == "recommendations" else "score"
     listed = {user: dict(zip(rows["item_id"], zip(rows["rank"], rows[seconds], strict=True), strict=True))

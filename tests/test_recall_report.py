@@ -98,7 +98,7 @@ class Raw:
 
     @cached_property
     def went_on_to_watch(self) -> pd.DataFrame:
-        """Distinct pairs of the holdout, with the item's age in days and watches before the cut.
+        """Distinct pairs of the test window, with the item's age in days and watches before the cut.
 
         `there`: shown before the cut, or published by then since the log began.
         """

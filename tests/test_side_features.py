@@ -1,4 +1,4 @@
-"""SideFeatures columns of users and items, and the groups of items that they make."""
+"""Side columns of users and items, and the groups of items that they make."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -27,7 +27,7 @@ def log_of(users: list[int], as_of: list[datetime], completed: list[bool] | None
     return ibis.memtable(table)
 
 
-def instants_in_rows(log: ibis.Table, split: Split) -> list[int]:
+def timestamps_in_rows(log: ibis.Table, split: Split) -> list[int]:
     found: list[int] = timestamps_us(log, split).to_pyarrow().sort_by("row")["timestamp_us"].to_pylist()
     return found
 
@@ -49,7 +49,7 @@ def at(hour: float) -> int:
 @settings(max_examples=20)
 def test_an_instant_is_exactly_the_microseconds_since_1970(micros: list[int]) -> None:
     as_of = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value) for value in micros]
-    found = instants_in_rows(log_of([1] * len(micros), as_of), TIME)
+    found = timestamps_in_rows(log_of([1] * len(micros), as_of), TIME)
     assert found == micros == [timestamp_us_from(as_of) for as_of in as_of]
 
 
@@ -151,7 +151,7 @@ def test_on_the_order_clock_the_last_completed_watch_opens_the_holdout(rows: lis
     as_of = [START + timedelta(seconds=value) for value in seconds]
     for mode, parts in (("last", 2), ("none", 1)):
         split = split_of(log_of([1], [START]), SplitConfig(mode=mode), "order")
-        found = instants_in_rows(log_of(users, as_of, completed), split)
+        found = timestamps_in_rows(log_of(users, as_of, completed), split)
         assert found == _order_instants(users, seconds, completed, parts)
 
 

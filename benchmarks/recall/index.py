@@ -77,7 +77,7 @@ def plain_speed(exact: ItemIndex, queries: np.ndarray, k: int) -> float:
 
 
 def world(size: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Item vectors [size + 1, dim], row 0 nobody, of norms that vary by a quarter; users' vectors [q, dim]."""
+    """Item vectors [size + 1, dim], row 0 padding, of norms that vary by a quarter; users' vectors [q, dim]."""
     rng = np.random.default_rng(seed)
     centres, share = rng.standard_normal((CENTRES, DIM), np.float32), rng.dirichlet(np.full(CENTRES, 0.5))
 

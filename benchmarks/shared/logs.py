@@ -43,7 +43,7 @@ class Log:
 
     @property
     def timestamps_us(self) -> Int64:
-        """TimestampsUs that know nothing but order: the position in the sequence, and LAST for everybody's last watch."""
+        """Timestamps that know nothing but order: the position in the sequence, and LAST for everybody's last watch."""
         timestamps_us = self.positions
         timestamps_us[self.lasts] = LAST
         return timestamps_us

@@ -1,4 +1,4 @@
-"""Rankers for benchmarks: trained on the rows that the line makes, judged on every impression of its holdout."""
+"""Rankers for benchmarks: trained on the rows that the line makes, judged on every impression of its test window."""
 
 import tempfile
 from argparse import ArgumentParser, Namespace
@@ -38,7 +38,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Contest:
-    """Training rows, and the holdout's impressions as blocks of features [n] with what became of them."""
+    """Training rows, and the test window's impressions as blocks of features [n] with what became of them."""
 
     config: RankingConfig
     unit: str
@@ -80,7 +80,7 @@ def training_rows(request: Request) -> RankingRows:
 
 
 def contest_of(request: Request, context: StepContext) -> Contest:
-    """The line's training rows and its holdout, features as of each impression's instant."""
+    """The line's training rows and its test window, features as of each impression's instant."""
     log = context.impressions
     shown = log.take(np.flatnonzero(in_test(log, context.split)))
     blocks = blocks_of(context.features, exposures_of(context, shown))

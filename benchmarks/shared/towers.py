@@ -1,4 +1,6 @@
-"""Towers for benchmarks: trained on what came before a log's label window and judged on it; the holdout is not read."""
+"""Towers for benchmarks: trained on what came before a log's label window and judged on it; the test window is not
+read.
+"""
 
 from argparse import Namespace
 from collections.abc import Mapping

@@ -26,14 +26,14 @@ ORDERS = {"items": [ITEM], "users": [USER], "searches": [USER, TIMESTAMP, FILE, 
 def ingest(source: str, data: Path, out: Path, config: CleaningConfig, now: datetime) -> dict[str, Any]:
     """Read, check and clean a data folder; write its tables into `out` and say what was done.
 
-    `out` exists and is empty; it receives interactions.parquet (by user, time and original order, with the
-    column `completed`), items.parquet, users.parquet and searches.parquet where the log has them, and
-    rejected.parquet. Null seconds stay null. The summary holds rows_read, rejected (by table and reason), dropped
-    (by rule), missing (columns of the contract that the log has not, by table), unused (further columns of the log),
-    unread (files of the folder called like a table, and not read), rows, users, items (of the rows kept),
-    clicked_share, null_seconds_share and mean_seconds (of the clicks), first_timestamp, last_timestamp (ISO, UTC)
-    and catalogue (rows of items, None without the table). InputError, with nothing written, where the input is at fault;
-    `now` is the instant after which nothing can have happened.
+    `out` exists and is empty; it receives interactions.parquet (by user, time and original order, with the column
+    `completed`), items.parquet, users.parquet and searches.parquet where the log has them, and rejected.parquet. Null
+    seconds stay null. The summary holds rows_read, rejected (by table and reason), dropped (by rule), missing (columns
+    of the contract that the log has not, by table), unused (further columns of the log), unread (files of the folder
+    called like a table, and not read), rows, users, items (of the rows kept), clicked_share, null_seconds_share and
+    mean_seconds (of the clicks), first_timestamp, last_timestamp (ISO, UTC) and catalogue (rows of items, None without
+    the table). InputError, with nothing written, where the input is at fault; `now` is the instant after which nothing
+    can have happened.
     """
     backend = engine()
     try:

@@ -74,8 +74,8 @@ def oracle_share(world: World, ask: Ask, lists: npt.ArrayLike, seen: Pairs) -> f
 def reference_lists(world: World, log: Log, ask: Ask, rng: np.random.Generator) -> dict[str, Ints]:
     """Lists [users, k] of unseen raw items by policy: random, popular, bayes_baseline, oracle.
 
-    popular: most completed watches in the 24 hours before the instant (completed: clicked and watched for
-    10 seconds or half the duration). bayes_baseline: highest posterior mean of E[seconds], see `features.simulation.bayes_baseline`.
+    popular: most completed watches in the 24 hours before the instant (completed: clicked and watched for 10 seconds or
+    half the duration). bayes_baseline: highest posterior mean of E[seconds], see `features.simulation.bayes_baseline`.
     """
     seen = seen_before(log, ask.at)
     scores: dict[str, Scores] = {

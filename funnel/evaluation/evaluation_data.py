@@ -70,7 +70,7 @@ class EvaluationData:
 
     @cached_property
     def popular_span(self) -> str:
-        """The span whose lists hold most of what was watched in the holdout: no baseline is a straw man."""
+        """The span whose lists hold most of what was watched in the test window: no baseline is a straw man."""
         return max(self.popular_by_span, key=lambda name: self.gains(self.popular_by_span[name]).log_total)
 
     @property
@@ -145,7 +145,7 @@ class EvaluationData:
 
     @cached_property
     def impressions(self) -> Impressions:
-        """The holdout's impressions."""
+        """The test window's impressions."""
         log = self.context.impressions
         return log.take(np.flatnonzero(in_test(log, self.context.split)))
 
@@ -157,13 +157,13 @@ class EvaluationData:
 
     @cached_property
     def clicked(self) -> tuple[RelevantItems, Float64]:
-        """Every click of the holdout with its seconds (or watches, in the log's unit), repeats included."""
+        """Every click of the test window with its seconds (or watches, in the log's unit), repeats included."""
         split = self.context.split
         return clicks_between(self.context, self.users, split.test_start, split.test_end)
 
     @property
     def clicked_seconds(self) -> Float64:
-        """Seconds (or watches) of the holdout by user, [users]."""
+        """Seconds (or watches) of the test window by user, [users]."""
         clicks, seconds = self.clicked
         return np.bincount(clicks.rows, seconds, clicks.users).astype(np.float64)
 
@@ -197,7 +197,7 @@ def mean(values: Float64) -> float:
 
 
 def _relevant(users: Int32, watchers: Int32, items: Int32) -> RelevantItems:
-    """Distinct (user, item) pairs as a holdout in the order of `users`, which ascend."""
+    """Distinct (user, item) pairs as relevant items in the order of `users`, which ascend."""
     pairs = np.unique(np.stack([watchers, items], axis=1), axis=0)
     offsets = np.searchsorted(pairs[:, 0], np.append(users, np.iinfo(np.int32).max))
     return RelevantItems(offsets.astype(np.int64), pairs[:, 1].astype(np.int32))

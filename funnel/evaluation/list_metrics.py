@@ -10,10 +10,10 @@ Floats = npt.NDArray[np.float64]
 
 
 def watch_seconds_share_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Floats) -> float:
-    """Logged holdout seconds on items among the first k of the user's list / all logged holdout seconds.
+    """Logged test window seconds on items among the first k of the user's list / all logged test window seconds.
 
-    `ranked` is int32 [users, K], best first, 0 = no item; `seconds` is [n], aligned with the holdout's items.
-    A watch of an unseen item (0) is one the list missed. NaN where the holdout has no seconds.
+    `ranked` is int32 [users, K], best first, 0 = no item; `seconds` is [n], aligned with the test window's items.
+    A watch of an unseen item (0) is one the list missed. NaN where the test window has no seconds.
     """
     total = seconds.sum(dtype=np.float64)
     # Two sums of the same seconds in another order may differ in the last bit.
@@ -21,7 +21,7 @@ def watch_seconds_share_at(k: int, ranked: Ints, relevant: RelevantItems, second
 
 
 def listed_seconds_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Floats) -> Floats:
-    """Each user's logged holdout seconds on the first k items of the list, [users]; 0 without holdout."""
+    """Each user's logged test window seconds on the first k items of the list, [users]; 0 without test window."""
     _check(k, relevant, seconds)
     stride = int(relevant.items.max(initial=0)) + 1
     user, place = np.nonzero(hits(ranked[:, :k], relevant))

@@ -61,7 +61,7 @@ class OffPolicy:
 
     @cached_property
     def logged(self) -> Logged:
-        """The holdout, also where its propensity is not known: the other slots have it above them."""
+        """The test window, also where its propensity is not known: the other slots have it above them."""
         return logged_of(self.context, self.evaluation.impressions)
 
     @property

@@ -1,4 +1,4 @@
-"""What the report says of the ranker: every logged impression of the holdout, scored as of its instant.
+"""What the report says of the ranker: every logged impression of the test window, scored as of its instant.
 
 A slice follows a slash, a baseline a dot: `ranking.calibration/duration_over_60`, `ranking.auc.item_mean`. `_low` and
 `_high` bound a ratio by the middle 95 % of 1,000 bootstraps of users.
@@ -60,7 +60,7 @@ def order_metrics(rows: Impressions, seconds: Float64, predicted: Float64) -> Me
 
 
 def expected_seconds(context: StepContext) -> Float64:
-    """What the ranker expected of each impression of the holdout, [n]."""
+    """What the ranker expected of each impression of the test window, [n]."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(context.inputs["recommendations"] / "scored.parquet", columns=["expected_seconds"])

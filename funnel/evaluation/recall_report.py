@@ -103,7 +103,7 @@ def _accuracy(evaluation: EvaluationData, lists: Int32, suffix: str) -> Metrics:
 
 
 def _found(evaluation: EvaluationData, lists: Int32, suffix: str) -> Metrics:
-    """The share of the holdout's watches that lists hold, by slice of the item; new items also by that name."""
+    """The share of the test window's watches that lists hold, by slice of the item; new items also by that name."""
     ks, relevant = _sliced_at(evaluation), evaluation.completed
     of_watches = {name: chosen[relevant.items] for name, chosen in _item_slices(evaluation).items()}
     found = slices.found_shares(ks, recall.places(lists, relevant), of_watches)

@@ -1,7 +1,7 @@
 """The report: every metric of a run under a flat key, and beside each the baselines on the same rows.
 
 `recall.hr@50` is the candidates', `recall.hr@50.popularity` that of what was most watched, over the span that serves
-the holdout best. `recall.hr@50/users_with_0_watches` is a slice, `recall.generator_hits@50/tower` a generator.
+the test window best. `recall.hr@50/users_with_0_watches` is a slice, `recall.generator_hits@50/tower` a generator.
 `funnel.*`
 judges the final lists, `.recall`, `.popularity`, `.item_knn` and `.ease` their rivals; `funnel.*_ahead.recall` says by
 how much the final lists are ahead, `funnel.*_ahead_error.recall` with what standard error. `funnel.*.ranked` are the

@@ -1,9 +1,9 @@
-"""The waterfall: of the holdout's watch seconds, how many survive each stage of the funnel.
+"""The waterfall: of the test window's watch seconds, how many survive each stage of the funnel.
 
-Keys are `waterfall.<stage>`, shares of the holdout's watch seconds; a generator alone is `waterfall.generator/<name>`,
-a slice of users `waterfall.<stage>/<slice>` with the slice's own seconds as the whole. `all`, what was `known` to the
-catalogue as of test_start, what was `unseen` and so may be listed, then the `blended` candidates, those that pre-rank
-left, the ranker's lists, and the re-ranked ones.
+Keys are `waterfall.<stage>`, shares of the test window's watch seconds; a generator alone is
+`waterfall.generator/<name>`, a slice of users `waterfall.<stage>/<slice>` with the slice's own seconds as the whole.
+`all`, what was `known` to the catalogue as of test_start, what was `unseen` and so may be listed, then the `blended`
+candidates, those that pre-rank left, the ranker's lists, and the re-ranked ones.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ KEY, GENERATOR = "waterfall.", "generator/"
 
 
 def waterfall_metrics(evaluation: EvaluationData) -> Metrics:
-    """Shares of the holdout's watch seconds that are left at each stage, for all users and by slice."""
+    """Shares of the test window's watch seconds that are left at each stage, for all users and by slice."""
     clicks, seconds = evaluation.clicked
     stages = _survivors(evaluation)
     shares = {f"{KEY}{name}": _share(seconds, left) for name, left in stages.items()}
@@ -56,7 +56,7 @@ def waterfall_table(report: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def draw_waterfall(report: Mapping[str, Any], folder: Path) -> None:
-    """The stages as a picture, where there is a holdout."""
+    """The stages as a picture, where there is relevant items."""
     if len(table := waterfall_table(report)):
         waterfall_bars(table.rename(index=_in_words), folder / "waterfall.png")
 
@@ -71,7 +71,7 @@ def _in_words(stage: str) -> str:
 
 
 def _survivors(evaluation: EvaluationData) -> dict[str, Flags]:
-    """Which of the holdout's watches [n] each stage still has."""
+    """Which of the test window's watches [n] each stage still has."""
     clicks, config = evaluation.clicked[0], evaluation.context.config
     known = (clicks.items > 0) & (clicks.items < evaluation.catalogue)
     stages = {"all": np.ones(len(known), bool), "known": known, "unseen": known & ~_seen(evaluation)}

@@ -123,6 +123,6 @@ def _published(context: StepContext, backend: Any) -> Table | None:
 
 
 def _log_with_instants(context: StepContext) -> Table:
-    """The log up to the holdout's end, each row with its instant."""
+    """The log up to the test window's end, each row with its instant."""
     log = timestamps_us(_table(context, "interactions", "interactions"), context.split)
     return log.filter(log.timestamp_us < context.split.test_end)

@@ -121,8 +121,8 @@ def catalogue_of(context: StepContext, config: ReRankConfig) -> CatalogueSnapsho
 def excluded_pairs(context: StepContext, path: str | None) -> Int64:
     """The keys of excluded pairs of user and item, ascending; user 0 is everybody, ids the log does not know nobody.
 
-    A row without a user excludes its item for everybody. InputError where the table cannot be read, has other columns than
-    item_id and user_id, or ids of another type than the log's.
+    A row without a user excludes its item for everybody. InputError where the table cannot be read, has other columns
+    than item_id and user_id, or ids of another type than the log's.
     """
     if path is None:
         return np.zeros(0, np.int64)

@@ -85,7 +85,7 @@ def write_pre_ranker(context: StepContext) -> None:
 
 
 def write_recommendations(context: StepContext) -> None:
-    """The ordered lists, and every impression of the holdout scored as of its instant."""
+    """The ordered lists, and every impression of the test window scored as of its instant."""
     from funnel.steps.pre_ranking import pre_ranked
 
     order, saved = order_of(context), saved_candidates(context.inputs["candidates"])
@@ -142,7 +142,7 @@ def _ranked(candidates: Candidates, lists: Ordered) -> Iterator[Ranked]:
 
 
 def _write_scored(context: StepContext, ranker: Any) -> None:
-    """scored.parquet: every impression of the holdout with its expected seconds, features as of its own instant."""
+    """scored.parquet: every impression of the test window with its expected seconds, features as of its own instant."""
     log = context.impressions
     rows = log.take(np.flatnonzero(in_test(log, context.split)))
     blocks = blocks_of(context.features, exposures_of(context, rows))
