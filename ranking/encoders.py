@@ -60,7 +60,7 @@ def _left(columns: Mapping[str, Sequence[str]], left_out: Set[str]) -> dict[str,
 
 
 @dataclass(frozen=True)
-class Limits:
+class VocabularyLimits:
     """Points of a number's quantiles, ids of a vocabulary, and clicks an id must have to learn an embedding from."""
 
     quantiles: int
@@ -140,7 +140,7 @@ class FeatureEncoders:
 
 
 def fit_encoders(
-    blocks: Mapping[str, Block], clicked: npt.NDArray[np.bool_], spaces: Mapping[str, str], limits: Limits
+    blocks: Mapping[str, Block], clicked: npt.NDArray[np.bool_], spaces: Mapping[str, str], limits: VocabularyLimits
 ) -> FeatureEncoders:
     """FeatureEncoders fitted on training rows; vocabularies are the ids most *clicked* (paper, section 4.1).
 

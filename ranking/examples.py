@@ -1,6 +1,6 @@
 """Ranking rows: impressions or candidates, their features as of the exposure, and what was then watched.
 
-`RankingRows` is a table on disk; `Examples` are its rows as the net is fed them.
+`RankingRows` is a table on disk; `RankerExamples` are its rows as the net is fed them.
 """
 
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ class Targets(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Examples:
+class RankerExamples:
     """Rows [n] as the net is fed them; powers are taken batch by batch, so that memory grows with the log alone.
 
     `numbers` [n, columns] at their quantiles by block; `codes` are rows of embedding tables, `codes_<block>`
@@ -131,7 +131,7 @@ class Examples:
         return inputs, Targets(*(column[rows] for column in self.targets))
 
 
-def build_examples(ranker: Ranker, rows: RankingRows) -> Examples:
+def build_examples(ranker: Ranker, rows: RankingRows) -> RankerExamples:
     """Rows [n] as the net of a ranker, trained or not, is fed them."""
     spec, blocks = ranker.spec, rows.blocks
     codes = {f"codes_{name}": ranker.rows(name, blocks[name]) for name in BLOCKS if spec.codes[name]}
@@ -145,7 +145,7 @@ def build_examples(ranker: Ranker, rows: RankingRows) -> Examples:
     weights = weights / np.maximum(weights.mean(axis=0), 1e-12)
     columns = (labels, weights, rows.seconds, rows.weight, np.log(measures))
     targets = Targets(*(column.astype(np.float32) for column in columns))
-    return Examples(numbers, codes | {"position": positions}, prior, targets, spec.powers)
+    return RankerExamples(numbers, codes | {"position": positions}, prior, targets, spec.powers)
 
 
 class Watches(Protocol):

@@ -72,7 +72,7 @@ def space_of(column: str) -> str:
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerInput:
     """What the rows [n] of a block add to the first layer, and what only the whole row can use.
 
     `sums` [n, width]; `measures` are the seconds that the item's odds count as one [n]; `prior` is where the pair's
@@ -83,7 +83,7 @@ class Part:
     measures: Float64 | None = None
     prior: Float32 | None = None
 
-    def take(self, rows: npt.NDArray[Any]) -> "Part":
+    def take(self, rows: npt.NDArray[Any]) -> "LayerInput":
         kept = ((f.name, getattr(self, f.name)) for f in fields(self))
         return replace(self, **{name: values[rows] for name, values in kept if values is not None})
 
@@ -109,7 +109,7 @@ class Ranker:
         """The ranker with some fields of its spec of other values."""
         return replace(self, spec=self.spec.model_copy(update=values))
 
-    def part(self, name: str, block: Block) -> Part:
+    def part(self, name: str, block: Block) -> LayerInput:
         """What a block's rows [n] add: the user's is the same for a whole request, the item's for all requests."""
         # Out of vocabulary (row 0) is the zero vector (paper, section 4.1).
         embedded = [
@@ -119,10 +119,10 @@ class Ranker:
         inputs = np.concatenate([*embedded, self.inputs(name, block)], axis=1)
         sums: Float32 = inputs @ self.weights["kernel0"][self._places[name]]
         if name == "item":
-            return Part(sums, measures=self.measures(block))
+            return LayerInput(sums, measures=self.measures(block))
         if name == "pair" and self.spec.prior:
-            return Part(sums, prior=self.prior(block))
-        return Part(sums)
+            return LayerInput(sums, prior=self.prior(block))
+        return LayerInput(sums)
 
     def inputs(self, name: str, block: Block) -> Float32:
         """The numbers of a block as the net reads them, [n, width]."""
@@ -143,7 +143,7 @@ class Ranker:
         columns = [self.encoders.rows(block.codes[code], space_of(code)) for code in self.spec.codes[name]]
         return np.stack(columns, axis=1) if columns else np.zeros((block.size, 0), np.int32)
 
-    def expected_seconds(self, user: Part, item: Part, pair: Part) -> Float64:
+    def expected_seconds(self, user: LayerInput, item: LayerInput, pair: LayerInput) -> Float64:
         """Expected seconds [n] of rows whose parts are given row by row (section 4.2).
 
         No more than the cap of T, scaled: no mean is above what is averaged. The paper's odds are no mean.
@@ -165,7 +165,7 @@ class Ranker:
         ]
         return np.concatenate(scored) if scored else np.zeros(0)
 
-    def logits(self, user: Part, item: Part, pair: Part) -> Float32:
+    def logits(self, user: LayerInput, item: LayerInput, pair: LayerInput) -> Float32:
         """What the net answers for rows whose parts are given row by row, [n, heads]."""
         values = user.sums + item.sums + pair.sums + self.weights["bias0"]
         for layer in range(1, len(self.spec.hidden) + 1):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from features.asof_features import AsOfFeatures
 from ranking.list_order import ListOrder, log_of
-from ranking.model import Part, Ranker
+from ranking.model import LayerInput, Ranker
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -69,7 +69,7 @@ class Recommender:
     ranker: Ranker
     features: AsOfFeatures
     as_of: int
-    item_parts: Part
+    item_parts: LayerInput
 
     def recommend(self, lists: Lists, order: ListOrder, top_k: int) -> Ordered:
         """The first top_k items of each list in an order; what is past a list's end is 0."""

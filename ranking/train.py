@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ranking.calibration import calibration_factor
 from ranking.config import RankingConfig
-from ranking.encoders import Limits, columns_of, fit_encoders
+from ranking.encoders import VocabularyLimits, columns_of, fit_encoders
 from ranking.examples import MERGED, RankingRows, build_examples
 from ranking.losses import length_scale, target_scale_of
 from ranking.model import BLOCKS, Ranker, RankerSpec, lengths_of, space_of
@@ -131,7 +131,7 @@ def untrained_ranker(rows: RankingRows, cap: float, unit: str, config: RankingCo
     """A ranker without weights, its encoders and target scale fitted on rows whose T is cut at `cap` seconds."""
     columns = columns_of(rows.blocks, config.without)
     spaces = {code: space_of(code) for name in BLOCKS for code in columns.codes[name]}
-    limits = Limits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
+    limits = VocabularyLimits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
     read = {name: rows.blocks[name].with_numbers_of(columns.numbers[name]) for name in BLOCKS}
     encoders = fit_encoders(read, rows.clicked, spaces, limits)
     # The odds count lengths of the item where the objective's odds are of T, and T is in seconds.

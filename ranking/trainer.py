@@ -18,7 +18,7 @@ with quietly():
 
 from ranking.config import RankingConfig
 from ranking.encoders import width_of
-from ranking.examples import LAST_POSITION, Examples, Targets
+from ranking.examples import LAST_POSITION, RankerExamples, Targets
 from ranking.losses import heads_of
 from ranking.model import BLOCKS, SHARD, RankerSpec, space_of
 
@@ -40,7 +40,7 @@ class RankerTrainer:
     The loss is the objective's, plus `pairwise` times that of the order of rows, for the odds of seconds.
     """
 
-    def __init__(self, spec: RankerSpec, examples: Examples, config: RankingConfig, seed: int) -> None:
+    def __init__(self, spec: RankerSpec, examples: RankerExamples, config: RankingConfig, seed: int) -> None:
         keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
         self._examples, self._rng = examples, np.random.default_rng(seed)
@@ -61,7 +61,7 @@ class RankerTrainer:
         means = [(len(rows), self._step(*self._examples.take(rows))) for rows in batches]
         return float(np.average([float(mean) for _, mean in means], weights=[rows for rows, _ in means]))
 
-    def loss(self, examples: Examples) -> float:
+    def loss(self, examples: RankerExamples) -> float:
         """Mean loss of rows that are not trained on."""
         size = len(examples)
         shards = [np.arange(at, min(at + SHARD, size)) for at in range(0, size, SHARD)]

@@ -48,7 +48,7 @@ class RowAdam:
         self._steps = int(state["steps"])
 
 
-class Tables:
+class EmbeddingTables:
     """The tables of one tower, what they are composed into, and how a gradient of that comes back to their rows."""
 
     def __init__(self, shape: TowerSpec, weights: Mapping[str, Float32], facts: ItemFacts, rate: float) -> None:

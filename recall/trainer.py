@@ -27,7 +27,7 @@ from recall.ahead import made_ahead
 from recall.config import RecallConfig
 from recall.negative_sampling import Negatives
 from recall.pooling import Pooling, distinct
-from recall.row_adam import Arrays, Tables, table_names
+from recall.row_adam import Arrays, EmbeddingTables, table_names
 from recall.tower import POWERS, ItemFacts, Tower, TowerInputs, TowerSpec, poolings
 
 Float32 = npt.NDArray[np.float32]
@@ -97,7 +97,7 @@ class TowerTrainer:
         self.shape, self._facts = tower.shape, tower.facts
         self._graph.assign(tower.weights)
         self._assign_optimizer(self._untouched)
-        self._tables = Tables(tower.shape, tower.weights, tower.facts, self._config.learning_rate)
+        self._tables = EmbeddingTables(tower.shape, tower.weights, tower.facts, self._config.learning_rate)
         self._rng = np.random.default_rng([self._seed, 2])
 
     def suits(self, tower: Tower) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from features.schema import DAY, HOUR
 from features.simulation import world as w
 from features.simulation.bayes_baseline import beliefs
-from features.simulation.simulated_log import SURFACES, Log, simulate
+from features.simulation.simulated_log import SURFACES, SimulatedLog, simulate
 from features.simulation.world import World, WorldConfig
 
 CONFIG = WorldConfig(
@@ -16,27 +16,27 @@ AT = CONFIG.origin + 3 * DAY + 15 * HOUR
 
 
 @pytest.fixture(scope="module")
-def simulated() -> tuple[World, Log]:
+def simulated() -> tuple[World, SimulatedLog]:
     return simulate(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def world(simulated: tuple[World, Log]) -> World:
+def world(simulated: tuple[World, SimulatedLog]) -> World:
     return simulated[0]
 
 
 @pytest.fixture(scope="module")
-def log(simulated: tuple[World, Log]) -> Log:
+def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
     return simulated[1]
 
 
 @pytest.fixture(scope="module")
-def impartial() -> tuple[World, Log]:
+def impartial() -> tuple[World, SimulatedLog]:
     """A world whose feed does not know tastes: then what was shown tells nothing, and beliefs must be exact."""
     return simulate(CONFIG.model_copy(update={"taste_share": 0.0, "popular_share": 0.3}))
 
 
-def test_without_a_log_the_reader_believes_the_prior(world: World, log: Log) -> None:
+def test_without_a_log_the_reader_believes_the_prior(world: World, log: SimulatedLog) -> None:
     belief = beliefs(world, log, CONFIG.origin)
     np.testing.assert_allclose(belief.sum(axis=(2, 3)), 1)
     np.testing.assert_allclose(belief.sum(axis=3), world.prior[world.users.band])
@@ -44,7 +44,7 @@ def test_without_a_log_the_reader_believes_the_prior(world: World, log: Log) -> 
     np.testing.assert_allclose(belief.sum(axis=2), odds)
 
 
-def test_beliefs_are_calibrated(impartial: tuple[World, Log]) -> None:
+def test_beliefs_are_calibrated(impartial: tuple[World, SimulatedLog]) -> None:
     world, log = impartial
     belief = beliefs(world, log, AT)
     joined = world.users.joined_day <= 3
@@ -57,7 +57,7 @@ def test_beliefs_are_calibrated(impartial: tuple[World, Log]) -> None:
             assert abs(true[bucket].mean() - believed[bucket].mean()) < 4.5 * error
 
 
-def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(impartial: tuple[World, Log]) -> None:
+def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(impartial: tuple[World, SimulatedLog]) -> None:
     world, log = impartial
     belief = beliefs(world, log, AT).sum(axis=2)
     true = world.users.favourite[..., None] == np.arange(CONFIG.channels_a_topic)
@@ -69,7 +69,7 @@ def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(impartial: t
     assert np.log(belief[true]).mean() > np.log(prior[true]).mean()
 
 
-def test_what_was_shown_is_evidence_of_taste_except_after_a_search(world: World, log: Log) -> None:
+def test_what_was_shown_is_evidence_of_taste_except_after_a_search(world: World, log: SimulatedLog) -> None:
     searched = np.full_like(log.surface, SURFACES.index("search"))
     unread, read = (
         np.log(_believed_in_truth(world, beliefs(world, each, AT))).mean()
@@ -78,7 +78,7 @@ def test_what_was_shown_is_evidence_of_taste_except_after_a_search(world: World,
     assert read > 0.85 * unread
 
 
-def test_later_rows_change_no_belief(world: World, log: Log) -> None:
+def test_later_rows_change_no_belief(world: World, log: SimulatedLog) -> None:
     late = log.timestamp.astype(np.int64) >= AT
     altered = replace(log, clicked=log.clicked ^ late, watch_seconds=np.where(late, 7.0, log.watch_seconds))
     assert late.any()
@@ -86,7 +86,7 @@ def test_later_rows_change_no_belief(world: World, log: Log) -> None:
 
 
 def test_an_ignored_topic_is_believed_in_less_and_a_watched_one_more(
-    impartial: tuple[World, Log],
+    impartial: tuple[World, SimulatedLog],
 ) -> None:
     world, log = impartial
     rows = _one_row_a_user(world, log, hours=[-3] * 8, items=list(range(8)))
@@ -106,7 +106,7 @@ def _believed_in_truth(world: World, belief: w.Floats) -> w.Floats:
     return np.asarray(np.take_along_axis(belief.sum(axis=3)[joined], levels, axis=2))
 
 
-def _one_row_a_user(world: World, log: Log, hours: list[int], items: list[int]) -> Log:
+def _one_row_a_user(world: World, log: SimulatedLog, hours: list[int], items: list[int]) -> SimulatedLog:
     """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
     count = len(items)
     return replace(

@@ -11,7 +11,7 @@ from features.asof_features import Block
 from features.errors import InputError
 from ranking.encoders import (
     Columns,
-    Limits,
+    VocabularyLimits,
     columns_of,
     encoders_from,
     fit_encoders,
@@ -81,7 +81,7 @@ def block():
 
 
 def fitted(vocabulary=5, clicks=2):
-    return fit_encoders({"item": block()}, CLICKED, SPACES, Limits(8, vocabulary, clicks))
+    return fit_encoders({"item": block()}, CLICKED, SPACES, VocabularyLimits(8, vocabulary, clicks))
 
 
 def test_each_number_stands_at_its_quantile_and_the_unknown_stay_unknown():
@@ -102,7 +102,7 @@ def test_numbers_side_by_side_are_what_each_is_alone():
         "never": np.full(500, np.nan),
         "one": np.full(500, 2.0),
     }
-    fit = fit_encoders({"item": Block(500, columns, {})}, np.ones(500, bool), {}, Limits(20, 5, 1))
+    fit = fit_encoders({"item": Block(500, columns, {})}, np.ones(500, bool), {}, VocabularyLimits(20, 5, 1))
     ends = np.array([-np.inf, np.inf, np.nan, 2.0, -99.0, 99.0])
     asked = {name: np.concatenate([x, x + rng.normal(size=500), ends]) for name, x in columns.items()}
     found = fit.numbers(Block(1_006, asked, {}), tuple(columns))
@@ -136,7 +136,9 @@ def test_an_id_space_is_learnt_from_its_own_column_and_read_by_all():
 def test_unclicked_rows_earn_no_embedding():
     codes = Block(8, {}, {"item": np.array([3, 3, 3, 3, 3, 4, 4, 0], np.int32)})
     clicked = np.array([False] * 5 + [True] * 3)
-    assert fit_encoders({"item": codes}, clicked, {"item": "item"}, Limits(8, 9, 2)).kept["item"].tolist() == [4]
+    assert fit_encoders({"item": codes}, clicked, {"item": "item"}, VocabularyLimits(8, 9, 2)).kept[
+        "item"
+    ].tolist() == [4]
 
 
 def test_codes_out_of_vocabulary_are_row_0():
@@ -156,7 +158,7 @@ def test_the_tables_bring_the_normalisers_back(tmp_path):
 
 
 def test_no_columns_survive_their_tables():
-    empty = fit_encoders({"item": Block(2, {}, {})}, np.array([True, False]), {}, Limits(8, 5, 2))
+    empty = fit_encoders({"item": Block(2, {}, {})}, np.array([True, False]), {}, VocabularyLimits(8, 5, 2))
     back = encoders_from(*empty.tables, [], [])
     assert back.numbers(Block(2, {}, {}), ()).shape == (2, 0)
     assert back.kept == {}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnel.steps.list_validation import Trial, first_within_an_error
+from funnel.steps.list_validation import OrderTrial, first_within_an_error
 from funnel.steps.ordering import rank_chances
 from ranking.list_order import LEAST_SECONDS, Gains, ListOrder, log_of
 
@@ -72,7 +72,7 @@ def test_lists_that_hold_nothing_are_worth_least_and_have_no_error():
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 1)), min_size=1, max_size=6))
 def test_the_preferred_order_is_left_only_for_what_is_clearly_better(behind):
     least = min(value for value, _ in behind)
-    trials = [Trial(ListOrder(), -value, {}, value - least, error) for value, error in behind]
+    trials = [OrderTrial(ListOrder(), -value, {}, value - least, error) for value, error in behind]
     chosen = first_within_an_error(trials)
     assert trials[chosen].behind <= trials[chosen].error
     assert all(trial.behind > trial.error for trial in trials[:chosen])
@@ -88,10 +88,10 @@ def test_what_holds_clearly_less_than_recalls_order_at_any_length_does_harm():
 
 
 def test_an_order_that_does_harm_is_not_chosen():
-    harmful = Trial(ListOrder(), 2.0, {}, -1.0, 0.1, harmless=False)
-    assert first_within_an_error([harmful, Trial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)]) == 1
+    harmful = OrderTrial(ListOrder(), 2.0, {}, -1.0, 0.1, harmless=False)
+    assert first_within_an_error([harmful, OrderTrial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)]) == 1
 
 
 def test_a_trial_that_is_worth_nothing_is_not_chosen():
-    nothing = Trial(ListOrder(), -np.inf, {}, np.inf, np.nan)
-    assert first_within_an_error([nothing, Trial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)]) == 1
+    nothing = OrderTrial(ListOrder(), -np.inf, {}, np.inf, np.nan)
+    assert first_within_an_error([nothing, OrderTrial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)]) == 1

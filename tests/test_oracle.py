@@ -9,13 +9,13 @@ from features.schema import DAY, HOUR
 from features.simulation import world as w
 from features.simulation.oracle import (
     Ask,
-    Pairs,
+    UserItems,
     oracle_lists,
     oracle_share,
     reference_lists,
     seen_before,
 )
-from features.simulation.simulated_log import Log, simulate
+from features.simulation.simulated_log import SimulatedLog, simulate
 from features.simulation.world import Ints, World, WorldConfig, expected_seconds
 from features.vocabulary import Vocabulary
 from funnel.evaluation.simulation_report import policy_seconds
@@ -26,26 +26,26 @@ CONFIG = WorldConfig(
     users=1_200, users_a_day=20, items=300, items_a_day=40, days=4, impressions_a_day=20_000, topics=12
 )
 AT = CONFIG.origin + 3 * DAY + 15 * HOUR
-NOTHING = Pairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+NOTHING = UserItems(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
 @pytest.fixture(scope="module")
-def simulated() -> tuple[World, Log]:
+def simulated() -> tuple[World, SimulatedLog]:
     return simulate(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def world(simulated: tuple[World, Log]) -> World:
+def world(simulated: tuple[World, SimulatedLog]) -> World:
     return simulated[0]
 
 
 @pytest.fixture(scope="module")
-def log(simulated: tuple[World, Log]) -> Log:
+def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
     return simulated[1]
 
 
 @pytest.fixture(scope="module")
-def default() -> tuple[World, Log]:
+def default() -> tuple[World, SimulatedLog]:
     return simulate(WorldConfig())
 
 
@@ -57,7 +57,7 @@ def _rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_the_oracle_lists_the_best_unseen_items_as_brute_force_finds_them(world: World, log: Log) -> None:
+def test_the_oracle_lists_the_best_unseen_items_as_brute_force_finds_them(world: World, log: SimulatedLog) -> None:
     ask, seen = _ask(world, users=30), seen_before(log, AT)
     lists, seconds = oracle_lists(world, ask, seen)
     clicked = set(zip(seen.user_id.tolist(), seen.item_id.tolist(), strict=True))
@@ -69,7 +69,7 @@ def test_the_oracle_lists_the_best_unseen_items_as_brute_force_finds_them(world:
         np.testing.assert_allclose(worth, expected_seconds(world, np.full(10, user), listed, AT))
 
 
-def test_shares_fall_from_the_oracle_over_the_reader_and_the_popular_to_chance(world: World, log: Log) -> None:
+def test_shares_fall_from_the_oracle_over_the_reader_and_the_popular_to_chance(world: World, log: SimulatedLog) -> None:
     ask, seen = _ask(world, users=1_000), seen_before(log, AT)
     lists = reference_lists(world, log, ask, _rng())
     shares = {name: oracle_share(world, ask, items, seen) for name, items in lists.items()}
@@ -78,7 +78,7 @@ def test_shares_fall_from_the_oracle_over_the_reader_and_the_popular_to_chance(w
     assert shares["popular"] > 1.2 * shares["random"] > 0
 
 
-def test_no_reference_list_holds_what_is_seen_or_unpublished_or_twice(world: World, log: Log) -> None:
+def test_no_reference_list_holds_what_is_seen_or_unpublished_or_twice(world: World, log: SimulatedLog) -> None:
     ask, seen = _ask(world), seen_before(log, AT)
     clicked = seen.user_id * 10**9 + seen.item_id
     for lists in reference_lists(world, log, ask, _rng()).values():
@@ -96,14 +96,14 @@ def test_a_list_longer_than_the_catalogue_ends_in_minus_one(world: World) -> Non
     assert oracle_share(world, _ask(world, users=5, k=2_000), lists, NOTHING) == pytest.approx(1)
 
 
-def test_lists_do_not_depend_on_who_else_is_asked_for(world: World, log: Log) -> None:
+def test_lists_do_not_depend_on_who_else_is_asked_for(world: World, log: SimulatedLog) -> None:
     seen = seen_before(log, AT)
     everyone, _ = oracle_lists(world, _ask(world, users=1_200), seen)
     last, _ = oracle_lists(world, Ask(world.user_ids[1_199:1_189:-1], AT, 10), seen)
     np.testing.assert_array_equal(everyone[1_199:1_189:-1], last)
 
 
-def test_half_a_list_has_less_share_and_an_empty_one_none(world: World, log: Log) -> None:
+def test_half_a_list_has_less_share_and_an_empty_one_none(world: World, log: SimulatedLog) -> None:
     ask, seen = _ask(world), seen_before(log, AT)
     lists, seconds = oracle_lists(world, ask, seen)
     half = lists.copy()
@@ -115,7 +115,7 @@ def test_half_a_list_has_less_share_and_an_empty_one_none(world: World, log: Log
 def test_a_seen_item_on_a_list_is_worth_nothing(world: World) -> None:
     ask = _ask(world, users=1, k=2)
     lists, _ = oracle_lists(world, ask, NOTHING)
-    seen = Pairs(ask.users, lists[:, 0])
+    seen = UserItems(ask.users, lists[:, 0])
     (_, second), (best, next_best) = (
         expected_seconds(world, ask.users[[0, 0]], lists[0], AT),
         (oracle_lists(world, ask, seen)[1][0]),
@@ -133,7 +133,7 @@ def test_lists_of_another_shape_or_with_an_item_twice_are_refused(world: World) 
         oracle_lists(world, Ask(world.user_ids[[0, 0]], AT, 2), NOTHING)
 
 
-def test_popular_lists_count_completed_watches_of_the_last_day(world: World, log: Log) -> None:
+def test_popular_lists_count_completed_watches_of_the_last_day(world: World, log: SimulatedLog) -> None:
     one = _one_row_a_user(world, log, hours=[-30, -30, -30, -2, -2, -1, -1, -1], items=[9, 9, 9, 4, 4, 5, 5, 5])
     short = np.where(np.arange(8) >= 6, 0.5, 1e4)
     ask = Ask(world.user_ids[20:21], AT, 2)
@@ -159,7 +159,7 @@ def test_a_policys_draws_are_worth_what_the_world_says_of_each_in_its_slot(world
     assert np.isnan(policy_seconds(world, ids, policy, log.take(np.arange(0)), timestamps_us[:0]))
 
 
-def test_the_default_world_is_large_enough_and_can_be_learnt(default: tuple[World, Log]) -> None:
+def test_the_default_world_is_large_enough_and_can_be_learnt(default: tuple[World, SimulatedLog]) -> None:
     world, log = default
     assert len(log.user_id) >= 500_000
     assert len(np.unique(log.user_id)) >= 5_000
@@ -173,7 +173,7 @@ def test_the_default_world_is_large_enough_and_can_be_learnt(default: tuple[Worl
     assert seconds["oracle"] > seconds["bayes_baseline"]
 
 
-def _holdout_shares(world: World, log: Log) -> dict[str, float]:
+def _holdout_shares(world: World, log: SimulatedLog) -> dict[str, float]:
     """Share of the last tenth's watch seconds that falls on lists of ten made at its start."""
     timestamps_us = log.timestamp.astype(np.int64)
     at = int(timestamps_us[0] + 0.9 * (timestamps_us[-1] - timestamps_us[0]))
@@ -183,13 +183,13 @@ def _holdout_shares(world: World, log: Log) -> dict[str, float]:
     return {name: _share(users, items, log, rows) for name, items in lists.items()}
 
 
-def _share(users: Ints, lists: Ints, log: Log, rows: w.Flags) -> float:
+def _share(users: Ints, lists: Ints, log: SimulatedLog, rows: w.Flags) -> float:
     listed = lists[np.searchsorted(users, log.user_id[rows])] == log.item_id[rows][:, None]
     seconds = log.watch_seconds[rows]
     return float(seconds[listed.any(axis=1)].sum() / seconds.sum())
 
 
-def _one_row_a_user(world: World, log: Log, hours: list[int], items: list[int]) -> Log:
+def _one_row_a_user(world: World, log: SimulatedLog, hours: list[int], items: list[int]) -> SimulatedLog:
     """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
     count = len(items)
     return replace(

@@ -7,9 +7,9 @@ import pytest
 
 from features.asof_features import Block
 from ranking import model
-from ranking.encoders import Limits, fit_encoders
+from ranking.encoders import VocabularyLimits, fit_encoders
 from ranking.losses import LARGEST_LOGIT
-from ranking.model import BLOCKS, Part, Ranker, RankerSpec, space_of
+from ranking.model import BLOCKS, LayerInput, Ranker, RankerSpec, space_of
 
 ROWS = 25
 
@@ -39,7 +39,7 @@ def random_ranker(seed=1, **switches):
     rng, blocks = np.random.default_rng(seed), random_blocks()
     codes = {name: tuple(block.codes) for name, block in blocks.items()}
     spaces = {code: space_of(code) for names in codes.values() for code in names}
-    encoders = fit_encoders(blocks, np.ones(ROWS, bool), spaces, Limits(8, 5, 1))
+    encoders = fit_encoders(blocks, np.ones(ROWS, bool), spaces, VocabularyLimits(8, 5, 1))
     spec = RankerSpec(
         numbers={name: tuple(block.numbers) for name, block in blocks.items()},
         codes=codes,
@@ -121,7 +121,7 @@ def test_nothing_saved_is_a_pickle(tmp_path):
 
 
 def test_an_enormous_logit_never_overflows_and_no_mean_is_above_the_longest_watch_learnt_from():
-    huge, nothing = Part(np.full((1, 1), 1e4, np.float32)), Part(np.zeros((1, 1), np.float32))
+    huge, nothing = LayerInput(np.full((1, 1), 1e4, np.float32)), LayerInput(np.zeros((1, 1), np.float32))
     odds, mean = random_ranker(hidden=(), objective="paper"), random_ranker(hidden=())
     assert odds.expected_seconds(huge, nothing, nothing)[0] == pytest.approx(np.exp(LARGEST_LOGIT) * 1.3)
     assert mean.expected_seconds(huge, nothing, nothing)[0] == pytest.approx(90 * 1.3)

@@ -10,7 +10,7 @@ from features.asof_features import AsOfFeatures
 from features.asof_log import AsOfLog
 from features.side_features import SideFeatures
 from ranking import recommend
-from ranking.encoders import Limits, fit_encoders
+from ranking.encoders import VocabularyLimits, fit_encoders
 from ranking.examples import Exposures, blocks_of
 from ranking.list_order import ListOrder
 from ranking.model import BLOCKS, Ranker, RankerSpec, space_of
@@ -54,7 +54,7 @@ def ranker(features, lists):
     codes = {name: tuple(block.codes) for name, block in blocks.items()}
     spaces = {code: space_of(code) for names in codes.values() for code in names}
     everything = np.ones(blocks["item"].size, bool)
-    encoders = fit_encoders(blocks, everything, spaces, Limits(16, 20, 1))
+    encoders = fit_encoders(blocks, everything, spaces, VocabularyLimits(16, 20, 1))
     spec = RankerSpec(
         numbers={name: tuple(block.numbers) for name, block in blocks.items()},
         codes=codes,

@@ -10,7 +10,7 @@ from features.errors import InputError
 from features.schema import CONTRACTS, DAY, HOUR
 from features.simulation import simulated_log as s
 from features.simulation import world as w
-from features.simulation.simulated_log import Log, load_ground_truth, load_log, simulate, write
+from features.simulation.simulated_log import SimulatedLog, load_ground_truth, load_log, simulate, write
 from features.simulation.world import Floats, Ints, World, WorldConfig, expected_seconds
 
 CONFIG = WorldConfig(
@@ -22,26 +22,26 @@ TINY = WorldConfig(
 
 
 @pytest.fixture(scope="module")
-def simulated() -> tuple[World, Log]:
+def simulated() -> tuple[World, SimulatedLog]:
     return simulate(CONFIG)
 
 
 @pytest.fixture(scope="module")
-def world(simulated: tuple[World, Log]) -> World:
+def world(simulated: tuple[World, SimulatedLog]) -> World:
     return simulated[0]
 
 
 @pytest.fixture(scope="module")
-def log(simulated: tuple[World, Log]) -> Log:
+def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
     return simulated[1]
 
 
 @pytest.fixture(scope="module")
-def tiny() -> tuple[World, Log]:
+def tiny() -> tuple[World, SimulatedLog]:
     return simulate(TINY)
 
 
-def _expected(world: World, log: Log) -> Floats:
+def _expected(world: World, log: SimulatedLog) -> Floats:
     looked = w.examination(world.config.behaviour, log.position)
     return expected_seconds(world, log.user_id, log.item_id, log.timestamp) * looked
 
@@ -52,7 +52,7 @@ def _z(values: Floats, truth: Floats | float) -> float:
     return float(error.mean() / (error.std() / np.sqrt(error.size)))
 
 
-def _microseconds(log: Log) -> Ints:
+def _microseconds(log: SimulatedLog) -> Ints:
     return w.microseconds(log.timestamp)
 
 
@@ -61,13 +61,13 @@ def _published_then(world: World, timestamps_us: Ints) -> Ints:
     return np.searchsorted(np.sort(world.items.published), timestamps_us // HOUR * HOUR, side="right")
 
 
-def test_watched_seconds_agree_with_their_expectation_in_every_bucket(world: World, log: Log) -> None:
+def test_watched_seconds_agree_with_their_expectation_in_every_bucket(world: World, log: SimulatedLog) -> None:
     expected = _expected(world, log)
     for bucket in np.array_split(np.argsort(expected), 12):
         assert abs(_z(log.watch_seconds[bucket], expected[bucket])) < 4
 
 
-def test_seconds_given_a_click_agree_with_their_closed_form(world: World, log: Log) -> None:
+def test_seconds_given_a_click_agree_with_their_closed_form(world: World, log: SimulatedLog) -> None:
     clicks = log.clicked
     user, item = world.user_index(log.user_id[clicks]), world.item_index(log.item_id[clicks])
     log_a = w.reactions(world, user, item, _microseconds(log)[clicks])[1]
@@ -76,7 +76,7 @@ def test_seconds_given_a_click_agree_with_their_closed_form(world: World, log: L
         assert abs(_z(log.watch_seconds[clicks][bucket], expected[bucket])) < 4
 
 
-def test_clicks_follow_the_position_bias(world: World, log: Log) -> None:
+def test_clicks_follow_the_position_bias(world: World, log: SimulatedLog) -> None:
     user, item = world.user_index(log.user_id), world.item_index(log.item_id)
     attraction = w.reactions(world, user, item, _microseconds(log))[0]
     for position in range(1, 13):
@@ -85,18 +85,18 @@ def test_clicks_follow_the_position_bias(world: World, log: Log) -> None:
         assert looked == pytest.approx(position**-CONFIG.behaviour.examination, rel=0.08)
 
 
-def test_the_click_rate_is_that_of_a_feed(log: Log) -> None:
+def test_the_click_rate_is_that_of_a_feed(log: SimulatedLog) -> None:
     assert 0.15 < log.clicked.mean() < 0.35
 
 
-def test_clickbait_is_clicked_much_and_watched_little(world: World, log: Log) -> None:
+def test_clickbait_is_clicked_much_and_watched_little(world: World, log: SimulatedLog) -> None:
     bait = world.items.clickbait[world.item_index(log.item_id)]
     assert log.clicked[bait].mean() > 1.3 * log.clicked[~bait].mean()
     clicked = log.clicked
     assert log.watch_seconds[clicked & bait].mean() < 0.4 * log.watch_seconds[clicked & ~bait].mean()
 
 
-def test_propensities_of_one_slot_sum_to_one_over_all_items(world: World, log: Log) -> None:
+def test_propensities_of_one_slot_sum_to_one_over_all_items(world: World, log: SimulatedLog) -> None:
     feed = _feed_after(world, log, pages=200)
     items = np.arange(CONFIG.items_by(3))
     page, item = (grid.ravel() for grid in np.meshgrid(np.arange(200), items, indexing="ij"))
@@ -109,7 +109,7 @@ def test_propensities_of_one_slot_sum_to_one_over_all_items(world: World, log: L
     np.testing.assert_allclose(total, 1, rtol=1e-9)
 
 
-def test_items_are_shown_as_often_as_their_propensity_says(world: World, log: Log) -> None:
+def test_items_are_shown_as_often_as_their_propensity_says(world: World, log: SimulatedLog) -> None:
     pages = 20_000
     feed = _feed_after(world, log, pages, same_user=True)
     shown = s._filled_pages(feed, np.random.default_rng(1))
@@ -122,7 +122,7 @@ def test_items_are_shown_as_often_as_their_propensity_says(world: World, log: Lo
     assert item.size > 300
 
 
-def test_propensities_of_lower_slots_know_what_stands_above_them(world: World, log: Log) -> None:
+def test_propensities_of_lower_slots_know_what_stands_above_them(world: World, log: SimulatedLog) -> None:
     shown = s._filled_pages(_feed_after(world, log, 20_000, same_user=True), np.random.default_rng(2))
     often = np.argsort(-np.bincount(shown.item[:, 7]))[:25]
     for item in often:
@@ -132,13 +132,13 @@ def test_propensities_of_lower_slots_know_what_stands_above_them(world: World, l
 
 
 @pytest.mark.parametrize("position", [1, 2, 5, 8])
-def test_inverse_propensities_count_the_catalogue_at_every_slot(world: World, log: Log, position: int) -> None:
+def test_inverse_propensities_count_the_catalogue_at_every_slot(world: World, log: SimulatedLog, position: int) -> None:
     rows = log.position == position
     open_to_the_slot = _published_then(world, _microseconds(log)[rows]) - (position - 1)
     assert abs(_z(1 / log.propensity[rows], open_to_the_slot.astype(float))) < 4
 
 
-def test_inverse_propensity_weights_recover_the_value_of_showing_at_random(world: World, log: Log) -> None:
+def test_inverse_propensity_weights_recover_the_value_of_showing_at_random(world: World, log: SimulatedLog) -> None:
     rows = np.flatnonzero(log.position == 1)
     chance = 1 / _published_then(world, _microseconds(log)[rows])
     estimate = log.watch_seconds[rows] * chance / log.propensity[rows]
@@ -151,7 +151,7 @@ def test_inverse_propensity_weights_recover_the_value_of_showing_at_random(world
     assert abs(_z(estimate, value)) < 4
 
 
-def test_what_a_user_clicked_is_shown_again_by_chance_only(world: World, log: Log) -> None:
+def test_what_a_user_clicked_is_shown_again_by_chance_only(world: World, log: SimulatedLog) -> None:
     pair = log.user_id * 10**9 + log.item_id
     first_click = np.sort(np.unique(pair[log.clicked]))
     _, first_row = np.unique(pair[log.clicked], return_index=True)
@@ -165,19 +165,19 @@ def test_what_a_user_clicked_is_shown_again_by_chance_only(world: World, log: Lo
     assert exhausted.mean() < 0.05
 
 
-def test_rows_are_in_time_order_and_never_before_publication(world: World, log: Log) -> None:
+def test_rows_are_in_time_order_and_never_before_publication(world: World, log: SimulatedLog) -> None:
     timestamps_us = _microseconds(log)
     assert (np.diff(timestamps_us) >= 0).all()
     assert (world.items.published[world.item_index(log.item_id)] <= timestamps_us).all()
 
 
-def test_unclicked_rows_have_no_seconds_and_no_watch_is_longer_than_the_video(world: World, log: Log) -> None:
+def test_unclicked_rows_have_no_seconds_and_no_watch_is_longer_than_the_video(world: World, log: SimulatedLog) -> None:
     assert (log.watch_seconds[~log.clicked] == 0).all()
     assert (log.watch_seconds[log.clicked] > 0).all()
     assert (log.watch_seconds <= world.items.duration[world.item_index(log.item_id)]).all()
 
 
-def test_a_page_has_eight_to_twelve_distinct_items(log: Log) -> None:
+def test_a_page_has_eight_to_twelve_distinct_items(log: SimulatedLog) -> None:
     order = np.lexsort((_microseconds(log), log.user_id))
     page = np.cumsum(log.position[order] == 1)
     sizes = np.bincount(page)[1:]
@@ -185,7 +185,7 @@ def test_a_page_has_eight_to_twelve_distinct_items(log: Log) -> None:
     assert len(np.unique(page * 10**9 + log.item_id[order])) == len(order)
 
 
-def test_activity_is_heavy_tailed_and_has_a_daily_rhythm(log: Log) -> None:
+def test_activity_is_heavy_tailed_and_has_a_daily_rhythm(log: SimulatedLog) -> None:
     _, rows = np.unique(log.user_id, return_counts=True)
     assert np.percentile(rows, 99) > 4 * np.median(rows)
     by_hour = np.bincount(_microseconds(log) // HOUR % 24, minlength=24)
@@ -193,7 +193,7 @@ def test_activity_is_heavy_tailed_and_has_a_daily_rhythm(log: Log) -> None:
     assert len(log.user_id) == pytest.approx(CONFIG.days * CONFIG.impressions_a_day, rel=0.1)
 
 
-def test_new_users_come_every_day_and_only_from_their_day_on(world: World, log: Log) -> None:
+def test_new_users_come_every_day_and_only_from_their_day_on(world: World, log: SimulatedLog) -> None:
     user = world.user_index(log.user_id)
     day = world.day_of(_microseconds(log))
     assert (world.users.joined_day[user] <= day).all()
@@ -201,7 +201,7 @@ def test_new_users_come_every_day_and_only_from_their_day_on(world: World, log: 
     assert set(world.users.joined_day[user[newcomers]]) == set(range(CONFIG.days))
 
 
-def test_a_search_comes_just_before_a_page_that_leans_to_its_topic(world: World, log: Log) -> None:
+def test_a_search_comes_just_before_a_page_that_leans_to_its_topic(world: World, log: SimulatedLog) -> None:
     timestamps_us, searched_at = _microseconds(log), w.microseconds(log.searches.timestamp)
     assert (np.diff(searched_at) >= 0).all()
     pages = np.flatnonzero((log.surface == s.SURFACES.index("search")) & (log.position == 1))
@@ -219,14 +219,16 @@ def test_a_search_comes_just_before_a_page_that_leans_to_its_topic(world: World,
     assert of_its_topic.mean() > 0.5
 
 
-def test_a_new_day_leaves_the_rows_of_the_days_before_as_they_are(tiny: tuple[World, Log]) -> None:
+def test_a_new_day_leaves_the_rows_of_the_days_before_as_they_are(tiny: tuple[World, SimulatedLog]) -> None:
     three, four = tiny[1], simulate(TINY.model_copy(update={"days": 4}))[1]
     _assert_begins_with(four, three, skip=("searches",))
     _assert_begins_with(four.searches, three.searches)
     assert len(four.user_id) > len(three.user_id)
 
 
-def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tiny: tuple[World, Log], tmp_path: Path) -> None:
+def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(
+    tiny: tuple[World, SimulatedLog], tmp_path: Path
+) -> None:
     write(*tiny, tmp_path / "one")
     write(*simulate(TINY), tmp_path / "again")
     write(*simulate(TINY.model_copy(update={"seed": 1})), tmp_path / "other")
@@ -236,7 +238,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_others(tiny: tuple
     assert same == {"truth/users.joined_day.npy"}
 
 
-def test_written_tables_keep_the_contract(tiny: tuple[World, Log], tmp_path: Path) -> None:
+def test_written_tables_keep_the_contract(tiny: tuple[World, SimulatedLog], tmp_path: Path) -> None:
     write(*tiny, tmp_path)
     for name, contract in CONTRACTS.items():
         schema = pq.read_schema(tmp_path / f"{name}.parquet")
@@ -247,7 +249,7 @@ def test_written_tables_keep_the_contract(tiny: tuple[World, Log], tmp_path: Pat
     assert not list(tmp_path.rglob("*.partial*"))
 
 
-def test_truth_and_log_come_back_as_they_were_written(tiny: tuple[World, Log], tmp_path: Path) -> None:
+def test_truth_and_log_come_back_as_they_were_written(tiny: tuple[World, SimulatedLog], tmp_path: Path) -> None:
     world, log = tiny
     write(world, log, tmp_path)
     back, log_back = load_ground_truth(tmp_path), load_log(tmp_path)
@@ -258,7 +260,7 @@ def test_truth_and_log_come_back_as_they_were_written(tiny: tuple[World, Log], t
 
 
 @pytest.mark.parametrize("fault", ["absent", "truncated", "config"])
-def test_a_missing_or_damaged_truth_is_refused(tiny: tuple[World, Log], tmp_path: Path, fault: str) -> None:
+def test_a_missing_or_damaged_truth_is_refused(tiny: tuple[World, SimulatedLog], tmp_path: Path, fault: str) -> None:
     write(*tiny, tmp_path)
     damaged = tmp_path / "truth" / ("config.json" if fault == "config" else "levels.npy")
     if fault == "absent":
@@ -279,7 +281,7 @@ def test_users_who_have_seen_nearly_everything_are_still_served() -> None:
     assert ((log.propensity > 0) & (log.propensity <= 1)).all()
 
 
-def _feed_after(world: World, log: Log, pages: int, same_user: bool = False) -> s._Feed:
+def _feed_after(world: World, log: SimulatedLog, pages: int, same_user: bool = False) -> s._Feed:
     """The feed at noon of day 3 for the most active users, or for one of them many times over."""
     top = CONFIG.origin + 3 * DAY + 12 * HOUR
     before = log.clicked & (_microseconds(log) < top)

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from recall.row_adam import RowAdam, Tables, by_code
+from recall.row_adam import EmbeddingTables, RowAdam, by_code
 from recall.tower import ItemFacts, TowerSpec
 from recall.trainer import new_tower
 
@@ -24,7 +24,7 @@ HIDDEN = np.array([[1], [0], [1], [0]], np.float32)
 def tables_of(shape, seed=1):
     rng = np.random.default_rng(seed)
     weights = {name: rng.normal(size=w.shape) for name, w in new_tower(shape, FACTS, rng).weights.items()}
-    return Tables(shape, {name: w.astype(np.float32) for name, w in weights.items()}, FACTS, RATE)
+    return EmbeddingTables(shape, {name: w.astype(np.float32) for name, w in weights.items()}, FACTS, RATE)
 
 
 def dense_adam(values, gradients, rates, beta1=0.9, beta2=0.999):

@@ -20,7 +20,7 @@ import pyarrow as pa
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from features.simulation.oracle import Ask, reference_lists
-from features.simulation.simulated_log import Log, simulate
+from features.simulation.simulated_log import SimulatedLog, simulate
 from features.simulation.world import World, WorldConfig, expected_seconds, microseconds
 from features.vocabulary import Vocabulary
 from funnel.evaluation.simulation_report import policy_seconds
@@ -104,7 +104,7 @@ def trials_of(seed: int, options: argparse.Namespace) -> dict[str, Trial]:
     return {name: _trial(relevant, lists[name], options, rng) for name in POLICIES}
 
 
-def holdout_of(world: World, log: Log) -> RelevantItems:
+def holdout_of(world: World, log: SimulatedLog) -> RelevantItems:
     """The second day's slots; indexes are the world's, counted from 1."""
     cut = np.datetime64(world.config.start.replace(tzinfo=None), "us") + np.timedelta64(1, "D")
     timestamps_us, users = log.timestamp.astype(np.int64), world.user_index(log.user_id)

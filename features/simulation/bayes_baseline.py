@@ -17,11 +17,11 @@ import numpy as np
 
 from features.schema import DAY, HOUR
 from features.simulation import world as w
-from features.simulation.simulated_log import SURFACES, Log, shelves
+from features.simulation.simulated_log import SURFACES, SimulatedLog, shelves
 from features.simulation.world import LEVELS, Floats, Instant, Ints, World
 
 
-def beliefs(world: World, log: Log, at: Instant) -> Floats:
+def beliefs(world: World, log: SimulatedLog, at: Instant) -> Floats:
     """Posterior of tastes by the log before the instant: [users, topics, levels, channels of the topic].
 
     By user index; each [levels, channels] is the joint distribution of the topic's level and of which of its
@@ -40,13 +40,13 @@ def beliefs(world: World, log: Log, at: Instant) -> Floats:
     return belief
 
 
-def _rows_of(world: World, log: Log, day: int, until: int) -> slice:
+def _rows_of(world: World, log: SimulatedLog, day: int, until: int) -> slice:
     start = world.config.origin + day * DAY
     timestamps_us = log.timestamp.astype(np.int64)
     return slice(*np.searchsorted(timestamps_us, [start, max(start, min(start + DAY, until))]))
 
 
-def _reactions_say(world: World, log: Log, rows: slice) -> Floats:
+def _reactions_say(world: World, log: SimulatedLog, rows: slice) -> Floats:
     """Log likelihood of what was clicked and watched: [users, topics, levels, channels of the topic]."""
     user, item = world.user_index(log.user_id[rows]), world.item_index(log.item_id[rows])
     likelihood = _log_likelihood(world, log, rows, user, item)
@@ -58,7 +58,7 @@ def _reactions_say(world: World, log: Log, rows: slice) -> Floats:
     return elsewhere[..., None] + _summed(cell * shape[3] + place[:, None], more_if_favourite, shape)
 
 
-def _log_likelihood(world: World, log: Log, rows: slice, users: Ints, items: Ints) -> Floats:
+def _log_likelihood(world: World, log: SimulatedLog, rows: slice, users: Ints, items: Ints) -> Floats:
     """Log likelihood of each row at every level, not in and in the favourite channel: [n, levels, 2]."""
     behaviour = world.config.behaviour
     language = w.channel_language(world.config)[world.items.channel[items]]
@@ -74,7 +74,7 @@ def _log_likelihood(world: World, log: Log, rows: slice, users: Ints, items: Int
     return np.where(log.clicked[rows, None, None], np.log(click) + watched, np.log1p(-click))
 
 
-def _exposures_say(world: World, log: Log, rows: slice, day: int, belief: Floats) -> Floats:
+def _exposures_say(world: World, log: SimulatedLog, rows: slice, day: int, belief: Floats) -> Floats:
     """Log likelihood of how often each channel was shown, shaped like the belief it starts from."""
     users, shown = _shown(world, log, rows)
     evidence = np.zeros(belief.shape)
@@ -87,7 +87,7 @@ def _exposures_say(world: World, log: Log, rows: slice, day: int, belief: Floats
     return evidence
 
 
-def _shown(world: World, log: Log, rows: slice) -> tuple[Ints, Ints]:
+def _shown(world: World, log: SimulatedLog, rows: slice) -> tuple[Ints, Ints]:
     """Users with pages that no search steered, and what these showed: [users], [users, topics, channels]."""
     config = world.config
     unsteered = log.surface[rows] != SURFACES.index("search")

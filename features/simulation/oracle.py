@@ -15,7 +15,7 @@ from features.errors import InputError
 from features.schema import DAY
 from features.simulation import world as w
 from features.simulation.bayes_baseline import beliefs
-from features.simulation.simulated_log import Log
+from features.simulation.simulated_log import SimulatedLog
 from features.simulation.world import SITUATIONS, Flags, Floats, Instant, Ints, World
 
 # Users whose [users, items] scores are in memory at once.
@@ -36,20 +36,20 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class UserItems:
     """Users and items (raw ids) that belong together row by row: what was seen."""
 
     user_id: Ints
     item_id: Ints
 
 
-def seen_before(log: Log, at: Instant) -> Pairs:
+def seen_before(log: SimulatedLog, at: Instant) -> UserItems:
     """What each user clicked before the instant."""
     rows = log.clicked & (log.timestamp.astype(np.int64) < w.microseconds(at))
-    return Pairs(log.user_id[rows], log.item_id[rows])
+    return UserItems(log.user_id[rows], log.item_id[rows])
 
 
-def oracle_lists(world: World, ask: Ask, seen: Pairs) -> tuple[Ints, Floats]:
+def oracle_lists(world: World, ask: Ask, seen: UserItems) -> tuple[Ints, Floats]:
     """The k unseen items of highest E[seconds] and that expectation, best first: [users, k] each.
 
     Where the catalogue runs out the item is -1 and its expectation 0.
@@ -57,7 +57,7 @@ def oracle_lists(world: World, ask: Ask, seen: Pairs) -> tuple[Ints, Floats]:
     return _best(world, ask, seen, _true_scores(world, ask.at))
 
 
-def oracle_share(world: World, ask: Ask, lists: npt.ArrayLike, seen: Pairs) -> float:
+def oracle_share(world: World, ask: Ask, lists: npt.ArrayLike, seen: UserItems) -> float:
     """Sum of E[seconds] at position 1 over the lists [users, k] of raw items, over that of the oracle's lists.
 
     Row order is that of `ask.users`; -1 is an empty place, and a seen item is worth nothing. NaN without users;
@@ -71,7 +71,7 @@ def oracle_share(world: World, ask: Ask, lists: npt.ArrayLike, seen: Pairs) -> f
     return float(seconds.sum() / best) if best else float("nan")
 
 
-def reference_lists(world: World, log: Log, ask: Ask, rng: np.random.Generator) -> dict[str, Ints]:
+def reference_lists(world: World, log: SimulatedLog, ask: Ask, rng: np.random.Generator) -> dict[str, Ints]:
     """Lists [users, k] of unseen raw items by policy: random, popular, bayes_baseline, oracle.
 
     popular: most completed watches in the 24 hours before the instant (completed: clicked and watched for 10 seconds or
@@ -131,7 +131,7 @@ def _situation_odds(world: World, users: Ints, belief: Floats) -> Floats:
     return np.asarray((known * odds).reshape(users.size, world.config.channels, SITUATIONS))
 
 
-def _popular_scores(world: World, log: Log, at: Instant) -> Scores:
+def _popular_scores(world: World, log: SimulatedLog, at: Instant) -> Scores:
     age = w.microseconds(at) - log.timestamp.astype(np.int64)
     rows = log.clicked & (age > 0) & (age <= POPULAR_WINDOW)
     item = world.item_index(log.item_id[rows])
@@ -140,7 +140,7 @@ def _popular_scores(world: World, log: Log, at: Instant) -> Scores:
     return lambda users: np.tile(watches, (users.size, 1))
 
 
-def _best(world: World, ask: Ask, seen: Pairs, score: Scores) -> tuple[Ints, Floats]:
+def _best(world: World, ask: Ask, seen: UserItems, score: Scores) -> tuple[Ints, Floats]:
     users = world.user_index(ask.users)
     unpublished = world.items.published > w.microseconds(ask.at)
     barred_row, barred_item = _barred(world, users, seen)
@@ -155,7 +155,7 @@ def _best(world: World, ask: Ask, seen: Pairs, score: Scores) -> tuple[Ints, Flo
     return np.where(items == PADDING, PADDING, world.item_ids[items]), scores
 
 
-def _barred(world: World, users: Ints, seen: Pairs) -> tuple[Ints, Ints]:
+def _barred(world: World, users: Ints, seen: UserItems) -> tuple[Ints, Ints]:
     """Rows of the asked users and the items barred there, by row."""
     if np.unique(users).size < users.size:
         raise InputError("lists for a user twice were asked of the simulated world; ask for each user once.")
@@ -180,7 +180,7 @@ def _top(table: Floats, k: int) -> tuple[Ints, Floats]:
     return column, np.pad(np.where(empty, 0.0, value), padding)
 
 
-def _among(world: World, users: Ints, items: Ints, seen: Pairs) -> Flags:
+def _among(world: World, users: Ints, items: Ints, seen: UserItems) -> Flags:
     """Whether each pair was seen: [n] -> [n]."""
     size = len(world.items.channel)
     keys = world.user_index(users) * size + world.item_index(items)

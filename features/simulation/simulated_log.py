@@ -47,7 +47,7 @@ class Searches:
 
 
 @dataclass(frozen=True)
-class Log:
+class SimulatedLog:
     """Impressions by time: raw ids, instants (UTC), codes into DEVICES and SURFACES, positions from 1."""
 
     user_id: Ints
@@ -138,7 +138,7 @@ class _Queries:
     form: Ints
 
 
-def simulate(config: WorldConfig) -> tuple[World, Log]:
+def simulate(config: WorldConfig) -> tuple[World, SimulatedLog]:
     """The world of a configuration and its log: the same seed, the same rows; more days only add rows."""
     world = w.build(config)
     seen = np.array([NO_KEY])
@@ -153,7 +153,7 @@ def simulate(config: WorldConfig) -> tuple[World, Log]:
     return world, _log(world, w.joined(rows), w.joined(searches))
 
 
-def write(world: World, log: Log, out: Path) -> None:
+def write(world: World, log: SimulatedLog, out: Path) -> None:
     """Writes the four tables of the canonical layout and `truth/` (npy and JSON) under `out`.
 
     Every file is renamed into its place, the interactions last: who finds new interactions finds the rest.
@@ -182,11 +182,11 @@ def load_ground_truth(data: Path) -> World:
         ) from fault
 
 
-def load_log(data: Path) -> Log:
+def load_log(data: Path) -> SimulatedLog:
     """The log that `write` kept under `data`."""
     rows = pq.read_table(data / "interactions.parquet")
     searches = pq.read_table(data / "searches.parquet")
-    return Log(
+    return SimulatedLog(
         user_id=rows[t.USER].to_numpy(),
         item_id=rows[t.ITEM].to_numpy(),
         timestamp=_timestamps_us(rows[t.TIMESTAMP]),
@@ -384,9 +384,9 @@ def _with_clicks(seen: Ints, rows: _Rows, items: int) -> Ints:
     return np.insert(seen, places[fresh], keys[fresh])
 
 
-def _log(world: World, rows: _Rows, queries: _Queries) -> Log:
+def _log(world: World, rows: _Rows, queries: _Queries) -> SimulatedLog:
     forms = [[form.format(topic) for form in QUERY_FORMS] for topic in w.topic_names(world.config)]
-    return Log(
+    return SimulatedLog(
         user_id=world.user_ids[rows.user],
         item_id=world.item_ids[rows.item],
         timestamp=rows.timestamp_us.view("datetime64[us]"),
@@ -404,7 +404,7 @@ def _log(world: World, rows: _Rows, queries: _Queries) -> Log:
     )
 
 
-def _interactions_table(log: Log) -> pa.Table:
+def _interactions_table(log: SimulatedLog) -> pa.Table:
     return pa.table(
         {
             t.USER: log.user_id,
@@ -460,7 +460,7 @@ def _users_table(world: World) -> pa.Table:
     )
 
 
-def _searches_table(log: Log) -> pa.Table:
+def _searches_table(log: SimulatedLog) -> pa.Table:
     searches = log.searches
     return pa.table(
         {

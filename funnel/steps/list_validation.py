@@ -71,7 +71,7 @@ def validation_users(context: StepContext) -> Flags:
 
 
 @dataclass(frozen=True)
-class Trial:
+class OrderTrial:
     """One way to order lists on the validation window.
 
     `value` is what is compared: the mean logarithm of the seconds held at 10 and 50 places, or the lower bound of the
@@ -184,13 +184,13 @@ class Validation:
     def _lengths(self) -> list[int]:
         return cutoffs(JUDGED_AT, self.context.config.ranking.top_k)
 
-    def _replayed(self, orders: Sequence[ListOrder], lists: Sequence[Ordered]) -> list[Trial]:
+    def _replayed(self, orders: Sequence[ListOrder], lists: Sequence[Ordered]) -> list[OrderTrial]:
         gains = [self.gains(each.items) for each in lists]
         recalls = next((g for o, g in zip(orders, gains, strict=True) if o.described == RECALLS_ORDER), None)
         harmless = [recalls is None or not held.harms(recalls) for held in gains]
         best = max((g for g, allowed in zip(gains, harmless, strict=True) if allowed), key=lambda each: each.log_total)
         return [
-            Trial(
+            OrderTrial(
                 order,
                 held.log_total,
                 self.shares(each.items),
@@ -201,10 +201,12 @@ class Validation:
             for order, each, held, allowed in zip(orders, lists, gains, harmless, strict=True)
         ]
 
-    def _bounded(self, orders: Sequence[ListOrder], lists: Sequence[Ordered], bounds: Sequence[float]) -> list[Trial]:
+    def _bounded(
+        self, orders: Sequence[ListOrder], lists: Sequence[Ordered], bounds: Sequence[float]
+    ) -> list[OrderTrial]:
         best = max(bounds)
         pairs = zip(orders, lists, bounds, strict=True)
-        return [Trial(order, bound, self.shares(each.items), best - bound, 0.0) for order, each, bound in pairs]
+        return [OrderTrial(order, bound, self.shares(each.items), best - bound, 0.0) for order, each, bound in pairs]
 
     def _bounds(self, lists: Sequence[Ordered]) -> list[float] | None:
         """The lower bound of each list's off-policy estimate in the window's slots; None where there is none."""
@@ -243,7 +245,7 @@ def orders_to_try(context: StepContext, candidates: Candidates) -> list[ListOrde
     return orders + [ListOrder(seconds_weight=0, chance_of=name) for name in (BLENDER, *candidates.ranks)]
 
 
-def first_within_an_error(trials: Sequence[Trial]) -> int:
+def first_within_an_error(trials: Sequence[OrderTrial]) -> int:
     """The first harmless trial, in order of preference, that is not behind the best by more than a standard error.
 
     Seconds are heavy-tailed and validation users few: what is not clearly better is no reason to leave the preferred.
@@ -253,7 +255,7 @@ def first_within_an_error(trials: Sequence[Trial]) -> int:
     return next((number for number, chosen in enumerate(fit) if chosen), 0)
 
 
-def _row(trial: Trial) -> dict[str, Any]:
+def _row(trial: OrderTrial) -> dict[str, Any]:
     return {
         "list": trial.order.described,
         "value": trial.value,
