@@ -25,11 +25,27 @@ class SplitConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: Literal["time", "last", "none"] = "time"
-    label_start: datetime | None = None
-    test_start: datetime | None = None
-    test_end: datetime | None = None
-    test_share: float = Field(0.1, gt=0, lt=0.5)
+    mode: Literal["time", "last", "none"] = Field(
+        "time",
+        description="What is held out: `time` the end of the log, `last` each user's last completed watch, `none` "
+        "nothing.",
+    )
+    label_start: datetime | None = Field(
+        None,
+        description="Instant (UTC) at which history ends and labels begin; unset, the label window is as long as the "
+        "test window (mode `none`: `test_share` of the log's time), and at most half of what precedes it.",
+    )
+    test_start: datetime | None = Field(
+        None,
+        description="Instant (UTC) at which the test window begins and as of which lists are made; unset, "
+        "`test_share` of the log's time before `test_end` (mode `none`: `test_end`).",
+    )
+    test_end: datetime | None = Field(
+        None, description="Instant (UTC) before which the test window ends; unset, just after the log's last row."
+    )
+    test_share: float = Field(
+        0.1, gt=0, lt=0.5, description="Share of the log's time that a derived test window takes."
+    )
 
 
 class Split(BaseModel):

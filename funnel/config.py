@@ -20,11 +20,15 @@ from recall.config import RecallConfig
 
 
 class FeaturesConfig(BaseModel):
-    """The features stage: whether timestamps tell time or only order (None: as split.mode suggests)."""
+    """The features stage: how it reads the log."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    clock: Clock | None = None
+    clock: Clock | None = Field(
+        None,
+        description="Whether timestamps tell `time` or only `order`, in which case nothing reads an hour or an age; "
+        "unset, `order` in split.mode `last`, else `time`.",
+    )
 
 
 class ReportConfig(BaseModel):
@@ -32,7 +36,11 @@ class ReportConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    at: tuple[PositiveInt, ...] = (10, 20, 50, 100, 200)
+    at: tuple[PositiveInt, ...] = Field(
+        (10, 20, 50, 100, 200),
+        description="List lengths, in places, at which metrics are reported; those that lists do not reach are left "
+        "out.",
+    )
 
 
 class FunnelConfig(BaseModel):
@@ -40,16 +48,18 @@ class FunnelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, lt=2**32)
-    cleaning: CleaningConfig = CleaningConfig()
-    split: SplitConfig = SplitConfig()
-    features: FeaturesConfig = FeaturesConfig()
-    recall: RecallConfig = RecallConfig()
-    pre_rank: PreRankConfig = PreRankConfig()
-    ranking: RankingConfig = RankingConfig()
-    re_rank: ReRankConfig = ReRankConfig()
-    report: ReportConfig = ReportConfig()
-    off_policy: OffPolicyConfig = OffPolicyConfig()
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of all randomness but the sample of users.")
+    cleaning: CleaningConfig = Field(
+        CleaningConfig(), description="Which rows are used, and what counts as a completed watch."
+    )
+    split: SplitConfig = Field(SplitConfig(), description="How the log is cut into history, labels and test window.")
+    features: FeaturesConfig = Field(FeaturesConfig(), description="How the features read the log.")
+    recall: RecallConfig = Field(RecallConfig(), description="How candidates are generated.")
+    pre_rank: PreRankConfig = Field(PreRankConfig(), description="What happens between recall and ranking.")
+    ranking: RankingConfig = Field(RankingConfig(), description="How candidates are scored and ordered.")
+    re_rank: ReRankConfig = Field(ReRankConfig(), description="How final lists are made varied and allowed.")
+    report: ReportConfig = Field(ReportConfig(), description="What is reported.")
+    off_policy: OffPolicyConfig = Field(OffPolicyConfig(), description="How lists that were not shown are evaluated.")
 
     @model_validator(mode="after")
     def _pre_rank_fits_between_recall_and_ranking(self) -> Self:
@@ -137,11 +147,11 @@ def _override(values: dict[str, Any], text: str) -> None:
 
 def _is_list(keys: Sequence[str]) -> bool:
     """Whether the field of that name holds several values."""
-    field = _fields(keys[0]).get(keys[-1]) if len(keys) == 2 else None
+    field = fields_of(keys[0]).get(keys[-1]) if len(keys) == 2 else None
     return field is not None and get_origin(field.annotation) is tuple
 
 
-def _fields(section: str) -> dict[str, FieldInfo]:
+def fields_of(section: str) -> dict[str, FieldInfo]:
     """The fields of a section; none where there is no such section."""
     field = FunnelConfig.model_fields.get(section)
     model = field.annotation if field else None
@@ -162,7 +172,7 @@ def _parsed(value: str, several: bool) -> Any:
 
 def _what_there_is(keys: Sequence[str]) -> str:
     """The name that is likest, or all that are there."""
-    there = _fields(keys[0]) if len(keys) > 1 else FunnelConfig.model_fields
+    there = fields_of(keys[0]) if len(keys) > 1 else FunnelConfig.model_fields
     near = get_close_matches(keys[-1], there, 1)
     return f"did you mean `{'.'.join([*keys[:-1], near[0]])}`?" if near else f"there are {', '.join(there)}."
 

@@ -8,55 +8,113 @@ Objective = Literal["exact", "paper", "click", "multi_task"]
 
 
 class PreRankConfig(BaseModel):
-    """The switch between recall and ranking: how many of recall's candidates a light scorer leaves to the ranker.
-
-    0, the default, is off: the ranker reads them all.
-    """
+    """The switch between recall and ranking: how many of recall's candidates a light scorer leaves to the ranker."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    keep: int = Field(0, ge=0, le=10_000)
+    keep: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Number of recall's candidates that a light scorer, distilled from the ranker, leaves to it; 0 is "
+        "off and the ranker reads all.",
+    )
 
 
 class RankingConfig(BaseModel):
-    """The ranking stage: how long the lists are, what the net looks like, how it is trained.
-
-    Lists are ordered by log E[T | shown] + `chance_weight` log P(next); None: chosen on the validation window's lists.
-    `powers` feeds x^2 and sqrt(x) beside each number x.
-    `measured_in`: the odds of `exact` and of `multi_task` are of seconds, or of watches as long as the item is.
-    Where the log does not say what was shown, rows are recall's lists, thinned to `negatives_per_user` unwatched items;
-    without `hard_negatives` these are any items of the catalogue. With `recall_prior` the net starts from recall's log
-    chance of a candidate, and learns what to change.
-    `pairwise` weighs the order of rows by their seconds beside the odds of the objectives `exact` and `paper`.
-    `without` names columns that the net does not read, by shell patterns: what they are worth is what is lost.
-    """
+    """The ranking stage: how long the lists are, what the net looks like, how it is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    top_k: int = Field(50, ge=1, le=10_000)
-    chance_weight: float | None = Field(None, ge=0)
-    objective: Objective = "exact"
-    measured_in: Literal["seconds", "length"] = "length"
-    pairwise: float = Field(1.0, ge=0)
-    hidden: tuple[PositiveInt, ...] = Field((256, 128, 64), max_length=4)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    powers: bool = True
-    vocabulary: int = Field(50_000, ge=0)
-    vocabulary_clicks: int = Field(100, ge=1)
-    quantiles: int = Field(128, ge=2, le=10_000)
-    batch: int = Field(512, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    epochs: int = Field(12, ge=1)
-    patience: int = Field(6, ge=1)
-    validation_share: float = Field(0.1, gt=0, lt=1)
-    refit: bool = True
-    recall_prior: bool = True
-    hard_negatives: bool = True
-    negatives_per_user: int = Field(40, ge=1)
-    seconds_cap_quantile: float = Field(0.99, gt=0.5, le=1)
-    calibration: Literal["none", "scale"] = "scale"
-    without: tuple[str, ...] = ()
+    top_k: int = Field(50, ge=1, le=10_000, description="Number of recommendations a user.")
+    chance_weight: float | None = Field(
+        None,
+        ge=0,
+        description="Weight lambda in the order of lists, log E[T | shown] + lambda log P(next); 0 is the paper's "
+        "order; unset, it is chosen on the validation window's lists.",
+    )
+    objective: Objective = Field(
+        "exact",
+        description="What the odds are trained to be: `exact` E[T], `paper` E[T] / (1 - p) (section 4.2), `click` "
+        "only clicks, or `multi_task` clicks, and E[T] given one.",
+    )
+    measured_in: Literal["seconds", "length"] = Field(
+        "length",
+        description="Unit of the odds of `exact` and `multi_task` in training: `seconds`, or `length` for multiples "
+        "of the item's duration; served values are in seconds either way.",
+    )
+    pairwise: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the order of rows by their seconds beside the odds of `exact` and `paper`; 0 leaves it "
+        "out, as the paper does.",
+    )
+    hidden: tuple[PositiveInt, ...] = Field(
+        (256, 128, 64),
+        max_length=4,
+        description="Units of each hidden layer, up to four layers; none for a linear model (paper, section 4.3).",
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of the units of each hidden layer that a training step leaves out."
+    )
+    powers: bool = Field(
+        True, description="Whether x^2 and sqrt(x) are read beside each number x in [0, 1] (paper, section 4.1)."
+    )
+    vocabulary: int = Field(
+        50_000,
+        ge=0,
+        description="Ids that have an embedding of their own at most, in each id space, the most clicked first "
+        "(paper, section 4.1).",
+    )
+    vocabulary_clicks: int = Field(100, ge=1, description="Clicks that an id must have to get an embedding of its own.")
+    quantiles: int = Field(
+        128,
+        ge=2,
+        le=10_000,
+        description="Points at which a number's distribution is kept to normalise it to [0, 1] (paper, section 4.1).",
+    )
+    batch: int = Field(512, ge=1, description="Rows a training step.")
+    learning_rate: float = Field(
+        2e-3, gt=0, description="Learning rate of AdamW at the start; it falls to 0 along a cosine."
+    )
+    weight_decay: float = Field(
+        0.1, ge=0, description="Weight decay of the dense layers' kernels; a long training gets proportionally less."
+    )
+    epochs: int = Field(12, ge=1, description="Epochs at most; the validation rows choose how many.")
+    patience: int = Field(6, ge=1, description="Epochs without a lower validation loss that end training.")
+    validation_share: float = Field(0.1, gt=0, lt=1, description="Share of the rows, the last by time, that validate.")
+    refit: bool = Field(
+        True, description="Whether the net is trained again on all rows once the validation rows have chosen the epoch."
+    )
+    recall_prior: bool = Field(
+        True,
+        description="Whether the net starts from recall's log chance of a candidate and learns what to change, where "
+        "the log does not say what was shown.",
+    )
+    hard_negatives: bool = Field(
+        True,
+        description="Whether unwatched rows are of recall's lists rather than any items of the catalogue, where the "
+        "log does not say what was shown.",
+    )
+    negatives_per_user: int = Field(
+        40, ge=1, description="Unwatched rows a list, where the log does not say what was shown."
+    )
+    seconds_cap_quantile: float = Field(
+        0.99,
+        gt=0.5,
+        le=1,
+        description="Quantile of clicked watch seconds to which longer ones are cut in training; a final scale "
+        "restores the mean.",
+    )
+    calibration: Literal["none", "scale"] = Field(
+        "scale",
+        description="How the level of predicted seconds is corrected: `scale` by one factor from the validation rows, "
+        "or `none`.",
+    )
+    without: tuple[str, ...] = Field(
+        (),
+        description="Columns that the net does not read, by name or shell pattern; `docs/features.md` has their names.",
+    )
 
     @field_validator("without")
     @classmethod
@@ -71,14 +129,24 @@ class RankingConfig(BaseModel):
 
 
 class OffPolicyConfig(BaseModel):
-    """The policy that is evaluated, a softmax over the first `k` places of a list, and when an estimate is refused.
-
-    `random_exposure` says that the log showed all items of its catalogue alike: it then needs no propensities.
-    """
+    """The policy that is evaluated, a softmax over the first `k` places of a list, and when an estimate is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    k: int = Field(50, ge=1, le=1_000)
-    temperature: float = Field(1.0, gt=0)
-    least_effective_sample: float = Field(100.0, ge=1)
-    random_exposure: bool = False
+    k: int = Field(
+        50,
+        ge=1,
+        le=1_000,
+        description="Places of a list over which the policy that is evaluated chooses, at most the list's length.",
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="Temperature of that policy, the softmax of -log(place) / temperature."
+    )
+    least_effective_sample: float = Field(
+        100.0, ge=1, description="Effective sample, in logged slots, below which there is no estimate."
+    )
+    random_exposure: bool = Field(
+        False,
+        description="Whether the log showed items uniformly at random; the propensity is then 1 / the number of items "
+        "known.",
+    )

@@ -26,24 +26,46 @@ DAY_MILLISECONDS = 86_400_000
 
 
 class CleaningConfig(BaseModel):
-    """Which rows are used, and what counts as a completed watch.
-
-    A *watch* is a clicked row. `sample_users` takes that many users by a stable hash of `seed` and id.
-    """
+    """Which rows are used, and what counts as a completed watch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sample_users: int | None = Field(None, ge=1, description="keep this many users, the same at every run")
-    seed: int = Field(0, description="another seed samples other users")
-    last_days: float | None = Field(None, gt=0, description="keep the days before the log's last row")
-    known_items_only: bool = Field(False, description="drop rows of items that the items table lacks")
-    no_exposure_before_publication: bool = Field(False, description="drop rows older than their item")
-    min_watch_seconds: float | None = Field(None, ge=0, description="a shorter watch becomes not clicked")
-    min_history: int | None = Field(None, ge=1, description="drop users with fewer watches")
-    max_history: int | None = Field(None, ge=1, description="drop users with more watches")
-    max_rejected_share: float = Field(0.01, ge=0, le=1, description="faulty rows tolerated before refusing")
-    completed_seconds: float = Field(10.0, ge=0, description="seconds that complete any watch")
-    completed_share: float = Field(0.5, ge=0, le=1, description="share of the duration that completes it")
+    sample_users: int | None = Field(
+        None,
+        ge=1,
+        description="Number of users kept, drawn by a stable hash of `cleaning.seed` and their id; unset keeps all.",
+    )
+    seed: int = Field(0, description="Seed of the sample of users: another one draws other users.")
+    last_days: float | None = Field(
+        None, gt=0, description="Number of days kept, counted back from the log's last row; unset keeps all."
+    )
+    known_items_only: bool = Field(False, description="Whether to drop rows of items that the table `items` lacks.")
+    no_exposure_before_publication: bool = Field(
+        False, description="Whether to drop rows that are earlier than the publication of their item."
+    )
+    min_watch_seconds: float | None = Field(
+        None, ge=0, description="Seconds below which a click counts as none; unset keeps every click."
+    )
+    min_history: int | None = Field(
+        None, ge=1, description="Clicks that a user needs to be kept; unset keeps everybody."
+    )
+    max_history: int | None = Field(
+        None, ge=1, description="Clicks above which a user is dropped; unset keeps everybody."
+    )
+    max_rejected_share: float = Field(
+        0.01, ge=0, le=1, description="Share of faulty rows that are set aside before the log is refused."
+    )
+    completed_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="Watch seconds that complete a watch of any item; a click of unknown seconds is complete.",
+    )
+    completed_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the item's duration that completes a watch, where that is less than `completed_seconds`.",
+    )
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
