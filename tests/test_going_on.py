@@ -15,7 +15,7 @@ from recall import batches, validator
 from recall.checkpoints import Checkpoints
 from recall.config import RecallConfig
 from recall.inputs import ModelInputs, UserInputs
-from recall.train import TrainingJob, roll
+from recall.train import TrainingJob, train_incrementally
 
 USERS, ITEMS, CHANNELS = 80, 60, 5
 # Items 1..44 are shown from the start on, two more every 40 from 120 on; the last six are published at 600 and never
@@ -59,7 +59,7 @@ def same(first, second):
 @pytest.fixture(scope="module")
 def calm():
     """Towers and epochs of training that nobody disturbed."""
-    return roll(training_job_of())
+    return train_incrementally(training_job_of())
 
 
 class Killed(BaseException):
@@ -78,7 +78,7 @@ def test_training_killed_in_the_warm_up_and_in_the_refresh_ends_in_the_same_towe
             told.append(row)
 
         with contextlib.suppress(Killed):
-            towers, epochs = roll(training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=tell))
+            towers, epochs = train_incrementally(training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=tell))
             break
         killed += 1
     assert killed == len(epochs) - 1 == 3
@@ -88,9 +88,9 @@ def test_training_killed_in_the_warm_up_and_in_the_refresh_ends_in_the_same_towe
 
 
 def test_finished_towers_are_taken_as_they_are(calm, tmp_path):
-    first = roll(training_job_of(checkpoints=Checkpoints(tmp_path)))
+    first = train_incrementally(training_job_of(checkpoints=Checkpoints(tmp_path)))
     told = []
-    again = roll(training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=told.append))
+    again = train_incrementally(training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=told.append))
     assert told == []
     assert again[1] == first[1] == calm[1]
     assert all(same(*pair) for pair in zip(again[0], calm[0], strict=True))
@@ -106,7 +106,7 @@ def test_a_category_that_grows_between_towers_is_learnt_by_the_later_one():
     config = CONFIG.model_copy(update={"epochs": 1, "refresh_epochs": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recall.inputs.USERS_A_CATEGORY", 10)
-        towers, _ = roll(training_job_of(config, grown))
+        towers, _ = train_incrementally(training_job_of(config, grown))
     assert [tower.shape.categories for tower in towers] == [{"region": 3}, {"region": 4}]
     assert [len(tower.weights["category_region"]) for tower in towers] == [3, 4]
     assert towers[1].weights["kernel0"].shape == towers[0].weights["kernel0"].shape
@@ -122,7 +122,7 @@ def test_a_refresh_keeps_the_earlier_rows_and_layers_and_adds_new_items():
     grown = replace(model_inputs, items=vocabulary, side=sides)
     still = CONFIG.model_copy(update={"learning_rate": 1e-30, "epochs": 1, "refresh_epochs": 1})
     split = WINDOWS.model_copy(update={"label_start": 950, "test_start": 980})
-    (old, new), epochs = roll(training_job_of(still, grown, split=split))
+    (old, new), epochs = train_incrementally(training_job_of(still, grown, split=split))
     assert [old.shape.as_of, new.shape.as_of] == [950, 980]
     assert (old.shape.items, new.shape.items) == (ITEMS, ITEMS + 2)
     for name, weights in old.weights.items():
@@ -143,7 +143,7 @@ def fitted():
         for told in (True, False):
             model_inputs = world() if told else replace(world(), side=SideFeatures({}, {}, {}))
             job = training_job_of(CONFIG.model_copy(update={"epochs": 8, "patience": 8}), model_inputs)
-            found[told] = roll(job)[0][-1], job.model_inputs.user_inputs
+            found[told] = train_incrementally(job)[0][-1], job.model_inputs.user_inputs
     return found
 
 

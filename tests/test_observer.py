@@ -219,7 +219,7 @@ def test_curves_are_by_tower_and_a_run_that_found_them_made_has_them_too(store: 
 
 def test_the_report_s_pictures_are_with_the_summary_and_the_stages_theirs_with_them(store: Store) -> None:
     (run, _) = store.runs("funnel")
-    pictures = {f"report/{name}.png" for name in ("waterfall", "slices", "channels", "calibration", "seconds")}
+    pictures = {f"report/{name}.png" for name in ("waterfall", "slices", "generators", "calibration", "seconds")}
     assert pictures <= store.files(run, "report")
     assert "towers/loss.png" in store.files(store.runs("recall")[0], "towers")
     assert store.files(store.runs("ranking")[0], "report") == set()

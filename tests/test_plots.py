@@ -129,8 +129,8 @@ def test_shares_are_bars_in_per_cent_by_row_and_column_and_nan_has_none(tmp_path
 
 
 def test_a_small_share_has_a_scale_and_a_value_of_its_own(tmp_path, panels):
-    report = {f"recall.channel_{name}@50/new_items": share for name, share in (("named", 0.9), ("hits", 0.8))}
-    draw_recall(report | {"recall.channel_unique_hits@50/new_items": 0.003}, tmp_path)
+    report = {f"recall.generator_{name}@50/new_items": share for name, share in (("named", 0.9), ("hits", 0.8))}
+    draw_recall(report | {"recall.generator_unique_hits@50/new_items": 0.003}, tmp_path)
     shares, alone = panels
     assert [text.get_text() for text in shares.get_yticklabels()] == ["new items"]
     assert alone.patches[0].get_width() == pytest.approx(0.3)

@@ -21,7 +21,7 @@ def test_no_index_is_no_row() -> None:
     assert (len(rows), len(places)) == (0, 0)
 
 
-@pytest.mark.parametrize("split", [(4,), (1, 2, 4)])
+@pytest.mark.parametrize("windows", [(4,), (1, 2, 4)])
 def test_means_and_their_gradient_are_those_of_each_bag_by_itself(windows: tuple[int, ...]) -> None:
     rng = np.random.default_rng(len(windows))
     bags = rng.integers(0, 6, (9, 5)).astype(np.int32)

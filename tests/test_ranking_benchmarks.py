@@ -124,7 +124,7 @@ def test_duration_alone_is_the_mean_seconds_of_like_durations_and_each_line_is_j
     contest = Contest(RankingConfig(), "seconds", rows, held, truth)
     assert peer.duration_means(contest).tolist() == [1, 10, 8]
     contest = replace(contest, truth=GroundTruth(np.ones(3), np.ones(3, bool), np.array([2.0, 5, 8])))
-    row = peer.evaluation(contest, np.array([1.0, 10, 8]))
+    row = peer.evaluated(contest, np.array([1.0, 10, 8]))
     assert row["ratio"] == pytest.approx(19 / 15)
     ratios = {name: value for name, value in row.items() if name.startswith(peer.SLICE)}
     assert ratios == {"ratio/duration_unknown": 1, "ratio/duration_10_to_20": 0.5, "ratio/duration_over_60": 2}
@@ -235,7 +235,7 @@ def test_a_pair_counts_as_right_unless_it_is_in_the_wrong_order() -> None:
     seconds, predicted = rng.integers(0, 5, 60).astype(float), rng.integers(0, 7, 60).astype(float)
     one, other = np.triu_indices(60, 1)
     wrong = (seconds[one] - seconds[other]) * (predicted[one] - predicted[other]) < 0
-    assert kuairand_cwm.evaluation(seconds, predicted)["XAUC"] == pytest.approx(1 - wrong.mean())
+    assert kuairand_cwm.evaluated(seconds, predicted)["XAUC"] == pytest.approx(1 - wrong.mean())
 
 
 def kuairand_rows(play: list[int], duration: list[int], days: list[int]) -> pd.DataFrame:
@@ -275,7 +275,7 @@ def test_long_views_are_the_clicks_and_popularity_counts_them_before_the_test() 
 
 def test_a_user_without_a_long_view_counts_nothing_in_ndcg_and_is_left_out_of_gauc() -> None:
     truth = GroundTruth(np.array([1, 1, 2, 2]), np.array([True, False, False, False]), np.zeros(4))
-    row = kuairand_long_view.evaluation(truth, np.array([2.0, 1.0, 2.0, 1.0]))
+    row = kuairand_long_view.evaluated(truth, np.array([2.0, 1.0, 2.0, 1.0]))
     assert (row["GAUC"], row["nDCG@5"], row["test rows"]) == (1, 0.5, 4)
 
 

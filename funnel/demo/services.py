@@ -278,7 +278,7 @@ def _airflow_settings(services: Services) -> dict[str, str]:
 
 def dags_folder() -> Path:
     """The DAG files beside the packages; InputError where the packages are installed without the repository."""
-    folder = Path(__file__).resolve().parent.parent / "dags"
+    folder = Path(__file__).resolve().parents[2] / "dags"
     if not folder.is_dir():
         raise InputError(f"{folder}: the DAG files are not there; run from a checkout that was installed with `-e`.")
     return folder
