@@ -110,7 +110,7 @@ def test_what_a_killed_start_has_left_behind_is_found_and_stopped(services: s.Se
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from funnel import services as s\n"
+        "from funnel.demo import services as s\n"
         "services = s.Services.model_validate_json(sys.argv[1])\n"
         "s.spawn(services, 'sleeper', ['sleep', '300'])\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -215,7 +215,7 @@ def test_a_demo_without_its_data_is_refused_before_anything_starts(
 def test_an_interrupted_demo_leaves_no_process_behind(services: s.Services, interruption: signal.Signals) -> None:
     script = (
         "import signal, sys, time\n"
-        "from funnel import demo, services as s\n"
+        "from funnel.demo import demo, services as s\n"
         # What a shell starts in the background is born deaf to Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "services = s.Services.model_validate_json(sys.argv[1])\n"
