@@ -1,4 +1,4 @@
-"""Recall's opinion of an exposure, from the tower as it stood before it: a feature of the ranker."""
+"""Tower-score features of an exposure, from the tower as it stood before it, for the ranker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ CONFIG = RecallConfig(
 
 
 def world(seed=0, watches=24):
-    """ModelInputs of a log in which everybody watches two channels; a region of users that comes late."""
+    """Model inputs of a log in which everybody watches two channels; a region of users that comes late."""
     rng, n = np.random.default_rng(seed), (USERS - 1) * watches
     users, timestamps_us = np.repeat(np.arange(1, USERS), watches), rng.integers(0, 1000, (USERS - 1, watches))
     timestamps_us = np.sort(timestamps_us, axis=1).ravel()

@@ -123,7 +123,7 @@ def _features(layout: Layout, rows: pd.DataFrame, options: Namespace, home: Path
 
 
 def _rows(context: StepContext) -> RankingRows:
-    """Every row of the log, without recall's opinion of it."""
+    """Every row of the log, without tower-score features."""
     log = context.impressions
     blocks = blocks_of(context.features, Exposures(log.users, log.items, log.timestamps_us, {}))
     ones, nowhere = np.ones(len(log.users)), np.zeros(len(log.users), np.int32)

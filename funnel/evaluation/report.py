@@ -182,8 +182,3 @@ def _number(value: float) -> float | int | None:
     if isinstance(value, int):
         return value
     return None if math.isnan(value) else float(value)
-
-
-def flat_metrics(report: Mapping[str, Any]) -> Metrics:
-    """The report's metrics alone, null ones left out."""
-    return {name: float(value) for name, value in report.items() if name != "run" and value is not None}
