@@ -21,7 +21,7 @@ check: $(STAMP) ## Lint, format, types
 	$(BIN)/ruff format --check .
 	$(RUN) $(BIN)/mypy
 
-bench: $(STAMP) ## SideFeatures-by-side measurements, each a table
+bench: $(STAMP) ## Side-by-side measurements, each a table
 	$(RUN) $(BIN)/funnel bench
 
 stop: ## End what `make demo` has started

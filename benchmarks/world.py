@@ -1,4 +1,6 @@
-"""Seconds to simulate a million impressions, and what they are written in. Run: `funnel bench world`."""
+"""Seconds to simulate a million impressions, and what they are written in. Run: `funnel bench
+world`.
+"""
 
 import tempfile
 import time
@@ -16,9 +18,14 @@ RUNS = 3
 
 
 def main(arguments: Sequence[str]) -> list[dict[str, Any]]:
-    """Print the median of three runs of the default world, and of one of about a million impressions."""
+    """Print the median of three runs of the default world, and of one of about a million
+    impressions.
+    """
     options = _parsed(arguments)
-    worlds = {"default": WorldConfig(), "larger": WorldConfig(impressions_a_day=options.impressions_a_day)}
+    worlds = {
+        "default": WorldConfig(),
+        "larger": WorldConfig(impressions_a_day=options.impressions_a_day),
+    }
     rows = [{"world": name} | measured(config) for name, config in worlds.items()]
     publish("world", rows, options.tracking)
     return rows

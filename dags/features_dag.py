@@ -1,7 +1,8 @@
 """# features
 
-Turns the cleaned log into what both models learn from: the split, the vocabulary learnt before the instant, the
-impressions, each user's history once, the samples that are views into it, and the side columns of users and items.
+Turns the cleaned log into what both models learn from: the split, the vocabulary learnt before the
+instant, the impressions, each user's history once, the samples that are views into it, and the side
+columns of users and items.
 
 Follows the asset `interactions`; on the play button it takes the newest event.
 """
@@ -18,7 +19,9 @@ INTERACTIONS, HISTORIES = Asset("interactions"), Asset("histories")
 
 @task(inlets=[INTERACTIONS])
 def request(triggering_asset_events: Any, inlet_events: Any) -> airflow_tasks.Json:
-    """What this run is asked to do: the request in the event that started it, else in the newest event."""
+    """What this run is asked to do: the request in the event that started it, else in the newest
+    event.
+    """
     return airflow_tasks.received(
         triggering_asset_events.get(INTERACTIONS) or inlet_events[INTERACTIONS], INTERACTIONS.name
     )
@@ -56,7 +59,9 @@ def samples(request: airflow_tasks.Json) -> airflow_tasks.Json:
 
 @task(outlets=[HISTORIES])
 def profiles(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
-    """Side columns of users and items. The stage's last: its asset event says that the whole stage stands."""
+    """Side columns of users and items. The stage's last: its asset event says that the whole stage
+    stands.
+    """
     outcome = airflow_tasks.make("profiles", request)
     outlet_events[HISTORIES].extra = airflow_tasks.onward(request, "features")
     return outcome
@@ -76,7 +81,9 @@ with DAG(
         "retries": 2,
         "retry_delay": timedelta(seconds=airflow_tasks.retry_seconds()),
         "retry_exponential_backoff": 2,
-        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.InputError", RetryAction.FAIL)]),
+        "retry_policy": ExceptionRetryPolicy(
+            [RetryRule("features.errors.InputError", RetryAction.FAIL)]
+        ),
         "on_failure_callback": airflow_tasks.close_as_failed,
     },
 ):

@@ -1,10 +1,11 @@
 """# ingest
 
-Reads the raw log of a source, cleans it and keeps it as the artefact `interactions`. Its asset event carries the whole
-request, and the DAGs `features`, `recall` and `ranking` follow one after the other.
+Reads the raw log of a source, cleans it and keeps it as the artefact `interactions`. Its asset
+event carries the whole request, and the DAGs `features`, `recall` and `ranking` follow one after
+the other.
 
-Runs every night, and on the play button with other Params. Where data, configuration and code are unchanged nothing
-runs and no event is sent, so a rerun costs a second.
+Runs every night, and on the play button with other Params. Where data, configuration and code are
+unchanged nothing runs and no event is sent, so a rerun costs a second.
 """
 
 import os
@@ -21,7 +22,16 @@ PARAMS = {
     "source": Param(
         os.environ.get("WATCHFUNNEL_SOURCE", "canonical"),
         description="The layout of the data",
-        enum=["canonical", "globo", "kuairand", "kuairec", "movielens", "news", "recbole", "simulated"],
+        enum=[
+            "canonical",
+            "globo",
+            "kuairand",
+            "kuairec",
+            "movielens",
+            "news",
+            "recbole",
+            "simulated",
+        ],
         type="string",
     ),
     "data": Param(
@@ -53,13 +63,17 @@ PARAMS = {
 
 @task.short_circuit
 def request(params: dict[str, Any], run_id: str) -> airflow_tasks.Json | None:
-    """What this run is asked to do, from the Params; the run ends here where every artefact is up to date."""
+    """What this run is asked to do, from the Params; the run ends here where every artefact is up
+    to date.
+    """
     return airflow_tasks.asked(params, run_id)
 
 
 @task(outlets=[INTERACTIONS])
 def interactions(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
-    """The cleaned log, sorted by user and time, with a table of the rows that were set aside and why."""
+    """The cleaned log, sorted by user and time, with a table of the rows that were set aside and
+    why.
+    """
     outcome = airflow_tasks.make("interactions", request)
     outlet_events[INTERACTIONS].extra = airflow_tasks.onward(request, "ingest")
     return outcome
@@ -80,7 +94,9 @@ with DAG(
         "retries": 2,
         "retry_delay": timedelta(seconds=airflow_tasks.retry_seconds()),
         "retry_exponential_backoff": 2,
-        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.InputError", RetryAction.FAIL)]),
+        "retry_policy": ExceptionRetryPolicy(
+            [RetryRule("features.errors.InputError", RetryAction.FAIL)]
+        ),
         "on_failure_callback": airflow_tasks.close_as_failed,
     },
 ):

@@ -1,9 +1,11 @@
 """# ranking
 
-Orders each user's candidates: builds the ranking rows, trains the ranker, chooses on validation lists how expected
-watch seconds and the chance to be watched next make one order, writes the lists, and judges them on the test window.
+Orders each user's candidates: builds the ranking rows, trains the ranker, chooses on validation
+lists how expected watch seconds and the chance to be watched next make one order, writes the lists,
+and judges them on the test window.
 
-Follows the asset `candidates`; on the play button it takes the newest event. Its last task ends the run in MLflow.
+Follows the asset `candidates`; on the play button it takes the newest event. Its last task ends the
+run in MLflow.
 """
 
 from datetime import timedelta
@@ -18,13 +20,19 @@ CANDIDATES, RECOMMENDATIONS = Asset("candidates"), Asset("recommendations")
 
 @task(inlets=[CANDIDATES])
 def request(triggering_asset_events: Any, inlet_events: Any) -> airflow_tasks.Json:
-    """What this run is asked to do: the request in the event that started it, else in the newest event."""
-    return airflow_tasks.received(triggering_asset_events.get(CANDIDATES) or inlet_events[CANDIDATES], CANDIDATES.name)
+    """What this run is asked to do: the request in the event that started it, else in the newest
+    event.
+    """
+    return airflow_tasks.received(
+        triggering_asset_events.get(CANDIDATES) or inlet_events[CANDIDATES], CANDIDATES.name
+    )
 
 
 @task
 def ranking_rows(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """One row an impression: features as of its instant, what was clicked and for how long it was watched."""
+    """One row an impression: features as of its instant, what was clicked and for how long it was
+    watched.
+    """
     return airflow_tasks.make("ranking_rows", request)
 
 
@@ -36,13 +44,17 @@ def ranker(request: airflow_tasks.Json) -> airflow_tasks.Json:
 
 @task
 def list_order(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """How lists are ordered: by expected seconds and by the chance of a watch, as the validation window's lists say."""
+    """How lists are ordered: by expected seconds and by the chance of a watch, as the validation
+    window's lists say.
+    """
     return airflow_tasks.make("list_order", request)
 
 
 @task
 def pre_ranker(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """The light scorer that leaves the ranker a part of the candidates, where `pre_rank.keep` asks for it."""
+    """The light scorer that leaves the ranker a part of the candidates, where `pre_rank.keep` asks
+    for it.
+    """
     return airflow_tasks.make("pre_ranker", request)
 
 
@@ -75,7 +87,9 @@ with DAG(
         "retries": 2,
         "retry_delay": timedelta(seconds=airflow_tasks.retry_seconds()),
         "retry_exponential_backoff": 2,
-        "retry_policy": ExceptionRetryPolicy([RetryRule("features.errors.InputError", RetryAction.FAIL)]),
+        "retry_policy": ExceptionRetryPolicy(
+            [RetryRule("features.errors.InputError", RetryAction.FAIL)]
+        ),
         "on_failure_callback": airflow_tasks.close_as_failed,
     },
 ):

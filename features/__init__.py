@@ -1,1 +1,3 @@
-"""From an interaction log to what models read: tables, split, vocabularies, histories, samples, as-of features."""
+"""From an interaction log to what models read: tables, split, vocabularies, histories, samples,
+as-of features.
+"""

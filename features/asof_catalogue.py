@@ -1,8 +1,10 @@
-"""The declared catalogue of point-in-time (as-of) features: what the ranker is told, in the order in which it reads it.
+"""The declared catalogue of point-in-time (as-of) features: what the ranker is told, in the order
+in which it reads it.
 
 A new feature is one entry, and a formula where none fits. From the entries the columns are built
-(`features.asof_features`), the leakage check runs over what they build, `ranking.without` is held against their names,
-and `docs/features.md` is written. The first line of a formula's docstring says what the feature means.
+(`features.asof_features`), the leakage check runs over what they build, `ranking.without` is held
+against their names, and `docs/features.md` is written. The first line of a formula's docstring says
+what the feature means.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +18,16 @@ import numpy.typing as npt
 from features.asof_counts import NEVER
 from features.asof_log import GROUP_KEYS, AsOfRows, GroupRows, Need
 from features.expected_counts import HALF_LENGTH, HALF_SHOWN, OWN_PRIOR_ROWS, PRIOR_SHOWN, log_ratio
-from features.schema import CHANNEL, DAY, DEVICE, DURATION_SECONDS, HOUR, PUBLISHED_AT, SURFACE, TOPICS
+from features.schema import (
+    CHANNEL,
+    DAY,
+    DEVICE,
+    DURATION_SECONDS,
+    HOUR,
+    PUBLISHED_AT,
+    SURFACE,
+    TOPICS,
+)
 
 Float64 = npt.NDArray[np.float64]
 Values = npt.NDArray[Any]
@@ -46,13 +57,18 @@ PRIOR_PAIRS, PRIOR_SAME = 10.0, 1.0
 SIMILAR = "paper, 4.1: how the user met this item and similar ones before is the strongest signal"
 CHURN = "paper, 4.1: past impressions, so that what was ignored is not shown again"
 ELAPSED = "paper, figure 7: time since the last watch"
-EMBEDDED = "paper, 4.1 and figure 7: the item and what was watched before are embedded, in one table"
+EMBEDDED = (
+    "paper, 4.1 and figure 7: the item and what was watched before are embedded, in one table"
+)
 NOMINATED = "paper, 4.1: the scores with which the candidate was nominated"
 FRESH = "paper, 3.3: fresh videos are preferred"
 SPLIT = "paper, figure 7: properties of the user and of the video"
 LANGUAGE = "paper, figure 7: the user's language and the video's"
 MEAN = "own: what became of earlier impressions is the strongest baseline of expected seconds"
-INTEREST = "own: beside what was expected, interest is told from good items, and good items from willing users"
+INTEREST = (
+    "own: beside what was expected, interest is told from good items, and good items from "
+    "willing users"
+)
 EXPOSURE = "own: a feed that knows its users tells their interests by what it shows"
 TREND = "own: what is popular changes within hours, and what a user is up to within days"
 RHYTHM = "own: watching differs by hour and weekday"
@@ -60,7 +76,9 @@ RHYTHM = "own: watching differs by hour and weekday"
 
 @dataclass(frozen=True)
 class Measure:
-    """A formula that is computed for several groups, where the log knows what it needs beside the group."""
+    """A formula that is computed for several groups, where the log knows what it needs beside the
+    group.
+    """
 
     name: str
     unit: Unit
@@ -73,8 +91,8 @@ class Measure:
 class AsOfFeature:
     """One column: float64, NaN unknown, or an int32 code, 0 unknown.
 
-    `group` is the key by which the log is counted for it; `needs` is what a log must know beside the group. Codes of
-    one `id_space` share an embedding.
+    `group` is the key by which the log is counted for it; `needs` is what a log must know beside
+    the group. Codes of one `id_space` share an embedding.
     """
 
     name: str
@@ -103,12 +121,16 @@ class AsOfFeature:
 
     def columns(self, rows: AsOfRows) -> Mapping[str, Values]:
         """The column of rows by its name, [n]; none where the log does not know what it needs."""
-        return {self.name: self.values(rows.by(self.group))} if self.needed <= rows.log.knows else {}
+        return (
+            {self.name: self.values(rows.by(self.group))} if self.needed <= rows.log.knows else {}
+        )
 
 
 @dataclass(frozen=True)
 class OpenFeatures:
-    """Columns whose names the incoming tables, or recall, decide: `name` is their pattern, `<...>` what differs."""
+    """Columns whose names the incoming tables, or recall, decide: `name` is their pattern, `<...>`
+    what differs.
+    """
 
     name: str
     block: BlockName
@@ -253,7 +275,9 @@ def weekday(by: GroupRows) -> Float64:
 
 def age_hours(by: GroupRows) -> Float64:
     """Since the item was published, at least 0."""
-    return np.maximum((by.rows.timestamps_us - by.rows.log.items.numbers[PUBLISHED_AT][by.rows.items]) / HOUR, 0)
+    return np.maximum(
+        (by.rows.timestamps_us - by.rows.log.items.numbers[PUBLISHED_AT][by.rows.items]) / HOUR, 0
+    )
 
 
 def duration_seconds(by: GroupRows) -> Float64:
@@ -267,11 +291,15 @@ def duration_unknown(by: GroupRows) -> Float64:
 
 
 def completion(by: GroupRows) -> Float64:
-    """Mean watch of a click over the duration, smoothed towards that of items in the same duration bucket."""
+    """Mean watch of a click over the duration, smoothed towards that of items in the same duration
+    bucket.
+    """
     of_bucket = by.rows.by("duration_bucket").rates[1]
     known = by.counts["known"] + OWN_PRIOR_ROWS
     return np.asarray(
-        (by.counts["seconds"] + OWN_PRIOR_ROWS * of_bucket) / known / np.maximum(duration_seconds(by), 1.0)
+        (by.counts["seconds"] + OWN_PRIOR_ROWS * of_bucket)
+        / known
+        / np.maximum(duration_seconds(by), 1.0)
     )
 
 
@@ -318,7 +346,11 @@ def user_categories(rows: AsOfRows) -> Mapping[str, Values]:
 def item_numbers(rows: AsOfRows) -> Mapping[str, Values]:
     """Other numbers of the table `items`."""
     numbers, declared = rows.log.items.numbers, (DURATION_SECONDS, PUBLISHED_AT)
-    return {f"item_{name}": values[rows.items] for name, values in numbers.items() if name not in declared}
+    return {
+        f"item_{name}": values[rows.items]
+        for name, values in numbers.items()
+        if name not in declared
+    }
 
 
 def item_categories(rows: AsOfRows) -> Mapping[str, Values]:
@@ -332,9 +364,13 @@ def contexts(rows: AsOfRows) -> Mapping[str, Values]:
 
 
 def agreements(rows: AsOfRows) -> Mapping[str, Values]:
-    """Whether user and item agree in a category of both tables, as the language; NaN where either is unknown."""
+    """Whether user and item agree in a category of both tables, as the language; NaN where either
+    is unknown.
+    """
     users, items = rows.log.users.codes, rows.log.items.matches
-    pairs = {name: (users[name][rows.users], items[name][rows.items]) for name in items if name in users}
+    pairs = {
+        name: (users[name][rows.users], items[name][rows.items]) for name in items if name in users
+    }
     return {
         f"same_{name}": np.where((of_user == 0) | (of_item == 0), np.nan, of_user == of_item)
         for name, (of_user, of_item) in pairs.items()
@@ -342,7 +378,9 @@ def agreements(rows: AsOfRows) -> Mapping[str, Values]:
 
 
 def recall_columns(rows: AsOfRows) -> Mapping[str, Values]:
-    """The tower's score of the pair, alone and standardised by the user's, and the merged one where it ranks lists."""
+    """The tower's score of the pair, alone and standardised by the user's, and the merged one where
+    it ranks lists.
+    """
     return rows.recall
 
 
@@ -362,13 +400,18 @@ def _concentration(events: Float64, pairs: Float64) -> Float64:
 def _hours_since(by: GroupRows, event: str) -> Float64:
     """Hours from an event of the counts to the rows' instants, NaN where there was none."""
     last, timestamps_us = by.counts[event], by.rows.timestamps_us
-    return np.where(last == NEVER, np.nan, (timestamps_us - np.where(last == NEVER, timestamps_us, last)) / HOUR)
+    return np.where(
+        last == NEVER, np.nan, (timestamps_us - np.where(last == NEVER, timestamps_us, last)) / HOUR
+    )
 
 
 def _of(block: BlockName, group: str, *measures: Measure, prefix: str = "") -> Entries:
     """Measures of one group, called after it or by a prefix."""
     return tuple(
-        AsOfFeature(f"{prefix or group}_{m.name}", block, group, m.unit, m.source, m.values, m.needs) for m in measures
+        AsOfFeature(
+            f"{prefix or group}_{m.name}", block, group, m.unit, m.source, m.values, m.needs
+        )
+        for m in measures
     )
 
 
@@ -384,7 +427,9 @@ def _rates(source: str) -> tuple[Measure, ...]:
 _LOG_RATIOS = (
     Measure("click_log_ratio", "log ratio", INTEREST, click_log_ratio),
     Measure("seconds_log_ratio", "log ratio", INTEREST, seconds_log_ratio),
-    Measure("completion_log_ratio", "log ratio", INTEREST, completion_log_ratio, ("watched shares",)),
+    Measure(
+        "completion_log_ratio", "log ratio", INTEREST, completion_log_ratio, ("watched shares",)
+    ),
 )
 _RECENCY = (
     Measure("hours_since_shown", "hours", ELAPSED, hours_since_shown, ("clock",)),
@@ -407,20 +452,32 @@ _AFFINITY = (
     Measure("exposure_log_ratio", "log ratio", EXPOSURE, exposure_log_ratio),
 )
 _SHARE = Measure("share", "log share", EXPOSURE, share_of_user)
-_IN_TOPIC = Measure("exposure_log_ratio_in_topic", "log ratio", EXPOSURE, exposure_log_ratio_in_topic, ("topic",))
+_IN_TOPIC = Measure(
+    "exposure_log_ratio_in_topic", "log ratio", EXPOSURE, exposure_log_ratio_in_topic, ("topic",)
+)
 _LAST_3_DAYS = (
     Measure("shown_last_3_days", "log count", TREND, shown_last_3_days, ("clock",)),
     Measure("clicks_last_3_days", "log count", TREND, clicks_last_3_days, ("clock",)),
-    Measure("exposure_log_ratio_last_3_days", "log ratio", EXPOSURE, exposure_log_ratio_last_3_days, ("clock",)),
+    Measure(
+        "exposure_log_ratio_last_3_days",
+        "log ratio",
+        EXPOSURE,
+        exposure_log_ratio_last_3_days,
+        ("clock",),
+    ),
 )
 
 _USER: Entries = (
     OpenFeatures("user_<number>", "user", "user", "", SPLIT, user_numbers),
-    *_of("user", "user", *_rates(MEAN), *_LOG_RATIOS, *_RECENCY, *_CONCENTRATION, *_LAST_HOUR_AND_DAY),
+    *_of(
+        "user", "user", *_rates(MEAN), *_LOG_RATIOS, *_RECENCY, *_CONCENTRATION, *_LAST_HOUR_AND_DAY
+    ),
     AsOfFeature("hour", "user", "request", "hours", RHYTHM, hour, ("clock",)),
     AsOfFeature("weekday", "user", "request", "days", RHYTHM, weekday, ("clock",)),
     OpenFeatures("user_<category>", "user", "user", "category", SPLIT, user_categories, "code"),
-    AsOfFeature("user_last_item", "user", "user", "category", EMBEDDED, last_item, (), "code", "item"),
+    AsOfFeature(
+        "user_last_item", "user", "user", "category", EMBEDDED, last_item, (), "code", "item"
+    ),
     AsOfFeature(
         "user_last_channel_id",
         "user",
@@ -433,20 +490,48 @@ _USER: Entries = (
         "item_channel_id",
     ),
     AsOfFeature(
-        "user_last_topics", "user", "user", "category", EMBEDDED, last_topic, ("topic",), "code", "item_topics"
+        "user_last_topics",
+        "user",
+        "user",
+        "category",
+        EMBEDDED,
+        last_topic,
+        ("topic",),
+        "code",
+        "item_topics",
     ),
     OpenFeatures("<context>", "user", "request", "category", SPLIT, contexts, "code"),
 )
 _ITEM: Entries = (
-    AsOfFeature("item_duration_seconds", "item", "item", "seconds", SPLIT, duration_seconds, ("duration_bucket",)),
+    AsOfFeature(
+        "item_duration_seconds",
+        "item",
+        "item",
+        "seconds",
+        SPLIT,
+        duration_seconds,
+        ("duration_bucket",),
+    ),
     OpenFeatures("item_<number>", "item", "item", "", SPLIT, item_numbers),
-    AsOfFeature("item_age_hours", "item", "item", "hours", FRESH, age_hours, ("clock", "published")),
-    AsOfFeature("item_duration_unknown", "item", "item", "flag", SPLIT, duration_unknown, ("duration_bucket",)),
+    AsOfFeature(
+        "item_age_hours", "item", "item", "hours", FRESH, age_hours, ("clock", "published")
+    ),
+    AsOfFeature(
+        "item_duration_unknown",
+        "item",
+        "item",
+        "flag",
+        SPLIT,
+        duration_unknown,
+        ("duration_bucket",),
+    ),
     *_of("item", "item", *_rates(MEAN), *_LOG_RATIOS, *_RECENCY, *_LAST_HOUR_AND_DAY),
     *_of("item", "channel", *_rates(MEAN)),
     *_of("item", "topic", *_rates(MEAN)),
     *_of("item", "duration_bucket", *_rates(MEAN)),
-    AsOfFeature("item_completion", "item", "item", "lengths", MEAN, completion, ("watched shares",)),
+    AsOfFeature(
+        "item_completion", "item", "item", "lengths", MEAN, completion, ("watched shares",)
+    ),
     AsOfFeature("item", "item", "item", "category", EMBEDDED, item, (), "code", "item"),
     OpenFeatures("item_<category>", "item", "item", "category", SPLIT, item_categories, "code"),
 )
@@ -464,14 +549,20 @@ _PAIR: Entries = (
 )
 
 CATALOGUE: Entries = (*_USER, *_ITEM, *_PAIR)
-FEATURES: Mapping[str, AsOfFeature] = {entry.name: entry for entry in CATALOGUE if isinstance(entry, AsOfFeature)}
+FEATURES: Mapping[str, AsOfFeature] = {
+    entry.name: entry for entry in CATALOGUE if isinstance(entry, AsOfFeature)
+}
 
 
 def is_declared(pattern: str) -> bool:
-    """Whether a shell pattern may name a column: a feature's, or one whose name the tables or recall decide."""
+    """Whether a shell pattern may name a column: a feature's, or one whose name the tables or
+    recall decide.
+    """
     heads = [entry.name.partition("<")[0] for entry in CATALOGUE if isinstance(entry, OpenFeatures)]
     names = (*FEATURES, DEVICE, SURFACE)
-    return any(fnmatchcase(name, pattern) for name in names) or any(_may_begin(pattern, head) for head in heads if head)
+    return any(fnmatchcase(name, pattern) for name in names) or any(
+        _may_begin(pattern, head) for head in heads if head
+    )
 
 
 def _may_begin(pattern: str, head: str) -> bool:

@@ -1,7 +1,8 @@
-"""The log counted by group keys, and rows that are read from it together: what every as-of feature is computed from.
+"""The log counted by group keys, and rows that are read from it together: what every as-of feature
+is computed from.
 
-Whatever a row reads came strictly before its own instant, so one reading serves training, at the instant of each
-impression, and serving, at the instant of the request.
+Whatever a row reads came strictly before its own instant, so one reading serves training, at the
+instant of each impression, and serving, at the instant of the request.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,9 @@ Int64 = npt.NDArray[np.int64]
 Contexts = Mapping[str, Int32]
 
 ItemGroup = Literal["item", "channel", "topic", "duration_bucket"]
-Summed = Literal["expected by item", "expected by item, same topic", "expected by user", "watched shares"]
+Summed = Literal[
+    "expected by item", "expected by item, same topic", "expected by user", "watched shares"
+]
 # What a log must know for a feature to be made of it.
 Need = Literal["clock", "published", "channel", "topic", "duration_bucket", "watched shares"]
 
@@ -64,7 +67,12 @@ GROUP_KEYS = {
         GroupKey("user_item", by_user=True, by_item="item"),
         GroupKey("user_channel", by_user=True, by_item="channel", summed="expected by item"),
         GroupKey("user_topic", by_user=True, by_item="topic", summed="expected by item"),
-        GroupKey("user_duration_bucket", by_user=True, by_item="duration_bucket", summed="expected by item"),
+        GroupKey(
+            "user_duration_bucket",
+            by_user=True,
+            by_item="duration_bucket",
+            summed="expected by item",
+        ),
     )
 }
 
@@ -73,9 +81,10 @@ GROUP_KEYS = {
 class AsOfLog:
     """The log and the side columns of users and items, counted by group keys as they are asked for.
 
-    `timed` is False where the log's clock is order only: then nothing reads an hour, an age or a recency. `contexts`
-    are codes of each event, [n] by column, 0 unknown: on which device and surface it was shown. Where the events' T is
-    not `in_seconds`, nothing is measured by items' durations.
+    `timed` is False where the log's clock is order only: then nothing reads an hour, an age or a
+    recency. `contexts` are codes of each event, [n] by column, 0 unknown: on which device and
+    surface it was shown. Where the events' T is not `in_seconds`, nothing is measured by items'
+    durations.
     """
 
     events: Events
@@ -112,23 +121,32 @@ class AsOfLog:
         contexts: Contexts | None = None,
         recall: Mapping[str, Float64] = NO_COLUMNS,
     ) -> "AsOfRows":
-        """Rows [n] of users and items at instants, in the contexts of their requests, else in their users' last.
+        """Rows [n] of users and items at instants, in the contexts of their requests, else in their
+        users' last.
 
         `recall` {name: float64 [n]} are the columns that come with the candidates.
         """
         codes = {group: codes[items] for group, codes in self.group_codes.items()}
-        return AsOfRows(self, users, codes | {"item": items}, per_row(timestamps_us, users), contexts, recall)
+        return AsOfRows(
+            self, users, codes | {"item": items}, per_row(timestamps_us, users), contexts, recall
+        )
 
-    def rows_of_users(self, users: Int32, timestamps_us: Int64 | int, contexts: Contexts | None = None) -> "AsOfRows":
+    def rows_of_users(
+        self, users: Int32, timestamps_us: Int64 | int, contexts: Contexts | None = None
+    ) -> "AsOfRows":
         """Rows [n] of users alone."""
         return AsOfRows(self, users, {}, per_row(timestamps_us, users), contexts)
 
     def rows_of_items(self, items: Int32, timestamps_us: Int64 | int) -> "AsOfRows":
         """Rows [n] of items alone."""
         codes = {group: codes[items] for group, codes in self.group_codes.items()}
-        return AsOfRows(self, np.zeros(0, np.int32), codes | {"item": items}, per_row(timestamps_us, items))
+        return AsOfRows(
+            self, np.zeros(0, np.int32), codes | {"item": items}, per_row(timestamps_us, items)
+        )
 
-    def rows_of_groups(self, group: str, users: Int32, codes: Int32, timestamps_us: Int64 | int) -> "AsOfRows":
+    def rows_of_groups(
+        self, group: str, users: Int32, codes: Int32, timestamps_us: Int64 | int
+    ) -> "AsOfRows":
         """Rows [n] of users and codes (-1 none) of a group of items, whichever items those are."""
         return AsOfRows(self, users, {group: codes}, per_row(timestamps_us, users))
 
@@ -136,11 +154,15 @@ class AsOfLog:
         """The log's events counted by a group key."""
         if group not in self._counts:
             keys = self._event_rows.keys(GROUP_KEYS[group])
-            self._counts[group] = count_events(keys, self.events, self._summed(GROUP_KEYS[group].summed))
+            self._counts[group] = count_events(
+                keys, self.events, self._summed(GROUP_KEYS[group].summed)
+            )
         return self._counts[group]
 
     def last_clicked(self, users: Int32, timestamps_us: Int64 | int, length: int) -> Int32:
-        """Items that users [n] last clicked strictly before instants [n], newest first: [n, length], 0 for none."""
+        """Items that users [n] last clicked strictly before instants [n], newest first: [n,
+        length], 0 for none.
+        """
         timeline, rows = self._clicked
         ends, starts = timeline.before(users, per_row(timestamps_us, users)), timeline.starts(users)
         positions = ends[:, None] - 1 - np.arange(length)
@@ -175,7 +197,9 @@ class AsOfLog:
         groups = ("all", "user", "item", *(["user_topic"] if "topic" in self.group_codes else []))
         lengths = self.items.numbers.get(DURATION_SECONDS) if self.in_seconds else None
         keys = {group: self._event_rows.keys(GROUP_KEYS[group]) for group in groups}
-        return ExpectedCounts(self.events, keys, None if lengths is None else lengths[self.events.items])
+        return ExpectedCounts(
+            self.events, keys, None if lengths is None else lengths[self.events.items]
+        )
 
     @cached_property
     def _counts(self) -> dict[str, AsOfCounts]:
@@ -198,15 +222,19 @@ class AsOfLog:
     def _by_user(self, some: npt.NDArray[np.intp]) -> tuple[Timeline, npt.NDArray[np.intp]]:
         """Some rows of the events by user and time, and which those are."""
         rows = some[timeline_order(self.events.users[some], self.events.timestamps_us[some])]
-        return Timeline(self.events.users[rows].astype(np.int64), self.events.timestamps_us[rows]), rows
+        return Timeline(
+            self.events.users[rows].astype(np.int64), self.events.timestamps_us[rows]
+        ), rows
 
 
 @dataclass(frozen=True)
 class AsOfRows:
-    """Rows [n] that are read together: their users, the codes of their items by group (-1 none), their instants.
+    """Rows [n] that are read together: their users, the codes of their items by group (-1 none),
+    their instants.
 
-    Rows of users alone have no codes, rows of items alone no users. `contexts` are codes by column, None where the
-    request has not come with any, and `recall` are the columns that came with the candidates.
+    Rows of users alone have no codes, rows of items alone no users. `contexts` are codes by column,
+    None where the request has not come with any, and `recall` are the columns that came with the
+    candidates.
     """
 
     log: AsOfLog
@@ -254,7 +282,9 @@ class AsOfRows:
 
 @dataclass(frozen=True)
 class GroupRows:
-    """Rows [n] by one group key: what was known of each one's group strictly before its instant, [n] each."""
+    """Rows [n] by one group key: what was known of each one's group strictly before its instant,
+    [n] each.
+    """
 
     rows: AsOfRows
     key: GroupKey
@@ -290,7 +320,9 @@ class GroupRows:
     def _before(self, span: int) -> tuple[Float64, Float64]:
         """Impressions and clicks up to a span before the rows' instants."""
         if span not in self._earlier:
-            spans = self._log_counts.timeline.spans(self.rows.keys(self.key), self.rows.timestamps_us - span)
+            spans = self._log_counts.timeline.spans(
+                self.rows.keys(self.key), self.rows.timestamps_us - span
+            )
             self._earlier[span] = self._log_counts.shown_and_clicked(spans)
         return self._earlier[span]
 

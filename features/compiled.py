@@ -14,7 +14,8 @@ Int64 = npt.NDArray[np.int64]
 
 @numba.njit(nogil=True)
 def seek(timestamps_us: Int64, starts: Int64, stops: Int64, as_of: Int64, found: Int64) -> None:
-    """Find where each moment [n] stands among the ascending instants from its start to its stop: past those before it.
+    """Find where each moment [n] stands among the ascending instants from its start to its stop:
+    past those before it.
 
     Written is the flat position `found` [n].
     """
@@ -31,12 +32,19 @@ def seek(timestamps_us: Int64, starts: Int64, stops: Int64, as_of: Int64, found:
 
 @numba.njit(nogil=True, error_model="numpy")
 def interpolate(
-    columns: Float64, values: Float64, shares: Float64, starts: Int64, stops: Int64, between: npt.NDArray[np.float32]
+    columns: Float64,
+    values: Float64,
+    shares: Float64,
+    starts: Int64,
+    stops: Int64,
+    between: npt.NDArray[np.float32],
 ) -> None:
-    """Write `between` [n, m]: the shares of columns [m, n] by straight lines between the values of each column.
+    """Write `between` [n, m]: the shares of columns [m, n] by straight lines between the values of
+    each column.
 
-    A column's values, ascending, and their shares stand from its start to its stop. Beyond them the share is that of
-    the nearest; NaN stays NaN, and so does every number of a column without values.
+    A column's values, ascending, and their shares stand from its start to its stop. Beyond them the
+    share is that of the nearest; NaN stays NaN, and so does every number of a column without
+    values.
     """
     for column in range(len(columns)):
         start, last = starts[column], stops[column] - 1

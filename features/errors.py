@@ -4,13 +4,14 @@
 class InputError(Exception):
     """Bad input or configuration; the message is one sentence for the person at the keyboard.
 
-    It says what was found, where (file, column, row, value), what was expected and what to do. The command
-    line prints it and exits with code 2; nothing has been written when it is raised.
+    It says what was found, where (file, column, row, value), what was expected and what to do. The
+    command line prints it and exits with code 2; nothing has been written when it is raised.
     """
 
 
 class ServiceUnavailable(Exception):
-    """A service that is needed does not answer: nothing is wrong with the input, and later it may work.
+    """A service that is needed does not answer: nothing is wrong with the input, and later it may
+    work.
 
     The command line prints it and exits with code 2; Airflow tries the task again.
     """

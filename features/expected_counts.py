@@ -1,8 +1,9 @@
 """Expected counts: the clicks and seconds that what came before an event had led to expect of it.
 
-Of a user's events by their items, of an item's by its users: what became of impressions is compared with what was
-expected of them, so a user's interest is told from good items, and a good item from users who click on anything. All
-rates are smoothed: shrunk towards those of a larger group by so many rows.
+Of a user's events by their items, of an item's by its users: what became of impressions is compared
+with what was expected of them, so a user's interest is told from good items, and a good item from
+users who click on anything. All rates are smoothed: shrunk towards those of a larger group by so
+many rows.
 """
 
 from collections.abc import Mapping
@@ -22,18 +23,21 @@ Rates = tuple[Float64, Float64]
 Expectation = tuple[Float64, Float64, Float64]
 
 PRIOR_ROWS = 10.0
-# A user's rates in a topic are shrunk to the user's own by so many rows, an item's mean seconds to its duration's.
+# A user's rates in a topic are shrunk to the user's own by so many rows, an item's mean seconds to
+# its duration's.
 OWN_PRIOR_ROWS = 3.0
-# Whoever watches an item again and again has watched it twice; a completion log-ratio is shrunk by half a length.
+# Whoever watches an item again and again has watched it twice; a completion log-ratio is shrunk by
+# half a length.
 MOST_SHARE, HALF_LENGTH = 2.0, 0.5
-# An exposure log-ratio is shrunk to 0 by half an impression, the shares of the log to nothing by ten.
+# An exposure log-ratio is shrunk to 0 by half an impression, the shares of the log to nothing by
+# ten.
 HALF_SHOWN, PRIOR_SHOWN = 0.5, 10.0
 
 
 @dataclass(frozen=True)
 class ExpectedCounts:
-    """Events [n], their `keys` by group (`all`, `user`, `item`, and `user_topic` where items have topics), and the
-    `lengths` of their items in seconds, NaN unknown (None: of none known).
+    """Events [n], their `keys` by group (`all`, `user`, `item`, and `user_topic` where items have
+    topics), and the `lengths` of their items in seconds, NaN unknown (None: of none known).
 
     All columns are float64 [n].
     """
@@ -44,30 +48,41 @@ class ExpectedCounts:
 
     @cached_property
     def by_item(self) -> dict[str, Float64]:
-        """What the item of each event had led to expect: its click rate and seconds an impression as of it."""
+        """What the item of each event had led to expect: its click rate and seconds an impression
+        as of it.
+        """
         return self._expected(self._smoothed("item", self._known_before, PRIOR_ROWS))
 
     @cached_property
     def by_user(self) -> dict[str, Float64]:
-        """What the user of each event had led to expect, in the item's topic where there are topics."""
+        """What the user of each event had led to expect, in the item's topic where there are
+        topics.
+        """
         own = self._smoothed("user", self._known_before, PRIOR_ROWS)
-        return self._expected(self._smoothed("user_topic", own, OWN_PRIOR_ROWS) if "user_topic" in self.keys else own)
+        return self._expected(
+            self._smoothed("user_topic", own, OWN_PRIOR_ROWS) if "user_topic" in self.keys else own
+        )
 
     @cached_property
     def watched_shares(self) -> dict[str, Float64]:
-        """Of each click how much of the item's length was watched, and whether that is known; of other events 0."""
+        """Of each click how much of the item's length was watched, and whether that is known; of
+        other events 0.
+        """
         if self.lengths is None:
             return {}
         seconds, lengths = self.events.seconds, self.lengths
         measured = self.events.clicked & ~np.isnan(seconds) & ~np.isnan(lengths)
         shares = np.minimum(
-            np.where(measured, seconds, 0.0) / np.maximum(np.where(measured, lengths, 1.0), 1.0), MOST_SHARE
+            np.where(measured, seconds, 0.0) / np.maximum(np.where(measured, lengths, 1.0), 1.0),
+            MOST_SHARE,
         )
         return {"shares": shares, "measured": measured.astype(np.float64)}
 
     @cached_property
     def same_topic_pairs(self) -> dict[str, Float64]:
-        """Earlier impressions of the same user in each event's topic, and of a click the earlier clicks."""
+        """Earlier impressions of the same user in each event's topic, and of a click the earlier
+        clicks.
+        """
         if "user_topic" not in self.keys:
             return {}
         earlier = self._so_far("user_topic")
@@ -79,16 +94,23 @@ class ExpectedCounts:
         """What the whole log before each event had led to expect of any."""
         counts = self._so_far("all")
         known = "shares" in counts
-        share = (counts["shares"] + HALF_LENGTH) / (counts["measured"] + 1) if known else np.zeros(len(counts["shown"]))
+        share = (
+            (counts["shares"] + HALF_LENGTH) / (counts["measured"] + 1)
+            if known
+            else np.zeros(len(counts["shown"]))
+        )
         return *overall_rates(counts), share
 
     def _so_far(self, group: str) -> Counts:
         """What was known of each event's key as of it."""
         keys = self.keys[group]
-        return count_events(keys, self.events, self.watched_shares).as_of(keys, self.events.timestamps_us)
+        return count_events(keys, self.events, self.watched_shares).as_of(
+            keys, self.events.timestamps_us
+        )
 
     def _smoothed(self, group: str, towards: Expectation, rows: float) -> Expectation:
-        """Click rate, mean seconds and mean share of the length a click, of each event's key as of it.
+        """Click rate, mean seconds and mean share of the length a click, of each event's key as of
+        it.
 
         Shrunk towards others by so many rows.
         """
@@ -109,12 +131,19 @@ class ExpectedCounts:
         if not self.watched_shares:
             return expected
         measured = self.watched_shares["measured"]
-        return expected | {"shares": self.watched_shares["shares"], "shares_expected": measured * share}
+        return expected | {
+            "shares": self.watched_shares["shares"],
+            "shares_expected": measured * share,
+        }
 
 
 def overall_rates(counts: Counts) -> Rates:
-    """Click rate and mean seconds a click of a whole log, shrunk to a half by two rows and to a second by one."""
-    return (counts["clicks"] + 1) / (counts["shown"] + 2), (counts["seconds"] + 1) / (counts["known"] + 1)
+    """Click rate and mean seconds a click of a whole log, shrunk to a half by two rows and to a
+    second by one.
+    """
+    return (counts["clicks"] + 1) / (counts["shown"] + 2), (counts["seconds"] + 1) / (
+        counts["known"] + 1
+    )
 
 
 def smoothed_rates(counts: Counts, towards: Rates, rows: float) -> Rates:
@@ -124,5 +153,7 @@ def smoothed_rates(counts: Counts, towards: Rates, rows: float) -> Rates:
 
 
 def log_ratio(count: Float64, expected: Float64, prior: Float64 | float) -> Float64:
-    """Logarithm of a count over what was expected of it, shrunk to 0 by a prior added to both, [n]."""
+    """Logarithm of a count over what was expected of it, shrunk to 0 by a prior added to both,
+    [n].
+    """
     return np.log((count + prior) / (expected + prior))

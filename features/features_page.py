@@ -1,4 +1,6 @@
-"""`docs/features.md`, written from the catalogue of as-of features: `python -m features.features_page`."""
+"""`docs/features.md`, written from the catalogue of as-of features: `python -m
+features.features_page`.
+"""
 
 from pathlib import Path
 
@@ -8,14 +10,16 @@ from features.asof_log import GROUP_KEYS
 PAGE = Path(__file__).parents[1] / "docs" / "features.md"
 HEAD = """# Features of the ranker
 
-Written by `python -m features.features_page` from the catalogue in `features/asof_catalogue.py`; a test holds it.
+Written by `python -m features.features_page` from the catalogue in `features/asof_catalogue.py`; a
+test holds it.
 
-Every feature is point-in-time: as of the request, it counts what came strictly before. *Counted by* is the group key
-whose events are counted; *needs* is what a log must know for the column to be there. *Smoothed* rates are shrunk
-towards those of a larger group by a few rows. A *log ratio* is the logarithm of a count over the count that was
-expected: of a user's events by what their items had led to expect, of an item's by what its users had. A *log count*
-is log(1 + n). The net reads each number by its quantile, with its square and its root (paper, section 4.1), and each
-category by an embedding. `ranking.without` leaves columns out by name or pattern.
+Every feature is point-in-time: as of the request, it counts what came strictly before. *Counted by*
+is the group key whose events are counted; *needs* is what a log must know for the column to be
+there. *Smoothed* rates are shrunk towards those of a larger group by a few rows. A *log ratio* is
+the logarithm of a count over the count that was expected: of a user's events by what their items
+had led to expect, of an item's by what its users had. A *log count* is log(1 + n). The net reads
+each number by its quantile, with its square and its root (paper, section 4.1), and each category by
+an embedding. `ranking.without` leaves columns out by name or pattern.
 """
 BLOCKS: dict[BlockName, str] = {
     "user": "User and request: computed once a request",
@@ -37,11 +41,20 @@ def _table(block: BlockName, title: str) -> str:
 
 def _row(entry: Entry) -> str:
     key = GROUP_KEYS[entry.group]
-    parts = [*(["user"] if key.by_user else []), *([key.by_item.replace("_", " ")] if key.by_item else [])]
+    parts = [
+        *(["user"] if key.by_user else []),
+        *([key.by_item.replace("_", " ")] if key.by_item else []),
+    ]
     counted_by = " x ".join(parts) or entry.group
-    needs = ", ".join(sorted(need.replace("_", " ") for need in entry.needed)) if isinstance(entry, AsOfFeature) else ""
+    needs = (
+        ", ".join(sorted(need.replace("_", " ") for need in entry.needed))
+        if isinstance(entry, AsOfFeature)
+        else ""
+    )
     unit = entry.unit or "the table's"
-    return f"| `{entry.name}` | {counted_by} | {unit} | {entry.meaning} | {needs} | {entry.source} |"
+    return (
+        f"| `{entry.name}` | {counted_by} | {unit} | {entry.meaning} | {needs} | {entry.source} |"
+    )
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 def quietly() -> Iterator[None]:
     """While it lasts nothing reaches standard error and no thread starts.
 
-    TensorFlow prints lines before its logger can be told not to; deepctr and deepmatch each start a thread that
-    asks a package index for a newer version and prints when it cannot.
+    TensorFlow prints lines before its logger can be told not to; deepctr and deepmatch each start a
+    thread that asks a package index for a newer version and prints when it cannot.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     start = threading.Thread.start

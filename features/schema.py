@@ -36,7 +36,9 @@ Kind = Literal["id", "timestamp", "flag", "number", "category", "categories", "t
 
 @dataclass(frozen=True)
 class Contract:
-    """Columns of one incoming table: those it must have and those the funnel knows what to do with."""
+    """Columns of one incoming table: those it must have and those the funnel knows what to do
+    with.
+    """
 
     required: tuple[str, ...]
     kinds: dict[str, Kind]
@@ -80,7 +82,9 @@ CONTRACTS: dict[str, Contract] = {
             LANGUAGE: "category",
         },
     ),
-    "searches": Contract((USER, TIMESTAMP, QUERY), {USER: "id", TIMESTAMP: "timestamp", QUERY: "text"}),
+    "searches": Contract(
+        (USER, TIMESTAMP, QUERY), {USER: "id", TIMESTAMP: "timestamp", QUERY: "text"}
+    ),
 }
 
 
@@ -124,7 +128,9 @@ def parquet_digest(path: Path) -> str:
     """SHA-256 over the row hashes of a Parquet file, in row order: of content, not of encoding."""
     digest = hashlib.sha256()
     backend = engine()
-    rows = backend.con.sql(f"SELECT hash(*COLUMNS(*)) AS row_hash FROM read_parquet('{sql_text(path)}')")
+    rows = backend.con.sql(
+        f"SELECT hash(*COLUMNS(*)) AS row_hash FROM read_parquet('{sql_text(path)}')"
+    )
     for batch in rows.to_arrow_reader(1_000_000):
         digest.update(np.ascontiguousarray(batch.column(0).to_numpy()).data)
     digest.update(str(parquet_schema(path)["columns"]).encode())

@@ -1,4 +1,6 @@
-"""Search queries as histories of tokens: unigrams and bigrams, deliberately without the order of a query's words."""
+"""Search queries as histories of tokens: unigrams and bigrams, deliberately without the order of a
+query's words.
+"""
 
 import ibis
 import numpy as np
@@ -11,15 +13,23 @@ from features.vocabulary import Vocabulary
 
 
 def token_histories(searches: ibis.Table, users: Vocabulary) -> tuple[Vocabulary, Histories]:
-    """The token vocabulary, by first use, and each user's tokens in time order (paper, section 3.3).
+    """The token vocabulary, by first use, and each user's tokens in time order (paper, section
+    3.3).
 
-    A query is lower-cased and split at what is not a letter or a digit. Users outside `users` are left out.
+    A query is lower-cased and split at what is not a letter or a digit. Users outside `users` are
+    left out.
     """
     rows = searches.mutate(
-        row=ibis.row_number(), timestamp_us=timestamp_us_of(searches[TIMESTAMP]), words=_words(searches)
+        row=ibis.row_number(),
+        timestamp_us=timestamp_us_of(searches[TIMESTAMP]),
+        words=_words(searches),
     )
     tokens = rows.mutate(token=rows.words.concat(_bigrams(rows.words))).unnest("token")
-    table = tokens.order_by("timestamp_us", "row", "token").select(USER, "timestamp_us", "token").to_pyarrow()
+    table = (
+        tokens.order_by("timestamp_us", "row", "token")
+        .select(USER, "timestamp_us", "token")
+        .to_pyarrow()
+    )
     vocabulary = _by_first_use(table)
     who = users.index_of(table[USER].combine_chunks())
     what = vocabulary.index_of(table["token"].combine_chunks())

@@ -1,8 +1,10 @@
-"""Three instants that cut a log into history, labels and test window, before anything is learnt from it.
+"""Three instants that cut a log into history, labels and test window, before anything is learnt
+from it.
 
-Two clocks. With `time` an instant is microseconds since 1970 UTC. With `order` only the sequence of each user
-counts: an instant is `part * PART + position in the user's sequence`, where part 0 is history, 1 the label, 2 the
-test window. So "before label_start" means the same in both: an int64 comparison.
+Two clocks. With `time` an instant is microseconds since 1970 UTC. With `order` only the sequence of
+each user counts: an instant is `part * PART + position in the user's sequence`, where part 0 is
+history, 1 the label, 2 the test window. So "before label_start" means the same in both: an int64
+comparison.
 """
 
 from datetime import UTC, datetime
@@ -27,21 +29,27 @@ class SplitConfig(BaseModel):
 
     mode: Literal["time", "last", "none"] = Field(
         "time",
-        description="What is held out: `time` the end of the log, `last` each user's last completed watch, `none` "
+        description="What is held out: `time` the end of the log, `last` each user's last "
+        "completed watch, `none` "
         "nothing.",
     )
     label_start: datetime | None = Field(
         None,
-        description="Instant (UTC) at which history ends and labels begin; unset, the label window is as long as the "
-        "test window (mode `none`: `test_share` of the log's time), and at most half of what precedes it.",
+        description="Instant (UTC) at which history ends and labels begin; unset, the label window "
+        "is as long as the "
+        "test window (mode `none`: `test_share` of the log's time), and at most half of what "
+        "precedes it.",
     )
     test_start: datetime | None = Field(
         None,
-        description="Instant (UTC) at which the test window begins and as of which lists are made; unset, "
+        description="Instant (UTC) at which the test window begins and as of which lists are made; "
+        "unset, "
         "`test_share` of the log's time before `test_end` (mode `none`: `test_end`).",
     )
     test_end: datetime | None = Field(
-        None, description="Instant (UTC) before which the test window ends; unset, just after the log's last row."
+        None,
+        description="Instant (UTC) before which the test window ends; unset, just after the log's "
+        "last row.",
     )
     test_share: float = Field(
         0.1, gt=0, lt=0.5, description="Share of the log's time that a derived test window takes."
@@ -49,7 +57,9 @@ class SplitConfig(BaseModel):
 
 
 class Split(BaseModel):
-    """The cut in force: rows before `label_start` are history, then labels, then the test window, each half open."""
+    """The cut in force: rows before `label_start` are history, then labels, then the test window,
+    each half open.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,27 +80,38 @@ class Split(BaseModel):
     def described(self) -> dict[str, str]:
         """The instants for people: UTC text, or which watch of each user in the order clock."""
         if self.clock == "order":
-            ends = {"label_start": "before the label watch", "test_start": "before the holdout watch"}
+            ends = {
+                "label_start": "before the label watch",
+                "test_start": "before the holdout watch",
+            }
             return {"mode": self.mode, "clock": self.clock} | ends
-        timestamps_us = {name: getattr(self, name) for name in ("start", "label_start", "test_start", "test_end")}
-        return {"mode": self.mode, "clock": self.clock} | {k: text_of(v) for k, v in timestamps_us.items()}
+        timestamps_us = {
+            name: getattr(self, name) for name in ("start", "label_start", "test_start", "test_end")
+        }
+        return {"mode": self.mode, "clock": self.clock} | {
+            k: text_of(v) for k, v in timestamps_us.items()
+        }
 
 
 def split_of(interactions: ibis.Table, config: SplitConfig, clock: Clock | None = None) -> Split:
-    """The cut of a log: what the configuration names, the rest derived. InputError where it cannot be cut so.
+    """The cut of a log: what the configuration names, the rest derived. InputError where it cannot
+    be cut so.
 
-    Derived (time): the test window is the last `test_share` of the time span, the label window as long before it.
-    Mode `none` holds nothing out: test_start lies just after the log's last row.
+    Derived (time): the test window is the last `test_share` of the time span, the label window as
+    long before it. Mode `none` holds nothing out: test_start lies just after the log's last row.
     """
     clock = clock or ("order" if config.mode == "last" else "time")
     if clock == "order":
         return _order_split(config)
     if config.mode == "last":
         raise InputError(
-            'features.clock = "time" with split.mode = "last": leave-last-out cuts each user at another moment, '
+            'features.clock = "time" with split.mode = "last": leave-last-out cuts each user at '
+            "another moment, "
             'so times do not compare; leave features.clock out, or use split.mode = "time".'
         )
-    span = interactions.aggregate(first=interactions[TIMESTAMP].min(), last=interactions[TIMESTAMP].max())
+    span = interactions.aggregate(
+        first=interactions[TIMESTAMP].min(), last=interactions[TIMESTAMP].max()
+    )
     first, last = span.to_pyarrow().to_pylist()[0].values()
     return _time_split(config, timestamp_us_from(first), timestamp_us_from(last))
 
@@ -98,8 +119,8 @@ def split_of(interactions: ibis.Table, config: SplitConfig, clock: Clock | None 
 def timestamps_us(interactions: ibis.Table, split: Split) -> ibis.Table:
     """The log with its `row` number in file order and its `instant` on the clock in force.
 
-    In the order clock a user's last completed watch starts the test window (`last`) or the labels (`none`); rows at
-    and after it belong to that part.
+    In the order clock a user's last completed watch starts the test window (`last`) or the labels
+    (`none`); rows at and after it belong to that part.
     """
     rows = interactions.mutate(row=ibis.row_number())
     if split.clock == "time":
@@ -116,7 +137,9 @@ def timestamps_us(interactions: ibis.Table, split: Split) -> ibis.Table:
     part = ibis.greatest(parts - (all_watches - rows["_watches"]), 0)
     # DuckDB's sums are wider than 64 bits, and would be written as doubles.
     part = ibis.ifelse(all_watches == 0, 0, part).cast("int32")
-    return rows.mutate(timestamp_us=part * PART + rows["_position"]).drop("_position", "_watches", "_all_watches")
+    return rows.mutate(timestamp_us=part * PART + rows["_position"]).drop(
+        "_position", "_watches", "_all_watches"
+    )
 
 
 def timestamp_us_of(as_of: ir.TimestampValue) -> ir.IntegerValue:
@@ -138,11 +161,21 @@ def text_of(timestamp_us: int) -> str:
 
 
 def _order_split(config: SplitConfig) -> Split:
-    given = [name for name in ("label_start", "test_start", "test_end") if getattr(config, name) is not None]
+    given = [
+        name
+        for name in ("label_start", "test_start", "test_end")
+        if getattr(config, name) is not None
+    ]
     if given:
-        raise InputError(f"split.{given[0]} is an instant, but the clock is order only; leave it out or cut by time.")
+        raise InputError(
+            f"split.{given[0]} is an instant, but the clock is order only; leave it out or cut by "
+            "time."
+        )
     if config.mode == "time":
-        raise InputError('split.mode = "time" needs features.clock = "time"; for order-only logs use mode "last".')
+        raise InputError(
+            'split.mode = "time" needs features.clock = "time"; for order-only logs use mode '
+            '"last".'
+        )
     test_start = 2 * PART
     test_end = 3 * PART if config.mode == "last" else test_start
     return Split(
@@ -187,7 +220,8 @@ def _check(split: Split, last: int) -> None:
     if split.test_start <= split.start or (split.mode == "time" and split.test_start > last):
         raise InputError(
             f"split.test_start = {text_of(split.test_start)} lies outside the log, which goes from "
-            f"{text_of(split.start)} to {text_of(last)}; choose an instant inside it, or split.mode = none to "
+            f"{text_of(split.start)} to {text_of(last)}; choose an instant inside it, or "
+            "split.mode = none to "
             "hold nothing out."
         )
     first, history, labels = "the log's first row", "split.label_start", "split.test_start"

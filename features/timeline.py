@@ -1,7 +1,8 @@
 """Events of many keys in time order, which can be asked what came before an instant.
 
-One structure answers every as-of question of the funnel: training asks at the instant of each impression,
-serving at the instant of the request, and both run the same two searches, for the key and then for the instant.
+One structure answers every as-of question of the funnel: training asks at the instant of each
+impression, serving at the instant of the request, and both run the same two searches, for the key
+and then for the instant.
 """
 
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ KEYS_AN_EVENT = 4
 
 @dataclass(frozen=True)
 class Spans:
-    """Of `size` keys that were asked as of an instant each, those that have any event: their rows [m], and the flat
-    positions of their first event and just past the last one strictly before their instant, [m] each.
+    """Of `size` keys that were asked as of an instant each, those that have any event: their rows
+    [m], and the flat positions of their first event and just past the last one strictly before
+    their instant, [m] each.
     """
 
     size: int
@@ -55,11 +57,16 @@ class Timeline:
         """Where the events of each key strictly before its instant stand: [n], [n]."""
         places = self._places(np.asarray(keys, np.int64))
         rows = np.flatnonzero(places >= 0)
-        found, as_of = places[rows], np.broadcast_to(np.asarray(timestamps_us, np.int64), places.shape)
+        found, as_of = (
+            places[rows],
+            np.broadcast_to(np.asarray(timestamps_us, np.int64), places.shape),
+        )
         return Spans(len(places), rows, self._firsts[found], self._before(found, as_of[rows]))
 
     def before(self, keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any] | int) -> Int64:
-        """Flat position just past each key's last event *strictly* before its instant: [m], [m] -> [m]."""
+        """Flat position just past each key's last event *strictly* before its instant: [m], [m] ->
+        [m].
+        """
         spans, positions = self.spans(keys, timestamps_us), self.starts(keys)
         positions[spans.rows] = spans.ends
         return positions
@@ -78,7 +85,9 @@ class Timeline:
 
     @cached_property
     def _table(self) -> Int64 | None:
-        """The place of each key by the key itself, -1 unknown, where keys are about as many as events; else None."""
+        """The place of each key by the key itself, -1 unknown, where keys are about as many as
+        events; else None.
+        """
         if not len(self._known) or self._known[-1] > KEYS_AN_EVENT * len(self.keys):
             return None
         table = np.full(int(self._known[-1]) + 1, -1, np.int64)
@@ -86,7 +95,9 @@ class Timeline:
         return table
 
     def _before(self, places: Int64, as_of: Int64) -> Int64:
-        """Flat position just past the last event strictly before its moment, of the known keys at places."""
+        """Flat position just past the last event strictly before its moment, of the known keys at
+        places.
+        """
         ends = np.empty(len(places), np.int64)
         seek(self.timestamps_us, self._firsts[places], self._firsts[places + 1], as_of, ends)
         return ends
@@ -112,7 +123,8 @@ def timeline_order(keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any]) -> n
 
 
 def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:
-    """One int64 key for a pair of indexes below 2^31, in the order of the first, then the second; both broadcast.
+    """One int64 key for a pair of indexes below 2^31, in the order of the first, then the second;
+    both broadcast.
 
     A negative second index makes a negative key, which no event has.
     """

@@ -1,8 +1,8 @@
 """Raw ids outside, indexes inside; index 0 is padding.
 
-Ids are numbered by first appearance, so what was known before an instant is always the first part: growing the
-vocabulary keeps every older index, and a model of an earlier instant reads a later history by treating the
-indexes beyond its size as 0.
+Ids are numbered by first appearance, so what was known before an instant is always the first part:
+growing the vocabulary keeps every older index, and a model of an earlier instant reads a later
+history by treating the indexes beyond its size as 0.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ NEVER_SHOWN = np.iinfo(np.int64).max
 class Vocabulary:
     """The ids of one side: `ids[i - 1]` has index i and is known since `first_seen[i - 1]`.
 
-    Known is what was shown or clicked, and an item that was published; `first_shown` [ids] is NEVER_SHOWN for what
-    the log does not show (None: everything was shown when first seen).
+    Known is what was shown or clicked, and an item that was published; `first_shown` [ids] is
+    NEVER_SHOWN for what the log does not show (None: everything was shown when first seen).
     """
 
     ids: pa.Array
@@ -52,13 +52,19 @@ class Vocabulary:
     def index_of(self, ids: pa.Array) -> Indexes:
         """Raw ids [n] -> indexes [n]; what is not in the vocabulary is 0."""
         found = pc.index_in(pc.cast(ids, self.ids.type), value_set=self.ids)
-        indexes: Indexes = (pc.fill_null(found, -1).to_numpy(zero_copy_only=False) + 1).astype(np.int32)
+        indexes: Indexes = (pc.fill_null(found, -1).to_numpy(zero_copy_only=False) + 1).astype(
+            np.int32
+        )
         return indexes
 
     def id_of(self, indexes: npt.NDArray[Any]) -> pa.Array:
-        """Indexes [n] -> raw ids [n]; IndexError on 0, which is nobody, and on what does not exist."""
+        """Indexes [n] -> raw ids [n]; IndexError on 0, which is nobody, and on what does not
+        exist.
+        """
         if len(indexes) and (indexes.min() < 1 or indexes.max() > len(self.ids)):
-            raise IndexError(f"indexes must lie in 1..{len(self.ids)}, found {indexes.min()}..{indexes.max()}")
+            raise IndexError(
+                f"indexes must lie in 1..{len(self.ids)}, found {indexes.min()}..{indexes.max()}"
+            )
         return self.ids.take(pa.array(indexes - 1))
 
     def save(self, path: Path) -> None:
@@ -75,16 +81,22 @@ class Vocabulary:
 
 
 def vocabulary_of(interactions: ibis.Table, side: str) -> Vocabulary:
-    """The vocabulary of `side` (user_id or item_id) in a log with instants: by first appearance, then by id."""
+    """The vocabulary of `side` (user_id or item_id) in a log with instants: by first appearance,
+    then by id.
+    """
     table = _first_shown(interactions, side).order_by("first_shown", side).to_pyarrow()
     return Vocabulary(table[side].combine_chunks(), table["first_shown"].to_numpy())
 
 
-def catalogue_of(interactions: ibis.Table, published: ibis.Table, since: int, until: int) -> Vocabulary:
-    """The items of a log with instants, and those `published` (item_id, instant) during it that nobody was shown.
+def catalogue_of(
+    interactions: ibis.Table, published: ibis.Table, since: int, until: int
+) -> Vocabulary:
+    """The items of a log with instants, and those `published` (item_id, instant) during it that
+    nobody was shown.
 
-    During it: since <= instant < until. Such an item is known from its publication, or from its first appearance where
-    that came before; any other from its first appearance: of what is older only the showing says that it is on offer.
+    During it: since <= instant < until. Such an item is known from its publication, or from its
+    first appearance where that came before; any other from its first appearance: of what is older
+    only the showing says that it is on offer.
     """
     timestamps_us = published.group_by(ITEM).aggregate(published=published.timestamp_us.min())
     items = timestamps_us.filter(timestamps_us.published >= since, timestamps_us.published < until)
@@ -92,10 +104,16 @@ def catalogue_of(interactions: ibis.Table, published: ibis.Table, since: int, un
     known = both.select(
         ibis.coalesce(both[ITEM], both[f"{ITEM}_right"]).name(ITEM),
         both.first_shown.fill_null(NEVER_SHOWN).name("first_shown"),
-        ibis.least(both.first_shown.fill_null(NEVER_SHOWN), both.published.fill_null(NEVER_SHOWN)).name("first_seen"),
+        ibis.least(
+            both.first_shown.fill_null(NEVER_SHOWN), both.published.fill_null(NEVER_SHOWN)
+        ).name("first_seen"),
     )
     table = known.order_by("first_seen", ITEM).to_pyarrow()
-    return Vocabulary(table[ITEM].combine_chunks(), table["first_seen"].to_numpy(), table["first_shown"].to_numpy())
+    return Vocabulary(
+        table[ITEM].combine_chunks(),
+        table["first_seen"].to_numpy(),
+        table["first_shown"].to_numpy(),
+    )
 
 
 def _first_shown(interactions: ibis.Table, side: str) -> ibis.Table:
@@ -105,8 +123,8 @@ def _first_shown(interactions: ibis.Table, side: str) -> ibis.Table:
 def impressions_of(interactions: ibis.Table, users: ibis.Table, items: ibis.Table) -> ibis.Table:
     """The log in indexes, one row an impression, sorted by user and time.
 
-    Columns: user, item (indexes), instant, timestamp, clicked, completed, watch_seconds (null = unknown) and the
-    context columns of the contract as they came.
+    Columns: user, item (indexes), instant, timestamp, clicked, completed, watch_seconds (null =
+    unknown) and the context columns of the contract as they came.
     """
     # Only what the contract names: a log may bring columns of its own called user or item.
     carried = [name for name in CONTRACTS["interactions"].kinds if name in interactions.columns]

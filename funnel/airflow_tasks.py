@@ -1,7 +1,9 @@
-"""What the DAGs hand to each other: one request, made in `ingest`, carried by asset events from stage to stage.
+"""What the DAGs hand to each other: one request, made in `ingest`, carried by asset events from
+stage to stage.
 
-The DAG files wire; the few lines that every task shares are here, without Airflow and, as DAG files import it, with
-heavy imports inside the functions. A request travels as the JSON of `funnel.pipeline.Request`.
+The DAG files wire; the few lines that every task shares are here, without Airflow and, as DAG files
+import it, with heavy imports inside the functions. A request travels as the JSON of
+`funnel.pipeline.Request`.
 """
 
 import os
@@ -22,9 +24,11 @@ class Event(Protocol):
 
 
 def asked(params: Mapping[str, Any], run: str) -> Json | None:
-    """The request that these Params make, or nothing where every artefact of the line stands already.
+    """The request that these Params make, or nothing where every artefact of the line stands
+    already.
 
-    Home and tracking address come from WATCHFUNNEL_HOME and MLFLOW_TRACKING_URI. InputError on bad Params.
+    Home and tracking address come from WATCHFUNNEL_HOME and MLFLOW_TRACKING_URI. InputError on bad
+    Params.
     """
     from funnel.pipeline import request_for, stale_steps
 
@@ -38,27 +42,35 @@ def asked(params: Mapping[str, Any], run: str) -> Json | None:
     )
     stale = stale_steps(request)
     if not stale:
-        print("Same data, same configuration, same code: every artefact is up to date, nothing is to be done.")
+        print(
+            "Same data, same configuration, same code: every artefact is up to date, nothing is to "
+            "be done."
+        )
         return None
     print(f"To be made: {', '.join(stale)}.")
     return request.model_dump(mode="json")
 
 
 def received(events: Sequence[Event], asset: str) -> Json:
-    """The request of the newest event of an asset; InputError where there was none, or one without a request."""
+    """The request of the newest event of an asset; InputError where there was none, or one without
+    a request.
+    """
     try:
         extra = events[-1].extra
     except IndexError:
         extra = None
     if not extra:
         raise InputError(
-            f"There is no event of the asset `{asset}` that carries a request; run the DAG `ingest` first."
+            f"There is no event of the asset `{asset}` that carries a request; run the DAG "
+            "`ingest` first."
         )
     return extra
 
 
 def make(name: str, request: Json) -> Json:
-    """Make one artefact or find it up to date: its name, version, seconds, MLflow address and a sentence."""
+    """Make one artefact or find it up to date: its name, version, seconds, MLflow address and a
+    sentence.
+    """
     from funnel import pipeline as line
     from funnel.observer import observe
 
@@ -74,7 +86,9 @@ def make(name: str, request: Json) -> Json:
 
 
 def onward(request: Json, stage: str) -> Json:
-    """The request for the next stage: the same, with the versions pinned that this stage has made."""
+    """The request for the next stage: the same, with the versions pinned that this stage has
+    made.
+    """
     from funnel import pipeline as line
 
     return line.advance(line.Request.model_validate(request), stage).model_dump(mode="json")
@@ -90,7 +104,9 @@ def conclude(request: Json) -> None:
 
 
 def close_as_failed(context: Mapping[str, Any]) -> None:
-    """Airflow's failure callback: a task that failed for good, and may have been killed, fails its stage in MLflow."""
+    """Airflow's failure callback: a task that failed for good, and may have been killed, fails its
+    stage in MLflow.
+    """
     from funnel import pipeline as line
     from funnel.observer import observe
 
@@ -102,7 +118,9 @@ def close_as_failed(context: Mapping[str, Any]) -> None:
 
 
 def retry_seconds() -> float:
-    """How long a failed task waits before its first retry; WATCHFUNNEL_RETRY_SECONDS, a minute by default."""
+    """How long a failed task waits before its first retry; WATCHFUNNEL_RETRY_SECONDS, a minute by
+    default.
+    """
     return float(os.environ.get("WATCHFUNNEL_RETRY_SECONDS", "60"))
 
 
@@ -115,5 +133,7 @@ def _overrides(params: Mapping[str, Any]) -> list[str]:
 def _home() -> str:
     home = os.environ.get("WATCHFUNNEL_HOME")
     if not home:
-        raise InputError("WATCHFUNNEL_HOME is not set; it names the folder that the artefacts live in.")
+        raise InputError(
+            "WATCHFUNNEL_HOME is not set; it names the folder that the artefacts live in."
+        )
     return home

@@ -1,4 +1,6 @@
-"""The benchmarks of a checkout: which there are, and how they are run, each as a process of its own."""
+"""The benchmarks of a checkout: which there are, and how they are run, each as a process of its
+own.
+"""
 
 import os
 import subprocess
@@ -16,14 +18,18 @@ LEFT_OUT = 2
 
 
 def known(root: Path = ROOT) -> list[tuple[str, ...]]:
-    """The names of every benchmark of a checkout: `("recall", "cost")` is `benchmarks/recall/cost.py`."""
+    """The names of every benchmark of a checkout: `("recall", "cost")` is
+    `benchmarks/recall/cost.py`.
+    """
     folder = root / FOLDER
     found = [path.relative_to(folder).with_suffix("").parts for path in folder.rglob("*.py")]
     return sorted(names for names in found if names[0] != SHARED)
 
 
 def chosen(arguments: Sequence[str], root: Path = ROOT) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The benchmarks that the leading names stand for, and the options after them; InputError where there is none."""
+    """The benchmarks that the leading names stand for, and the options after them; InputError where
+    there is none.
+    """
     names = tuple(takewhile(lambda word: not word.startswith("-"), arguments))
     there = known(root)
     found = [of for of in there if of[: len(names)] == names]
@@ -44,7 +50,8 @@ def run_benchmarks(benchmarks: Sequence[tuple[str, ...]], options: Sequence[str]
 
 
 def _run(names: Sequence[str], options: Sequence[str]) -> int:
-    # The caller's directory stays the working one, so that relative paths among the options mean what they say.
+    # The caller's directory stays the working one, so that relative paths among the options mean
+    # what they say.
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-P", "-m", ".".join([FOLDER, *names]), *options]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode

@@ -11,20 +11,32 @@ from features.errors import InputError, ServiceUnavailable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Home = Annotated[Path, typer.Option(help="Folder of the demo: data, artefacts, both services' files.")]
-Overrides = Annotated[list[str], typer.Option("--set", help="Override of the configuration: stage.field=value.")]
+Home = Annotated[
+    Path, typer.Option(help="Folder of the demo: data, artefacts, both services' files.")
+]
+Overrides = Annotated[
+    list[str], typer.Option("--set", help="Override of the configuration: stage.field=value.")
+]
 
 
 @app.command()
 def run(
-    source: Annotated[str, typer.Option(help="Layout of the data, e.g. canonical, kuairand, globo, movielens.")],
+    source: Annotated[
+        str, typer.Option(help="Layout of the data, e.g. canonical, kuairand, globo, movielens.")
+    ],
     data: Annotated[Path, typer.Option(help="Folder of the data.")],
     out: Annotated[Path, typer.Option(help="Folder for artefacts, lists and report.json.")],
-    config: Annotated[Path | None, typer.Option(help="TOML file with sections such as \\[recall].")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with sections such as \\[recall].")
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
-    tracking: Annotated[str | None, typer.Option(help="MLflow address; default: a database under --out.")] = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow address; default: a database under --out.")
+    ] = None,
 ) -> None:
-    """The whole line in one process: from a log to candidates, recommendations and a report under --out."""
+    """The whole line in one process: from a log to candidates, recommendations and a report under
+    --out.
+    """
     from funnel.run import run_pipeline
 
     run_pipeline(source, data, out, config, overrides, tracking)
@@ -32,13 +44,17 @@ def run(
 
 @app.command()
 def simulate(
-    out: Annotated[Path, typer.Option(help="Folder for the canonical tables and the truth behind them.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the canonical tables and the truth behind them.")
+    ],
     users: Annotated[int | None, typer.Option(help="People on the first day.")] = None,
     impressions: Annotated[int | None, typer.Option(help="Impressions a day, about.")] = None,
     days: Annotated[int | None, typer.Option(help="Days; more days keep the earlier ones.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
 ) -> None:
-    """Write the simulated world: interactions, items, users, searches, and the truth they were drawn from."""
+    """Write the simulated world: interactions, items, users, searches, and the truth they were
+    drawn from.
+    """
     from funnel.run import write_world
 
     rows = write_world(out, seed, users, impressions, days)
@@ -48,10 +64,14 @@ def simulate(
 @app.command()
 def demo(
     source: Annotated[str, typer.Option(help="Layout of the data.")] = "simulated",
-    data: Annotated[Path | None, typer.Option(help="Folder of the data; the simulated world needs none.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the data; the simulated world needs none.")
+    ] = None,
     home: Home = Path(".watchfunnel"),
 ) -> None:
-    """Start MLflow and Airflow here, run the chain of DAGs, show what came of it. Both stay up until `funnel stop`."""
+    """Start MLflow and Airflow here, run the chain of DAGs, show what came of it. Both stay up
+    until `funnel stop`.
+    """
     from funnel.demo.demo import demo as show
 
     show(source, data, home)
@@ -71,7 +91,9 @@ def recommend(
     user: Annotated[str, typer.Argument(help="Raw user id.")],
     out: Annotated[Path, typer.Option(help="The --out of a run.")],
 ) -> None:
-    """Print a user's recommendations: rank, item, expected seconds (or watches, where the log has no seconds)."""
+    """Print a user's recommendations: rank, item, expected seconds (or watches, where the log has
+    no seconds).
+    """
     from funnel.run import print_recommendations
 
     print_recommendations(user, out)
@@ -90,10 +112,14 @@ def report(out: Annotated[Path, typer.Option(help="The --out of a run.")]) -> No
 def bench(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Folder and file of benchmarks/, e.g. `recall cost`, then its options; empty: all."),
+        typer.Argument(
+            help="Folder and file of benchmarks/, e.g. `recall cost`, then its options; empty: all."
+        ),
     ] = None,
 ) -> None:
-    """Run benchmarks of a checkout, each printing one table; of several, those that lack an option are left out."""
+    """Run benchmarks of a checkout, each printing one table; of several, those that lack an option
+    are left out.
+    """
     from funnel.benchmarks import chosen, run_benchmarks
 
     raise typer.Exit(run_benchmarks(*chosen(names or [])))

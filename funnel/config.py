@@ -1,4 +1,6 @@
-"""The configuration of a run: one small frozen section a stage, from TOML and from `stage.field=value`."""
+"""The configuration of a run: one small frozen section a stage, from TOML and from
+`stage.field=value`.
+"""
 
 import hashlib
 import json
@@ -26,7 +28,8 @@ class FeaturesConfig(BaseModel):
 
     clock: Clock | None = Field(
         None,
-        description="Whether timestamps tell `time` or only `order`, in which case nothing reads an hour or an age; "
+        description="Whether timestamps tell `time` or only `order`, in which case nothing reads "
+        "an hour or an age; "
         "unset, `order` in split.mode `last`, else `time`.",
     )
 
@@ -38,7 +41,8 @@ class ReportConfig(BaseModel):
 
     at: tuple[PositiveInt, ...] = Field(
         (10, 20, 50, 100, 200),
-        description="List lengths, in places, at which metrics are reported; those that lists do not reach are left "
+        description="List lengths, in places, at which metrics are reported; those that lists do "
+        "not reach are left "
         "out.",
     )
 
@@ -48,18 +52,30 @@ class FunnelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of all randomness but the sample of users.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of all randomness but the sample of users."
+    )
     cleaning: CleaningConfig = Field(
         CleaningConfig(), description="Which rows are used, and what counts as a completed watch."
     )
-    split: SplitConfig = Field(SplitConfig(), description="How the log is cut into history, labels and test window.")
+    split: SplitConfig = Field(
+        SplitConfig(), description="How the log is cut into history, labels and test window."
+    )
     features: FeaturesConfig = Field(FeaturesConfig(), description="How the features read the log.")
     recall: RecallConfig = Field(RecallConfig(), description="How candidates are generated.")
-    pre_rank: PreRankConfig = Field(PreRankConfig(), description="What happens between recall and ranking.")
-    ranking: RankingConfig = Field(RankingConfig(), description="How candidates are scored and ordered.")
-    re_rank: ReRankConfig = Field(ReRankConfig(), description="How final lists are made varied and allowed.")
+    pre_rank: PreRankConfig = Field(
+        PreRankConfig(), description="What happens between recall and ranking."
+    )
+    ranking: RankingConfig = Field(
+        RankingConfig(), description="How candidates are scored and ordered."
+    )
+    re_rank: ReRankConfig = Field(
+        ReRankConfig(), description="How final lists are made varied and allowed."
+    )
     report: ReportConfig = Field(ReportConfig(), description="What is reported.")
-    off_policy: OffPolicyConfig = Field(OffPolicyConfig(), description="How lists that were not shown are evaluated.")
+    off_policy: OffPolicyConfig = Field(
+        OffPolicyConfig(), description="How lists that were not shown are evaluated."
+    )
 
     @model_validator(mode="after")
     def _pre_rank_fits_between_recall_and_ranking(self) -> Self:
@@ -69,7 +85,10 @@ class FunnelConfig(BaseModel):
         )
         least_name = max(wanted, key=lambda name: wanted[name])
         if keep > most:
-            raise ValueError(f"pre_rank.keep = {keep} is more than recall.k = {most}; keep at most what recall names")
+            raise ValueError(
+                f"pre_rank.keep = {keep} is more than recall.k = {most}; keep at most what recall "
+                "names"
+            )
         if 0 < keep < wanted[least_name]:
             raise ValueError(
                 f"pre_rank.keep = {keep} is fewer than {least_name} = {wanted[least_name]} orders; "
@@ -80,10 +99,16 @@ class FunnelConfig(BaseModel):
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the defaults, as plain values by `section.field`."""
         defaults = flat(FunnelConfig().model_dump(mode="json"))
-        return {name: value for name, value in flat(self.model_dump(mode="json")).items() if value != defaults[name]}
+        return {
+            name: value
+            for name, value in flat(self.model_dump(mode="json")).items()
+            if value != defaults[name]
+        }
 
     def sections(self, names: Sequence[str]) -> dict[str, Any]:
-        """The named sections as plain values, for an artefact's recipe; what they name is there by its content."""
+        """The named sections as plain values, for an artefact's recipe; what they name is there by
+        its content.
+        """
         values = self.model_dump(mode="json", include=set(names))
         if "re_rank" in values and self.re_rank.exclusions:
             values["re_rank"]["exclusions_content"] = digest_of(Path(self.re_rank.exclusions))
@@ -94,12 +119,18 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Sections of settings as one level, by `section.field`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= {f"{name}.{key}": kept for key, kept in value.items()} if isinstance(value, dict) else {name: value}
+        found |= (
+            {f"{name}.{key}": kept for key, kept in value.items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
     return found
 
 
 def config_of(path: Path | None = None, overrides: Sequence[str] = ()) -> FunnelConfig:
-    """The defaults, overridden by a TOML file, then by texts `stage.field=value`. InputError where one is wrong."""
+    """The defaults, overridden by a TOML file, then by texts `stage.field=value`. InputError where
+    one is wrong.
+    """
     values = _read(path) if path else {}
     for text in overrides:
         _override(values, text)
@@ -119,7 +150,8 @@ def digest_of(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(
-            f"{path}: the table of exclusions cannot be read ({error.strerror}); see re_rank.exclusions."
+            f"{path}: the table of exclusions cannot be read ({error.strerror}); see "
+            "re_rank.exclusions."
         ) from None
 
 
@@ -138,7 +170,9 @@ def _override(values: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys) or len(keys) > 2:
-        raise InputError(f"`{text}` is not an override; expected stage.field=value, as in recall.k=200.")
+        raise InputError(
+            f"`{text}` is not an override; expected stage.field=value, as in recall.k=200."
+        )
     section = values if len(keys) == 1 else values.setdefault(keys[0], {})
     if not isinstance(section, dict):
         raise InputError(f"`{keys[0]}` is a value, not a section, so `{text}` cannot be set.")
@@ -159,7 +193,9 @@ def fields_of(section: str) -> dict[str, FieldInfo]:
 
 
 def _parsed(value: str, several: bool) -> Any:
-    """Lists as JSON or as values with commas between, null as JSON, the rest as text, read by the type of the field."""
+    """Lists as JSON or as values with commas between, null as JSON, the rest as text, read by the
+    type of the field.
+    """
     if several and not value.startswith("["):
         return [part.strip() for part in value.split(",") if part.strip()]
     if value.startswith("[") or value == "null":
@@ -174,7 +210,11 @@ def _what_there_is(keys: Sequence[str]) -> str:
     """The name that is likest, or all that are there."""
     there = fields_of(keys[0]) if len(keys) > 1 else FunnelConfig.model_fields
     near = get_close_matches(keys[-1], there, 1)
-    return f"did you mean `{'.'.join([*keys[:-1], near[0]])}`?" if near else f"there are {', '.join(there)}."
+    return (
+        f"did you mean `{'.'.join([*keys[:-1], near[0]])}`?"
+        if near
+        else f"there are {', '.join(there)}."
+    )
 
 
 def refusal_of(error: ValidationError) -> InputError:
@@ -185,6 +225,7 @@ def refusal_of(error: ValidationError) -> InputError:
         return InputError(f"Configuration: {first['ctx']['error']}.")
     if first["type"] == "extra_forbidden":
         return InputError(
-            f"Configuration: there is no `{name}`; {_what_there_is([str(part) for part in first['loc']])}"
+            f"Configuration: there is no `{name}`; "
+            f"{_what_there_is([str(part) for part in first['loc']])}"
         )
     return InputError(f"Configuration: {name} = {first['input']!r} is refused: {first['msg']}.")

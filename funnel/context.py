@@ -31,7 +31,8 @@ from recall.tower import Tower
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-# A log with fewer unclicked rows than this does not log its impressions: the ranker learns from candidates.
+# A log with fewer unclicked rows than this does not log its impressions: the ranker learns from
+# candidates.
 UNCLICKED_SHARE = 0.01
 # Folders of an artefact: what it holds as of the validation instant.
 VALIDATION = "validation"
@@ -39,8 +40,9 @@ VALIDATION = "validation"
 
 @dataclass(frozen=True)
 class StepContext:
-    """One step's work: the configuration, its parents' folders, the folder to fill, one for what must survive
-    a kill, and whom to tell of progress and of each epoch."""
+    """One step's work: the configuration, its parents' folders, the folder to fill, one for what
+    must survive a kill, and whom to tell of progress and of each epoch.
+    """
 
     config: FunnelConfig
     source: str
@@ -58,7 +60,9 @@ class StepContext:
     @cached_property
     def ids(self) -> RawIds:
         folder = self.inputs["vocabulary"]
-        return RawIds(Vocabulary.load(folder / "users.parquet"), Vocabulary.load(folder / "items.parquet"))
+        return RawIds(
+            Vocabulary.load(folder / "users.parquet"), Vocabulary.load(folder / "items.parquet")
+        )
 
     @cached_property
     def impressions(self) -> "Impressions":
@@ -74,7 +78,10 @@ class StepContext:
     @cached_property
     def model_inputs(self) -> ModelInputs:
         """What towers may be told."""
-        tokens, items = self.inputs["histories"] / "tokens.parquet", self.inputs["profiles"] / "items.parquet"
+        tokens, items = (
+            self.inputs["histories"] / "tokens.parquet",
+            self.inputs["profiles"] / "items.parquet",
+        )
         return ModelInputs(
             self.user_inputs,
             self.ids.items,
@@ -96,27 +103,37 @@ class StepContext:
     @cached_property
     def features(self) -> AsOfFeatures:
         folder = self.inputs["profiles"]
-        users, items = (SideFeatures.load(folder / f"{side}.parquet") for side in ("users", "items"))
+        users, items = (
+            SideFeatures.load(folder / f"{side}.parquet") for side in ("users", "items")
+        )
         return self.features_of(users, items)
 
     def features_of(self, users: SideFeatures, items: SideFeatures) -> AsOfFeatures:
         """The log with these side columns."""
         log = self.impressions
-        seconds = log.clicked.astype(np.float64) if self.unit == "watches" else np.where(log.clicked, log.seconds, 0.0)
+        seconds = (
+            log.clicked.astype(np.float64)
+            if self.unit == "watches"
+            else np.where(log.clicked, log.seconds, 0.0)
+        )
         events = Events(log.users, log.items, log.timestamps_us, log.clicked, seconds)
         timed, in_seconds = self.split.clock == "time", self.unit == "seconds"
-        return AsOfFeatures(AsOfLog(events, users, items, timed, log.contexts, in_seconds=in_seconds))
+        return AsOfFeatures(
+            AsOfLog(events, users, items, timed, log.contexts, in_seconds=in_seconds)
+        )
 
     def write_json(self, name: str, value: Any) -> None:
-        (self.out / name).write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+        (self.out / name).write_text(
+            json.dumps(value, indent=1, sort_keys=True, default=str) + "\n"
+        )
 
 
 @dataclass(frozen=True)
 class Impressions:
     """The log in indexes, [n] each, by user and time; `seconds` is NaN where the log does not know.
 
-    `positions` on the page count from 1, 0 unknown; `device` and `surface` are codes, 0 unknown; `propensities` are the
-    log's chances of having shown what it showed, NaN unknown.
+    `positions` on the page count from 1, 0 unknown; `device` and `surface` are codes, 0 unknown;
+    `propensities` are the log's chances of having shown what it showed, NaN unknown.
     """
 
     users: Int32
@@ -138,7 +155,9 @@ class Impressions:
         optional = [n for n in (WATCH_SECONDS, POSITION, DEVICE, SURFACE, PROPENSITY) if n in there]
         table = pq.read_table(path, columns=[*names, *optional])
         fields = ("users", "items", "timestamps_us")
-        columns = {field: table[name].to_numpy() for field, name in zip(fields, names[:3], strict=True)}
+        columns = {
+            field: table[name].to_numpy() for field, name in zip(fields, names[:3], strict=True)
+        }
         flags = {name: table[name].to_numpy() for name in names[3:]}
         positions = _numbers(table, POSITION)
         return cls(
@@ -157,7 +176,9 @@ class Impressions:
         return {name: codes for name in (DEVICE, SURFACE) if (codes := getattr(self, name)).any()}
 
     def take(self, rows: npt.NDArray[Any]) -> "Impressions":
-        return Impressions(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        return Impressions(
+            **{field.name: getattr(self, field.name)[rows] for field in fields(self)}
+        )
 
 
 def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
@@ -169,7 +190,8 @@ def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
 
 
 def _category_codes(table: pa.Table, name: str, timestamps_us: Int64) -> Int32:
-    """A column as codes 1, 2, ... of its values in the order of their first instant, 0 where unknown.
+    """A column as codes 1, 2, ... of its values in the order of their first instant, 0 where
+    unknown.
 
     So what comes later changes no older code.
     """
@@ -181,7 +203,9 @@ def _category_codes(table: pa.Table, name: str, timestamps_us: Int64) -> Int32:
 
 
 def listed_users(context: StepContext) -> Int32:
-    """Who gets a list: the test window's users, or everybody where nothing is held out; ascending indexes."""
+    """Who gets a list: the test window's users, or everybody where nothing is held out; ascending
+    indexes.
+    """
     log, split = context.impressions, context.split
     if split.mode == "none":
         return np.arange(1, len(context.ids.users), dtype=np.int32)
@@ -205,14 +229,20 @@ def watched(context: StepContext, rows: Impressions) -> npt.NDArray[np.float64]:
     if context.unit == "watches":
         return rows.clicked.astype(np.float64)
     log = context.impressions
-    return filled_seconds(rows, log.take(np.flatnonzero(log.timestamps_us < context.split.test_start)))
+    return filled_seconds(
+        rows, log.take(np.flatnonzero(log.timestamps_us < context.split.test_start))
+    )
 
 
 def saved_candidates(folder: Path) -> Candidates:
-    """The merged lists of a candidates artefact; all but its users are read from the files as they are needed."""
+    """The merged lists of a candidates artefact; all but its users are read from the files as they
+    are needed.
+    """
 
     def array(name: str) -> npt.NDArray[Any]:
-        values: npt.NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        values: npt.NDArray[Any] = np.load(
+            folder / f"{name}.npy", mmap_mode="r", allow_pickle=False
+        )
         return values
 
     generators = json.loads((folder / "generators.json").read_text())

@@ -1,4 +1,6 @@
-"""What a person reads first of a run: what was changed, the metrics to look at first, and all of them as a table."""
+"""What a person reads first of a run: what was changed, the metrics to look at first, and all of
+them as a table.
+"""
 
 import json
 import re
@@ -11,15 +13,37 @@ import pandas as pd
 HEADLINES = (
     *("recall.hr@10", "recall.hr@50", "recall.hr@200", "recall.ndcg@10", "recall.coverage@200"),
     "recall.new_item_recall@200",
-    *("ranking.auc", "ranking.gauc_by_rows", "ranking.xauc", "ranking.weighted_user_loss", "ranking.mae"),
+    *(
+        "ranking.auc",
+        "ranking.gauc_by_rows",
+        "ranking.xauc",
+        "ranking.weighted_user_loss",
+        "ranking.mae",
+    ),
     *("ranking.calibration", "funnel.hr@10", "funnel.ndcg@10", "funnel.watch_seconds_share@10"),
     *("funnel.watch_seconds_share@50", "funnel.oracle_share@10"),
 )
-# What they are read beside: the rivals' share, what the log has to judge by, how lists are ordered, estimates.
+# What they are read beside: the rivals' share, what the log has to judge by, how lists are ordered,
+# estimates.
 BESIDE = (
-    *(f"funnel.watch_seconds_share@{k}.{rival}" for k in (10, 50) for rival in ("popularity", "recall")),
-    *("funnel.users", "recall.users", "recall.hr@50.popularity", "ranking.impressions", "ranking.xauc.item_mean"),
-    *("list_order.chance_weight", "off_policy.doubly_robust", "off_policy.doubly_robust.recall", "waterfall.merged"),
+    *(
+        f"funnel.watch_seconds_share@{k}.{rival}"
+        for k in (10, 50)
+        for rival in ("popularity", "recall")
+    ),
+    *(
+        "funnel.users",
+        "recall.users",
+        "recall.hr@50.popularity",
+        "ranking.impressions",
+        "ranking.xauc.item_mean",
+    ),
+    *(
+        "list_order.chance_weight",
+        "off_policy.doubly_robust",
+        "off_policy.doubly_robust.recall",
+        "waterfall.merged",
+    ),
 )
 CHANGES_SHOWN = 4
 
@@ -37,9 +61,16 @@ def changes_text(changed: Mapping[str, Any]) -> str:
 
 
 def metrics_table(figures: Mapping[str, float]) -> pd.DataFrame:
-    """Every figure of a report in a row: stage, metric, at (list length), slice, of (a rival, empty: ours), value."""
-    pattern = re.compile(r"(?P<stage>\w+)\.(?P<metric>\w+)(@(?P<at>\d+))?(/(?P<slice>\w+))?(\.(?P<of>\w+))?")
-    rows = {name: match.groupdict("") if (match := pattern.fullmatch(name)) else {"metric": name} for name in figures}
+    """Every figure of a report in a row: stage, metric, at (list length), slice, of (a rival,
+    empty: ours), value.
+    """
+    pattern = re.compile(
+        r"(?P<stage>\w+)\.(?P<metric>\w+)(@(?P<at>\d+))?(/(?P<slice>\w+))?(\.(?P<of>\w+))?"
+    )
+    rows = {
+        name: match.groupdict("") if (match := pattern.fullmatch(name)) else {"metric": name}
+        for name in figures
+    }
     return pd.DataFrame([row | {"value": figures[name]} for name, row in rows.items()])
 
 

@@ -1,4 +1,6 @@
-"""Lists as files: candidates and recommendations with raw ids, one row an item, written user shard by user shard."""
+"""Lists as files: candidates and recommendations with raw ids, one row an item, written user shard
+by user shard.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +33,10 @@ class RawIds:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Lists of users [n]: items [n, k] best first, 0 past a list's end, their scores [n, k], each generator's rank of
-    them [n, k] (1 = its best, 0 = it did not name the item), in the generators' order, and further `numbers` [n, k]."""
+    """Lists of users [n]: items [n, k] best first, 0 past a list's end, their scores [n, k], each
+    generator's rank of them [n, k] (1 = its best, 0 = it did not name the item), in the generators'
+    order, and further `numbers` [n, k].
+    """
 
     users: Int32
     items: Int32
@@ -42,18 +46,25 @@ class Ranked:
 
 
 def write_lists(
-    path: Path, ids: RawIds, shards: Iterable[Ranked], constants: Mapping[str, str], ranks: bool = False
+    path: Path,
+    ids: RawIds,
+    shards: Iterable[Ranked],
+    constants: Mapping[str, str],
+    ranks: bool = False,
 ) -> None:
-    """Write user_id, item_id, rank (1..k), score, further numbers and generators, by user in their order, then by rank.
+    """Write user_id, item_id, rank (1..k), score, further numbers and generators, by user in their
+    order, then by rank.
 
-    The lists come in shards of users, at least one. `generators` are the names of the generators that named the item,
-    joined by commas in their order; with `ranks` follow columns `<generator>_rank` (null = it did not name the item),
-    and then constant columns.
+    The lists come in shards of users, at least one. `generators` are the names of the generators
+    that named the item, joined by commas in their order; with `ranks` follow columns
+    `<generator>_rank` (null = it did not name the item), and then constant columns.
     """
     writer: pq.ParquetWriter | None = None
     for shard in shards:
         table = _table(ids, shard, constants, ranks)
-        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=1)
+        writer = writer or pq.ParquetWriter(
+            path, table.schema, compression="zstd", compression_level=1
+        )
         writer.write_table(table)
     if writer:
         writer.close()
@@ -67,12 +78,21 @@ def _table(ids: RawIds, lists: Ranked, constants: Mapping[str, str], ranks: bool
         ITEM: ids.items.id_of(lists.items[row, column]),
         RANK: pa.array((column + 1).astype(np.int32)),
         SCORE: pa.array(lists.scores[row, column].astype(np.float32)),
-        **{name: pa.array(values[row, column].astype(np.float32)) for name, values in lists.numbers.items()},
+        **{
+            name: pa.array(values[row, column].astype(np.float32))
+            for name, values in lists.numbers.items()
+        },
         GENERATORS: _names(of_generators, len(row)),
     }
-    columns |= {f"{n}_rank": pa.array(values, mask=values == 0) for n, values in of_generators.items() if ranks}
+    columns |= {
+        f"{n}_rank": pa.array(values, mask=values == 0)
+        for n, values in of_generators.items()
+        if ranks
+    }
     codes = np.zeros(len(row), np.int8)
-    return pa.table(columns | {n: pa.DictionaryArray.from_arrays(codes, [v]) for n, v in constants.items()})
+    return pa.table(
+        columns | {n: pa.DictionaryArray.from_arrays(codes, [v]) for n, v in constants.items()}
+    )
 
 
 def _names(ranks: Mapping[str, UInt16], rows: int) -> pa.DictionaryArray:
@@ -85,20 +105,30 @@ def _names(ranks: Mapping[str, UInt16], rows: int) -> pa.DictionaryArray:
 
 def _subsets(names: Sequence[str]) -> list[str]:
     """Every subset of some names, as text; the names' bits make its place."""
-    return [",".join(n for bit, n in enumerate(names) if code >> bit & 1) for code in range(1 << len(names))]
+    return [
+        ",".join(n for bit, n in enumerate(names) if code >> bit & 1)
+        for code in range(1 << len(names))
+    ]
 
 
 def ranks_of(chosen: Int32, items: Int32, ranks: Mapping[str, UInt16]) -> dict[str, UInt16]:
-    """The generators' ranks [n, m] of items chosen [n, m] out of lists of items, both [n, k]; 0 for none."""
+    """The generators' ranks [n, m] of items chosen [n, m] out of lists of items, both [n, k]; 0 for
+    none.
+    """
     order = np.argsort(items, axis=1, kind="stable")
     sorted_items = np.take_along_axis(items, order, axis=1)
     codes = pair_keys(np.arange(len(items))[:, None], sorted_items)
     wanted = pair_keys(np.arange(len(chosen))[:, None], chosen)
-    flat = np.minimum(np.searchsorted(codes.ravel(), wanted.ravel()), max(codes.size - 1, 0)).reshape(chosen.shape)
+    flat = np.minimum(
+        np.searchsorted(codes.ravel(), wanted.ravel()), max(codes.size - 1, 0)
+    ).reshape(chosen.shape)
     found = codes.ravel()[flat] == wanted if codes.size else np.zeros(chosen.shape, bool)
     place = order.ravel()[flat] if codes.size else flat
     kept = found & (chosen > 0)
-    return {n: np.where(kept, np.take_along_axis(values, place, axis=1), 0) for n, values in ranks.items()}
+    return {
+        n: np.where(kept, np.take_along_axis(values, place, axis=1), 0)
+        for n, values in ranks.items()
+    }
 
 
 class ArrayFile:
@@ -107,7 +137,11 @@ class ArrayFile:
     def __init__(self, path: Path, rows: int, width: int, dtype: npt.DTypeLike) -> None:
         self.file = path.open("wb")
         self.dtype = np.dtype(dtype)
-        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (rows, width)}
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (rows, width),
+        }
         np.lib.format.write_array_header_1_0(self.file, header)
 
     def append(self, rows: npt.NDArray[Any]) -> None:

@@ -1,4 +1,6 @@
-"""What MLflow is told of a run of the line: one observer, for `funnel run` and for the tasks of Airflow alike."""
+"""What MLflow is told of a run of the line: one observer, for `funnel run` and for the tasks of
+Airflow alike.
+"""
 
 import json
 import os
@@ -18,9 +20,14 @@ from funnel.store import MEASURED
 from funnel.tracking import NOTE_TAG, SUMMARY, MlflowTracker
 
 STAGES = get_args(Stage)
-VERDICT_TAG, MADE_TAG, AIRFLOW_TAG = "watchfunnel.verdict", "watchfunnel.made", "watchfunnel.airflow"
+VERDICT_TAG, MADE_TAG, AIRFLOW_TAG = (
+    "watchfunnel.verdict",
+    "watchfunnel.made",
+    "watchfunnel.airflow",
+)
 FAILED = "Failed"
-# What MLflow keeps a copy of: descriptions, pictures, trained weights; the tables stay in the store.
+# What MLflow keeps a copy of: descriptions, pictures, trained weights; the tables stay in the
+# store.
 LOGGED_FILES, LARGEST_LOGGED = ("*.json", "*.png", "*.h5", f"{MEASURED}/*"), 20_000_000
 # Timestamps that the log decides where nobody else does: only those in force are told.
 _INSTANTS = ("split.label_start", "split.test_start", "split.test_end")
@@ -28,7 +35,9 @@ _INSTANTS = ("split.label_start", "split.test_start", "split.test_end")
 
 @dataclass(frozen=True)
 class RunObserver(Observer):
-    """Logs what one run of the line does: a summary run and below it a run a stage, open while the stage runs."""
+    """Logs what one run of the line does: a summary run and below it a run a stage, open while the
+    stage runs.
+    """
 
     request: Request
     tracker: MlflowTracker
@@ -54,14 +63,17 @@ class RunObserver(Observer):
         self._begun.add(stage)
 
     def on_epoch(self, name: str, row: Mapping[str, Any]) -> None:
-        # No training ends because a server is away for a moment: the artefact brings what is missing.
+        # No training ends because a server is away for a moment: the artefact brings what is
+        # missing.
         with suppress(Exception):
             self.tracker.log_epochs(STEPS[name].stage, name, [row])
 
     def on_artefact(self, outcome: Outcome) -> None:
         stage, name, folder = outcome.stage, outcome.name, outcome.folder
         run = SUMMARY if name == "report" else stage
-        self.tracker.log_dict(run, json.loads((folder / "manifest.json").read_text()), f"manifests/{name}.json")
+        self.tracker.log_dict(
+            run, json.loads((folder / "manifest.json").read_text()), f"manifests/{name}.json"
+        )
         if outcome.made:
             self.tracker.log_metrics(stage, {f"{name}.seconds": outcome.seconds})
         for path in sorted(path for pattern in LOGGED_FILES for path in folder.glob(pattern)):
@@ -103,7 +115,9 @@ class RunObserver(Observer):
         return self.tracker.url(stage)
 
     def _log_data(self, run: str) -> None:
-        """The log as the run's data set; its counts as figures where the log is what the stage works on."""
+        """The log as the run's data set; its counts as figures where the log is what the stage
+        works on.
+        """
         store = self.request.store
         folder, digest = store.path("interactions"), store.manifest("interactions").parents["data"]
         profile = json.loads((folder / "summary.json").read_text())
@@ -118,29 +132,56 @@ class RunObserver(Observer):
     def _log_report(self, outcome: Outcome) -> None:
         from funnel.steps.list_validation import choice_text
 
-        figures, told = headline(outcome.figures), json.loads((outcome.folder / "report.json").read_text())["run"]
+        figures, told = (
+            headline(outcome.figures),
+            json.loads((outcome.folder / "report.json").read_text())["run"],
+        )
         for run in (SUMMARY, "recall", "ranking"):
-            of_run = {name: value for name, value in figures.items() if run in (SUMMARY, name.split(".")[0])}
+            of_run = {
+                name: value
+                for name, value in figures.items()
+                if run in (SUMMARY, name.split(".")[0])
+            }
             self.tracker.log_metrics(run, of_run)
         self.tracker.log_table(SUMMARY, metrics_table(outcome.figures), "report/metrics.csv")
         self.tracker.log_dict(SUMMARY, told["config"], "config.json")
         sentence = f"{told['verdict']['sentence']}\n\n{choice_text(told['list_order'])}"
-        self.tracker.log_tags(SUMMARY, {VERDICT_TAG: sentence, "watchfunnel.fit": str(told["verdict"]["fit"])})
+        self.tracker.log_tags(
+            SUMMARY, {VERDICT_TAG: sentence, "watchfunnel.fit": str(told["verdict"]["fit"])}
+        )
 
     def _describe(self, run: str, lead: str) -> None:
-        """The run's description: a sentence, its figures as far as they are known, and where to read on."""
+        """The run's description: a sentence, its figures as far as they are known, and where to
+        read on.
+        """
         data = self.tracker.data(run)
-        figures = {k: v for k, v in data.metrics.items() if "/" not in k and not k.endswith(".seconds")}
-        links = {other: self.tracker.page(other) for other in (SUMMARY, *STAGES) if self.tracker.exists(other)}
+        figures = {
+            k: v for k, v in data.metrics.items() if "/" not in k and not k.endswith(".seconds")
+        }
+        links = {
+            other: self.tracker.page(other)
+            for other in (SUMMARY, *STAGES)
+            if self.tracker.exists(other)
+        }
         links |= {"Airflow": data.tags[AIRFLOW_TAG]} if AIRFLOW_TAG in data.tags else {}
-        links |= {"report": f"{links[SUMMARY]}/artifacts/report/report.json"} if VERDICT_TAG in data.tags else {}
-        onward = " · ".join(f"[{name}]({address})" for name, address in links.items() if name != run)
-        self.tracker.describe(run, "\n\n".join(part for part in (lead, markdown_table(figures), onward) if part))
+        links |= (
+            {"report": f"{links[SUMMARY]}/artifacts/report/report.json"}
+            if VERDICT_TAG in data.tags
+            else {}
+        )
+        onward = " · ".join(
+            f"[{name}]({address})" for name, address in links.items() if name != run
+        )
+        self.tracker.describe(
+            run, "\n\n".join(part for part in (lead, markdown_table(figures), onward) if part)
+        )
 
     def _made_text(self, stage: Stage) -> str:
         """What the stage made and in how many seconds, and what it found up to date."""
         seconds = self._seconds(stage)
-        made = [f"`{name}` in {taken:,.1f} s" for name, taken in seconds.items() if taken is not None]
+        made = [
+            f"`{name}` in {taken:,.1f} s" for name, taken in seconds.items() if taken is not None
+        ]
         rest = [f"`{name}`" for name, taken in seconds.items() if taken is None]
         texts = {"Made": made, "Up to date": rest}
         return " ".join(f"{what}: {', '.join(names)}." for what, names in texts.items() if names)
@@ -148,7 +189,11 @@ class RunObserver(Observer):
     def _seconds(self, stage: Stage) -> dict[str, float | None]:
         """In how many seconds each artefact of the stage was made; None where it was up to date."""
         metrics = self.tracker.data(stage).metrics
-        return {name: metrics.get(f"{name}.seconds") for name, step in STEPS.items() if step.stage == stage}
+        return {
+            name: metrics.get(f"{name}.seconds")
+            for name, step in STEPS.items()
+            if step.stage == stage
+        }
 
 
 def observe(request: Request) -> Observer:
@@ -166,10 +211,16 @@ def observe(request: Request) -> Observer:
 
 
 def _origin() -> dict[str, str]:
-    """Tags that say who runs this process: Airflow, with the page of the DAG run where it is known, or a person."""
+    """Tags that say who runs this process: Airflow, with the page of the DAG run where it is known,
+    or a person.
+    """
     dag, run = (os.environ.get(f"AIRFLOW_CTX_{name}") for name in ("DAG_ID", "DAG_RUN_ID"))
     base = os.environ.get("AIRFLOW__API__BASE_URL")
-    page = {AIRFLOW_TAG: f"{base.rstrip('/')}/dags/{dag}/runs/{quote(run)}"} if base and dag and run else {}
+    page = (
+        {AIRFLOW_TAG: f"{base.rstrip('/')}/dags/{dag}/runs/{quote(run)}"}
+        if base and dag and run
+        else {}
+    )
     return {"mlflow.source.name": f"Airflow, {dag}" if dag else "funnel run"} | page
 
 

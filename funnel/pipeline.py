@@ -1,7 +1,8 @@
 """The line: which step makes which artefact from which others, and how a step is run.
 
-`funnel run` walks the whole line in one process; the DAGs run one step a task. Both come through `make`, which tells an
-`Observer` what happens: a stage starts, an epoch ends, an artefact is there, a stage ends, something fails.
+`funnel run` walks the whole line in one process; the DAGs run one step a task. Both come through
+`make`, which tells an `Observer` what happens: a stage starts, an epoch ends, an artefact is there,
+a stage ends, something fails.
 """
 
 import json
@@ -54,7 +55,8 @@ def numbers_of(path: Path) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Step:
-    """One artefact: who makes it, from what, which sections of the configuration it reads but for what is `unread`.
+    """One artefact: who makes it, from what, which sections of the configuration it reads but for
+    what is `unread`.
 
     `figures` reads what the artefact says of itself from its folder.
     """
@@ -84,22 +86,43 @@ _SERVED = ("ranking.top_k", "ranking.chance_weight")
 
 STEPS: dict[str, Step] = {
     "interactions": Step(
-        "ingest", feature_steps.write_interactions, (), ("cleaning",), figures=feature_steps.figures_of_log
+        "ingest",
+        feature_steps.write_interactions,
+        (),
+        ("cleaning",),
+        figures=feature_steps.figures_of_log,
     ),
     "split": Step("features", feature_steps.write_split, ("interactions",), ("split", "features")),
     "vocabulary": Step("features", feature_steps.write_vocabulary, ("interactions", "split")),
-    "impressions": Step("features", feature_steps.write_impressions, ("interactions", "split", "vocabulary")),
+    "impressions": Step(
+        "features", feature_steps.write_impressions, ("interactions", "split", "vocabulary")
+    ),
     "histories": Step("features", feature_steps.write_histories, _LOG),
     "samples": Step("features", feature_steps.write_samples, ("histories",)),
     "profiles": Step("features", feature_steps.write_profiles, _LOG),
-    "towers": Step("recall", recall_steps.write_towers, (*_FEATURES, "samples"), ("recall", "seed")),
-    "item_vectors": Step("recall", recall_steps.write_item_vectors, ("towers",)),
-    "index": Step("recall", recall_steps.write_index, (*_FEATURES, "towers", "item_vectors"), ("recall", "seed")),
-    "candidates": Step("recall", recall_steps.write_candidates, (*_FEATURES, "towers", "index"), ("recall", "seed")),
-    "ranking_rows": Step(
-        "ranking", ranking_steps.write_ranking_rows, (*_FEATURES, "towers", "candidates"), ("ranking", "seed"), _SERVED
+    "towers": Step(
+        "recall", recall_steps.write_towers, (*_FEATURES, "samples"), ("recall", "seed")
     ),
-    "ranker": Step("ranking", ranking_steps.write_ranker, ("ranking_rows",), ("ranking", "seed"), _SERVED),
+    "item_vectors": Step("recall", recall_steps.write_item_vectors, ("towers",)),
+    "index": Step(
+        "recall",
+        recall_steps.write_index,
+        (*_FEATURES, "towers", "item_vectors"),
+        ("recall", "seed"),
+    ),
+    "candidates": Step(
+        "recall", recall_steps.write_candidates, (*_FEATURES, "towers", "index"), ("recall", "seed")
+    ),
+    "ranking_rows": Step(
+        "ranking",
+        ranking_steps.write_ranking_rows,
+        (*_FEATURES, "towers", "candidates"),
+        ("ranking", "seed"),
+        _SERVED,
+    ),
+    "ranker": Step(
+        "ranking", ranking_steps.write_ranker, ("ranking_rows",), ("ranking", "seed"), _SERVED
+    ),
     "list_order": Step(
         "ranking",
         ranking_steps.write_list_order,
@@ -139,7 +162,9 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What making an artefact came to: which it is and where it lies; `made` is False where it was up to date."""
+    """What making an artefact came to: which it is and where it lies; `made` is False where it was
+    up to date.
+    """
 
     name: str
     stage: Stage
@@ -170,11 +195,14 @@ class Outcome:
 class Observer:
     """Who is told how a run of the line goes; this one keeps it to itself.
 
-    Airflow runs each artefact in a process of its own, so what one call needs of another must not rest in memory.
+    Airflow runs each artefact in a process of its own, so what one call needs of another must not
+    rest in memory.
     """
 
     def on_stage_start(self, stage: Stage) -> None:
-        """Told before each artefact: the stage's first one starts it, the others and retries go on with it."""
+        """Told before each artefact: the stage's first one starts it, the others and retries go on
+        with it.
+        """
 
     def on_epoch(self, name: str, row: Mapping[str, Any]) -> None:
         """An epoch of the training of an artefact has ended."""
@@ -197,14 +225,35 @@ class Observer:
 
 
 def request_for(
-    source: str, data: str, home: str, run: str, tracking: str | None = None, overrides: Sequence[str] = ()
+    source: str,
+    data: str,
+    home: str,
+    run: str,
+    tracking: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> Request:
-    """A request with a configuration of defaults and overrides; InputError where one of them is wrong."""
-    return Request(source=source, data=data, home=home, run=run, tracking=tracking, config=config_of(None, overrides))
+    """A request with a configuration of defaults and overrides; InputError where one of them is
+    wrong.
+    """
+    return Request(
+        source=source,
+        data=data,
+        home=home,
+        run=run,
+        tracking=tracking,
+        config=config_of(None, overrides),
+    )
 
 
-def make(name: str, request: Request, tell: Callable[[str], None] = print, observer: Observer | None = None) -> Outcome:
-    """Make one artefact, or find it up to date, and tell the observer. Its parents have been made."""
+def make(
+    name: str,
+    request: Request,
+    tell: Callable[[str], None] = print,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Make one artefact, or find it up to date, and tell the observer. Its parents have been
+    made.
+    """
     stage, observer = STEPS[name].stage, observer or Observer()
     try:
         observer.on_stage_start(stage)
@@ -226,10 +275,14 @@ def _make(name: str, request: Request, tell: Callable[[str], None], observer: Ob
     made = not store.holds(artefact_key)
     manifest = store.make(
         artefact_key,
-        lambda out: STEPS[name].write(_work(artefact_key, request, store, out, tell, partial(observer.on_epoch, name))),
+        lambda out: STEPS[name].write(
+            _work(artefact_key, request, store, out, tell, partial(observer.on_epoch, name))
+        ),
     )
     seconds = time.monotonic() - began
-    return Outcome(name, STEPS[name].stage, manifest.version, manifest.content, made, seconds, store.path(name))
+    return Outcome(
+        name, STEPS[name].stage, manifest.version, manifest.content, made, seconds, store.path(name)
+    )
 
 
 def _names_of(stage: str) -> list[str]:
@@ -238,13 +291,16 @@ def _names_of(stage: str) -> list[str]:
 
 
 def stale_steps(request: Request) -> list[str]:
-    """The artefacts that are not up to date for a request, or not shown at the home's top, and all after them.
+    """The artefacts that are not up to date for a request, or not shown at the home's top, and all
+    after them.
 
     None means that a run would do nothing.
     """
     store = request.store
     for number, name in enumerate(STEPS):
-        if not (store.is_current(_recipe(name, request, store)) and _are_shown(name, request, store)):
+        if not (
+            store.is_current(_recipe(name, request, store)) and _are_shown(name, request, store)
+        ):
             return list(STEPS)[number:]
     return []
 
@@ -255,14 +311,18 @@ def _are_shown(name: str, request: Request, store: Store) -> bool:
 
 
 def advance(request: Request, stage: str) -> Request:
-    """The request with the versions of a stage's artefacts pinned: what its last task hands to the next stage."""
+    """The request with the versions of a stage's artefacts pinned: what its last task hands to the
+    next stage.
+    """
     store = request.store
     made = {name: store.manifest(name).version for name in _names_of(stage)}
     return request.model_copy(update={"versions": {**request.versions, **made}})
 
 
 def publish_files(request: Request) -> list[Path]:
-    """Show the files that outsiders read, at the home's top: candidates, recommendations, scored, report."""
+    """Show the files that outsiders read, at the home's top: candidates, recommendations, scored,
+    report.
+    """
     home, store = Path(request.home), request.store
     for name, files in PUBLISHED.items():
         for file in files:
@@ -295,7 +355,9 @@ def _digest_of(paths: Iterable[Path], folder: Path) -> str:
     return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def context_of(name: str, request: Request, out: Path, tell: Callable[[str], None] = print) -> StepContext:
+def context_of(
+    name: str, request: Request, out: Path, tell: Callable[[str], None] = print
+) -> StepContext:
     """The work of one step, to be done in a folder; its parents have been made."""
     store = request.store
     return _work(_recipe(name, request, store), request, store, out, tell)
@@ -316,4 +378,13 @@ def _work(
         on_epoch(row)
 
     data = Path(request.data)
-    return StepContext(request.config, request.source, data, inputs, out, store.scratch(artefact_key), tell, tell_epoch)
+    return StepContext(
+        request.config,
+        request.source,
+        data,
+        inputs,
+        out,
+        store.scratch(artefact_key),
+        tell,
+        tell_epoch,
+    )

@@ -24,12 +24,21 @@ CONSOLE = Console()
 
 
 def run_pipeline(
-    source: str, data: Path, out: Path, config: Path | None, overrides: Sequence[str], tracking: str | None
+    source: str,
+    data: Path,
+    out: Path,
+    config: Path | None,
+    overrides: Sequence[str],
+    tracking: str | None,
 ) -> list[Outcome]:
-    """Make every artefact of the line under `out`, or find it up to date, and publish the files outsiders read."""
+    """Make every artefact of the line under `out`, or find it up to date, and publish the files
+    outsiders read.
+    """
     chosen = config_of(config, overrides)
     if not data.is_dir():
-        raise InputError(f"{data}: there is no such folder; --data names the folder that holds the log's files.")
+        raise InputError(
+            f"{data}: there is no such folder; --data names the folder that holds the log's files."
+        )
     out = out.resolve()
     request = Request(
         source=source,
@@ -52,7 +61,12 @@ def run_pipeline(
 
 def _walk(request: Request, observer: Observer) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
         bar = progress.add_task("starting", total=len(STEPS))
         for name in STEPS:
@@ -62,7 +76,9 @@ def _walk(request: Request, observer: Observer) -> list[Outcome]:
             progress.advance(bar)
     if not any(outcome.made for outcome in outcomes):
         CONSOLE.print(
-            "Same data, same configuration, same code: everything was up to date, nothing was done.", soft_wrap=True
+            "Same data, same configuration, same code: everything was up to date, nothing was "
+            "done.",
+            soft_wrap=True,
         )
     return outcomes
 
@@ -73,15 +89,20 @@ def verdict_in(out: Path) -> str:
     return str(report["run"]["verdict"]["sentence"])
 
 
-def write_world(out: Path, seed: int, users: int | None, impressions: int | None, days: int | None) -> int:
-    """Simulate a world, with its defaults where None is given, and write its tables; returns the log's rows.
+def write_world(
+    out: Path, seed: int, users: int | None, impressions: int | None, days: int | None
+) -> int:
+    """Simulate a world, with its defaults where None is given, and write its tables; returns the
+    log's rows.
 
-    `impressions` are those of a day, about, so that more days leave the earlier ones as they were. InputError where
-    there is no such world.
+    `impressions` are those of a day, about, so that more days leave the earlier ones as they were.
+    InputError where there is no such world.
     """
     given = {"users": users, "impressions_a_day": impressions, "days": days}
     try:
-        config = WorldConfig(seed=seed, **{name: value for name, value in given.items() if value is not None})
+        config = WorldConfig(
+            seed=seed, **{name: value for name, value in given.items() if value is not None}
+        )
     except ValidationError as error:
         raise refusal_of(error) from None
     world, log = simulate(config)
@@ -90,15 +111,24 @@ def write_world(out: Path, seed: int, users: int | None, impressions: int | None
 
 
 def print_recommendations(user: str, out: Path) -> None:
-    """Print one user's list from a run's recommendations.parquet; InputError where the user has none."""
+    """Print one user's list from a run's recommendations.parquet; InputError where the user has
+    none.
+    """
     path = out / "recommendations.parquet"
     if not path.exists():
-        raise InputError(f"{path}: there are no recommendations here; run `funnel run --out {out}` first.")
+        raise InputError(
+            f"{path}: there are no recommendations here; run `funnel run --out {out}` first."
+        )
     lists = pq.read_table(path)
     mine = lists.filter(pc.equal(pc.cast(lists[USER], "string"), user)).sort_by(RANK)
     if not mine.num_rows:
-        raise InputError(f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode none.")
+        raise InputError(
+            f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode "
+            "none."
+        )
     table = Table(RANK, ITEM, f"expected {mine[UNIT][0].as_py()}, if shown", "chance to be next")
     for row in mine.select([RANK, ITEM, EXPECTED_SECONDS, CHANCE]).to_pylist():
-        table.add_row(str(row[RANK]), str(row[ITEM]), f"{row[EXPECTED_SECONDS]:.2f}", f"{row[CHANCE]:.2%}")
+        table.add_row(
+            str(row[RANK]), str(row[ITEM]), f"{row[EXPECTED_SECONDS]:.2f}", f"{row[CHANCE]:.2%}"
+        )
     CONSOLE.print(table)

@@ -3,9 +3,10 @@
     root/<artefact>/<version>/...files, manifest.json
     root/<artefact>/current                              names the version in force
 
-A version is the hash of everything that determines an artefact: its step, configuration, the packages' sources
-and the content of its parents. So an artefact that exists is an artefact that is up to date, and a process
-killed at any instant leaves the old version or the new one, never a mixture.
+A version is the hash of everything that determines an artefact: its step, configuration, the
+packages' sources and the content of its parents. So an artefact that exists is an artefact that is
+up to date, and a process killed at any instant leaves the old version or the new one, never a
+mixture.
 """
 
 import fcntl
@@ -25,7 +26,8 @@ from features.schema import content_digest, parquet_schema
 
 MANIFEST, CURRENT, KEPT_VERSIONS = "manifest.json", "current", 3
 PARTIAL, SCRATCH = ".partial-", ".scratch-"
-# A folder for what no rerun repeats (seconds, speeds, pictures of them): described, but no part of the content.
+# A folder for what no rerun repeats (seconds, speeds, pictures of them): described, but no part of
+# the content.
 MEASURED = "measured"
 PACKAGES = ("features", "recall", "ranking", "funnel")
 
@@ -88,7 +90,9 @@ class Store:
         return self.holds(artefact_key) and self._version(artefact_key.name) == artefact_key.version
 
     def make(self, artefact_key: ArtefactKey, write: Callable[[Path], None]) -> Manifest:
-        """The artefact of `recipe`: taken as it is where it exists, else written, described and renamed."""
+        """The artefact of `recipe`: taken as it is where it exists, else written, described and
+        renamed.
+        """
         home = self.root / artefact_key.name
         if not self.holds(artefact_key):
             with _fresh_folder(home, artefact_key.version) as partial:
@@ -105,7 +109,9 @@ class Store:
         return self.manifest(artefact_key.name)
 
     def scratch(self, artefact_key: ArtefactKey) -> Path:
-        """A folder, not made yet, for what a killed attempt at this very artefact leaves for the next one."""
+        """A folder, not made yet, for what a killed attempt at this very artefact leaves for the
+        next one.
+        """
         return self.root / artefact_key.name / f"{SCRATCH}{artefact_key.version}"
 
     def versions(self) -> dict[str, str]:
@@ -119,14 +125,17 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the store for one run; InputError while another process holds it. A killed holder lets go."""
+        """Hold the store for one run; InputError while another process holds it. A killed holder
+        lets go.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(
-                    f"{self.root}: another run is writing here; wait for it or choose another place."
+                    f"{self.root}: another run is writing here; wait for it or choose another "
+                    "place."
                 ) from None
             yield
 
@@ -196,7 +205,11 @@ def _sweep(home: Path, kind: str = PARTIAL) -> None:
 def _describe(artefact_key: ArtefactKey, folder: Path) -> Manifest:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {str(path.relative_to(folder)): _file_facts(path) for path in paths}
-    repeatable = {name: facts["digest"] for name, facts in files.items() if not name.startswith(f"{MEASURED}/")}
+    repeatable = {
+        name: facts["digest"]
+        for name, facts in files.items()
+        if not name.startswith(f"{MEASURED}/")
+    }
     content = _digest(canonical_json(repeatable).encode())
     return Manifest(
         artefact_key.name,
@@ -216,7 +229,11 @@ def _file_facts(path: Path) -> dict[str, Any]:
 
 def _prune(home: Path, version: str) -> None:
     """Keep the newest few versions: runs that still read an older one finish on it."""
-    others = [path for path in home.iterdir() if path.is_dir() and path.name != version and path.name[0] != "."]
+    others = [
+        path
+        for path in home.iterdir()
+        if path.is_dir() and path.name != version and path.name[0] != "."
+    ]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in others[KEPT_VERSIONS - 1 :]:
         # Out of sight first: a version whose removal is cut short must not look whole.

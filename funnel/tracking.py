@@ -1,9 +1,10 @@
-"""Everything that talks to MLflow: one summary run a pipeline run, and one run for each stage it went through.
+"""Everything that talks to MLflow: one summary run a pipeline run, and one run for each stage it
+went through.
 
-Experiments are flat, so that the UI compares runs of one stage at once: `funnel` holds the summary runs, `ingest`,
-`features`, `recall` and `ranking` their children; runs of `benchmarks` have no parent. A run is found again by its tag
-`watchfunnel.run`, the key of the pipeline run: retries and separate processes go on with the run that is there, and
-nothing rests on MLflow's active run.
+Experiments are flat, so that the UI compares runs of one stage at once: `funnel` holds the summary
+runs, `ingest`, `features`, `recall` and `ranking` their children; runs of `benchmarks` have no
+parent. A run is found again by its tag `watchfunnel.run`, the key of the pipeline run: retries and
+separate processes go on with the run that is there, and nothing rests on MLflow's active run.
 """
 
 import json
@@ -36,7 +37,17 @@ BENCHMARKS = "benchmarks"
 RUN_TAG = "watchfunnel.run"
 DATA_TAG, NOTE_TAG = "watchfunnel.data", "mlflow.note.content"
 
-_PACKAGES = ("apache-airflow", "deepctr", "deepmatch", "duckdb", "faiss-cpu", "mlflow", "numpy", "pandas", "tensorflow")
+_PACKAGES = (
+    "apache-airflow",
+    "deepctr",
+    "deepmatch",
+    "duckdb",
+    "faiss-cpu",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "tensorflow",
+)
 _LONGEST_DIGEST = 36
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -48,11 +59,13 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class MlflowTracker:
-    """Runs in the MLflow store at `uri`: a server (`http://..`) or a file (`sqlite:////absolute/mlflow.db`).
+    """Runs in the MLflow store at `uri`: a server (`http://..`) or a file
+    (`sqlite:////absolute/mlflow.db`).
 
-    `run` is the key of the pipeline run, `name` what its runs are called and `tags` what they are found by. A stage is
-    the name of its experiment. A file's artefacts lie in the folder `artifacts` beside it. Two processes that open the
-    same stage in the same instant may both create a run; all that come later use the older.
+    `run` is the key of the pipeline run, `name` what its runs are called and `tags` what they are
+    found by. A stage is the name of its experiment. A file's artefacts lie in the folder
+    `artifacts` beside it. Two processes that open the same stage in the same instant may both
+    create a run; all that come later use the older.
     """
 
     uri: str
@@ -66,7 +79,9 @@ class MlflowTracker:
             raise ValueError(f"the key of a run is a name without quotes, found {self.run!r}")
 
     def open(self, stage: str) -> str:
-        """Start the stage's run, or go on with the one that is there, failed or not; returns its run id."""
+        """Start the stage's run, or go on with the one that is there, failed or not; returns its
+        run id.
+        """
         run_id = self._run_id(stage)
         if self._client.get_run(run_id).info.status in ("FAILED", "KILLED"):
             self._client.update_run(run_id, status="RUNNING")
@@ -85,7 +100,9 @@ class MlflowTracker:
         return self._client.get_run(self._run_id(stage)).data
 
     def log_params(self, stage: str, params: Mapping[str, object]) -> None:
-        """Settings of the stage. The same value again is fine, another value for the same run is refused."""
+        """Settings of the stage. The same value again is fine, another value for the same run is
+        refused.
+        """
         from mlflow.entities import Param
 
         named = {_allowed(name): str(value) for name, value in params.items()}
@@ -93,29 +110,39 @@ class MlflowTracker:
         for name in named.keys() & known.keys():
             if named[name] != known[name]:
                 raise InputError(
-                    f"MLflow, experiment {stage}, run {self.run}: parameter {name} is {named[name]} but was logged as "
+                    f"MLflow, experiment {stage}, run {self.run}: parameter {name} is "
+                    f"{named[name]} but was logged as "
                     f"{known[name]}; a run keeps its configuration, so start a new one."
                 )
         new = [Param(name, value) for name, value in named.items() if name not in known]
         self._client.log_batch(self._run_id(stage), params=new)
 
     def log_metrics(self, stage: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Figures by name; `hr@50` is kept as `hr_at_50`, and what is NaN or infinite is left out."""
+        """Figures by name; `hr@50` is kept as `hr_at_50`, and what is NaN or infinite is left
+        out.
+        """
         from mlflow.entities import Metric
 
         now = int(time() * 1000)
-        named = [Metric(_allowed(k), float(v), now, step) for k, v in metrics.items() if math.isfinite(v)]
+        named = [
+            Metric(_allowed(k), float(v), now, step) for k, v in metrics.items() if math.isfinite(v)
+        ]
         self._client.log_batch(self._run_id(stage), metrics=named)
 
     def log_epochs(self, stage: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Curves of a training by epoch, those of each tower for themselves; what is logged already stays as it is."""
+        """Curves of a training by epoch, those of each tower for themselves; what is logged already
+        stays as it is.
+        """
         curves: dict[str, dict[int, float]] = {}
         for row in rows:
             of_tower = f"/tower_{row['tower']}" if "tower" in row else ""
             for figure, value in curve_points(row).items():
                 curves.setdefault(f"{name}.{figure}{of_tower}", {})[row["epoch"]] = value
         for curve, points in curves.items():
-            known = {point.step for point in self._client.get_metric_history(self._run_id(stage), _allowed(curve))}
+            known = {
+                point.step
+                for point in self._client.get_metric_history(self._run_id(stage), _allowed(curve))
+            }
             for epoch in points.keys() - known:
                 self.log_metrics(stage, {curve: points[epoch]}, epoch)
 
@@ -127,7 +154,9 @@ class MlflowTracker:
         self._client.log_batch(self._run_id(stage), tags=named)
 
     def describe(self, stage: str, text: str) -> None:
-        """What the UI shows above the run's figures, in Markdown; its first line is what there is to know."""
+        """What the UI shows above the run's figures, in Markdown; its first line is what there is
+        to know.
+        """
         self.log_tags(stage, {NOTE_TAG: text})
 
     def log_file(self, stage: str, path: Path, folder: str | None = None) -> None:
@@ -143,8 +172,12 @@ class MlflowTracker:
         # Not MLflow's own log_table, which appends: a retry would double the rows.
         self._client.log_text(self._run_id(stage), table.to_csv(index=False), name)
 
-    def log_dataset(self, stage: str, name: str, digest: str, source: str, profile: Mapping[str, object]) -> None:
-        """The data the stage read: its name, the digest of its content, where it lies, and counts that describe it."""
+    def log_dataset(
+        self, stage: str, name: str, digest: str, source: str, profile: Mapping[str, object]
+    ) -> None:
+        """The data the stage read: its name, the digest of its content, where it lies, and counts
+        that describe it.
+        """
         from mlflow.entities import Dataset, DatasetInput
 
         short = digest[:_LONGEST_DIGEST]
@@ -154,7 +187,9 @@ class MlflowTracker:
         self.log_tags(stage, {DATA_TAG: digest})
 
     def close(self, stage: str, failed: bool = False) -> None:
-        """End the stage's run, if there is one, as finished or failed; `open` takes a failed one up again."""
+        """End the stage's run, if there is one, as finished or failed; `open` takes a failed one up
+        again.
+        """
         if self.exists(stage):
             self._client.set_terminated(self._run_id(stage), "FAILED" if failed else "FINISHED")
 
@@ -181,19 +216,27 @@ class MlflowTracker:
 
     def _find(self, experiment: str) -> str | None:
         mine = f"tags.`{RUN_TAG}` = '{self.run}'"
-        runs = self._client.search_runs([experiment], mine, max_results=1, order_by=["start_time ASC"])
+        runs = self._client.search_runs(
+            [experiment], mine, max_results=1, order_by=["start_time ASC"]
+        )
         return runs[0].info.run_id if runs else None
 
     def _create(self, experiment: str, stage: str) -> str:
-        parent = {} if stage in (SUMMARY, BENCHMARKS) else {"mlflow.parentRunId": self._run_id(SUMMARY)}
+        parent = (
+            {} if stage in (SUMMARY, BENCHMARKS) else {"mlflow.parentRunId": self._run_id(SUMMARY)}
+        )
         tags = {RUN_TAG: self.run, **parent, **environment(), **self.tags}
-        run_id: str = self._client.create_run(experiment, tags=tags, run_name=self.name or self.run).info.run_id
+        run_id: str = self._client.create_run(
+            experiment, tags=tags, run_name=self.name or self.run
+        ).info.run_id
         return run_id
 
 
 @cache
 def environment() -> dict[str, str]:
-    """Tags that say what ran: versions of Python and of the packages that matter, and the commit in a checkout."""
+    """Tags that say what ran: versions of Python and of the packages that matter, and the commit in
+    a checkout.
+    """
     tags = {"watchfunnel.version.python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -202,7 +245,9 @@ def environment() -> dict[str, str]:
             continue
     commit = _commit(Path(__file__).parents[1])
     # MLflow's own tag is not among those that its UI shows.
-    return tags | ({"mlflow.source.git.commit": commit, "watchfunnel.commit": commit} if commit else {})
+    return tags | (
+        {"mlflow.source.git.commit": commit, "watchfunnel.commit": commit} if commit else {}
+    )
 
 
 def _commit(root: Path) -> str | None:
@@ -210,7 +255,9 @@ def _commit(root: Path) -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True)
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True
+        )
     except FileNotFoundError:
         return None
     return found.stdout.strip() if found.returncode == 0 else None
@@ -232,20 +279,26 @@ def _client(uri: str) -> "MlflowClient":
 
 
 def _ask_for_life(uri: str) -> None:
-    """ServiceUnavailable at once where no server answers; MLflow itself would go on trying for minutes."""
+    """ServiceUnavailable at once where no server answers; MLflow itself would go on trying for
+    minutes.
+    """
     try:
         answer = requests.get(f"{uri.rstrip('/')}/health", timeout=10)
         answer.raise_for_status()
     except requests.RequestException as fault:
         raise ServiceUnavailable(
-            f"no MLflow server answers at {uri} ({type(fault).__name__}); start it, or correct the tracking address."
+            f"no MLflow server answers at {uri} ({type(fault).__name__}); start it, or correct the "
+            "tracking address."
         ) from fault
 
 
 def _folder(uri: str) -> Path:
     path = Path(uri.removeprefix("sqlite:///"))
     if not uri.startswith("sqlite:///") or not path.is_absolute():
-        raise InputError(f"tracking address {uri}: expected http://host:port or sqlite:////absolute/path/mlflow.db.")
+        raise InputError(
+            f"tracking address {uri}: expected http://host:port or "
+            "sqlite:////absolute/path/mlflow.db."
+        )
     return path.parent
 
 
@@ -262,7 +315,9 @@ def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
             if known is None:
                 raise
     if known.lifecycle_stage == "deleted":
-        raise InputError(f"MLflow at {uri}: experiment {name} is deleted; restore it there or track elsewhere.")
+        raise InputError(
+            f"MLflow at {uri}: experiment {name} is deleted; restore it there or track elsewhere."
+        )
     return str(known.experiment_id)
 
 

@@ -1,6 +1,7 @@
 """From candidates to an ordered few, by expected watch seconds (Covington et al. 2016, section 4).
 
-Rows of features and what became of them train a ranker; it says for how long an item is watched if it is shown:
+Rows of features and what became of them train a ranker; it says for how long an item is watched if
+it is shown:
 
 >>> import numpy as np
 >>> from features.asof_features import Block
@@ -27,7 +28,8 @@ Lists are ordered by those seconds and by the chance that an item is watched nex
 >>> int(order.scores(np.log(expected), np.log([0.1, 0.9])).argmax())
 1
 
-`check_leakage` refuses features that look ahead; `recommender_of` ranks `Lists` of candidates as of an instant.
+`check_leakage` refuses features that look ahead; `recommender_of` ranks `Lists` of candidates as of
+an instant.
 """
 
 from importlib import import_module

@@ -1,4 +1,5 @@
-"""The last step from the net's seconds to seconds that are right on average: one factor, from validation rows.
+"""The last step from the net's seconds to seconds that are right on average: one factor, from
+validation rows.
 
 Bent curves (Platt's, isotonic) were tried, and took no more off the error than the factor does.
 """
@@ -13,7 +14,9 @@ LEAST_ROWS = 50
 
 
 def calibration_factor(predicted: Float64, seconds: Float64, weight: Float64) -> float:
-    """True over predicted seconds of validation rows [n]; 1 where there are too few, or none of them watched."""
+    """True over predicted seconds of validation rows [n]; 1 where there are too few, or none of
+    them watched.
+    """
     total = float((predicted * weight).sum())
     if len(seconds) < LEAST_ROWS or not total:
         return 1.0

@@ -1,4 +1,5 @@
-"""Ranking rows: impressions or candidates, their features as of the exposure, and what was then watched.
+"""Ranking rows: impressions or candidates, their features as of the exposure, and what was then
+watched.
 
 `RankingRows` is a table on disk; `RankerExamples` are its rows as the net is fed them.
 """
@@ -25,7 +26,8 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 LABELS = ("timestamps_us", "clicked", "seconds", "weight", "positions")
-# The column of recall's log chance that a candidate is watched next: its score in the list it was merged into.
+# The column of recall's log chance that a candidate is watched next: its score in the list it was
+# merged into.
 MERGED = "recall_merged"
 SHRINKAGE = 10.0
 MOSTLY_UNKNOWN = 0.5
@@ -35,10 +37,11 @@ LAST_POSITION = 50
 
 @dataclass(frozen=True)
 class Exposures:
-    """What was shown, or could have been: users, items, instants [n] and recall's columns {name: float64 [n]}.
+    """What was shown, or could have been: users, items, instants [n] and recall's columns {name:
+    float64 [n]}.
 
-    `contexts` {name: int32 [n]} and `positions` [n] (from 1, 0 unknown) are those of the impressions; a request that
-    has not been answered yet has none.
+    `contexts` {name: int32 [n]} and `positions` [n] (from 1, 0 unknown) are those of the
+    impressions; a request that has not been answered yet has none.
     """
 
     users: Int32
@@ -56,8 +59,9 @@ class Exposures:
 class RankingRows:
     """Rows [n] in the order of their exposures: three blocks of features and the label.
 
-    `seconds` is T: the watch seconds of a click, 0 otherwise. `weight` is 1, or 1 / r for the rows that stand for
-    themselves and the unclicked ones left out when thinned at rate r. `positions` on the page count from 1, 0 unknown.
+    `seconds` is T: the watch seconds of a click, 0 otherwise. `weight` is 1, or 1 / r for the rows
+    that stand for themselves and the unclicked ones left out when thinned at rate r. `positions` on
+    the page count from 1, 0 unknown.
     """
 
     blocks: dict[str, Block]
@@ -89,14 +93,17 @@ class RankingRows:
 def blocks_of(features: AsOfFeatures, exposures: Exposures) -> dict[str, Block]:
     """The three feature blocks of exposures, each as of its own instant."""
     each = exposures
-    return features.blocks(features.log.rows(each.users, each.items, each.timestamps_us, each.contexts, each.recall))
+    return features.blocks(
+        features.log.rows(each.users, each.items, each.timestamps_us, each.contexts, each.recall)
+    )
 
 
 class Targets(NamedTuple):
     """What the losses are told of rows [n].
 
-    `labels` and `weights` [n, heads] are those of `losses.targets_of`, the mean weight of a head being 1. The order of
-    rows reads `seconds` (T), `row_weights`, and `log_measures`: the log of the seconds that the odds count as one.
+    `labels` and `weights` [n, heads] are those of `losses.targets_of`, the mean weight of a head
+    being 1. The order of rows reads `seconds` (T), `row_weights`, and `log_measures`: the log of
+    the seconds that the odds count as one.
     """
 
     labels: Float32
@@ -108,10 +115,12 @@ class Targets(NamedTuple):
 
 @dataclass(frozen=True)
 class RankerExamples:
-    """Rows [n] as the net is fed them; powers are taken batch by batch, so that memory grows with the log alone.
+    """Rows [n] as the net is fed them; powers are taken batch by batch, so that memory grows with
+    the log alone.
 
-    `numbers` [n, columns] at their quantiles by block; `codes` are rows of embedding tables, `codes_<block>`
-    [n, columns] and `position` [n, 1]; `prior` [n, 1] is where the first logit starts, None: at 0.
+    `numbers` [n, columns] at their quantiles by block; `codes` are rows of embedding tables,
+    `codes_<block>` [n, columns] and `position` [n, 1]; `prior` [n, 1] is where the first logit
+    starts, None: at 0.
     """
 
     numbers: dict[str, Float32]
@@ -126,7 +135,9 @@ class RankerExamples:
     def take(self, rows: npt.NDArray[np.intp]) -> tuple[dict[str, Any], Targets]:
         """The inputs of some rows by name, and their targets."""
         inputs: dict[str, Any] = {name: codes[rows] for name, codes in self.codes.items()}
-        inputs |= {name: with_powers(numbers[rows], self.powers) for name, numbers in self.numbers.items()}
+        inputs |= {
+            name: with_powers(numbers[rows], self.powers) for name, numbers in self.numbers.items()
+        }
         inputs |= {} if self.prior is None else {"prior": self.prior[rows]}
         return inputs, Targets(*(column[rows] for column in self.targets))
 
@@ -134,8 +145,14 @@ class RankerExamples:
 def build_examples(ranker: Ranker, rows: RankingRows) -> RankerExamples:
     """Rows [n] as the net of a ranker, trained or not, is fed them."""
     spec, blocks = ranker.spec, rows.blocks
-    codes = {f"codes_{name}": ranker.rows(name, blocks[name]) for name in BLOCKS if spec.codes[name]}
-    numbers = {name: ranker.encoders.numbers(blocks[name], spec.numbers[name]) for name in BLOCKS if spec.numbers[name]}
+    codes = {
+        f"codes_{name}": ranker.rows(name, blocks[name]) for name in BLOCKS if spec.codes[name]
+    }
+    numbers = {
+        name: ranker.encoders.numbers(blocks[name], spec.numbers[name])
+        for name in BLOCKS
+        if spec.numbers[name]
+    }
     positions = np.clip(rows.positions, 0, LAST_POSITION).astype(np.int32)[:, None]
     prior = ranker.prior(blocks["pair"])[:, None] if spec.prior else None
     measures = ranker.measures(blocks["item"])
@@ -160,7 +177,8 @@ class Watches(Protocol):
 
 
 def filled_seconds(rows: Watches, known: Watches) -> Float64:
-    """T of rows [n]: 0 unclicked; a click without seconds takes the mean of its item in `known`, drawn to the whole's.
+    """T of rows [n]: 0 unclicked; a click without seconds takes the mean of its item in `known`,
+    drawn to the whole's.
 
     `known` are the rows before the cut, so that no mean is learnt from what it is judged by.
     """
@@ -170,19 +188,30 @@ def filled_seconds(rows: Watches, known: Watches) -> Float64:
     size = max(int(rows.items.max(initial=0)), int(items.max(initial=0))) + 1
     count, total = np.bincount(items, minlength=size), np.bincount(items, seconds, minlength=size)
     mean = (total + SHRINKAGE * overall) / (count + SHRINKAGE)
-    return np.where(rows.clicked, np.where(np.isnan(rows.seconds), mean[rows.items], rows.seconds), 0.0)
+    return np.where(
+        rows.clicked, np.where(np.isnan(rows.seconds), mean[rows.items], rows.seconds), 0.0
+    )
 
 
 def unit_of(clicked: npt.NDArray[np.bool_], seconds: Float64, before: npt.NDArray[np.bool_]) -> str:
-    """`watches` where more than half of the clicks before the cut lack their seconds (then T = 1), else `seconds`."""
+    """`watches` where more than half of the clicks before the cut lack their seconds (then T = 1),
+    else `seconds`.
+    """
     used = clicked & before
-    return "watches" if used.any() and np.isnan(seconds[used]).mean() > MOSTLY_UNKNOWN else "seconds"
+    return (
+        "watches" if used.any() and np.isnan(seconds[used]).mean() > MOSTLY_UNKNOWN else "seconds"
+    )
 
 
 def thinned(
-    clicked: npt.NDArray[np.bool_], lists: npt.NDArray[np.integer], kept: int, rng: np.random.Generator
+    clicked: npt.NDArray[np.bool_],
+    lists: npt.NDArray[np.integer],
+    kept: int,
+    rng: np.random.Generator,
 ) -> tuple[Int64, Float64]:
-    """Rows left when each list keeps at most `kept` random unclicked ones, in order, and the weight 1 / r of each."""
+    """Rows left when each list keeps at most `kept` random unclicked ones, in order, and the weight
+    1 / r of each.
+    """
     order = np.lexsort((rng.random(len(lists)), clicked, lists))
     of_list = lists[order].astype(np.int64) * 2 + clicked[order]
     first = np.searchsorted(of_list, of_list, "left")
@@ -196,14 +225,21 @@ def thinned(
 
 def _flat(blocks: dict[str, Block]) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
     for name, block in blocks.items():
-        yield from ((f"{name}.number.{column}", values.astype(np.float32)) for column, values in block.numbers.items())
+        yield from (
+            (f"{name}.number.{column}", values.astype(np.float32))
+            for column, values in block.numbers.items()
+        )
         yield from ((f"{name}.code.{column}", values) for column, values in block.codes.items())
 
 
 def _block(columns: dict[str, npt.NDArray[np.generic]], name: str, size: int) -> Block:
     parts = {column: column.split(".", 2) for column in columns if column not in LABELS}
     numbers, codes = (
-        {column: columns[stored] for stored, (block, of, column) in parts.items() if (block, of) == (name, kind)}
+        {
+            column: columns[stored]
+            for stored, (block, of, column) in parts.items()
+            if (block, of) == (name, kind)
+        }
         for kind in ("number", "code")
     )
     found = {column: values.astype(np.float64) for column, values in numbers.items()}

@@ -1,4 +1,6 @@
-"""The leakage check: no feature of a row may change when what came after the row is struck from the log."""
+"""The leakage check: no feature of a row may change when what came after the row is struck from the
+log.
+"""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -13,39 +15,55 @@ from ranking.examples import Exposures, blocks_of
 
 Int64 = npt.NDArray[np.int64]
 
-# Rows made twice, half of them at the edge; events of the excerpt, about; instants that its clock still tells apart.
+# Rows made twice, half of them at the edge; events of the excerpt, about; instants that its clock
+# still tells apart.
 CHECKED, EXCERPT, TICKS = 5_000, 100_000, 10
 
 
 def check_leakage(features: AsOfFeatures, exposures: Exposures, rng: np.random.Generator) -> None:
     """InputError where a feature of the catalogue reads what came at or after its row's instant.
 
-    Of an excerpt of the log whose clock stands still for a tenth of the rows at a time, one instant is drawn, the edge.
-    Rows at it and before it are made twice, from the whole excerpt and from what came strictly before the edge: so a
-    leak of the future is told, and one of the row's own outcome, which is an event of its very instant. Recall's
-    columns come with the exposures and are not made here: the rolling tower answers for them.
+    Of an excerpt of the log whose clock stands still for a tenth of the rows at a time, one instant
+    is drawn, the edge. Rows at it and before it are made twice, from the whole excerpt and from
+    what came strictly before the edge: so a leak of the future is told, and one of the row's own
+    outcome, which is an event of its very instant. Recall's columns come with the exposures and are
+    not made here: the rolling tower answers for them.
     """
     if not len(exposures):
         return
     features, exposures = _coarse(*_excerpt(features, exposures, rng))
     edge = int(rng.choice(exposures.timestamps_us))
-    parts = (np.flatnonzero(exposures.timestamps_us == edge), np.flatnonzero(exposures.timestamps_us < edge))
-    some = taken(exposures, np.sort(np.concatenate([rng.permutation(part)[: CHECKED // 2] for part in parts])))
+    parts = (
+        np.flatnonzero(exposures.timestamps_us == edge),
+        np.flatnonzero(exposures.timestamps_us < edge),
+    )
+    some = taken(
+        exposures,
+        np.sort(np.concatenate([rng.permutation(part)[: CHECKED // 2] for part in parts])),
+    )
     changed = differing(blocks_of(features, some), blocks_of(before(features, edge), some))
     if changed:
         raise InputError(
-            f"Ranking rows: {', '.join(changed)} changed when what came at or after the rows' instant was struck from "
-            "the log; a feature must be as of its row. Leave out the columns, or make them from earlier rows alone."
+            f"Ranking rows: {', '.join(changed)} changed when what came at or after the rows' "
+            "instant was struck from "
+            "the log; a feature must be as of its row. Leave out the columns, or make them from "
+            "earlier rows alone."
         )
 
 
-def _excerpt(features: AsOfFeatures, exposures: Exposures, rng: np.random.Generator) -> tuple[AsOfFeatures, Exposures]:
-    """The events and exposures of random users: as many as have about `EXCERPT` events, and one at least."""
+def _excerpt(
+    features: AsOfFeatures, exposures: Exposures, rng: np.random.Generator
+) -> tuple[AsOfFeatures, Exposures]:
+    """The events and exposures of random users: as many as have about `EXCERPT` events, and one at
+    least.
+    """
     users = rng.permutation(np.unique(exposures.users))
     events = np.bincount(features.log.events.users, minlength=int(users.max()) + 1)[users]
     some = users[: max(int(np.searchsorted(np.cumsum(events), EXCERPT)), 1)]
     rows = np.flatnonzero(np.isin(exposures.users, some))
-    return _with_events(features, np.flatnonzero(np.isin(features.log.events.users, some))), taken(exposures, rows)
+    return _with_events(features, np.flatnonzero(np.isin(features.log.events.users, some))), taken(
+        exposures, rows
+    )
 
 
 def _coarse(features: AsOfFeatures, exposures: Exposures) -> tuple[AsOfFeatures, Exposures]:
@@ -57,9 +75,12 @@ def _coarse(features: AsOfFeatures, exposures: Exposures) -> tuple[AsOfFeatures,
         return np.where(place >= 0, ticks[place], timestamps_us)
 
     log = replace(
-        features.log, events=replace(features.log.events, timestamps_us=told(features.log.events.timestamps_us))
+        features.log,
+        events=replace(features.log.events, timestamps_us=told(features.log.events.timestamps_us)),
     )
-    return replace(features, log=log), replace(exposures, timestamps_us=told(exposures.timestamps_us))
+    return replace(features, log=log), replace(
+        exposures, timestamps_us=told(exposures.timestamps_us)
+    )
 
 
 def before(features: AsOfFeatures, timestamp_us: int) -> AsOfFeatures:
@@ -69,7 +90,9 @@ def before(features: AsOfFeatures, timestamp_us: int) -> AsOfFeatures:
 
 def _with_events(features: AsOfFeatures, rows: npt.NDArray[np.intp]) -> AsOfFeatures:
     log = features.log
-    events = Events(**{field.name: getattr(log.events, field.name)[rows] for field in fields(log.events)})
+    events = Events(
+        **{field.name: getattr(log.events, field.name)[rows] for field in fields(log.events)}
+    )
     contexts = {name: codes[rows] for name, codes in log.contexts.items()}
     return replace(features, log=replace(log, events=events, contexts=contexts))
 
@@ -94,7 +117,9 @@ def differing(first: Blocks, second: Blocks) -> list[str]:
         name
         for block in first
         for name, values in first[block].numbers.items()
-        if not np.allclose(values, second[block].numbers[name], rtol=1e-6, atol=1e-6, equal_nan=True)
+        if not np.allclose(
+            values, second[block].numbers[name], rtol=1e-6, atol=1e-6, equal_nan=True
+        )
     ]
     codes = [
         name

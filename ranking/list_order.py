@@ -1,7 +1,9 @@
-"""The order of final lists: for how long an item would be watched, and how likely it is what its user watches next.
+"""The order of final lists: for how long an item would be watched, and how likely it is what its
+user watches next.
 
-The ranker knows E[T | shown] of what the feed chose to show; of a candidate that no feed would have shown it knows
-little. So a list is ordered by log E[T | shown] + lambda log P(next), lambda chosen on lists of validation users.
+The ranker knows E[T | shown] of what the feed chose to show; of a candidate that no feed would have
+shown it knows little. So a list is ordered by log E[T | shown] + lambda log P(next), lambda chosen
+on lists of validation users.
 """
 
 from collections.abc import Mapping
@@ -24,8 +26,9 @@ LEAST_SECONDS = 1e-9
 class ListOrder(BaseModel):
     """How final lists are ordered: `seconds_weight` log E[T | shown] + `chance_weight` log P(next).
 
-    (1, 0) is the paper's order, (0, 1) that of P(next) alone. `chance_of` says whose P(next): the blender's, or one
-    generator's. Of each user's candidates the first `depth` take part, in recall's order (None: all).
+    (1, 0) is the paper's order, (0, 1) that of P(next) alone. `chance_of` says whose P(next): the
+    blender's, or one generator's. Of each user's candidates the first `depth` take part, in
+    recall's order (None: all).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,18 +40,24 @@ class ListOrder(BaseModel):
 
     @property
     def described(self) -> str:
-        """The order in words: `seconds x chance^0.5 of the first 100`, `recall's order`, `popular alone`."""
+        """The order in words: `seconds x chance^0.5 of the first 100`, `recall's order`, `popular
+        alone`.
+        """
         if not self.seconds_weight:
             return RECALLS_ORDER if self.chance_of == BLENDER else f"{self.chance_of} alone"
         name = "seconds" if not self.chance_weight else f"seconds x chance^{self.chance_weight:g}"
         return f"{name} of the first {self.depth}" if self.depth else name
 
     def scores(self, log_seconds: Float64, log_chances: Float64) -> Float64:
-        """What orders lists, from log E[T | shown] and log P(next), all [n, k]; -inf where there is no item."""
+        """What orders lists, from log E[T | shown] and log P(next), all [n, k]; -inf where there is
+        no item.
+        """
         there = ~np.isneginf(log_seconds)
         chances = np.where(there, log_chances, 0.0)
         seconds = np.where(there, log_seconds, 0.0)
-        return np.where(there, self.seconds_weight * seconds + self.chance_weight * chances, -np.inf)
+        return np.where(
+            there, self.seconds_weight * seconds + self.chance_weight * chances, -np.inf
+        )
 
 
 def log_of(seconds: Float64) -> Float64:
@@ -58,25 +67,38 @@ def log_of(seconds: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class Gains:
-    """What lists hold of what users [n] went on to watch, by list length: {k: seconds (or watches) [n]}."""
+    """What lists hold of what users [n] went on to watch, by list length: {k: seconds (or watches)
+    [n]}.
+    """
 
     by_length: Mapping[int, Float64]
 
     @property
     def log_total(self) -> float:
-        """Mean over the lengths of the logarithm of all seconds held: no length outweighs another. -inf for none."""
+        """Mean over the lengths of the logarithm of all seconds held: no length outweighs another.
+        -inf for none.
+        """
         totals = np.array([gains.sum() for gains in self.by_length.values()])
         return float(np.log(totals).mean()) if (totals > 0).all() else float("-inf")
 
     def harms(self, other: "Gains") -> bool:
-        """Whether these lists hold less than others at some length, by more than a standard error."""
-        pairs = [(Gains({k: gains}), Gains({k: other.by_length[k]})) for k, gains in self.by_length.items()]
-        return any(theirs.log_total - mine.log_total > mine.standard_error(theirs) for mine, theirs in pairs)
+        """Whether these lists hold less than others at some length, by more than a standard
+        error.
+        """
+        pairs = [
+            (Gains({k: gains}), Gains({k: other.by_length[k]}))
+            for k, gains in self.by_length.items()
+        ]
+        return any(
+            theirs.log_total - mine.log_total > mine.standard_error(theirs)
+            for mine, theirs in pairs
+        )
 
     def standard_error(self, other: "Gains") -> float:
         """Standard error over users of the difference of two lists' `log_total`, to first order.
 
-        The seconds of the same users are compared, so that what makes both rise or fall together does not count.
+        The seconds of the same users are compared, so that what makes both rise or fall together
+        does not count.
         """
         if not (np.isfinite(self.log_total) and np.isfinite(other.log_total)):
             return float("nan")

@@ -1,11 +1,12 @@
-"""How well impressions are scored and ordered: by click, by watch seconds, and how true the seconds are.
+"""How well impressions are scored and ordered: by click, by watch seconds, and how true the seconds
+are.
 
-All arguments are aligned by impression, [n]: the truth (`users`, `clicked`, `seconds`) first, `predicted`
-last, the higher the better. No figure depends on the order of the rows. Where there is nothing to measure
-(no rows, one class only, no seconds at all) it is NaN.
+All arguments are aligned by impression, [n]: the truth (`users`, `clicked`, `seconds`) first,
+`predicted` last, the higher the better. No figure depends on the order of the rows. Where there is
+nothing to measure (no rows, one class only, no seconds at all) it is NaN.
 
-Slices (`by_duration`, ...) are names and the impressions [n] they hold; every impression lies in one slice of a kind,
-or in none where the log cannot say.
+Slices (`by_duration`, ...) are names and the impressions [n] they hold; every impression lies in
+one slice of a kind, or in none where the log cannot say.
 """
 
 from typing import NamedTuple
@@ -26,10 +27,11 @@ DRAWS_AT_ONCE = 20
 
 
 class Xauc(NamedTuple):
-    """Share of pairs of impressions, of unequal seconds, that the prediction puts in the right order.
+    """Share of pairs of impressions, of unequal seconds, that the prediction puts in the right
+    order.
 
-    A pair with equal predictions is wrong in `strict` and half right in `half_credit`; `tie_fraction` is the
-    share of such pairs.
+    A pair with equal predictions is wrong in `strict` and half right in `half_credit`;
+    `tie_fraction` is the share of such pairs.
     """
 
     strict: float
@@ -60,10 +62,12 @@ def gauc_by_rows(users: Ids, clicked: Flags, predicted: Numbers) -> float:
 
 
 def weighted_user_loss(users: Ids, clicked: Flags, seconds: Numbers, predicted: Numbers) -> float:
-    """Share of watch seconds ordered below an unclicked impression of the same user (paper, section 4.3).
+    """Share of watch seconds ordered below an unclicked impression of the same user (paper, section
+    4.3).
 
-    sum_i T_i mean_j([s_j > s_i] + .5 [s_j = s_i]) / sum_i T_i over clicked i and unclicked j of users with both;
-    0 is perfect, .5 is chance. The paper pairs within a page, this within all rows given.
+    sum_i T_i mean_j([s_j > s_i] + .5 [s_j = s_i]) / sum_i T_i over clicked i and unclicked j of
+    users with both; 0 is perfect, .5 is chance. The paper pairs within a page, this within all rows
+    given.
     """
     _check(users, seconds)
     below = share_of_unclicked_below(users, clicked, predicted)
@@ -72,7 +76,9 @@ def weighted_user_loss(users: Ids, clicked: Flags, seconds: Numbers, predicted: 
 
 
 def share_of_unclicked_below(users: Ids, clicked: Flags, predicted: Numbers) -> Floats:
-    """Share of the same user's unclicked impressions scored lower, ties half, [n]; NaN where there is none."""
+    """Share of the same user's unclicked impressions scored lower, ties half, [n]; NaN where there
+    is none.
+    """
     _check(users, clicked, predicted)
     if clicked.dtype != np.bool_:
         raise ValueError(f"clicked must be True or False, found {clicked.dtype}")
@@ -80,7 +86,9 @@ def share_of_unclicked_below(users: Ids, clicked: Flags, predicted: Numbers) -> 
     unclicked_before = np.append(0, np.cumsum(~clicked[order]))
     user_start, user_stop = _runs(_changes(users[order]))
     tie_start, tie_stop = _runs(_changes(users[order]) | _changes(predicted[order]))
-    lower = (unclicked_before[tie_start] + unclicked_before[tie_stop]) / 2 - unclicked_before[user_start]
+    lower = (unclicked_before[tie_start] + unclicked_before[tie_stop]) / 2 - unclicked_before[
+        user_start
+    ]
     all_of_user = unclicked_before[user_stop] - unclicked_before[user_start]
     share = np.full(len(order), np.nan)
     share[order] = _quotients(lower, all_of_user)
@@ -88,10 +96,13 @@ def share_of_unclicked_below(users: Ids, clicked: Flags, predicted: Numbers) -> 
 
 
 def xauc(seconds: Numbers, predicted: Numbers) -> Xauc:
-    """Order of watch seconds over all pairs of impressions with unequal seconds, exact, O(n log n)."""
+    """Order of watch seconds over all pairs of impressions with unequal seconds, exact, O(n log
+    n).
+    """
     _check(seconds, predicted)
     order = np.lexsort((predicted, seconds))
-    # Equal seconds lie in rising prediction, so an inversion is a pair of unequal seconds in the wrong order.
+    # Equal seconds lie in rising prediction, so an inversion is a pair of unequal seconds in the
+    # wrong order.
     wrong = inversions(predicted[order])
     pairs = len(seconds) * (len(seconds) - 1) // 2 - _equal_pairs(_changes(seconds[order]))
     equal_in_both = _equal_pairs(_changes(seconds[order]) | _changes(predicted[order]))
@@ -106,19 +117,23 @@ def inversions(values: Numbers) -> int:
     ranks = np.arange(2**bits)
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
     total = 0
-    # Ranks are a permutation, so those that share their higher bits fill one block each; a block is split, in
-    # order, into the ranks whose bit is 0 and those whose bit is 1. Each 1 before a 0 is one inversion.
+    # Ranks are a permutation, so those that share their higher bits fill one block each; a block is
+    # split, in order, into the ranks whose bit is 0 and those whose bit is 1. Each 1 before a 0 is
+    # one inversion.
     for bit in reversed(range(bits)):
         half, blocks = 2**bit, 2 ** (bits - bit - 1)
         ones = (ranks & half) > 0
         ones_of_earlier_blocks = half * half * (blocks * (blocks - 1) // 2)
         total += int(np.cumsum(ones)[~ones].sum()) - ones_of_earlier_blocks
-        ranks = np.stack([ranks[~ones].reshape(blocks, half), ranks[ones].reshape(blocks, half)], axis=1).ravel()
+        ranks = np.stack(
+            [ranks[~ones].reshape(blocks, half), ranks[ones].reshape(blocks, half)], axis=1
+        ).ravel()
     return total
 
 
 def ndcg_of_seconds(k: int, users: Ids, seconds: Numbers, predicted: Numbers) -> Floats:
-    """Discounted watch seconds at the first k places over the best possible, [users], in order of user.
+    """Discounted watch seconds at the first k places over the best possible, [users], in order of
+    user.
 
     Impressions with equal predictions share their places. NaN for a user without any seconds.
     """
@@ -142,17 +157,23 @@ def calibration_ratio(seconds: Numbers, predicted: Numbers) -> float:
 def calibration_interval(
     users: Ids, seconds: Numbers, predicted: Numbers, rng: np.random.Generator, draws: int = 1_000
 ) -> tuple[float, float]:
-    """The middle 95 % of the calibration ratio when users are drawn with replacement. NaN without seconds."""
-    low, high = quantiles_or_nan(bootstrapped_ratios(users, predicted, seconds, rng, draws), 0.025, 0.975)
+    """The middle 95 % of the calibration ratio when users are drawn with replacement. NaN without
+    seconds.
+    """
+    low, high = quantiles_or_nan(
+        bootstrapped_ratios(users, predicted, seconds, rng, draws), 0.025, 0.975
+    )
     return low, high
 
 
 def bootstrapped_ratios(
     users: Ids, part: Numbers, whole: Numbers, rng: np.random.Generator, draws: int = 1_000
 ) -> Floats:
-    """sum(part) / sum(whole) when users are drawn with replacement, all their rows with them: [draws].
+    """sum(part) / sum(whole) when users are drawn with replacement, all their rows with them:
+    [draws].
 
-    Each user counts as often as a Poisson number of mean 1 says (Chamandy et al. 2012). NaN where `whole` came to 0.
+    Each user counts as often as a Poisson number of mean 1 says (Chamandy et al. 2012). NaN where
+    `whole` came to 0.
     """
     _check(users, whole, part)
     code = np.unique(users, return_inverse=True)[1]
@@ -168,20 +189,28 @@ def bootstrapped_ratios(
 def quantiles_or_nan(values: Floats, *shares: float) -> tuple[float, ...]:
     """Quantiles of what is not NaN; NaN where nothing is left."""
     known = values[~np.isnan(values)]
-    return tuple(map(float, np.quantile(known, shares))) if known.size else (float("nan"),) * len(shares)
+    return (
+        tuple(map(float, np.quantile(known, shares)))
+        if known.size
+        else (float("nan"),) * len(shares)
+    )
 
 
 def quantile_buckets(values: Numbers, buckets: int) -> Ints:
-    """Which of `buckets` equally full buckets each value falls in, 0 the lowest, [n]; equal ones stay together."""
+    """Which of `buckets` equally full buckets each value falls in, 0 the lowest, [n]; equal ones
+    stay together.
+    """
     _check(values)
     lower: Ints = np.searchsorted(np.sort(values), values)
     return lower * buckets // max(len(values), 1)
 
 
 def by_bucket(bucket: Ids, seconds: Numbers, predicted: Numbers) -> pd.DataFrame:
-    """Calibration by bucket, of duration or of prediction: one row for each bucket that occurs, in order.
+    """Calibration by bucket, of duration or of prediction: one row for each bucket that occurs, in
+    order.
 
-    Columns: bucket, rows, seconds and predicted (means), calibration_ratio (null without seconds), mae.
+    Columns: bucket, rows, seconds and predicted (means), calibration_ratio (null without seconds),
+    mae.
     """
     _check(bucket, seconds, predicted)
     rows = pd.DataFrame({"bucket": bucket, "seconds": seconds, "predicted": predicted})
@@ -189,7 +218,9 @@ def by_bucket(bucket: Ids, seconds: Numbers, predicted: Numbers) -> pd.DataFrame
     groups = rows.groupby("bucket")
     table = groups.mean()
     table.insert(0, "rows", groups.size())
-    table.insert(3, "calibration_ratio", table["predicted"] / table["seconds"].where(table["seconds"] > 0))
+    table.insert(
+        3, "calibration_ratio", table["predicted"] / table["seconds"].where(table["seconds"] > 0)
+    )
     return table.reset_index()
 
 
@@ -224,7 +255,9 @@ def by_item_age(hours: Floats) -> dict[str, Flags]:
 
 
 def _discounted(k: int, users: Ids, seconds: Numbers, scores: Numbers) -> Floats:
-    """Sum of seconds x 1 / log2(1 + place) over each user's first k places by falling score, [users]."""
+    """Sum of seconds x 1 / log2(1 + place) over each user's first k places by falling score,
+    [users].
+    """
     order = np.lexsort((-scores.astype(np.float64), users))
     start, _ = _runs(_changes(users[order]))
     place = np.arange(len(order)) - start
@@ -255,12 +288,19 @@ def _equal_pairs(first: Flags) -> int:
 
 
 def _check(*columns: Ids) -> None:
-    """Refuse columns of unequal length, and null or infinite numbers: they would be sorted as large."""
+    """Refuse columns of unequal length, and null or infinite numbers: they would be sorted as
+    large.
+    """
     if len({column.shape for column in columns}) > 1 or columns[0].ndim != 1:
-        raise ValueError(f"columns must be flat and equally long, found {[column.shape for column in columns]}")
+        raise ValueError(
+            f"columns must be flat and equally long, found {[column.shape for column in columns]}"
+        )
     for column in columns:
         if np.issubdtype(column.dtype, np.floating) and not np.isfinite(column).all():
-            raise ValueError(f"metrics need finite numbers, found {(~np.isfinite(column)).sum()} null or infinite")
+            raise ValueError(
+                f"metrics need finite numbers, found {(~np.isfinite(column)).sum()} null or "
+                "infinite"
+            )
 
 
 def _mean(values: Numbers) -> float:

@@ -28,11 +28,13 @@ SHARD = 16_384
 
 
 class RankerSpec(BaseModel):
-    """What the weights mean: the columns of each block in order, table sizes, layers, and the scale of seconds.
+    """What the weights mean: the columns of each block in order, table sizes, layers, and the scale
+    of seconds.
 
-    `prior` names the column of the pair's block that the first logit starts from, `prior_unknown` stands in for it.
-    Seconds are the odds times `scale`, which gives back what the cap took, times `calibration`. `target_scale` is in
-    seconds; with `by_length` the odds count lengths of the item, an unknown one for so many seconds.
+    `prior` names the column of the pair's block that the first logit starts from, `prior_unknown`
+    stands in for it. Seconds are the odds times `scale`, which gives back what the cap took, times
+    `calibration`. `target_scale` is in seconds; with `by_length` the odds count lengths of the
+    item, an unknown one for so many seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +56,9 @@ class RankerSpec(BaseModel):
 
     @property
     def dims(self) -> dict[str, int]:
-        """Width of each id space's embedding, proportional to the logarithm of its size (paper, section 4.1)."""
+        """Width of each id space's embedding, proportional to the logarithm of its size (paper,
+        section 4.1).
+        """
         return {space: math.ceil(math.log2(max(size, 2))) + 1 for space, size in self.sizes.items()}
 
     def width(self, block: str) -> int:
@@ -64,7 +68,8 @@ class RankerSpec(BaseModel):
 
 
 def space_of(column: str) -> str:
-    """The id space of a code column: the last item clicked is an item, its channel an item's channel.
+    """The id space of a code column: the last item clicked is an item, its channel an item's
+    channel.
 
     A space is shared, and its columns are fed apart (paper, section 4.1).
     """
@@ -75,8 +80,8 @@ def space_of(column: str) -> str:
 class LayerInput:
     """What the rows [n] of a block add to the first layer, and what only the whole row can use.
 
-    `sums` [n, width]; `measures` are the seconds that the item's odds count as one [n]; `prior` is where the pair's
-    first logit starts [n].
+    `sums` [n, width]; `measures` are the seconds that the item's odds count as one [n]; `prior` is
+    where the pair's first logit starts [n].
     """
 
     sums: Float32
@@ -92,8 +97,8 @@ class LayerInput:
 class Ranker:
     """A trained ranker: spec, encoders, weights.
 
-    `weights`: `table_<space>` (row 0, out of vocabulary, reads as zero), `kernel<i>` and `bias<i>` of the layers, the
-    last one the logits. The first one reads block by block.
+    `weights`: `table_<space>` (row 0, out of vocabulary, reads as zero), `kernel<i>` and `bias<i>`
+    of the layers, the last one the logits. The first one reads block by block.
     """
 
     spec: RankerSpec
@@ -110,7 +115,9 @@ class Ranker:
         return replace(self, spec=self.spec.model_copy(update=values))
 
     def part(self, name: str, block: Block) -> LayerInput:
-        """What a block's rows [n] add: the user's is the same for a whole request, the item's for all requests."""
+        """What a block's rows [n] add: the user's is the same for a whole request, the item's for
+        all requests.
+        """
         # Out of vocabulary (row 0) is the zero vector (paper, section 4.1).
         embedded = [
             self.weights[f"table_{space_of(code)}"][rows] * (rows > 0)[:, None]
@@ -134,25 +141,32 @@ class Ranker:
         return self.target_scale.measures(lengths_of(item))
 
     def prior(self, pair: Block) -> Float32:
-        """Where the first logit of the rows [n] of a pair's block starts; the spec names a prior."""
+        """Where the first logit of the rows [n] of a pair's block starts; the spec names a
+        prior.
+        """
         prior = pair.numbers[self.spec.prior]
         return np.where(np.isnan(prior), self.spec.prior_unknown, prior).astype(np.float32)
 
     def rows(self, name: str, block: Block) -> Int32:
         """Rows of the embedding tables of a block's codes, [n, codes]."""
-        columns = [self.encoders.rows(block.codes[code], space_of(code)) for code in self.spec.codes[name]]
+        columns = [
+            self.encoders.rows(block.codes[code], space_of(code)) for code in self.spec.codes[name]
+        ]
         return np.stack(columns, axis=1) if columns else np.zeros((block.size, 0), np.int32)
 
     def expected_seconds(self, user: LayerInput, item: LayerInput, pair: LayerInput) -> Float64:
         """Expected seconds [n] of rows whose parts are given row by row (section 4.2).
 
-        No more than the cap of T, scaled: no mean is above what is averaged. The paper's odds are no mean.
+        No more than the cap of T, scaled: no mean is above what is averaged. The paper's odds are
+        no mean.
         """
         logits = self.logits(user, item, pair).astype(np.float64)
         odds = expected(self.spec.objective, logits, self.target_scale)
         seconds = odds if item.measures is None else odds * item.measures
         calibrated = seconds * self.spec.scale * self.spec.calibration
-        longest = np.inf if self.spec.objective == "paper" else self.spec.seconds_cap * self.spec.scale
+        longest = (
+            np.inf if self.spec.objective == "paper" else self.spec.seconds_cap * self.spec.scale
+        )
         return np.minimum(calibrated, longest)
 
     def scores(self, user: Block, item: Block, pair: Block) -> Float64:
@@ -160,7 +174,9 @@ class Ranker:
         shards = (np.arange(at, min(at + SHARD, pair.size)) for at in range(0, pair.size, SHARD))
         blocks = {"user": user, "item": item, "pair": pair}
         scored = [
-            self.expected_seconds(*(self.part(name, block.take(rows)) for name, block in blocks.items()))
+            self.expected_seconds(
+                *(self.part(name, block.take(rows)) for name, block in blocks.items())
+            )
             for rows in shards
         ]
         return np.concatenate(scored) if scored else np.zeros(0)
@@ -169,7 +185,10 @@ class Ranker:
         """What the net answers for rows whose parts are given row by row, [n, heads]."""
         values = user.sums + item.sums + pair.sums + self.weights["bias0"]
         for layer in range(1, len(self.spec.hidden) + 1):
-            values = np.maximum(values, 0) @ self.weights[f"kernel{layer}"] + self.weights[f"bias{layer}"]
+            values = (
+                np.maximum(values, 0) @ self.weights[f"kernel{layer}"]
+                + self.weights[f"bias{layer}"]
+            )
         if pair.prior is not None:
             values = values + np.pad(pair.prior[:, None], ((0, 0), (0, values.shape[1] - 1)))
         return values
@@ -194,7 +213,9 @@ class Ranker:
         spec = RankerSpec.model_validate_json((folder / "ranker.json").read_text())
         with h5py.File(folder / "ranker.weights.h5", "r") as file:
             weights = {key: file[key][:] for key in file}
-        quantiles, codes = (pd.read_parquet(folder / f"{name}.parquet") for name in ("quantiles", "codes"))
+        quantiles, codes = (
+            pd.read_parquet(folder / f"{name}.parquet") for name in ("quantiles", "codes")
+        )
         numbers = [name for block in BLOCKS for name in spec.numbers[block]]
         return cls(spec, encoders_from(quantiles, codes, numbers, list(spec.sizes)), weights)
 

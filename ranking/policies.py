@@ -1,7 +1,8 @@
 """What a stochastic policy over users' lists would have shown in the slots of a log.
 
-A policy draws an item of the user's list. In a slot of a page it leaves out what stands above on the page and what the
-user has clicked since the log began, as a list that is made anew would, and shares its chance among the rest.
+A policy draws an item of the user's list. In a slot of a page it leaves out what stands above on
+the page and what the user has clicked since the log began, as a list that is made anew would, and
+shares its chance among the rest.
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ SHARD = 20_000
 
 @dataclass(frozen=True)
 class Policy:
-    """For users [n], ascending: items [n, K] (0 = none), the chance of each [n, K], and a model's seconds of each.
+    """For users [n], ascending: items [n, K] (0 = none), the chance of each [n, K], and a model's
+    seconds of each.
 
     Chances sum to 1 in each row, or are all 0 where there is no list.
     """
@@ -37,8 +39,9 @@ class Policy:
 class Logged:
     """Logged slots [n] by user and time: what was shown, T in seconds (0 unclicked) and where.
 
-    `propensity` in (0, 1] is the chance that the log's own mixture showed this item in this slot, given the user, the
-    instant and what stands above, NaN where the log does not say; `positions` on the page count from 1, 0 unknown.
+    `propensity` in (0, 1] is the chance that the log's own mixture showed this item in this slot,
+    given the user, the instant and what stands above, NaN where the log does not say; `positions`
+    on the page count from 1, 0 unknown.
     """
 
     users: Int32
@@ -56,7 +59,9 @@ class Logged:
 
 
 class Draws(NamedTuple):
-    """Some slots [m] (rows of the log), each one's row of the policy [m] and the chances of its items [m, K]."""
+    """Some slots [m] (rows of the log), each one's row of the policy [m] and the chances of its
+    items [m, K].
+    """
 
     slots: Int64
     rows: Int64
@@ -67,8 +72,9 @@ class Draws(NamedTuple):
 class Slots:
     """What a policy would have done in logged slots [n].
 
-    `weights`: pi(a) / propensity of the logged item a; `expected`: the model's seconds of it (0 where it is not on the
-    list); `direct`: the model's seconds of the policy's own draw; `filled`: whether it had anything left to draw.
+    `weights`: pi(a) / propensity of the logged item a; `expected`: the model's seconds of it (0
+    where it is not on the list); `direct`: the model's seconds of the policy's own draw; `filled`:
+    whether it had anything left to draw.
     """
 
     weights: Float64
@@ -78,10 +84,11 @@ class Slots:
 
 
 def softmax_of_places(items: Int32, temperature: float) -> Float64:
-    """Chances of the items of lists [n, K]: the softmax of -log(place) / temperature; 0 where there is no item.
+    """Chances of the items of lists [n, K]: the softmax of -log(place) / temperature; 0 where there
+    is no item.
 
-    So pi(place) ~ place^(-1 / temperature). Places and not scores: lists in the order of expected seconds, of recall
-    and of popularity then differ by what is where alone.
+    So pi(place) ~ place^(-1 / temperature). Places and not scores: lists in the order of expected
+    seconds, of recall and of popularity then differ by what is where alone.
     """
     return _shared(np.arange(1, items.shape[1] + 1) ** (-1 / temperature) * (items > 0))
 
@@ -100,9 +107,11 @@ def slots_of(policy: Policy, logged: Logged) -> Slots:
 
 
 def draws_of(policy: Policy, logged: Logged) -> Iterator[Draws]:
-    """The policy's chances in every slot of a user with a list, shard by shard; all 0 where nothing is left to show.
+    """The policy's chances in every slot of a user with a list, shard by shard; all 0 where nothing
+    is left to show.
 
-    A slot of unknown propensity says what stood on its page and what was clicked; the policy draws nothing in it.
+    A slot of unknown propensity says what stood on its page and what was clicked; the policy draws
+    nothing in it.
     """
     column, row = _columns(policy, logged), _rows(policy, logged)
     pages, listed = pages_of(logged.users, logged.positions), np.flatnonzero(column >= 0)
@@ -116,14 +125,18 @@ def draws_of(policy: Policy, logged: Logged) -> Iterator[Draws]:
 
 
 def pages_of(users: Int32, positions: Int32) -> Int64:
-    """The page of each slot [n], numbered from 0: positions rise on a page; a slot of unknown position stands alone."""
+    """The page of each slot [n], numbered from 0: positions rise on a page; a slot of unknown
+    position stands alone.
+    """
     goes_on = (users[1:] == users[:-1]) & (positions[1:] > positions[:-1]) & (positions[:-1] > 0)
     return np.append(0, np.cumsum(~goes_on))[: len(users)].astype(np.int64)
 
 
 @dataclass(frozen=True)
 class _First:
-    """Where each place of a list was first met in a group of slots (a page, a user): sorted keys and slots."""
+    """Where each place of a list was first met in a group of slots (a page, a user): sorted keys
+    and slots.
+    """
 
     keys: Int64
     slots: Int64

@@ -1,8 +1,10 @@
-"""The switch between recall and ranking: a light scorer that leaves the ranker hundreds of recall's thousands.
+"""The switch between recall and ranking: a light scorer that leaves the ranker hundreds of recall's
+thousands.
 
-It is distilled from the ranker: within a user's list, the logarithm of the seconds that the ranker expects is taken for
-a sum of what the item is worth to anybody, one number that is made once for the whole catalogue, and of what recall's
-own columns say of the pair. Nothing is tallied, looked up or multiplied by layers pair by pair.
+It is distilled from the ranker: within a user's list, the logarithm of the seconds that the ranker
+expects is taken for a sum of what the item is worth to anybody, one number that is made once for
+the whole catalogue, and of what recall's own columns say of the pair. Nothing is tallied, looked up
+or multiplied by layers pair by pair.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,8 @@ Intp = npt.NDArray[np.intp]
 Weights = Mapping[str, Float64]
 
 QUANTILES = 128
-# What a weight costs, beside the mean square of the inputs: columns that say the same share what they say.
+# What a weight costs, beside the mean square of the inputs: columns that say the same share what
+# they say.
 RIDGE = 1e-3
 # What `with_powers` makes of a number.
 INPUTS = ("x", "x^2", "sqrt(x)", "unknown")
@@ -31,7 +34,9 @@ SMALLEST = 1e-9
 
 @dataclass(frozen=True)
 class PreRanker:
-    """Four weights a column, of its quantile's powers and of its being unknown; `quantiles` by column."""
+    """Four weights a column, of its quantile's powers and of its being unknown; `quantiles` by
+    column.
+    """
 
     item: Weights
     recall: Weights
@@ -42,12 +47,19 @@ class PreRanker:
         return self._summed(self.item, block.numbers)
 
     def scores(self, worth: Float64, lists: Lists) -> Float64:
-        """What orders the items of each list alike, by the worth of all items: [n, k], -inf where there is no item."""
+        """What orders the items of each list alike, by the worth of all items: [n, k], -inf where
+        there is no item.
+        """
         scores = np.full(lists.items.shape, -np.inf)
         for shard in shards(lists.items):
-            items, recall = lists.items[shard], {name: lists.recall[name][shard] for name in self.recall}
+            items, recall = (
+                lists.items[shard],
+                {name: lists.recall[name][shard] for name in self.recall},
+            )
             there = items > 0
-            said = self._summed(self.recall, {name: values[there] for name, values in recall.items()})
+            said = self._summed(
+                self.recall, {name: values[there] for name, values in recall.items()}
+            )
             scores[shard][there] = worth[items[there]] + said
         return scores
 
@@ -60,7 +72,9 @@ class PreRanker:
     def save(self, folder: Path) -> None:
         parts = {"item": self.item, "recall": self.recall}
         rows = [
-            {"part": p, "name": n} | dict(zip(INPUTS, w, strict=True)) for p, of in parts.items() for n, w in of.items()
+            {"part": p, "name": n} | dict(zip(INPUTS, w, strict=True))
+            for p, of in parts.items()
+            for n, w in of.items()
         ]
         pd.DataFrame(rows).to_parquet(folder / "weights.parquet", index=False)
         quantiles_table(self.quantiles).to_parquet(folder / "quantiles.parquet", index=False)
@@ -69,23 +83,36 @@ class PreRanker:
     def load(cls, folder: Path) -> "PreRanker":
         table = pd.read_parquet(folder / "weights.parquet")
         weights = dict(zip(table["name"], table[list(INPUTS)].to_numpy(np.float64), strict=True))
-        item, recall = ({n: weights[n] for n in table["name"][table["part"] == part]} for part in ("item", "recall"))
-        return cls(item, recall, quantiles_from(pd.read_parquet(folder / "quantiles.parquet"), table["name"]))
+        item, recall = (
+            {n: weights[n] for n in table["name"][table["part"] == part]}
+            for part in ("item", "recall")
+        )
+        return cls(
+            item,
+            recall,
+            quantiles_from(pd.read_parquet(folder / "quantiles.parquet"), table["name"]),
+        )
 
 
 def kept(lists: Lists, scores: Float64, keep: int) -> Lists:
-    """The `keep` items of each list with the highest scores [n, k], in the list's own order: [n, min(keep, k)]."""
+    """The `keep` items of each list with the highest scores [n, k], in the list's own order: [n,
+    min(keep, k)].
+    """
     places = _best(scores, keep)
-    recall = {name: np.take_along_axis(values, places, axis=1) for name, values in lists.recall.items()}
+    recall = {
+        name: np.take_along_axis(values, places, axis=1) for name, values in lists.recall.items()
+    }
     items = np.take_along_axis(lists.items, places, axis=1)
     return Lists(lists.users, items, recall, np.take_along_axis(lists.log_chances, places, axis=1))
 
 
 def distilled(items: Block, lists: Lists, seconds: Float64) -> PreRanker:
-    """The light scorer nearest to the seconds [n, k] that a ranker expects of lists [n, k]; `items` are all there are.
+    """The light scorer nearest to the seconds [n, k] that a ranker expects of lists [n, k]; `items`
+    are all there are.
 
-    Least squares of their logarithms within each list, a pair weighing its share of the list's seconds: what the ranker
-    puts first counts most. Without a list every weight is zero, and the first of a list are kept.
+    Least squares of their logarithms within each list, a pair weighing its share of the list's
+    seconds: what the ranker puts first counts most. Without a list every weight is zero, and the
+    first of a list are kept.
     """
     row, column = np.nonzero(lists.items)
     named = lists.items[row, column]
@@ -98,14 +125,20 @@ def distilled(items: Block, lists: Lists, seconds: Float64) -> PreRanker:
     return PreRanker(item, recall, quantiles)
 
 
-def seconds_lost(seconds: Float64, scores: Float64, keep: int, ks: Sequence[int]) -> dict[int, float]:
-    """Share of the expected seconds of each list's best k that is lost when `keep` of it are left by a score.
+def seconds_lost(
+    seconds: Float64, scores: Float64, keep: int, ks: Sequence[int]
+) -> dict[int, float]:
+    """Share of the expected seconds of each list's best k that is lost when `keep` of it are left
+    by a score.
 
-    `seconds` and `scores` [n, m] are -inf where there is no item; NaN where there were no seconds to lose.
+    `seconds` and `scores` [n, m] are -inf where there is no item; NaN where there were no seconds
+    to lose.
     """
     left = np.take_along_axis(seconds, _best(scores, keep), axis=1)
     sums = {k: (_sum_of_best(seconds, k), _sum_of_best(left, k)) for k in ks}
-    return {k: 1 - after / before if before else float("nan") for k, (before, after) in sums.items()}
+    return {
+        k: 1 - after / before if before else float("nan") for k, (before, after) in sums.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -118,7 +151,9 @@ class _Lessons:
     seconds: Float64
 
     def __iter__(self) -> Iterator[tuple[Float64, Float64, Float64]]:
-        """By shards of users: inputs [u, k, columns x 4], logarithms [u, k], both about their means; weights [u, k]."""
+        """By shards of users: inputs [u, k, columns x 4], logarithms [u, k], both about their
+        means; weights [u, k].
+        """
         worth = self._inputs(self.items.numbers)
         for rows in shards(self.lists.items):
             said = self._inputs({name: values[rows] for name, values in self.lists.recall.items()})
@@ -126,10 +161,16 @@ class _Lessons:
             seconds = np.maximum(self.seconds[rows], SMALLEST)
             weights = np.where(self.lists.items[rows] > 0, seconds, 0.0)
             weights /= np.maximum(weights.sum(axis=1, keepdims=True), SMALLEST)
-            yield _about_mean(inputs, weights), _about_mean(np.log(seconds)[:, :, None], weights)[:, :, 0], weights
+            yield (
+                _about_mean(inputs, weights),
+                _about_mean(np.log(seconds)[:, :, None], weights)[:, :, 0],
+                weights,
+            )
 
     def _inputs(self, numbers: Mapping[str, Float64]) -> Float64:
-        return np.concatenate([_inputs(self.quantiles[name], values) for name, values in numbers.items()], axis=-1)
+        return np.concatenate(
+            [_inputs(self.quantiles[name], values) for name, values in numbers.items()], axis=-1
+        )
 
 
 def _fitted(lessons: _Lessons) -> Float64:
@@ -159,7 +200,9 @@ def _inputs(quantiles: Quantiles, numbers: Float64) -> Float64:
 
 
 def _best(scores: Float64, keep: int) -> Intp:
-    """Places of the `keep` highest scores of each list, in the list's own order, [n, min(keep, k)]."""
+    """Places of the `keep` highest scores of each list, in the list's own order, [n, min(keep,
+    k)].
+    """
     return np.sort(np.argsort(-scores, axis=1, kind="stable")[:, :keep], axis=1)
 
 

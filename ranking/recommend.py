@@ -1,4 +1,6 @@
-"""The ordered few: candidates scored by expected seconds and by the chance that they are watched, the best kept."""
+"""The ordered few: candidates scored by expected seconds and by the chance that they are watched,
+the best kept.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -20,7 +22,8 @@ PAIRS_A_SHARD = 50_000
 
 @dataclass(frozen=True)
 class Lists:
-    """What recall found for users [n]: `items` int32 [n, k] (0 = none) and its columns {name: float64 [n, k]}.
+    """What recall found for users [n]: `items` int32 [n, k] (0 = none) and its columns {name:
+    float64 [n, k]}.
 
     `log_chances` [n, k] are log P(next) of the candidates.
     """
@@ -37,7 +40,8 @@ class Lists:
 
 @dataclass(frozen=True)
 class Ordered:
-    """Ordered lists of users [n]: `items` int32 [n, m], best first, 0 past the end, where all else is 0 too.
+    """Ordered lists of users [n]: `items` int32 [n, m], best first, 0 past the end, where all else
+    is 0 too.
 
     `scores` are what orders, `seconds` E[T | shown], `chances` P(next), [n, m] each.
     """
@@ -56,9 +60,13 @@ class Ordered:
         there = places >= 0
 
         def picked(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return np.where(there, np.take_along_axis(values, np.maximum(places, 0), axis=1), 0).astype(values.dtype)
+            return np.where(
+                there, np.take_along_axis(values, np.maximum(places, 0), axis=1), 0
+            ).astype(values.dtype)
 
-        columns = (picked(getattr(self, name)) for name in ("items", "scores", "seconds", "chances"))
+        columns = (
+            picked(getattr(self, name)) for name in ("items", "scores", "seconds", "chances")
+        )
         return Ordered(self.users, *columns)
 
 
@@ -78,7 +86,12 @@ class Recommender:
         if not parts:
             nothing = np.zeros((0, top_k))
             return Ordered(lists.users, nothing.astype(np.int32), nothing, nothing, nothing)
-        return Ordered(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Ordered)))
+        return Ordered(
+            *(
+                np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(Ordered)
+            )
+        )
 
     def expected_seconds(self, lists: Lists) -> Float64:
         """Expected seconds of every item of lists [n, k]; -inf where there is none."""
@@ -100,7 +113,9 @@ class Recommender:
 
 
 def ordered(lists: Lists, seconds: Float64, order: ListOrder, top_k: int) -> Ordered:
-    """Lists whose expected seconds [n, k] are known, in an order, cut or filled up with 0 to top_k."""
+    """Lists whose expected seconds [n, k] are known, in an order, cut or filled up with 0 to
+    top_k.
+    """
     scores = order.scores(log_of(seconds), lists.log_chances)
     there, chances = lists.items > 0, np.exp(lists.log_chances)
     columns = (np.where(there, values, 0) for values in (scores, seconds, chances))
@@ -110,13 +125,19 @@ def ordered(lists: Lists, seconds: Float64, order: ListOrder, top_k: int) -> Ord
     return Ordered(lists.users, lists.items, *columns).at(places)
 
 
-def recommender_of(ranker: Ranker, features: AsOfFeatures, as_of: int, catalogue: int) -> Recommender:
+def recommender_of(
+    ranker: Ranker, features: AsOfFeatures, as_of: int, catalogue: int
+) -> Recommender:
     """A recommender of items 0..catalogue - 1 as of an instant."""
     items = np.arange(catalogue, dtype=np.int32)
-    return Recommender(ranker, features, as_of, ranker.part("item", features.item_block(items, as_of)))
+    return Recommender(
+        ranker, features, as_of, ranker.part("item", features.item_block(items, as_of))
+    )
 
 
 def shards(items: Int32) -> Iterator[slice]:
-    """Rows of lists [n, k], so many at a time that a shard's pairs fit in memory however long the lists are."""
+    """Rows of lists [n, k], so many at a time that a shard's pairs fit in memory however long the
+    lists are.
+    """
     users = max(PAIRS_A_SHARD // max(items.shape[1], 1), 1)
     return (slice(at, at + users) for at in range(0, len(items), users))

@@ -1,4 +1,6 @@
-"""Training the ranker: what is fitted on which rows, how many epochs, and at what level its seconds are served."""
+"""Training the ranker: what is fitted on which rows, how many epochs, and at what level its seconds
+are served.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,7 +27,9 @@ Tell = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """The ranker that is served, the one that never saw the validation rows, and a row of losses for each epoch."""
+    """The ranker that is served, the one that never saw the validation rows, and a row of losses
+    for each epoch.
+    """
 
     ranker: Ranker
     validation: Ranker
@@ -33,14 +37,19 @@ class Trained:
 
 
 def train_ranker(
-    rows: RankingRows, unit: str, config: RankingConfig, seed: int, on_epoch: Tell, validates: Flags | None = None
+    rows: RankingRows,
+    unit: str,
+    config: RankingConfig,
+    seed: int,
+    on_epoch: Tell,
+    validates: Flags | None = None,
 ) -> Trained:
     """The ranker of training rows.
 
-    Encoders, target_scale and the cap on seconds are fitted on the rows that do not validate; those that do (flags [n];
-    None: the last `validation_share` by instant) choose the epoch, give back the seconds that the cap took, and
-    calibrate. With `refit` the net is then trained anew for as many epochs on all rows, the newest among them, and
-    keeps the scale and the calibration.
+    Encoders, target_scale and the cap on seconds are fitted on the rows that do not validate; those
+    that do (flags [n]; None: the last `validation_share` by instant) choose the epoch, give back
+    the seconds that the cap took, and calibrate. With `refit` the net is then trained anew for as
+    many epochs on all rows, the newest among them, and keeps the scale and the calibration.
     """
     early, late = (
         split_rows(rows, config.validation_share)
@@ -55,7 +64,9 @@ def train_ranker(
     validation = _levelled(replace(untrained, weights=weights), rows.take(late), later, config)
     if not config.refit:
         return Trained(validation, validation, epochs)
-    return Trained(_refitted(validation, capped, later, config, best_epoch(epochs), seed), validation, epochs)
+    return Trained(
+        _refitted(validation, capped, later, config, best_epoch(epochs), seed), validation, epochs
+    )
 
 
 def best_epoch(epochs: Epochs) -> int:
@@ -64,9 +75,16 @@ def best_epoch(epochs: Epochs) -> int:
 
 
 def _fit(
-    ranker: Ranker, earlier: RankingRows, later: RankingRows, config: RankingConfig, seed: int, on_epoch: Tell
+    ranker: Ranker,
+    earlier: RankingRows,
+    later: RankingRows,
+    config: RankingConfig,
+    seed: int,
+    on_epoch: Tell,
 ) -> tuple[dict[str, Float32], Epochs]:
-    """The weights of the epoch with the lowest loss on the later rows; `patience` epochs without a lower one end it."""
+    """The weights of the epoch with the lowest loss on the later rows; `patience` epochs without a
+    lower one end it.
+    """
     trainer = RankerTrainer(ranker.spec, build_examples(ranker, earlier), config, seed)
     # In the log's order neighbours are of one user, and what orders users would not count.
     shuffled = later.take(np.random.default_rng(seed).permutation(len(later)))
@@ -83,8 +101,12 @@ def _fit(
     return best, epochs
 
 
-def _levelled(ranker: Ranker, raw: RankingRows, capped: RankingRows, config: RankingConfig) -> Ranker:
-    """The ranker with the seconds that the cap took given back, and calibrated, both by validation rows [n]."""
+def _levelled(
+    ranker: Ranker, raw: RankingRows, capped: RankingRows, config: RankingConfig
+) -> Ranker:
+    """The ranker with the seconds that the cap took given back, and calibrated, both by validation
+    rows [n].
+    """
     left = float((capped.seconds * capped.weight).sum())
     scale = float((raw.seconds * raw.weight).sum()) / left if left else 1.0
     ranker = ranker.with_spec(scale=scale)
@@ -95,15 +117,27 @@ def _levelled(ranker: Ranker, raw: RankingRows, capped: RankingRows, config: Ran
 
 
 def _refitted(
-    ranker: Ranker, rows: RankingRows, later: RankingRows, config: RankingConfig, epochs: int, seed: int
+    ranker: Ranker,
+    rows: RankingRows,
+    later: RankingRows,
+    config: RankingConfig,
+    epochs: int,
+    seed: int,
 ) -> Ranker:
-    """The ranker with a net trained on all rows, at the level that the first net had on the later ones."""
+    """The ranker with a net trained on all rows, at the level that the first net had on the later
+    ones.
+    """
     trainer = RankerTrainer(ranker.spec, build_examples(ranker, rows), config, seed)
     for _ in range(epochs):
         trainer.epoch()
     again = replace(ranker, weights=trainer.weights)
     first, second = (
-        float((each.with_spec(calibration=1.0).scores(*(later.blocks[b] for b in BLOCKS)) * later.weight).sum())
+        float(
+            (
+                each.with_spec(calibration=1.0).scores(*(later.blocks[b] for b in BLOCKS))
+                * later.weight
+            ).sum()
+        )
         for each in (ranker, again)
     )
     return again.with_spec(scale=ranker.spec.scale * (first / second if second else 1.0))
@@ -115,27 +149,37 @@ def seconds_cap(seconds: Float64, clicked: Flags, quantile: float) -> float:
 
 
 def split_rows(rows: RankingRows, share: float) -> tuple[Rows, Rows]:
-    """Earlier and later rows by instant. What is of one instant stays together, unless it is all there is.
+    """Earlier and later rows by instant. What is of one instant stays together, unless it is all
+    there is.
 
-    Rows made from lists are of few instants, and no hour is like another: what learnt one is not judged by it.
+    Rows made from lists are of few instants, and no hour is like another: what learnt one is not
+    judged by it.
     """
     order = np.argsort(rows.timestamps_us, kind="stable")
     cut = len(order) - max(round(len(order) * share), 1)
     ascending = rows.timestamps_us[order]
-    begin, end = (int(np.searchsorted(ascending, ascending[cut], side)) for side in ("left", "right"))
+    begin, end = (
+        int(np.searchsorted(ascending, ascending[cut], side)) for side in ("left", "right")
+    )
     cut = begin or (end if end < len(order) else cut)
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
 def untrained_ranker(rows: RankingRows, cap: float, unit: str, config: RankingConfig) -> Ranker:
-    """A ranker without weights, its encoders and target scale fitted on rows whose T is cut at `cap` seconds."""
+    """A ranker without weights, its encoders and target scale fitted on rows whose T is cut at
+    `cap` seconds.
+    """
     columns = columns_of(rows.blocks, config.without)
     spaces = {code: space_of(code) for name in BLOCKS for code in columns.codes[name]}
     limits = VocabularyLimits(config.quantiles, config.vocabulary, config.vocabulary_clicks)
     read = {name: rows.blocks[name].with_numbers_of(columns.numbers[name]) for name in BLOCKS}
     encoders = fit_encoders(read, rows.clicked, spaces, limits)
     # The odds count lengths of the item where the objective's odds are of T, and T is in seconds.
-    by_length = config.measured_in == "length" and unit == "seconds" and config.objective in ("exact", "multi_task")
+    by_length = (
+        config.measured_in == "length"
+        and unit == "seconds"
+        and config.objective in ("exact", "multi_task")
+    )
     target_scale = (
         length_scale(rows.clicked, rows.seconds, lengths_of(rows.blocks["item"]))
         if by_length
@@ -156,7 +200,9 @@ def untrained_ranker(rows: RankingRows, cap: float, unit: str, config: RankingCo
 
 
 def _prior(rows: RankingRows) -> dict[str, Any]:
-    """Recall's log chance as where the logits start; where it is unknown, the log of the mean chance."""
+    """Recall's log chance as where the logits start; where it is unknown, the log of the mean
+    chance.
+    """
     merged = rows.blocks["pair"].numbers[MERGED]
     known = ~np.isnan(merged)
     mean = np.average(np.exp(merged[known]), weights=rows.weight[known]) if known.any() else 1.0

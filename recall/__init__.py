@@ -1,7 +1,7 @@
 """From histories to a few hundred candidates a user (Covington et al. 2016, section 3).
 
-Odd people watch odd items and even people even ones. Two towers are trained, the second as of hour 12; what generators
-name as of then is blended to three unseen items for persons 1 and 2:
+Odd people watch odd items and even people even ones. Two towers are trained, the second as of hour
+12; what generators name as of then is blended to three unseen items for persons 1 and 2:
 
     >>> import numpy as np
     >>> import pyarrow as pa
@@ -20,10 +20,12 @@ name as of then is blended to three unseen items for persons 1 and 2:
     >>> catalogue, no_side = Vocabulary(ids, np.full(40, -1)), SideFeatures({}, {}, {})
     >>> cut = {"start": 0, "label_start": 8 * HOUR, "test_start": 12 * HOUR, "test_end": 16 * HOUR}
     >>> split = Split(mode="time", clock="time", **cut)
-    >>> config = RecallConfig(k=3, dim=8, depth=0, epochs=20, blocks=1, generators=("tower", "popular"))
+    >>> generators = ("tower", "popular")
+    >>> config = RecallConfig(k=3, dim=8, depth=0, epochs=20, blocks=1, generators=generators)
     >>> user_inputs = UserInputs(watches, None, no_side)
     >>> model_inputs = ModelInputs(user_inputs, catalogue, None, no_side, timed=True)
-    >>> towers, epochs = train_incrementally(TrainingJob(model_inputs, samples_of(watches), split, config, seed=0))
+    >>> job = TrainingJob(model_inputs, samples_of(watches), split, config, seed=0)
+    >>> towers, epochs = train_incrementally(job)
     >>> log, newest = Log(user_inputs, watches, catalogue, no_side, split), towers[-1]
     >>> blender = fit_blender(config, log, towers, seed=0).blender
     >>> index, people = index_of(newest.item_vectors, newest.catalogue), np.array([1, 2], np.int32)
@@ -68,7 +70,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """A name of the face, imported when it is first asked for: the settings must not load Keras and faiss."""
+    """A name of the face, imported when it is first asked for: the settings must not load Keras and
+    faiss.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -11,10 +11,12 @@ AHEAD = 2
 
 
 def made_ahead(items: Iterator[T]) -> Generator[T, None, None]:
-    """The same items in the same order, up to AHEAD of them made in a thread while an earlier one is in use.
+    """The same items in the same order, up to AHEAD of them made in a thread while an earlier one
+    is in use.
 
-    What making an item raises is raised where the item would have come. The thread ends with the last item, with an
-    error, or when the iterator is closed; nothing else may draw from what `items` draws from until then.
+    What making an item raises is raised where the item would have come. The thread ends with the
+    last item, with an error, or when the iterator is closed; nothing else may draw from what
+    `items` draws from until then.
     """
     end = object()
     with ThreadPoolExecutor(1, "made ahead") as thread:

@@ -1,7 +1,9 @@
-"""Lists that no network has made and that the funnel's must beat: item-based neighbours, and EASE (Steck 2019).
+"""Lists that no network has made and that the funnel's must beat: item-based neighbours, and EASE
+(Steck 2019).
 
-Both read the distinct completed watches of each user strictly before an instant, both leave out what was seen, and both
-are filled up with what is most watched: whoever has no history gets popularity's list.
+Both read the distinct completed watches of each user strictly before an instant, both leave out
+what was seen, and both are filled up with what is most watched: whoever has no history gets
+popularity's list.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,22 +28,28 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-# Of each item so many nearest ones count, their cosine shrunk as if so many more people had watched but one of the two;
-# of each user the last so many watches: whoever has watched thousands says little of what goes together.
+# Of each item so many nearest ones count, their cosine shrunk as if so many more people had watched
+# but one of the two; of each user the last so many watches: whoever has watched thousands says
+# little of what goes together.
 NEIGHBOURS, SHRINK, LAST = 100, 10.0, 200
 # EASE inverts a dense matrix: of more watched items than this it takes minutes and gigabytes.
 EASE_ITEMS = 10_000
-# The best HR@50 of a grid on MovieLens-1M, and within a standard error of the best on MovieLens-100K and KuaiRand (of
-# watches that came before their tests); 250 and 1,000 are hardly worse anywhere.
+# The best HR@50 of a grid on MovieLens-1M, and within a standard error of the best on
+# MovieLens-100K and KuaiRand (of watches that came before their tests); 250 and 1,000 are hardly
+# worse anywhere.
 PENALTY = 500.0
 # Pairs of watches that a block of an item x item product adds up, about: some 200 MB.
 BLOCK = 1 << 23
 
 
-def item_knn_lists(watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int) -> Candidates:
-    """The k unseen items that are nearest to all that each user has watched: lists of users [n], filled by popularity.
+def item_knn_lists(
+    watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int
+) -> Candidates:
+    """The k unseen items that are nearest to all that each user has watched: lists of users [n],
+    filled by popularity.
 
-    An item's score is the sum of its `item_cosines` to the user's watched items; a filler's lies below all of them.
+    An item's score is the sum of its `item_cosines` to the user's watched items; a filler's lies
+    below all of them.
     """
     history = watched_before(watches, items, as_of)
     nearest = item_cosines(watched_before(watches, items, as_of, LAST))
@@ -52,7 +60,9 @@ def item_knn_lists(watches: Histories, items: int, users: Int32, seen: Histories
     return filled_lists(named, popularity(watches, items, as_of), users, seen, as_of, k)
 
 
-def ease_lists(watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int) -> Candidates:
+def ease_lists(
+    watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int
+) -> Candidates:
     """The k unseen items with the largest score of EASE: lists of users [n], filled by popularity.
 
     ValueError where `ease_fits` says that there are too many items.
@@ -67,18 +77,32 @@ def ease_lists(watches: Histories, items: int, users: Int32, seen: Histories, as
 
 
 def filled_lists(
-    named: Callable[[Requests], Named], counts: Float64, users: Int32, seen: Histories, as_of: int, k: int
+    named: Callable[[Requests], Named],
+    counts: Float64,
+    users: Int32,
+    seen: Histories,
+    as_of: int,
+    k: int,
 ) -> Candidates:
     """What is named for users [n], shard by shard, then the most watched of what they had not seen.
 
-    A filler scores 1 - its share of all watches below whatever is named of the same list, or below 0.
+    A filler scores 1 - its share of all watches below whatever is named of the same list, or below
+    0.
     """
-    items, scores = np.zeros((len(users), k), np.int32), np.full((len(users), k), -np.inf, np.float32)
-    everybody, catalogue = np.zeros(int(users.max(initial=0)) + 1, np.int32), np.arange(len(counts)) > 0
+    items, scores = (
+        np.zeros((len(users), k), np.int32),
+        np.full((len(users), k), -np.inf, np.float32),
+    )
+    everybody, catalogue = (
+        np.zeros(int(users.max(initial=0)) + 1, np.int32),
+        np.arange(len(counts)) > 0,
+    )
     popular = Popular(counts[None, :] / max(counts.sum(), 1), catalogue, everybody, {})
     for rows in shards_of(seen.ends(users, as_of) - seen.offsets[users], k):
         requests = seen_only(users[rows], pairs_before(users[rows], seen, as_of))
-        items[rows], scores[rows] = _with_fillers(named(requests), popular.answer(requests).named(k), k)
+        items[rows], scores[rows] = _with_fillers(
+            named(requests), popular.answer(requests).named(k), k
+        )
     return Candidates(users, items, scores)
 
 
@@ -88,8 +112,12 @@ def ease_fits(watches: Histories, items: int, as_of: int) -> bool:
 
 
 def watched_before(watches: Histories, items: int, as_of: int, last: int | None = None) -> Sparse:
-    """1 where a user watched an item strictly before an instant, float32 [users, items]; of the `last` watches only."""
-    kept = np.flatnonzero((watches.timestamps_us < as_of) & (watches.items < items) & (watches.items > 0))
+    """1 where a user watched an item strictly before an instant, float32 [users, items]; of the
+    `last` watches only.
+    """
+    kept = np.flatnonzero(
+        (watches.timestamps_us < as_of) & (watches.items < items) & (watches.items > 0)
+    )
     count = len(watches.offsets) - 1
     if last is not None:
         ends = watches.ends(np.arange(count), as_of)
@@ -101,9 +129,11 @@ def watched_before(watches: Histories, items: int, as_of: int, last: int | None 
 
 
 def item_cosines(history: Sparse) -> Sparse:
-    """Shrunk cosines of items' columns of a binary history [users, items]: float32 [items, items], 0 on the diagonal.
+    """Shrunk cosines of items' columns of a binary history [users, items]: float32 [items, items],
+    0 on the diagonal.
 
-    together / (sqrt(n_i n_j) + SHRINK) of what n_i, n_j and both have watched; each row keeps its NEIGHBOURS largest.
+    together / (sqrt(n_i n_j) + SHRINK) of what n_i, n_j and both have watched; each row keeps its
+    NEIGHBOURS largest.
     """
     norms = np.sqrt(np.asarray(history.sum(axis=0), np.float32).ravel())
     of_items = history.T.tocsr()
@@ -113,14 +143,18 @@ def item_cosines(history: Sparse) -> Sparse:
         row, column = together.coords
         other = row + rows.start != column
         row, column = row[other], column[other]
-        cosines = together.data[other] / (norms[row + rows.start] * norms[column] + np.float32(SHRINK))
+        cosines = together.data[other] / (
+            norms[row + rows.start] * norms[column] + np.float32(SHRINK)
+        )
         block = sparse.coo_array((cosines, (row, column)), shape=together.shape).tocsr()
         nearest.append(strongest(block, NEIGHBOURS))
     return sparse.vstack(nearest, format="csr")
 
 
 def _blocks(history: Sparse) -> Iterator[slice]:
-    """Slices of a history's items, so many that a block's share of history.T @ history adds up some BLOCK products."""
+    """Slices of a history's items, so many that a block's share of history.T @ history adds up some
+    BLOCK products.
+    """
     lengths = np.diff(history.indptr).astype(np.float32)
     products = np.cumsum(history.T @ lengths, dtype=np.float64)
     starts = np.flatnonzero(np.diff(products // BLOCK, prepend=-1)).tolist()
@@ -129,10 +163,12 @@ def _blocks(history: Sparse) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Ease:
-    """B = I - P / diag(P) with P = (X'X + penalty I)^-1, of the watches X [users, watched items] (Steck 2019, eq. 8).
+    """B = I - P / diag(P) with P = (X'X + penalty I)^-1, of the watches X [users, watched items]
+    (Steck 2019, eq. 8).
 
-    `known` [w] are the watched items, ascending. `inverse` is P [w, w]; or, where there are fewer users than items,
-    (X X' + penalty I)^-1 [u, u], which P follows from: (I - X' inverse X) / penalty (Woodbury).
+    `known` [w] are the watched items, ascending. `inverse` is P [w, w]; or, where there are fewer
+    users than items, (X X' + penalty I)^-1 [u, u], which P follows from: (I - X' inverse X) /
+    penalty (Woodbury).
     """
 
     known: Int32
@@ -141,13 +177,17 @@ class Ease:
     penalty: float
 
     def scores(self, history: Sparse) -> Float32:
-        """What users with these watches [n, items] get from each known item: history @ B, [n, w]."""
+        """What users with these watches [n, items] get from each known item: history @ B, [n,
+        w].
+        """
         mine = history[:, self.known]
         scores: Float32 = mine.toarray() - self._times_inverse(mine) / self._diagonal
         return scores
 
     def named(self, history: Sparse, requests: Requests, k: int) -> Named:
-        """The k best unseen items of each request with any watch, history [n, items] its watches."""
+        """The k best unseen items of each request with any watch, history [n, items] its
+        watches.
+        """
         scores = self.scores(history)
         row, item = requests.seen.codes >> 32, requests.seen.codes & 0xFFFFFFFF
         known = np.isin(item, self.known)
@@ -165,7 +205,9 @@ class Ease:
         quadratic = np.zeros(len(self.known), np.float32)
         for at in range(0, len(self.inverse), SHARD):
             products = self.inverse[at : at + SHARD] @ self.watches
-            quadratic += np.asarray(self.watches[at : at + SHARD].multiply(products).sum(axis=0)).ravel()
+            quadratic += np.asarray(
+                self.watches[at : at + SHARD].multiply(products).sum(axis=0)
+            ).ravel()
         return (1 - quadratic) / np.float32(self.penalty)
 
     def _times_inverse(self, mine: Sparse) -> Float32:
@@ -183,7 +225,9 @@ class Ease:
 
 
 def ease(history: Sparse, penalty: float = PENALTY) -> Ease:
-    """EASE of a binary history [users, items]; ValueError where more than EASE_ITEMS items were watched."""
+    """EASE of a binary history [users, items]; ValueError where more than EASE_ITEMS items were
+    watched.
+    """
     known = np.flatnonzero(np.asarray(history.sum(axis=0)).ravel()).astype(np.int32)
     if len(known) > EASE_ITEMS:
         raise ValueError(f"EASE is for at most {EASE_ITEMS:,} watched items, found {len(known):,}")
@@ -204,7 +248,8 @@ def _gram(matrix: Sparse) -> Float32:
 def _inverted(gram: Float32, penalty: float) -> Float32:
     """(gram + penalty I)^-1 by Cholesky, made in the place of a symmetric matrix [m, m]."""
     np.einsum("ii->i", gram)[:] += np.float32(penalty)
-    # Its counts are whole and the penalty bounds its condition: 32 bits give scores to three digits or more.
+    # Its counts are whole and the penalty bounds its condition: 32 bits give scores to three digits
+    # or more.
     inverse: Float32 = inv(gram, overwrite_a=True, assume_a="pos")
     return inverse
 

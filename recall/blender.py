@@ -1,7 +1,9 @@
-"""One list out of many: the union of what generators name, ordered by a linear model of what they all say of it.
+"""One list out of many: the union of what generators name, ordered by a linear model of what they
+all say of it.
 
-Each model is a conditional logit (McFadden 1974): the chance that a user watches candidate i of the union is
-softmax over the union of x_i w. They are fitted where what was watched next is known, one for each instant.
+Each model is a conditional logit (McFadden 1974): the chance that a user watches candidate i of the
+union is softmax over the union of x_i w. They are fitted where what was watched next is known, one
+for each instant.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,9 +34,11 @@ GROUPS = (0, 1, 10)
 
 @dataclass(frozen=True)
 class Blend:
-    """Weights of the named columns, [experts, groups, columns]: each expert fitted on one instant, for each group.
+    """Weights of the named columns, [experts, groups, columns]: each expert fitted on one instant,
+    for each group.
 
-    `instants` [experts] says from which; it is empty where they were fitted on all of them, or on none.
+    `instants` [experts] says from which; it is empty where they were fitted on all of them, or on
+    none.
     """
 
     columns: tuple[str, ...]
@@ -42,40 +46,57 @@ class Blend:
     timestamps_us: tuple[int, ...] = ()
 
     def without(self, timestamp_us: int) -> "Blend":
-        """The experts that were fitted on other instants: they know no more of this one than they will of the next.
+        """The experts that were fitted on other instants: they know no more of this one than they
+        will of the next.
 
         All of them where there are no others.
         """
         others = [number for number, at in enumerate(self.timestamps_us) if at != timestamp_us]
         if not others:
             return self
-        return Blend(self.columns, self.weights[others], tuple(self.timestamps_us[number] for number in others))
+        return Blend(
+            self.columns,
+            self.weights[others],
+            tuple(self.timestamps_us[number] for number in others),
+        )
 
     def scores(self, columns: Columns, groups: Intp, union: Union) -> Float32:
-        """The logarithm of the experts' mean chance of every pair [p], from its columns and its user's group [users].
+        """The logarithm of the experts' mean chance of every pair [p], from its columns and its
+        user's group [users].
 
-        No hour is like another, and a mean of chances is a bet on each: what one of them is sure of comes early.
+        No hour is like another, and a mean of chances is a bet on each: what one of them is sure of
+        comes early.
         """
         matrix = np.stack([columns[name] for name in self.columns], axis=1)
         chances = [self._chances(matrix, weights, groups, union) for weights in self.weights]
-        mean: Float32 = (np.logaddexp.reduce(chances, axis=0) - np.log(len(chances))).astype(np.float32)
+        mean: Float32 = (np.logaddexp.reduce(chances, axis=0) - np.log(len(chances))).astype(
+            np.float32
+        )
         return mean
 
     def _chances(self, matrix: Float32, weights: Float64, groups: Intp, union: Union) -> Float64:
         """One expert's log softmax over each user's union, [p]."""
-        logits = (matrix @ weights.T.astype(np.float32))[np.arange(len(matrix)), groups[union.rows]].astype(np.float64)
+        logits = (matrix @ weights.T.astype(np.float32))[
+            np.arange(len(matrix)), groups[union.rows]
+        ].astype(np.float64)
         return logits - log_sums(logits, union.counts)
 
     def described(self) -> list[dict[str, dict[str, float]]]:
         """Weights by column and group of each expert, for people."""
         names = [f"{least}+ watches" for least in GROUPS]
-        rows = [dict(zip(self.columns, each.T.round(4).tolist(), strict=True)) for each in self.weights]
-        return [{column: dict(zip(names, w, strict=True)) for column, w in row.items()} for row in rows]
+        rows = [
+            dict(zip(self.columns, each.T.round(4).tolist(), strict=True)) for each in self.weights
+        ]
+        return [
+            {column: dict(zip(names, w, strict=True)) for column, w in row.items()} for row in rows
+        ]
 
 
 def flat_blend(weights: Mapping[str, float]) -> Blend:
     """One expert with the same weights for every group."""
-    return Blend(tuple(weights), np.tile(np.array(list(weights.values()), float), (1, len(GROUPS), 1)))
+    return Blend(
+        tuple(weights), np.tile(np.array(list(weights.values()), float), (1, len(GROUPS), 1))
+    )
 
 
 def group_of(lengths: npt.NDArray[np.integer]) -> Intp:
@@ -84,17 +105,23 @@ def group_of(lengths: npt.NDArray[np.integer]) -> Intp:
 
 
 def round_robin(union: Union) -> Float32:
-    """Minus the logarithm of each pair's turn: all generators' first items, in their order, come before second ones."""
+    """Minus the logarithm of each pair's turn: all generators' first items, in their order, come
+    before second ones.
+    """
     ranks, generators = np.stack(list(union.ranks.values())).astype(np.int64), len(union.ranks)
     turns = np.where(
-        ranks > 0, (ranks - 1) * generators + np.arange(1, generators + 1)[:, None], np.iinfo(np.int64).max
+        ranks > 0,
+        (ranks - 1) * generators + np.arange(1, generators + 1)[:, None],
+        np.iinfo(np.int64).max,
     )
     scores: Float32 = -np.log(turns.min(axis=0)).astype(np.float32)
     return scores
 
 
 def best(union: Union, scores: Float32, k: int) -> Intp:
-    """Places in the union of each user's k best pairs, best first, ties by item; -1 past the end: [users, k]."""
+    """Places in the union of each user's k best pairs, best first, ties by item; -1 past the end:
+    [users, k].
+    """
     width = max(int(union.counts.max(initial=0)), 1)
     padded = np.full((union.users, width), -np.inf, np.float32)
     padded[union.rows, np.arange(len(union.rows)) - union.starts[union.rows]] = scores
@@ -104,10 +131,11 @@ def best(union: Union, scores: Float32, k: int) -> Intp:
 
 
 def best_with_share(union: Union, scores: Float32, k: int, kept: int, ranks: UInt16) -> Intp:
-    """As `best`, with `kept` of the k places for what one generator puts first of the rest: its ranks [p], 0 not named.
+    """As `best`, with `kept` of the k places for what one generator puts first of the rest: its
+    ranks [p], 0 not named.
 
-    A place that the generator cannot fill goes on by the scores, and the list is in their order: up to k - kept nothing
-    is moved.
+    A place that the generator cannot fill goes on by the scores, and the list is in their order: up
+    to k - kept nothing is moved.
     """
     head = best(union, scores, k - kept)
     chosen = np.zeros(len(scores), bool)
@@ -122,7 +150,9 @@ def best_with_share(union: Union, scores: Float32, k: int, kept: int, ranks: UIn
 
 @dataclass(frozen=True)
 class Blender:
-    """How a run's lists are blended: the choice of popularity, the order's name and its weights (None: round robin)."""
+    """How a run's lists are blended: the choice of popularity, the order's name and its weights
+    (None: round robin).
+    """
 
     popularity: Popularity
     order: str
@@ -133,7 +163,8 @@ class Blender:
         return self if self.blend is None else replace(self, blend=self.blend.without(timestamp_us))
 
     def scores(self, found: Found) -> Float32:
-        """log P(next) of every pair of a union, [p]: the chance that it is what its user watches next.
+        """log P(next) of every pair of a union, [p]: the chance that it is what its user watches
+        next.
 
         Round robin knows no chances: they are taken to fall as 1 / turn (Zipf's law).
         """
@@ -153,11 +184,15 @@ def blend_in_shards(
 
 
 def reserved_places(config: RecallConfig) -> int:
-    """How many of the k places are kept for what would be watched longest, where that generator is in force."""
+    """How many of the k places are kept for what would be watched longest, where that generator is
+    in force.
+    """
     return round(config.expected_watch_share * config.k)
 
 
-def blend_candidates(generators: Generators, blender: Blender, users: Int32, k: int, kept: int = 0) -> Candidates:
+def blend_candidates(
+    generators: Generators, blender: Blender, users: Int32, k: int, kept: int = 0
+) -> Candidates:
     """The k best candidates of each user by the blender, with what each generator said of them.
 
     `kept` of the places are for what would be watched longest, where that generator is in force.
@@ -165,11 +200,19 @@ def blend_candidates(generators: Generators, blender: Blender, users: Int32, k: 
     found = generators.find(users)
     union, scores = found.union, blender.scores(found)
     longest = union.ranks.get("expected_watch")
-    places = best(union, scores, k) if longest is None else best_with_share(union, scores, k, kept, longest)
+    places = (
+        best(union, scores, k)
+        if longest is None
+        else best_with_share(union, scores, k, kept, longest)
+    )
     listed, at = places >= 0, np.maximum(places, 0)
 
     def picked(values: npt.NDArray[Any], missing: float) -> npt.NDArray[Any]:
-        return np.where(listed, values[at], values.dtype.type(missing)) if len(values) else np.full(at.shape, missing)
+        return (
+            np.where(listed, values[at], values.dtype.type(missing))
+            if len(values)
+            else np.full(at.shape, missing)
+        )
 
     ranks = {name: picked(of_pairs, 0).astype(np.uint16) for name, of_pairs in union.ranks.items()}
     return Candidates(

@@ -1,7 +1,8 @@
-"""Training that was killed goes on where it was: finished towers, and the state after the last epoch.
+"""Training that was killed goes on where it was: finished towers, and the state after the last
+epoch.
 
-A folder of files, each written beside its place and renamed into it; the result of resumed training is that of
-training that was never stopped.
+A folder of files, each written beside its place and renamed into it; the result of resumed training
+is that of training that was never stopped.
 """
 
 import json
@@ -22,7 +23,9 @@ Epochs = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished tower, a row for each of its epochs, and which of them was kept (1 = the first)."""
+    """A finished tower, a row for each of its epochs, and which of them was kept (1 = the
+    first).
+    """
 
     tower: Tower
     epochs: Epochs
@@ -31,7 +34,9 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stretch of training stands: its epochs, the best one's tower, and what the next one starts from."""
+    """Where a stretch of training stands: its epochs, the best one's tower, and what the next one
+    starts from.
+    """
 
     epochs: Epochs
     best: int
@@ -52,7 +57,9 @@ class Checkpoints:
         facts = self._read(f"tower_{number:02d}.done")
         if facts is None or self.folder is None:
             return None
-        return Fitted(Tower.load(self.folder, f"tower_{number:02d}"), facts["epochs"], facts["best"])
+        return Fitted(
+            Tower.load(self.folder, f"tower_{number:02d}"), facts["epochs"], facts["best"]
+        )
 
     def finish(self, number: int, fitted: Fitted) -> None:
         """Keep a finished tower; the state of its training is no longer needed."""
@@ -72,7 +79,9 @@ class Checkpoints:
         with np.load(self.folder / f"{slot}.npz", allow_pickle=False) as file:
             trainer = {name: file[name] for name in file.files}
         tower = Tower.load(self.folder, slot)
-        return Progress(facts["epochs"], facts["best"], facts["best_rate"], tower, trainer, facts["rng"])
+        return Progress(
+            facts["epochs"], facts["best"], facts["best_rate"], tower, trainer, facts["rng"]
+        )
 
     def keep(self, number: int, progress: Progress) -> None:
         """Keep where the training of a stretch stands, in place of what was kept before."""

@@ -1,7 +1,8 @@
-"""Loops over bags and table rows that numba compiles: numpy would read and write the same rows many times over.
+"""Loops over bags and table rows that numba compiles: numpy would read and write the same rows many
+times over.
 
-The home of numba. A function is compiled when it is first called, once a process: all three take two to three seconds.
-While one runs, other threads of Python run too.
+The home of numba. A function is compiled when it is first called, once a process: all three take
+two to three seconds. While one runs, other threads of Python run too.
 """
 
 import numba
@@ -14,10 +15,14 @@ Int64 = npt.NDArray[np.int64]
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def average_bags(rows: Float32, places: Int32, edges: Int64, counts: Float32, means: Float32) -> None:
-    """Write the means [n, windows, dim] of bags; part p of them holds the rows at `places[edges[p]:edges[p + 1]]`.
+def average_bags(
+    rows: Float32, places: Int32, edges: Int64, counts: Float32, means: Float32
+) -> None:
+    """Write the means [n, windows, dim] of bags; part p of them holds the rows at
+    `places[edges[p]:edges[p + 1]]`.
 
-    A bag has as many parts as there are windows, and window w is all its parts up to w: `counts` [n, windows] rows.
+    A bag has as many parts as there are windows, and window w is all its parts up to w: `counts`
+    [n, windows] rows.
     """
     bags, windows, dim = means.shape
     total = np.empty(dim, np.float32)
@@ -35,8 +40,12 @@ def average_bags(rows: Float32, places: Int32, edges: Int64, counts: Float32, me
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def spread_gradient(gradient: Float32, places: Int32, edges: Int64, counts: Float32, of_rows: Float32) -> None:
-    """Add what a gradient of `average_bags`' means, [n, windows, dim], is for each row to `of_rows` [r, dim]."""
+def spread_gradient(
+    gradient: Float32, places: Int32, edges: Int64, counts: Float32, of_rows: Float32
+) -> None:
+    """Add what a gradient of `average_bags`' means, [n, windows, dim], is for each row to `of_rows`
+    [r, dim].
+    """
     bags, windows, dim = gradient.shape
     share = np.empty(dim, np.float32)
     for bag in range(bags):
@@ -65,7 +74,8 @@ def move_rows(
     beta2: np.float32,
     epsilon: np.float32,
 ) -> None:
-    """Adam's step of distinct `rows` [r] of a table [items, dim] and of its two moments, in place; `gradient` [r, dim].
+    """Adam's step of distinct `rows` [r] of a table [items, dim] and of its two moments, in place;
+    `gradient` [r, dim].
 
     `step` is the learning rate with both moments corrected for their start.
     """

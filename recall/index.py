@@ -1,4 +1,6 @@
-"""Nearest neighbours by inner product, the metric the tower is trained in: faiss, exact and approximate."""
+"""Nearest neighbours by inner product, the metric the tower is trained in: faiss, exact and
+approximate.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,8 +15,9 @@ Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-# faiss multiplies matrices only from 128,000 numbers of queries on, 2,000 queries of 64 dimensions, and compares row
-# by row below: measured at a million rows, that is 7 times slower for 1,000 queries and no faster for two.
+# faiss multiplies matrices only from 128,000 numbers of queries on, 2,000 queries of 64 dimensions,
+# and compares row by row below: measured at a million rows, that is 7 times slower for 1,000
+# queries and no faster for two.
 faiss.cvar.distance_compute_blas_threshold = 256
 
 TRAINING_POINTS_PER_CELL = 64
@@ -31,10 +34,11 @@ class ItemIndex:
         return len(self.items)
 
     def search(self, user_vectors: Float32, k: int) -> tuple[Int32, Float32]:
-        """The k best items of each user and their inner products, best first: [n, dim] -> [n, k], [n, k].
+        """The k best items of each user and their inner products, best first: [n, dim] -> [n, k],
+        [n, k].
 
-        Only fewer than k items in the index leave item 0 (nobody) with score -inf at the end: where an approximate
-        search finds fewer, that user's are searched again, all of them.
+        Only fewer than k items in the index leave item 0 (nobody) with score -inf at the end: where
+        an approximate search finds fewer, that user's are searched again, all of them.
         """
         queries = np.ascontiguousarray(user_vectors, dtype=np.float32)
         scores, rows = self.index.search(queries, k)
@@ -54,7 +58,8 @@ class ItemIndex:
             written[0] += len(piece)
             return len(piece)
 
-        faiss.write_index(self.index, faiss.PyCallbackIOWriter(count, 1 << 20))  # type: ignore[attr-defined]
+        writer = faiss.PyCallbackIOWriter(count, 1 << 20)  # type: ignore[attr-defined]
+        faiss.write_index(self.index, writer)
         return written[0] / 1e6
 
     def tune(self, parameters: Mapping[str, int]) -> None:
@@ -82,20 +87,30 @@ def index_of(item_vectors: Float32, items: Int32 | None = None) -> ItemIndex:
 
 
 def approximate_index_of(kind: str, item_vectors: Float32, items: Int32 | None = None) -> ItemIndex:
-    """As `index_of`, of kind `ivf` or `pq`, still to be tuned. Equal vectors make an equal index."""
+    """As `index_of`, of kind `ivf` or `pq`, still to be tuned. Equal vectors make an equal
+    index.
+    """
     listed = _listed(item_vectors, items)
     return ItemIndex(_BUILDERS[kind](item_vectors[listed]), listed)
 
 
 def cells_of(vectors: int) -> int:
-    """Cells of an `ivf` or `pq` index: 2 roots of the vectors, each at least 39, faiss's minimum for training."""
+    """Cells of an `ivf` or `pq` index: 2 roots of the vectors, each at least 39, faiss's minimum
+    for training.
+    """
     return max(1, min(round(2 * math.sqrt(vectors)), vectors // 39))
 
 
 def _listed(item_vectors: Float32, items: Int32 | None) -> Int32:
-    listed = np.arange(1, len(item_vectors), dtype=np.int32) if items is None else items.astype(np.int32)
-    if len(listed) and (listed[0] < 1 or listed[-1] >= len(item_vectors) or (np.diff(listed) < 1).any()):
-        raise ValueError(f"items of an index ascend within 1..{len(item_vectors) - 1}; found {listed}")
+    listed = (
+        np.arange(1, len(item_vectors), dtype=np.int32) if items is None else items.astype(np.int32)
+    )
+    if len(listed) and (
+        listed[0] < 1 or listed[-1] >= len(item_vectors) or (np.diff(listed) < 1).any()
+    ):
+        raise ValueError(
+            f"items of an index ascend within 1..{len(item_vectors) - 1}; found {listed}"
+        )
     return listed
 
 
@@ -112,9 +127,13 @@ def _ivf(vectors: Float32) -> faiss.Index:
 
 
 def _pq(vectors: Float32) -> faiss.Index:
-    """4 bits a dimension of what is left after the cell's mean, scanned in registers; the best again, exactly."""
+    """4 bits a dimension of what is left after the cell's mean, scanned in registers; the best
+    again, exactly.
+    """
     cells, dim = faiss.IndexFlatL2(vectors.shape[1]), vectors.shape[1]
-    index = faiss.IndexIVFPQFastScan(cells, dim, cells_of(len(vectors)), dim, 4, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFPQFastScan(
+        cells, dim, cells_of(len(vectors)), dim, 4, faiss.METRIC_INNER_PRODUCT
+    )
     index.by_residual = True
     return _filled(index, faiss.IndexRefineFlat(index), vectors)
 
@@ -123,10 +142,12 @@ _BUILDERS: dict[str, Callable[[Float32], faiss.Index]] = {"ivf": _ivf, "pq": _pq
 
 
 def _filled(cells: faiss.IndexIVF, whole: faiss.Index, vectors: Float32) -> faiss.Index:
-    """`whole` trained on a sample and filled; `cells`, in it, has the means of the vectors as its cells.
+    """`whole` trained on a sample and filled; `cells`, in it, has the means of the vectors as its
+    cells.
 
-    Vectors go to the nearest mean, by distance. A query goes to the means of the largest inner product with it:
-    they estimate the mean score in a cell, so that where long vectors are is looked at first.
+    Vectors go to the nearest mean, by distance. A query goes to the means of the largest inner
+    product with it: they estimate the mean score in a cell, so that where long vectors are is
+    looked at first.
     """
     wanted = min(len(vectors), TRAINING_POINTS_PER_CELL * cells.nlist)
     sample = np.sort(np.random.default_rng(0).permutation(len(vectors))[:wanted])

@@ -17,19 +17,22 @@ Settings = dict[str, int]
 
 # Fewer items than these cannot fill the cells and codebooks of an approximate index.
 FEWEST = 1000
-# `auto` stays exact up to so many items: searching them all takes less than sweeping an approximate index.
+# `auto` stays exact up to so many items: searching them all takes less than sweeping an approximate
+# index.
 EXACT_UP_TO = 100_000
-# `auto` tries these in this order: codes are scanned several times faster than vectors, and the refinement gives the
-# overlap back.
+# `auto` tries these in this order: codes are scanned several times faster than vectors, and the
+# refinement gives the overlap back.
 AUTO = ("pq", "ivf")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of the sweep: a kind of index, its parameters, and what they came to beside the exact index.
+    """One row of the sweep: a kind of index, its parameters, and what they came to beside the exact
+    index.
 
-    `overlap` is the mean share of the exact k best that were found, on the queries that choose the parameters;
-    `overlap_held_out` that on the others, NaN where the first was too low to ask. Speeds are those of the machine.
+    `overlap` is the mean share of the exact k best that were found, on the queries that choose the
+    parameters; `overlap_held_out` that on the others, NaN where the first was too low to ask.
+    Speeds are those of the machine.
     """
 
     kind: str
@@ -44,13 +47,19 @@ class Trial:
 
 
 def tune_index(
-    item_vectors: Float32, items: Int32 | None, queries: Float32, config: RecallConfig, repeats: int = 1
+    item_vectors: Float32,
+    items: Int32 | None,
+    queries: Float32,
+    config: RecallConfig,
+    repeats: int = 1,
 ) -> tuple[ItemIndex, list[Trial]]:
-    """The index of `index_of` as `config.index` wants it, approximate only if it is as good as exact; and the sweep.
+    """The index of `index_of` as `config.index` wants it, approximate only if it is as good as
+    exact; and the sweep.
 
-    Parameters are raised until the overlap at k passes `config.index_overlap` on every second of the queries
-    [q, dim], and then on the others too; where nothing passes, the exact index is returned. Speed decides nothing,
-    so that equal vectors give an equal index. Speeds are medians of `repeats` searches.
+    Parameters are raised until the overlap at k passes `config.index_overlap` on every second of
+    the queries [q, dim], and then on the others too; where nothing passes, the exact index is
+    returned. Speed decides nothing, so that equal vectors give an equal index. Speeds are medians
+    of `repeats` searches.
     """
     tuner = IndexTuner(item_vectors, items, queries, config, repeats)
     trials = [tuner.exact_trial]
@@ -63,26 +72,39 @@ def tune_index(
 
 
 class IndexTuner:
-    """Compares indexes with the exact one, on queries that choose and on queries that only say yes or no.
+    """Compares indexes with the exact one, on queries that choose and on queries that only say yes
+    or no.
 
     Its arguments are those of `tune_index`.
     """
 
     def __init__(
-        self, item_vectors: Float32, items: Int32 | None, queries: Float32, config: RecallConfig, repeats: int = 1
+        self,
+        item_vectors: Float32,
+        items: Int32 | None,
+        queries: Float32,
+        config: RecallConfig,
+        repeats: int = 1,
     ) -> None:
         began = time.perf_counter()
         self.vectors, self.exact = item_vectors, index_of(item_vectors, items)
         build_seconds = time.perf_counter() - began
-        self.k, self.target, self.repeats = max(1, min(config.k, len(self.exact))), config.index_overlap, repeats
+        self.k, self.target, self.repeats = (
+            max(1, min(config.k, len(self.exact))),
+            config.index_overlap,
+            repeats,
+        )
         self.choosing, self.in_test = queries[::2], queries[1::2]
         self.truth, self.seconds = _timed(self.exact, self.choosing, self.k, repeats)
         self.truth_held_out = self.exact.search(self.in_test, self.k)[0]
         speed = _rate(len(self.choosing), self.seconds)
-        self.exact_trial = Trial("exact", "", 1.0, 1.0, speed, 1.0, self.exact.megabytes, build_seconds)
+        self.exact_trial = Trial(
+            "exact", "", 1.0, 1.0, speed, 1.0, self.exact.megabytes, build_seconds
+        )
 
     def raised(self, kind: str) -> tuple[ItemIndex, list[Trial]]:
-        """An index of a kind with ever higher parameters: of the next higher ones always those that gained most.
+        """An index of a kind with ever higher parameters: of the next higher ones always those that
+        gained most.
 
         The last trial is chosen if it passes; its parameters are those the index is left with.
         """
@@ -118,15 +140,24 @@ class IndexTuner:
 
 
 def _kinds(config: RecallConfig, vectors: Float32, items: int, queries: int) -> Sequence[str]:
-    """The approximate kinds to try, in order; none for few or infinite vectors, or without two halves of queries."""
+    """The approximate kinds to try, in order; none for few or infinite vectors, or without two
+    halves of queries.
+    """
     small = items < FEWEST or (config.index == "auto" and items <= EXACT_UP_TO)
-    if small or config.index == "exact" or queries < 2 or not np.isfinite(vectors.sum(dtype=np.float64)):
+    if (
+        small
+        or config.index == "exact"
+        or queries < 2
+        or not np.isfinite(vectors.sum(dtype=np.float64))
+    ):
         return ()
     return AUTO if config.index == "auto" else (config.index,)
 
 
 def _ladders(kind: str, index: ItemIndex, k: int) -> dict[str, list[int]]:
-    """The values of a kind's parameters, rising; they end where a quarter of the catalogue would be looked at."""
+    """The values of a kind's parameters, rising; they end where a quarter of the catalogue would be
+    looked at.
+    """
     most = max(len(index) // 4, k)
     cells = cells_of(len(index))
     # Fewer cells than hold about 2k vectors would leave most searches short.

@@ -1,6 +1,8 @@
-"""Blended lists as of the instants at which towers were finished, for users whose next watches are known.
+"""Blended lists as of the instants at which towers were finished, for users whose next watches are
+known.
 
-Those of the last instant before test_start are the validation lists, on which the order of final lists is chosen.
+Those of the last instant before test_start are the validation lists, on which the order of final
+lists is chosen.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +27,11 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LabelledLists:
-    """Lists of users [n]: `items` int32 and `scores` float32 [n, k] of the blender, best first; 0, -inf past the end.
+    """Lists of users [n]: `items` int32 and `scores` float32 [n, k] of the blender, best first; 0,
+    -inf past the end.
 
-    They were made as of `since` [n]; what the user watched from then until `until` [n] says which items were watched.
+    They were made as of `since` [n]; what the user watched from then until `until` [n] says which
+    items were watched.
     """
 
     users: Int32
@@ -42,34 +46,55 @@ class LabelledLists:
 
     @classmethod
     def load(cls, folder: Path) -> "LabelledLists":
-        arrays = {each.name: np.load(folder / f"label_{each.name}.npy", allow_pickle=False) for each in fields(cls)}
+        arrays = {
+            each.name: np.load(folder / f"label_{each.name}.npy", allow_pickle=False)
+            for each in fields(cls)
+        }
         return cls(**arrays)
 
 
 def labelled_lists(
-    config: RecallConfig, log: Log, towers: Sequence[Tower], blender: Blender, rng: np.random.Generator
+    config: RecallConfig,
+    log: Log,
+    towers: Sequence[Tower],
+    blender: Blender,
+    rng: np.random.Generator,
 ) -> LabelledLists:
-    """Lists of up to `label_users` users in all, as many as of each tower's instant but the last one's.
+    """Lists of up to `label_users` users in all, as many as of each tower's instant but the last
+    one's.
 
-    They are blended by what was fitted on other instants, as a served list is: nobody's own watches order it.
+    They are blended by what was fitted on other instants, as a served list is: nobody's own watches
+    order it.
     """
     drawn = draw_slices(log.user_inputs.histories, towers, config.label_users, rng)
     parts = [part for of in drawn for part in _label_slice(config, log, of, blender)]
-    return LabelledLists(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(parts[0])))
+    return LabelledLists(
+        *(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(parts[0]))
+    )
 
 
-def draw_validation_slice(log: Log, towers: Sequence[Tower], most: int, rng: np.random.Generator) -> EvaluationSlice:
-    """Up to `most` random users who watched something between the last two towers: on their lists a run chooses."""
+def draw_validation_slice(
+    log: Log, towers: Sequence[Tower], most: int, rng: np.random.Generator
+) -> EvaluationSlice:
+    """Up to `most` random users who watched something between the last two towers: on their lists a
+    run chooses.
+    """
     return draw_slices(log.user_inputs.histories, towers[-2:], most, rng)[0]
 
 
-def blend_slice(config: RecallConfig, log: Log, of: EvaluationSlice, blender: Blender) -> Iterator[Candidates]:
-    """A slice's lists as of its beginning, in shards of users, blended by what was fitted on other instants."""
+def blend_slice(
+    config: RecallConfig, log: Log, of: EvaluationSlice, blender: Blender
+) -> Iterator[Candidates]:
+    """A slice's lists as of its beginning, in shards of users, blended by what was fitted on other
+    instants.
+    """
     generators = build_generators(config, of.snapshot(log, blender.popularity))
     return blend_in_shards(generators, blender.without(of.since), of.users, config)
 
 
-def _label_slice(config: RecallConfig, log: Log, of: EvaluationSlice, blender: Blender) -> Iterator[LabelledLists]:
+def _label_slice(
+    config: RecallConfig, log: Log, of: EvaluationSlice, blender: Blender
+) -> Iterator[LabelledLists]:
     for part in blend_slice(config, log, of, blender):
         since, until = (np.full(len(part), timestamp_us) for timestamp_us in (of.since, of.until))
         yield LabelledLists(part.users, since, until, part.items, part.scores)

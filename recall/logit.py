@@ -1,4 +1,6 @@
-"""The conditional logit: which of a user's candidates is watched, by a softmax over all of them (McFadden 1974)."""
+"""The conditional logit: which of a user's candidates is watched, by a softmax over all of them
+(McFadden 1974).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +16,19 @@ Int64 = npt.NDArray[np.int64]
 Intp = npt.NDArray[np.intp]
 Flags = npt.NDArray[np.bool_]
 
-# Strength of the L2 penalty, in users of the fit, on weights of standardised columns. A weaker one follows the few
-# items of the hours it was fitted on: 30 has a news log's HR@50 at .86 instead of .84, at an instant that the three
-# others were fitted on, but at the worst of four its HR@10 is .024 behind the popular list's, with this one .008.
+# Strength of the L2 penalty, in users of the fit, on weights of standardised columns. A weaker one
+# follows the few items of the hours it was fitted on: 30 has a news log's HR@50 at .86 instead of
+# .84, at an instant that the three others were fitted on, but at the worst of four its HR@10 is
+# .024 behind the popular list's, with this one .008.
 PENALTY, LARGEST_SHARE = 500.0, 0.25
 ITERATIONS = 200
 ARRAYS = ("matrix", "counts", "watched", "groups")
 
 
 def log_sums(logits: Float64, counts: Int64) -> Float64:
-    """Logarithm of each user's sum of exponents, at each of their pairs [p]; `counts` [n] pairs a user, may be 0."""
+    """Logarithm of each user's sum of exponents, at each of their pairs [p]; `counts` [n] pairs a
+    user, may be 0.
+    """
     if not len(logits):
         return logits
     some = counts[counts > 0]
@@ -35,9 +40,11 @@ def log_sums(logits: Float64, counts: Int64) -> Float64:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What a blend is fitted on: unions of users [n], `counts` [n] pairs each, their columns as `matrix` [p, columns].
+    """What a blend is fitted on: unions of users [n], `counts` [n] pairs each, their columns as
+    `matrix` [p, columns].
 
-    `watched` [p] says which the user went on to watch (every user at least one), `groups` [n] whose weights it is for.
+    `watched` [p] says which the user went on to watch (every user at least one), `groups` [n] whose
+    weights it is for.
     """
 
     columns: tuple[str, ...]
@@ -50,7 +57,11 @@ class TrainingSet:
         """The part of some users, [n] flags."""
         pairs = np.repeat(users, self.counts)
         return TrainingSet(
-            self.columns, self.matrix[pairs], self.counts[users], self.watched[pairs], self.groups[users]
+            self.columns,
+            self.matrix[pairs],
+            self.counts[users],
+            self.watched[pairs],
+            self.groups[users],
         )
 
 
@@ -61,7 +72,8 @@ def join_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:
 
 
 def fit(training_set: TrainingSet, groups: int, penalty: float = PENALTY) -> Float64:
-    """The conditional logit of each group of users, drawn towards that of all of them: weights [groups, columns].
+    """The conditional logit of each group of users, drawn towards that of all of them: weights
+    [groups, columns].
 
     The penalty is at most a quarter of the users, so that few users count for something too.
     """
@@ -70,13 +82,17 @@ def fit(training_set: TrainingSet, groups: int, penalty: float = PENALTY) -> Flo
     everybody = _fitted(training_set, scale, np.zeros(len(scale)), penalty)
     weights = np.tile(everybody, (groups, 1))
     for group in np.unique(training_set.groups):
-        weights[group] = _fitted(training_set.of_users(training_set.groups == group), scale, everybody, penalty)
+        weights[group] = _fitted(
+            training_set.of_users(training_set.groups == group), scale, everybody, penalty
+        )
     unscaled: Float64 = weights / scale
     return unscaled
 
 
 def _fitted(training_set: TrainingSet, scale: Float64, prior: Float64, penalty: float) -> Float64:
-    """Weights of the columns over their scale: least mean -log p of what each user watched, plus the penalty."""
+    """Weights of the columns over their scale: least mean -log p of what each user watched, plus
+    the penalty.
+    """
     starts, users = np.cumsum(training_set.counts) - training_set.counts, len(training_set.counts)
     share = training_set.watched / np.repeat(
         np.add.reduceat(training_set.watched, starts, dtype=np.float64), training_set.counts

@@ -1,7 +1,8 @@
-"""How good lists of candidates are: accuracy over the full catalogue, and what is recommended at all.
+"""How good lists of candidates are: accuracy over the full catalogue, and what is recommended at
+all.
 
-Lists are `ranked`, int32 [users, K], best first, 0 = no item. Accuracy is told user by user: one without test window is
-NaN, an empty list counts 0, and the mean is the caller's (`nanmean`).
+Lists are `ranked`, int32 [users, K], best first, 0 = no item. Accuracy is told user by user: one
+without test window is NaN, an empty list counts 0, and the mean is the caller's (`nanmean`).
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ Ints = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-# Cells of the scratch table in which a slab of users looks up its test window: 16 MB, near the processor's cache.
+# Cells of the scratch table in which a slab of users looks up its test window: 16 MB, near the
+# processor's cache.
 _SLAB_CELLS = 2**24
 
 
@@ -23,8 +25,8 @@ _SLAB_CELLS = 2**24
 class RelevantItems:
     """What each user went on to watch: user u's items are `items[offsets[u]:offsets[u + 1]]`.
 
-    `offsets` is [users + 1], `items` is [n]. Item 0 is one that the vocabulary has never seen: it can not
-    be hit and counts as missed. An item that a user watched twice counts once.
+    `offsets` is [users + 1], `items` is [n]. Item 0 is one that the vocabulary has never seen: it
+    can not be hit and counts as missed. An item that a user watched twice counts once.
     """
 
     offsets: Ints
@@ -33,8 +35,14 @@ class RelevantItems:
     def __post_init__(self) -> None:
         if self.offsets.ndim != 1 or self.items.ndim != 1 or self.offsets.size == 0:
             raise ValueError("a holdout is two flat arrays: offsets [users + 1] and items [n]")
-        if self.offsets[0] != 0 or self.offsets[-1] != self.items.size or (np.diff(self.offsets) < 0).any():
-            raise ValueError(f"holdout offsets must rise from 0 to the number of items, {self.items.size}")
+        if (
+            self.offsets[0] != 0
+            or self.offsets[-1] != self.items.size
+            or (np.diff(self.offsets) < 0).any()
+        ):
+            raise ValueError(
+                f"holdout offsets must rise from 0 to the number of items, {self.items.size}"
+            )
         if self.items.size and self.items.min() < 0:
             raise ValueError(f"holdout items are indexes >= 0, found {self.items.min()}")
 
@@ -50,13 +58,17 @@ class RelevantItems:
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """How many different items each user watched, [users]; each unseen one (0) counts by itself."""
+        """How many different items each user watched, [users]; each unseen one (0) counts by
+        itself.
+        """
         known = self.items > 0
         stride = int(self.items.max(initial=0)) + 1
         pairs = np.sort(self.rows[known] * stride + self.items[known])
         different = pairs[_first_of_run(pairs)] // stride
         unseen = self.rows[~known]
-        return np.bincount(different, minlength=self.users) + np.bincount(unseen, minlength=self.users)
+        return np.bincount(different, minlength=self.users) + np.bincount(
+            unseen, minlength=self.users
+        )
 
 
 def hits(ranked: Ints, relevant: RelevantItems) -> Flags:
@@ -65,7 +77,9 @@ def hits(ranked: Ints, relevant: RelevantItems) -> Flags:
     Index 0 never hits; an item listed twice hits once, at its better place.
     """
     if ranked.ndim != 2 or len(ranked) != relevant.users:
-        raise ValueError(f"lists are [users, K] for the holdout's {relevant.users} users, found {ranked.shape}")
+        raise ValueError(
+            f"lists are [users, K] for the holdout's {relevant.users} users, found {ranked.shape}"
+        )
     found = np.zeros(ranked.shape, dtype=np.bool_)
     stride = int(max(relevant.items.max(initial=0), ranked.max(initial=0))) + 1
     slab = max(1, _SLAB_CELLS // stride)
@@ -76,11 +90,12 @@ def hits(ranked: Ints, relevant: RelevantItems) -> Flags:
 
 
 def accuracy(ks: Sequence[int], ranked: Ints, relevant: RelevantItems) -> dict[str, Floats]:
-    """Hit rate, recall and NDCG at every k from one lookup: `{"hr@50": [users], "recall@50": [users], ..}`.
+    """Hit rate, recall and NDCG at every k from one lookup: `{"hr@50": [users], "recall@50":
+    [users], ..}`.
 
-    `hr`: 1 where at least one of the first k items was watched; `recall`: the share of the user's watched items among
-    them; `ndcg`: discounted gain, gains 0 or 1, over that of an ideal list, which has min(k, watched items) hits at its
-    top, also where the list given is shorter than k.
+    `hr`: 1 where at least one of the first k items was watched; `recall`: the share of the user's
+    watched items among them; `ndcg`: discounted gain, gains 0 or 1, over that of an ideal list,
+    which has min(k, watched items) hits at its top, also where the list given is shorter than k.
     """
     hit = hits(_top(max(ks), ranked), relevant)
     found: dict[str, Flags | Floats] = {}
@@ -93,7 +108,9 @@ def accuracy(ks: Sequence[int], ranked: Ints, relevant: RelevantItems) -> dict[s
 
 
 def places(ranked: Ints, relevant: RelevantItems) -> npt.NDArray[np.int64]:
-    """At which place of its user's list each of the test window's items stands, 1 = first, 0 = not listed: [n]."""
+    """At which place of its user's list each of the test window's items stands, 1 = first, 0 = not
+    listed: [n].
+    """
     stride = int(max(relevant.items.max(initial=0), ranked.max(initial=0))) + 1
     row, place = np.nonzero(hits(ranked, relevant))
     listed = row * stride + ranked[row, place]
@@ -105,12 +122,19 @@ def places(ranked: Ints, relevant: RelevantItems) -> npt.NDArray[np.int64]:
 
 
 def coverage(k: int, ranked: Ints, catalogue_size: int) -> float:
-    """Share of the catalogue (items 1..catalogue_size) that is among the first k of at least one user."""
-    return float((_times_listed(k, ranked, catalogue_size) > 0).mean()) if catalogue_size else float("nan")
+    """Share of the catalogue (items 1..catalogue_size) that is among the first k of at least one
+    user.
+    """
+    return (
+        float((_times_listed(k, ranked, catalogue_size) > 0).mean())
+        if catalogue_size
+        else float("nan")
+    )
 
 
 def gini(k: int, ranked: Ints, catalogue_size: int) -> float:
-    """How unequally the catalogue's items share the places 1..k: 0 = all alike, near 1 = one has them all.
+    """How unequally the catalogue's items share the places 1..k: 0 = all alike, near 1 = one has
+    them all.
 
     Items that are never listed take part; NaN where nothing is listed.
     """
@@ -119,11 +143,15 @@ def gini(k: int, ranked: Ints, catalogue_size: int) -> float:
     if total == 0:
         return float("nan")
     ranks = np.arange(1, catalogue_size + 1)
-    return float(2 * (ranks * listed).sum() / (catalogue_size * total) - (catalogue_size + 1) / catalogue_size)
+    return float(
+        2 * (ranks * listed).sum() / (catalogue_size * total)
+        - (catalogue_size + 1) / catalogue_size
+    )
 
 
 def mean_popularity(k: int, ranked: Ints, counts: npt.NDArray[np.integer | np.floating]) -> float:
-    """Mean count of the items at the places 1..k of all lists; counts is [catalogue + 1] by item index.
+    """Mean count of the items at the places 1..k of all lists; counts is [catalogue + 1] by item
+    index.
 
     NaN where nothing is listed.
     """
@@ -133,7 +161,8 @@ def mean_popularity(k: int, ranked: Ints, counts: npt.NDArray[np.integer | np.fl
 
 
 def listed_share(k: int, ranked: Ints, chosen: Flags) -> float:
-    """Share of the filled places 1..k of all lists that hold a chosen item; chosen is [catalogue + 1] by item index.
+    """Share of the filled places 1..k of all lists that hold a chosen item; chosen is [catalogue +
+    1] by item index.
 
     NaN where nothing is listed.
     """
@@ -142,17 +171,23 @@ def listed_share(k: int, ranked: Ints, chosen: Flags) -> float:
 
 def _top(k: int, ranked: Ints) -> Ints:
     if k < 1:
-        raise ValueError(f"k counts the places of a list that are judged and is at least 1, found {k}")
+        raise ValueError(
+            f"k counts the places of a list that are judged and is at least 1, found {k}"
+        )
     return ranked[:, :k]
 
 
-def _look_up(watched: Flags, start: int, ranked: Ints, relevant: RelevantItems, found: Flags) -> None:
+def _look_up(
+    watched: Flags, start: int, ranked: Ints, relevant: RelevantItems, found: Flags
+) -> None:
     """Fill `found` for one slab of users from `start`; `watched` is all False before and after."""
     stop = min(start + len(watched), relevant.users)
     mine = slice(int(relevant.offsets[start]), int(relevant.offsets[stop]))
     cells = relevant.rows[mine] - start, relevant.items[mine]
     watched[cells] = True
-    found[start:stop] = np.take_along_axis(watched[: stop - start], ranked[start:stop].astype(np.int64), axis=1)
+    found[start:stop] = np.take_along_axis(
+        watched[: stop - start], ranked[start:stop].astype(np.int64), axis=1
+    )
     watched[cells] = False
 
 
@@ -182,5 +217,7 @@ def _times_listed(k: int, ranked: Ints, catalogue_size: int) -> npt.NDArray[np.i
     """How many of the first k places each item has, [catalogue_size], from item 1 on."""
     times = np.bincount(_top(k, ranked).ravel(), minlength=catalogue_size + 1)
     if times.size > catalogue_size + 1:
-        raise ValueError(f"item {times.size - 1} is listed, but the catalogue ends at {catalogue_size}")
+        raise ValueError(
+            f"item {times.size - 1} is listed, but the catalogue ends at {catalogue_size}"
+        )
     return times[1:]

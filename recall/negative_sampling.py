@@ -1,9 +1,9 @@
 """Shared negatives of a training step, and the correction that keeps their softmax honest.
 
-Where item j is expected m(j) times among the negatives, the sum over all other items, sum_j exp(s_j), is estimated
-without bias by sum over the drawn j of exp(s_j) / m(j), accidental hits of the positive left out: each negative's
-logit is lowered by log m(j), the positive's is left as it is (logQ correction; paper section 3.1, "correct for this
-sampling via importance weighting").
+Where item j is expected m(j) times among the negatives, the sum over all other items, sum_j
+exp(s_j), is estimated without bias by sum over the drawn j of exp(s_j) / m(j), accidental hits of
+the positive left out: each negative's logit is lowered by log m(j), the positive's is left as it is
+(logQ correction; paper section 3.1, "correct for this sampling via importance weighting").
 """
 
 from collections.abc import Callable
@@ -32,9 +32,11 @@ Draw = Callable[[np.random.Generator, Int32], Negatives]
 
 @dataclass(frozen=True)
 class Counts:
-    """What samplers know, [items] each: completed watches before the instant, and positives of the pass.
+    """What samplers know, [items] each: completed watches before the instant, and positives of the
+    pass.
 
-    `offered`: what anybody had been shown by then (None: everything). The rest is no negative: nobody passed it over.
+    `offered`: what anybody had been shown by then (None: everything). The rest is no negative:
+    nobody passed it over.
     """
 
     watches: Float64
@@ -49,14 +51,19 @@ def background(sampler: SamplerName, counts: Counts) -> Float64:
     """
     if sampler == "unigram":
         return _normalised(counts.watches**UNIGRAM_POWER)
-    return _normalised(np.ones(len(counts.watches)) if counts.offered is None else counts.offered.astype(np.float64))
+    return _normalised(
+        np.ones(len(counts.watches))
+        if counts.offered is None
+        else counts.offered.astype(np.float64)
+    )
 
 
 def drawer(sampler: SamplerName, counts: Counts, size: int, batch: int) -> Draw:
     """A function that gives the shared negatives of a batch of `batch` positives.
 
-    `uniform`, `unigram`: `size` draws; `in_batch`: the batch's own positives; `mixed`: these and `size` uniform draws,
-    so that every item is met at times. As many negatives as there are items are all that was shown: the full softmax.
+    `uniform`, `unigram`: `size` draws; `in_batch`: the batch's own positives; `mixed`: these and
+    `size` uniform draws, so that every item is met at times. As many negatives as there are items
+    are all that was shown: the full softmax.
     """
     offered = np.flatnonzero(background("uniform", counts)).astype(np.int32)
     if sampler != "in_batch" and size >= len(offered):
@@ -64,13 +71,17 @@ def drawer(sampler: SamplerName, counts: Counts, size: int, batch: int) -> Draw:
         return lambda *_: everything
     drawn = 0 if sampler == "in_batch" else size
     q = background(sampler, counts)
-    expected = drawn * q + (batch * _normalised(counts.positives) if sampler in ("in_batch", "mixed") else 0)
+    expected = drawn * q + (
+        batch * _normalised(counts.positives) if sampler in ("in_batch", "mixed") else 0
+    )
     corrections = np.log(np.maximum(expected, 1e-30)).astype(np.float32)
     cumulative = np.cumsum(q)
 
     def draw(rng: np.random.Generator, positives: Int32) -> Negatives:
         own = positives if sampler in ("in_batch", "mixed") else positives[:0]
-        others = np.searchsorted(cumulative, rng.random(drawn) * cumulative[-1], side="right").astype(np.int32)
+        others = np.searchsorted(
+            cumulative, rng.random(drawn) * cumulative[-1], side="right"
+        ).astype(np.int32)
         chosen = np.concatenate([own, others])
         return Negatives(chosen, corrections[chosen])
 

@@ -1,7 +1,8 @@
 """Bags of indexes averaged into vectors, forwards and backwards.
 
-Training and serving pool with this code. The windows of a bag share one pass: each position is summed once, in the
-first window that holds it, and the wider windows add what the narrower ones have.
+Training and serving pool with this code. The windows of a bag share one pass: each position is
+summed once, in the first window that holds it, and the wider windows add what the narrower ones
+have.
 """
 
 import numpy as np
@@ -15,13 +16,17 @@ Int64 = npt.NDArray[np.int64]
 
 
 class Pooling:
-    """Bags int32 [n, length], newest first, 0 = padding, averaged over their first w entries for each w of `windows`.
+    """Bags int32 [n, length], newest first, 0 = padding, averaged over their first w entries for
+    each w of `windows`.
 
-    Split ascend. What does not depend on a table is worked out at once, so that it can be done ahead of the table.
+    Split ascend. What does not depend on a table is worked out at once, so that it can be done
+    ahead of the table.
     """
 
     rows: Int32
-    """The distinct indexes in the bags, ascending, nobody left out: the table rows that are read, [r]."""
+    """The distinct indexes in the bags, ascending, nobody left out: the table rows that are read,
+    [r].
+    """
 
     def __init__(self, bags: Int32, windows: tuple[int, ...]) -> None:
         bags = bags[:, : windows[-1]]
@@ -47,8 +52,8 @@ class Pooling:
 
 def distinct(indexes: Int32) -> tuple[Int32, Int32]:
     """The distinct indexes, ascending, and the place of each index among them: [n] -> [r], [n]."""
-    # Flags instead of a sort: of what grows with the largest index only a byte each is written and read, and the
-    # places are left as they come where no index stands.
+    # Flags instead of a sort: of what grows with the largest index only a byte each is written and
+    # read, and the places are left as they come where no index stands.
     flags = np.zeros(int(indexes.max(initial=0)) + 1, bool)
     flags[indexes] = True
     rows = np.flatnonzero(flags).astype(np.int32)

@@ -1,6 +1,8 @@
-"""Recall's accuracy slice by slice: for users by their activity, for what was watched by the item's age and popularity.
+"""Recall's accuracy slice by slice: for users by their activity, for what was watched by the item's
+age and popularity.
 
-A slice is a name and the users or items it holds; a slice that holds nothing that can be judged is NaN.
+A slice is a name and the users or items it holds; a slice that holds nothing that can be judged is
+NaN.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +29,9 @@ def users_by_activity(watches: Ints) -> dict[str, Flags]:
 
 
 def items_by_age(days: Floats) -> dict[str, Flags]:
-    """Items by their age in days at the lists' instant, [items] -> [items] each; 0 or less is in none."""
+    """Items by their age in days at the lists' instant, [items] -> [items] each; 0 or less is in
+    none.
+    """
     return {
         "items_younger_than_1_day": (days > 0) & (days < 1),
         "items_of_1_to_7_days": (days >= 1) & (days < 7),
@@ -38,9 +42,10 @@ def items_by_age(days: Floats) -> dict[str, Flags]:
 def items_by_popularity(watches: Ints | Floats, there: Flags) -> dict[str, Flags]:
     """Items by their completed watches before the lists' instant, [items] -> [items] each.
 
-    From the most watched item down, the head is the items with the first third of all watches, the middle those with
-    the second, the tail the rest that have any: an item belongs where the share of the watches of all *more* popular
-    items falls, so equally popular items share a slice. Without a watch are those of the items that were `there`.
+    From the most watched item down, the head is the items with the first third of all watches, the
+    middle those with the second, the tail the rest that have any: an item belongs where the share
+    of the watches of all *more* popular items falls, so equally popular items share a slice.
+    Without a watch are those of the items that were `there`.
     """
     thirds = np.floor(3 * _watches_of_more_popular(watches) / max(watches.sum(), 1))
     watched = watches > 0
@@ -53,8 +58,14 @@ def items_by_popularity(watches: Ints | Floats, there: Flags) -> dict[str, Flags
 
 
 def sliced_means(values: Mapping[str, Floats], users: Slices) -> dict[str, float]:
-    """The mean of each metric (`{"hr@50": [users]}`, NaN = nothing to judge) by slice: `{"hr@50/slice": mean}`."""
-    return {f"{m}/{name}": _mean(of_user[chosen]) for name, chosen in users.items() for m, of_user in values.items()}
+    """The mean of each metric (`{"hr@50": [users]}`, NaN = nothing to judge) by slice:
+    `{"hr@50/slice": mean}`.
+    """
+    return {
+        f"{m}/{name}": _mean(of_user[chosen])
+        for name, chosen in users.items()
+        for m, of_user in values.items()
+    }
 
 
 def evaluation_users(relevant: RelevantItems, users: Slices) -> dict[str, int]:
@@ -63,12 +74,16 @@ def evaluation_users(relevant: RelevantItems, users: Slices) -> dict[str, int]:
 
 
 def found_shares(ks: Sequence[int], listed_at: Ints, slices: Slices) -> dict[str, float]:
-    """Share of each slice's watches that are among the first k of their user's list: `{"watches_found@50/slice": ..}`.
+    """Share of each slice's watches that are among the first k of their user's list:
+    `{"watches_found@50/slice": ..}`.
 
-    `listed_at` is [watches] as `recall.metrics.places` gives it, slices are [watches]. Watches count, not users.
+    `listed_at` is [watches] as `recall.metrics.places` gives it, slices are [watches]. Watches
+    count, not users.
     """
     found = {k: ((listed_at > 0) & (listed_at <= k)).astype(np.float64) for k in ks}
-    return {f"watches_found@{k}/{name}": _mean(found[k][of]) for k in ks for name, of in slices.items()}
+    return {
+        f"watches_found@{k}/{name}": _mean(found[k][of]) for k in ks for name, of in slices.items()
+    }
 
 
 def _watches_of_more_popular(watches: Ints | Floats) -> Floats:

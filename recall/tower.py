@@ -24,7 +24,8 @@ POWERS = 3
 class TowerSpec(BaseModel):
     """What the weights mean: sizes and order of the tower's inputs, its metric, and what it knew.
 
-    `categories` and `numbers` are the users' side columns, `item_categories` and `item_values` the items'.
+    `categories` and `numbers` are the users' side columns, `item_categories` and `item_values` the
+    items'.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +53,9 @@ class TowerSpec(BaseModel):
 
 
 def category_dim(size: int) -> int:
-    """Width of a category's embedding, proportional to the logarithm of its size (paper, section 4.1)."""
+    """Width of a category's embedding, proportional to the logarithm of its size (paper, section
+    4.1).
+    """
     return math.ceil(math.log2(size)) + 1
 
 
@@ -60,9 +63,9 @@ def category_dim(size: int) -> int:
 class TowerInputs:
     """One row a request, [n, ...]: what the tower reads of a user at an instant.
 
-    `watches` int32 [n, bag] and `tokens` int32 [n, token_bag], newest first, 0 = none; `categories` {name: int32 [n]};
-    `numbers` float32 [n, 3 a number]: x, x^2 and sqrt(x) of numbers scaled to [0, 1]; `example_age` float32
-    [n], 0 when serving.
+    `watches` int32 [n, bag] and `tokens` int32 [n, token_bag], newest first, 0 = none; `categories`
+    {name: int32 [n]}; `numbers` float32 [n, 3 a number]: x, x^2 and sqrt(x) of numbers scaled to
+    [0, 1]; `example_age` float32 [n], 0 when serving.
     """
 
     watches: Int32
@@ -77,7 +80,11 @@ class TowerInputs:
     def take(self, rows: npt.NDArray[np.int64] | slice) -> "TowerInputs":
         categories = {name: codes[rows] for name, codes in self.categories.items()}
         return TowerInputs(
-            self.watches[rows], self.tokens[rows], categories, self.numbers[rows], self.example_age[rows]
+            self.watches[rows],
+            self.tokens[rows],
+            categories,
+            self.numbers[rows],
+            self.example_age[rows],
         )
 
     def aged(self, example_age: Float32) -> "TowerInputs":
@@ -89,8 +96,8 @@ class TowerInputs:
 class ItemFacts:
     """What a tower knows of its items beside their watches, as of its instant.
 
-    `codes` {name: int32 [items]}, 0 unknown; `values` float32 [items, 3 a number]; `listed` bool [items]: which
-    may be recommended (never nobody).
+    `codes` {name: int32 [items]}, 0 unknown; `values` float32 [items, 3 a number]; `listed` bool
+    [items]: which may be recommended (never nobody).
     """
 
     codes: Mapping[str, Int32]
@@ -111,9 +118,9 @@ class ItemFacts:
 class Tower:
     """A trained tower: its shape, its weights, and its items' facts.
 
-    `item_in` [items, dim] embeds watched items, `item_out` [items, dim] holds the scored items' own rows, `tokens`,
-    `category_<name>`, `item_category_<name>` are further tables, `item_values` [values, dim] and `kernel<i>`,
-    `bias<i>` layers; row 0 of a table is nobody.
+    `item_in` [items, dim] embeds watched items, `item_out` [items, dim] holds the scored items' own
+    rows, `tokens`, `category_<name>`, `item_category_<name>` are further tables, `item_values`
+    [values, dim] and `kernel<i>`, `bias<i>` layers; row 0 of a table is nobody.
     """
 
     shape: TowerSpec
@@ -121,17 +128,22 @@ class Tower:
     facts: ItemFacts
 
     def user_vectors(self, inputs: TowerInputs) -> Float32:
-        """Vectors whose inner product with an item's vector is the trained score: [n] requests -> [n, dim].
+        """Vectors whose inner product with an item's vector is the trained score: [n] requests ->
+        [n, dim].
 
         Cosine: both sides have length 1, and the user's is divided by the temperature.
         """
-        parts = [self._vectors(inputs.take(slice(at, at + SHARD))) for at in range(0, len(inputs), SHARD)]
+        parts = [
+            self._vectors(inputs.take(slice(at, at + SHARD))) for at in range(0, len(inputs), SHARD)
+        ]
         return np.concatenate(parts) if parts else np.zeros((0, self.shape.dim), np.float32)
 
     @cached_property
     def item_vectors(self) -> Float32:
         """[items, dim]; row 0 is padding."""
-        rows = item_rows(self.shape, self.weights, self.facts, np.arange(self.shape.items, dtype=np.int32))
+        rows = item_rows(
+            self.shape, self.weights, self.facts, np.arange(self.shape.items, dtype=np.int32)
+        )
         return unit_rows(rows) if self.shape.metric == "cosine" else rows
 
     @property
@@ -162,12 +174,22 @@ class Tower:
             values = values @ self.weights[f"kernel{layer}"] + self.weights[f"bias{layer}"]
             if layer < layers - 1:
                 values = np.maximum(values, 0)
-        return unit_rows(values) / np.float32(self.shape.temperature) if self.shape.metric == "cosine" else values
+        return (
+            unit_rows(values) / np.float32(self.shape.temperature)
+            if self.shape.metric == "cosine"
+            else values
+        )
 
     def _wide_layer(self, inputs: TowerInputs) -> Float32:
         """All inputs side by side, in the order the tower was trained with."""
-        parts = [self.weights[f"category_{name}"][inputs.categories[name]] for name in self.shape.categories]
-        parts += [pool.means(self.weights[name][pool.rows]) for name, pool in poolings(self.shape, inputs).items()]
+        parts = [
+            self.weights[f"category_{name}"][inputs.categories[name]]
+            for name in self.shape.categories
+        ]
+        parts += [
+            pool.means(self.weights[name][pool.rows])
+            for name, pool in poolings(self.shape, inputs).items()
+        ]
         if self.shape.numbers:
             parts.append(inputs.numbers)
         if self.shape.example_age:
@@ -176,11 +198,16 @@ class Tower:
 
 
 def item_rows(
-    shape: TowerSpec, weights: Mapping[str, Float32], facts: ItemFacts, items: Int32, known: Float32 | None = None
+    shape: TowerSpec,
+    weights: Mapping[str, Float32],
+    facts: ItemFacts,
+    items: Int32,
+    known: Float32 | None = None,
 ) -> Float32:
     """The scored rows of items, [r] -> [r, dim]: their own, plus those of their side features.
 
-    `known` [r, 1] multiplies the own rows: 0 hides who an item is, so that its side features have to speak.
+    `known` [r, 1] multiplies the own rows: 0 hides who an item is, so that its side features have
+    to speak.
     """
     own = weights["item_out"][items]
     rows = own if known is None else own * known
@@ -191,11 +218,17 @@ def item_rows(
 
 def unit_rows(rows: Float32) -> Float32:
     """Rows of length 1; a zero row stays zero."""
-    unit: Float32 = rows / np.sqrt(np.maximum((rows**2).sum(axis=1, keepdims=True), np.float32(1e-12)))
+    unit: Float32 = rows / np.sqrt(
+        np.maximum((rows**2).sum(axis=1, keepdims=True), np.float32(1e-12))
+    )
     return unit
 
 
 def poolings(shape: TowerSpec, inputs: TowerInputs) -> dict[str, Pooling]:
-    """What is averaged, by the table it is read from: watches by recency window, search tokens as one bag."""
+    """What is averaged, by the table it is read from: watches by recency window, search tokens as
+    one bag.
+    """
     pools = {"item_in": Pooling(inputs.watches, shape.recency_windows)}
-    return pools | ({"tokens": Pooling(inputs.tokens, (shape.token_bag,))} if shape.token_bag else {})
+    return pools | (
+        {"tokens": Pooling(inputs.tokens, (shape.token_bag,))} if shape.token_bag else {}
+    )

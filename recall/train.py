@@ -1,4 +1,6 @@
-"""How the tower rolls through the log: a warm-up, then a refresh a block, none seeing what it is judged by."""
+"""How the tower rolls through the log: a warm-up, then a refresh a block, none seeing what it is
+judged by.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -25,7 +27,8 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What towers are trained on: what they may know, the history end of each watch, the cut, the choices.
+    """What towers are trained on: what they may know, the history end of each watch, the cut, the
+    choices.
 
     `shown`: what users were shown and did not click.
     """
@@ -43,27 +46,33 @@ class TrainingJob:
 def cut_offs_of(split: Split, blocks: int) -> list[int]:
     """The instants at which a tower is finished, first to last; the last is test_start.
 
-    Time clock: blocks as long as the label window, so that the recall scores of training rows are as fresh as
-    those of the test window; shorter where the log is too short for a warm-up of one block. Order clock: label_start.
+    Time clock: blocks as long as the label window, so that the recall scores of training rows are
+    as fresh as those of the test window; shorter where the log is too short for a warm-up of one
+    block. Order clock: label_start.
     """
     if split.clock == "order":
         return [split.label_start, split.test_start]
     longest = (split.test_start - split.start) // (blocks + 1)
     length = min(split.test_start - split.label_start, longest)
     cut_offs = [split.test_start - length * left for left in range(blocks, -1, -1)]
-    # One tower is finished by label_start at the latest: candidates as of it must not know their labels.
+    # One tower is finished by label_start at the latest: candidates as of it must not know their
+    # labels.
     return [min(cut_offs[0], split.label_start), *cut_offs[1:]]
 
 
 def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
     """The towers as of each edge, oldest first, and one row of loss and validation for each epoch.
 
-    An epoch is at most `epoch_examples` random watches; the epochs of the warm-up, and when its steps become smaller,
-    are chosen on the watches between the first two edges. Time clock: each block then refreshes the tower (warm
-    start, vocabulary grown). Order clock: the tower is fitted again on all but the test window.
+    An epoch is at most `epoch_examples` random watches; the epochs of the warm-up, and when its
+    steps become smaller, are chosen on the watches between the first two edges. Time clock: each
+    block then refreshes the tower (warm start, vocabulary grown). Order clock: the tower is fitted
+    again on all but the test window.
     """
     cut_offs = cut_offs_of(job.split, job.config.blocks)
-    training_run, callbacks = first_training_run(job, cut_offs), Callbacks(job.checkpoints, job.on_epoch)
+    training_run, callbacks = (
+        first_training_run(job, cut_offs),
+        Callbacks(job.checkpoints, job.on_epoch),
+    )
     trainer = TowerTrainer(training_run.start, job.config, job.seed)
     finished = [fit_tower(trainer, training_run, callbacks)]
     for since, as_of in itertools.pairwise(cut_offs):
@@ -75,12 +84,17 @@ def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
 
 
 def first_training_run(job: TrainingJob, cut_offs: list[int]) -> TrainingRun:
-    """The warm-up: trained on what came before the first edge, judged on the watches between it and the second."""
+    """The warm-up: trained on what came before the first edge, judged on the watches between it and
+    the second.
+    """
     start = _untrained(job, cut_offs[0], np.random.default_rng([job.seed, 0, 0]))
-    # Randomness of their own: how many watches follow must not reach the training through the stream it draws from.
+    # Randomness of their own: how many watches follow must not reach the training through the
+    # stream it draws from.
     rng = np.random.default_rng([job.seed, 0, 1])
     validator = validator_of(job.model_inputs.user_inputs, job.ends, cut_offs[0], cut_offs[1], rng)
-    return TrainingRun(0, start, _examples(job, start.shape, job.split.start), (job.seed, 0), validator=validator)
+    return TrainingRun(
+        0, start, _examples(job, start.shape, job.split.start), (job.seed, 0), validator=validator
+    )
 
 
 def _untrained(job: TrainingJob, as_of: int, rng: np.random.Generator) -> Tower:
@@ -97,7 +111,9 @@ def _grown(job: TrainingJob, tower: Tower, as_of: int, rng: np.random.Generator)
     return grown_tower(tower, shape, facts_of(job.model_inputs, shape), rng)
 
 
-def _next_training_run(job: TrainingJob, before: list[Fitted], since: int, as_of: int) -> TrainingRun:
+def _next_training_run(
+    job: TrainingJob, before: list[Fitted], since: int, as_of: int
+) -> TrainingRun:
     number, seeds = len(before), (job.seed, len(before))
     if job.split.clock == "order":
         start, since = _untrained(job, as_of, np.random.default_rng(seeds)), job.split.start
@@ -111,4 +127,6 @@ def _next_training_run(job: TrainingJob, before: list[Fitted], since: int, as_of
 def _examples(job: TrainingJob, shape: TowerSpec, since: int) -> Examples:
     model_inputs, start = job.model_inputs, job.split.start
     offered = model_inputs.items.shown_as_of(shape.as_of)[: shape.items]
-    return Examples(model_inputs.user_inputs, job.ends, job.shown, shape, job.config, since, start, offered)
+    return Examples(
+        model_inputs.user_inputs, job.ends, job.shown, shape, job.config, since, start, offered
+    )

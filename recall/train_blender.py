@@ -1,4 +1,6 @@
-"""How the blender of a run is chosen: by what users watched after each instant at which a tower was finished."""
+"""How the blender of a run is chosen: by what users watched after each instant at which a tower was
+finished.
+"""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +38,9 @@ LEAST_FACTOR = 0.05
 
 @dataclass(frozen=True)
 class EvaluationSlice:
-    """Users [n] who watched something between two instants, and the tower that was finished by the first."""
+    """Users [n] who watched something between two instants, and the tower that was finished by the
+    first.
+    """
 
     tower: Tower
     since: int
@@ -52,11 +56,15 @@ class EvaluationSlice:
 def draw_slices(
     watches: Histories, towers: Sequence[Tower], most: int, rng: np.random.Generator
 ) -> list[EvaluationSlice]:
-    """Up to `most` random users in all, as many who watched between each tower's instant and the next one's."""
+    """Up to `most` random users in all, as many who watched between each tower's instant and the
+    next one's.
+    """
     drawn = []
     for tower, later in itertools.pairwise(towers):
         since, until = tower.shape.as_of, later.shape.as_of
-        users = np.unique(watches.users[(watches.timestamps_us >= since) & (watches.timestamps_us < until)])
+        users = np.unique(
+            watches.users[(watches.timestamps_us >= since) & (watches.timestamps_us < until)]
+        )
         share = -(-most // (len(towers) - 1))
         drawn.append(EvaluationSlice(tower, since, until, np.sort(rng.permutation(users)[:share])))
     return drawn
@@ -64,7 +72,9 @@ def draw_slices(
 
 @dataclass(frozen=True)
 class BlenderExamples:
-    """What was found for some users as of `since`, what they `watched` next, and who is for `validation`, [n]."""
+    """What was found for some users as of `since`, what they `watched` next, and who is for
+    `validation`, [n].
+    """
 
     since: int
     found: Found
@@ -81,23 +91,33 @@ class BlenderExamples:
         """What can be fitted on the users who are not for validation: those with a hit."""
         columns = self.found.columns
         matrix = np.stack(list(columns.values()), axis=1)
-        whole = TrainingSet(tuple(columns), matrix, self.found.union.counts, self.hits, group_of(self.found.lengths))
+        whole = TrainingSet(
+            tuple(columns), matrix, self.found.union.counts, self.hits, group_of(self.found.lengths)
+        )
         return whole.of_users(self._training_users)
 
     def scored_by(self, blend: Blend) -> TrainingSet:
-        """The same users, with a blend's log chance of each pair as the only column, and all of one group."""
+        """The same users, with a blend's log chance of each pair as the only column, and all of one
+        group.
+        """
         groups = group_of(self.found.lengths)
         scores = blend.scores(self.found.columns, groups, self.found.union)
-        whole = TrainingSet(("score",), scores[:, None], self.found.union.counts, self.hits, np.zeros_like(groups))
+        whole = TrainingSet(
+            ("score",), scores[:, None], self.found.union.counts, self.hits, np.zeros_like(groups)
+        )
         return whole.of_users(self._training_users)
 
     @property
     def _training_users(self) -> Flags:
         """Users who are not for validation and have a hit, [n]."""
-        return ~self.validation & (np.bincount(self.found.union.rows, self.hits, self.found.union.users) > 0)
+        return ~self.validation & (
+            np.bincount(self.found.union.rows, self.hits, self.found.union.users) > 0
+        )
 
     def rates(self, items: Int32, ks: Sequence[int]) -> Float64:
-        """Share of the validation users with a hit among the first k of lists [n, m], for each k."""
+        """Share of the validation users with a hit among the first k of lists [n, m], for each
+        k.
+        """
         rows = np.flatnonzero(self.validation)
         hits = self.watched.holds(rows[:, None], items[rows]) & (items[rows] > 0)
         return np.array([hits[:, :k].any(axis=1).sum() for k in ks]) / max(len(rows), 1)
@@ -105,7 +125,9 @@ class BlenderExamples:
 
 @dataclass(frozen=True)
 class FittedBlender:
-    """The blender and, for people, what it was fitted on and its hit rates on validation, by order and by generator."""
+    """The blender and, for people, what it was fitted on and its hit rates on validation, by order
+    and by generator.
+    """
 
     blender: Blender
     rates: dict[str, dict[str, float]]
@@ -122,11 +144,15 @@ class FittedBlender:
         }
 
 
-def fit_blender(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: int) -> FittedBlender:
-    """The blender of a run: popularity by what served best, an order fitted on most users and validated on others.
+def fit_blender(
+    config: RecallConfig, log: Log, towers: Sequence[Tower], seed: int
+) -> FittedBlender:
+    """The blender of a run: popularity by what served best, an order fitted on most users and
+    validated on others.
 
-    The order is that of the logits, one of each instant, unless the sum of the logarithms of the ranks, or the tower's
-    own order, serves the validation users better. Too few users to fit on leave the logits out.
+    The order is that of the logits, one of each instant, unless the sum of the logarithms of the
+    ranks, or the tower's own order, serves the validation users better. Too few users to fit on
+    leave the logits out.
     """
     rng = np.random.default_rng([seed, 11])
     drawn = draw_slices(log.user_inputs.histories, towers, config.blend_users, rng)
@@ -139,25 +165,37 @@ def fit_blender(config: RecallConfig, log: Log, towers: Sequence[Tower], seed: i
     rates = {name: _order_rates(examples, blender, config.k) for name, blender in orders.items()}
     chosen = _choose(rates, list(orders), sum(int(each.validation.sum()) for each in examples))
     alone = {
-        f"{name} alone": _mean_rates(examples, [each.found.union.named[name].items for each in examples], config.k)
+        f"{name} alone": _mean_rates(
+            examples, [each.found.union.named[name].items for each in examples], config.k
+        )
         for name in in_force(config, log)
     }
-    fitted_on = [{"since": each.since, "until": each.until, "users": len(each.users)} for each in drawn]
+    fitted_on = [
+        {"since": each.since, "until": each.until, "users": len(each.users)} for each in drawn
+    ]
     return FittedBlender(orders[chosen], rates | alone, fitted_on)
 
 
 def _examples(
-    config: RecallConfig, log: Log, of: EvaluationSlice, popularity: Popularity, rng: np.random.Generator
+    config: RecallConfig,
+    log: Log,
+    of: EvaluationSlice,
+    popularity: Popularity,
+    rng: np.random.Generator,
 ) -> Iterator[BlenderExamples]:
     """A slice's examples, shard by shard, a random share of them for validation."""
     generators = build_generators(config, of.snapshot(log, popularity))
     for at in range(0, len(of.users), USERS_A_SHARD):
         users = of.users[at : at + USERS_A_SHARD]
         watched = pairs_between(users, log.user_inputs.histories, of.since, of.until)
-        yield BlenderExamples(of.since, generators.find(users), watched, rng.random(len(users)) < VALIDATION_SHARE)
+        yield BlenderExamples(
+            of.since, generators.find(users), watched, rng.random(len(users)) < VALIDATION_SHARE
+        )
 
 
-def _orders(examples: Sequence[BlenderExamples], names: Sequence[GeneratorName]) -> dict[str, Blend]:
+def _orders(
+    examples: Sequence[BlenderExamples], names: Sequence[GeneratorName]
+) -> dict[str, Blend]:
     """The orders to choose from, the preferred first."""
     # The mean of the logarithms, not their sum: many generators are not surer of an item than one.
     blends = {"ranks": flat_blend({f"{name}_rank": 1 / len(names) for name in names})}
@@ -168,7 +206,8 @@ def _orders(examples: Sequence[BlenderExamples], names: Sequence[GeneratorName])
 
 
 def _calibrate(blend: Blend, examples: Sequence[BlenderExamples]) -> Blend:
-    """The blend in the same order, as sure of itself as what users watched next says: one factor, fitted.
+    """The blend in the same order, as sure of itself as what users watched next says: one factor,
+    fitted.
 
     So that its scores are chances. As it is where nobody went on to watch what was found.
     """
@@ -194,16 +233,22 @@ def _fit_experts(examples: Sequence[BlenderExamples]) -> Blend | None:
 
 
 def fit_blend(training_sets: Sequence[TrainingSet], timestamps_us: Sequence[int] = ()) -> Blend:
-    """One expert for each training set, and the instants that these are of; all have the same columns."""
+    """One expert for each training set, and the instants that these are of; all have the same
+    columns.
+    """
     weights = np.stack([fit(each, len(GROUPS)) for each in training_sets])
     return Blend(training_sets[0].columns, weights, tuple(timestamps_us))
 
 
 def _choose(rates: Mapping[str, Mapping[str, float]], orders: Sequence[str], users: int) -> str:
-    """The first order, or the best one where its mean hit rate is higher by more than chance among so many users."""
+    """The first order, or the best one where its mean hit rate is higher by more than chance among
+    so many users.
+    """
     means = {name: float(np.mean(list(rates[name].values()))) for name in orders}
     best_one = max(means, key=lambda name: means[name])
-    return best_one if means[best_one] > means[orders[0]] + 1 / np.sqrt(max(users, 1)) else orders[0]
+    return (
+        best_one if means[best_one] > means[orders[0]] + 1 / np.sqrt(max(users, 1)) else orders[0]
+    )
 
 
 def _order_rates(examples: Sequence[BlenderExamples], blender: Blender, k: int) -> dict[str, float]:
@@ -214,7 +259,9 @@ def _order_rates(examples: Sequence[BlenderExamples], blender: Blender, k: int) 
     return _mean_rates(examples, lists, k)
 
 
-def _mean_rates(examples: Sequence[BlenderExamples], lists: Sequence[Int32], k: int) -> dict[str, float]:
+def _mean_rates(
+    examples: Sequence[BlenderExamples], lists: Sequence[Int32], k: int
+) -> dict[str, float]:
     """Hit rates over all validation users, by list length."""
     ks = sorted({min(length, k) for length in (10, 50, k)})
     counts = np.array([each.validation.sum() for each in examples])

@@ -1,7 +1,8 @@
-"""One tower's training, epoch by epoch: when it slows down and stops, which epoch is kept, going on after a kill.
+"""One tower's training, epoch by epoch: when it slows down and stops, which epoch is kept, going on
+after a kill.
 
-While its judge says that it gets better a tower trains on; after `patience` epochs without that it goes back to its
-best and on at a fifth of the rate, once, and then stops.
+While its judge says that it gets better a tower trains on; after `patience` epochs without that it
+goes back to its best and on at a fifth of the rate, once, and then stops.
 """
 
 from collections.abc import Callable
@@ -22,10 +23,11 @@ RATE_DROP = 0.2
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One tower to be trained: from which weights, on which examples, at which rates, and who judges it.
+    """One tower to be trained: from which weights, on which examples, at which rates, and who
+    judges it.
 
-    `rates` are the factors of the learning rate epoch by epoch; with a judge they are found as it goes. `seeds` seed
-    the order of the examples.
+    `rates` are the factors of the learning rate epoch by epoch; with a judge they are found as it
+    goes. `seeds` seed the order of the examples.
     """
 
     number: int
@@ -45,7 +47,9 @@ class Callbacks:
 
 
 def fit_tower(trainer: TowerTrainer, training_run: TrainingRun, callbacks: Callbacks) -> Fitted:
-    """The stretch's tower: taken from the checkpoints where it was finished before, else trained to its end."""
+    """The stretch's tower: taken from the checkpoints where it was finished before, else trained to
+    its end.
+    """
     finished = callbacks.checkpoints.finished(training_run.number)
     if finished is not None:
         return finished
@@ -53,7 +57,9 @@ def fit_tower(trainer: TowerTrainer, training_run: TrainingRun, callbacks: Callb
     run = _resumed(trainer, training_run, callbacks.checkpoints, rng)
     if run is None:
         trainer.start(training_run.start)
-        run = Progress([], 0, -1.0, training_run.start, trainer.state(), dict(rng.bit_generator.state))
+        run = Progress(
+            [], 0, -1.0, training_run.start, trainer.state(), dict(rng.bit_generator.state)
+        )
     while (rate := next_rate(run, training_run, training_run.examples.config)) is not None:
         run = _epoch(trainer, training_run, run, rate, rng)
         callbacks.on_epoch(run.epochs[-1])
@@ -87,7 +93,10 @@ def kept_rates(epochs: Epochs, best: int) -> tuple[float, ...]:
 
 
 def _resumed(
-    trainer: TowerTrainer, training_run: TrainingRun, checkpoints: Checkpoints, rng: np.random.Generator
+    trainer: TowerTrainer,
+    training_run: TrainingRun,
+    checkpoints: Checkpoints,
+    rng: np.random.Generator,
 ) -> Progress | None:
     run = checkpoints.progress(training_run.number)
     if run is not None:
@@ -98,13 +107,22 @@ def _resumed(
 
 
 def _epoch(
-    trainer: TowerTrainer, training_run: TrainingRun, run: Progress, rate: float, rng: np.random.Generator
+    trainer: TowerTrainer,
+    training_run: TrainingRun,
+    run: Progress,
+    rate: float,
+    rng: np.random.Generator,
 ) -> Progress:
     after = len(run.epochs)
     if run.epochs and rate != run.epochs[-1]["rate"]:
         trainer.start(run.tower)
         after = run.best
-    row: dict[str, Any] = {"tower": training_run.number, "epoch": len(run.epochs) + 1, "rate": rate, "after": after}
+    row: dict[str, Any] = {
+        "tower": training_run.number,
+        "epoch": len(run.epochs) + 1,
+        "rate": rate,
+        "after": after,
+    }
     row["loss"], row["examples"] = trainer.fit(training_run.examples.batches(rng), rate)
     trained, best, best_rate = trainer.tower, row["epoch"], 0.0
     if training_run.validator is not None:

@@ -33,9 +33,11 @@ from recall.tower import POWERS, ItemFacts, Tower, TowerInputs, TowerSpec, pooli
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 INITIAL_SPREAD = 0.05
-# Positives from which a step is worth compiling by XLA: it then takes up to a fifth less, but each new size seconds.
+# Positives from which a step is worth compiling by XLA: it then takes up to a fifth less, but each
+# new size seconds.
 LARGE_STEP = 1024
-# The share of scored items that hide who they are in a step, so that their side features learn to speak for them.
+# The share of scored items that hide who they are in a step, so that their side features learn to
+# speak for them.
 ID_DROPOUT = 0.1
 # Inputs up to which a layer is trained at the full rate.
 WIDE = 256
@@ -45,9 +47,11 @@ NOTHING = -1e9
 
 @dataclass(frozen=True)
 class Batch:
-    """Positives of one step: what the tower reads [n], the items watched next [n], and shared negatives.
+    """Positives of one step: what the tower reads [n], the items watched next [n], and shared
+    negatives.
 
-    `shown` int32 [n, m] are further negatives of each positive: what its user was shown and did not click, 0 = none.
+    `shown` int32 [n, m] are further negatives of each positive: what its user was shown and did not
+    click, 0 = none.
     """
 
     inputs: TowerInputs
@@ -58,10 +62,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a step needs of its batch and no table has a say in, so that it can be made ahead of the step.
+    """What a step needs of its batch and no table has a say in, so that it can be made ahead of the
+    step.
 
-    `bags` by table; the distinct `scored` items [r], which of them are `known` [r, 1] (see `item_rows`), and how many
-    rows a step of this size has `room` for; `fed`: what the graph is fed beside rows.
+    `bags` by table; the distinct `scored` items [r], which of them are `known` [r, 1] (see
+    `item_rows`), and how many rows a step of this size has `room` for; `fed`: what the graph is fed
+    beside rows.
     """
 
     positives: int
@@ -75,46 +81,62 @@ class Prepared:
 class TowerTrainer:
     """A tower under training.
 
-    The large tables (items, tokens) stay in numpy and take row-wise Adam; the graph sees only the rows of a batch,
-    so that a step costs what its rows cost, whatever the size of the catalogue.
+    The large tables (items, tokens) stay in numpy and take row-wise Adam; the graph sees only the
+    rows of a batch, so that a step costs what its rows cost, whatever the size of the catalogue.
     """
 
-    def __init__(self, tower: Tower, config: RecallConfig, seed: int, id_dropout: float = ID_DROPOUT) -> None:
+    def __init__(
+        self, tower: Tower, config: RecallConfig, seed: int, id_dropout: float = ID_DROPOUT
+    ) -> None:
         keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
         self._config, self._seed, self._id_dropout = config, seed, id_dropout
         self._graph = _Graph(tower.shape, config.dropout, seed)
         self._optimizer = _Adam(self._graph.variables, self._graph.shares)
-        self._untouched = {name: variable.numpy() for name, variable in self._optimizer_state.items()}
+        self._untouched = {
+            name: variable.numpy() for name, variable in self._optimizer_state.items()
+        }
         self._small_step = tf.function(self._gradients, reduce_retracing=True)
         self._large_step = tf.function(self._gradients, jit_compile=True)
         self._compiled: dict[tuple[int, int], Any] = {}
         self.start(tower)
 
     def start(self, tower: Tower) -> None:
-        """Train this tower, which the trainer suits, from here on, optimisers and randomness as new."""
+        """Train this tower, which the trainer suits, from here on, optimisers and randomness as
+        new.
+        """
         # The compiled step is kept: to compile it again costs as much as thousands of steps.
         self.shape, self._facts = tower.shape, tower.facts
         self._graph.assign(tower.weights)
         self._assign_optimizer(self._untouched)
-        self._tables = EmbeddingTables(tower.shape, tower.weights, tower.facts, self._config.learning_rate)
+        self._tables = EmbeddingTables(
+            tower.shape, tower.weights, tower.facts, self._config.learning_rate
+        )
         self._rng = np.random.default_rng([self._seed, 2])
 
     def suits(self, tower: Tower) -> bool:
         """Whether a tower has the layers and the category sizes that this trainer was built for."""
         tables = table_names(tower.shape)
-        sizes = {name: weights.shape for name, weights in tower.weights.items() if name not in tables}
+        sizes = {
+            name: weights.shape for name, weights in tower.weights.items() if name not in tables
+        }
         return sizes == {name: weights.shape for name, weights in self._graph.weights().items()}
 
     def fit(self, batches: Iterator[Batch], rate: float = 1.0) -> tuple[float, int]:
-        """One pass over batches at a share of the learning rate: mean loss of a positive (nats), and how many."""
+        """One pass over batches at a share of the learning rate: mean loss of a positive (nats),
+        and how many.
+        """
         total, count = 0.0, 0
         for loss, positives in self.steps(batches, rate):
             total, count = total + loss * positives, count + positives
         return total / max(count, 1), count
 
-    def steps(self, batches: Iterator[Batch], rate: float = 1.0) -> Generator[tuple[float, int], None, None]:
-        """As `fit`, step by step: the mean loss of a step's positives and how many; the next batches are made ahead."""
+    def steps(
+        self, batches: Iterator[Batch], rate: float = 1.0
+    ) -> Generator[tuple[float, int], None, None]:
+        """As `fit`, step by step: the mean loss of a step's positives and how many; the next
+        batches are made ahead.
+        """
         with closing(made_ahead(map(self._prepared, batches))) as prepared:
             for step in prepared:
                 yield self._train_on(step, rate), step.positives
@@ -126,22 +148,35 @@ class TowerTrainer:
         return Tower(self.shape, tables | self._graph.weights(), self._facts)
 
     def state(self) -> Arrays:
-        """All that the next step depends on: training that is restored goes on as if it had never stopped."""
+        """All that the next step depends on: training that is restored goes on as if it had never
+        stopped.
+        """
         tables = {f"table/{name}": values for name, values in self._tables.state().items()}
         optimizer = {name: variable.numpy() for name, variable in self._optimizer_state.items()}
         graph = {f"graph/{name}": values for name, values in self._graph.weights().items()}
-        return tables | optimizer | graph | {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
+        return (
+            tables
+            | optimizer
+            | graph
+            | {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
+        )
 
     def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Go on from a state of the same shape."""
-        self._tables.restore({key.removeprefix("table/"): a for key, a in state.items() if key.startswith("table/")})
-        self._graph.assign({key.removeprefix("graph/"): a for key, a in state.items() if key.startswith("graph/")})
+        self._tables.restore(
+            {key.removeprefix("table/"): a for key, a in state.items() if key.startswith("table/")}
+        )
+        self._graph.assign(
+            {key.removeprefix("graph/"): a for key, a in state.items() if key.startswith("graph/")}
+        )
         self._assign_optimizer(state)
         self._rng.bit_generator.state = json.loads(str(state["rng"]))
 
     def _prepared(self, batch: Batch) -> Prepared:
         own = np.zeros((len(batch.items), 0), np.int32) if batch.shown is None else batch.shown
-        scored, places = distinct(np.concatenate([batch.items, batch.negatives.items, own.reshape(-1)]))
+        scored, places = distinct(
+            np.concatenate([batch.items, batch.negatives.items, own.reshape(-1)])
+        )
         codes, numbers = _plain_inputs(self.shape, batch.inputs)
         counted = (own > 0) & (own != batch.items[:, None]) if own.size else None
         kept = batch.items[:, None] != batch.negatives.items
@@ -149,25 +184,41 @@ class TowerTrainer:
         # To hand an array over takes as long as many operations of the graph.
         fed = [codes, numbers, heard, places, batch.negatives.corrections, kept, counted]
         tensors = tuple(None if array is None else tf.constant(array) for array in fed)
-        return Prepared(len(batch.items), len(places), poolings(self.shape, batch.inputs), scored, known, tensors)
+        return Prepared(
+            len(batch.items),
+            len(places),
+            poolings(self.shape, batch.inputs),
+            scored,
+            known,
+            tensors,
+        )
 
     def _train_on(self, step: Prepared, rate: float) -> float:
         tables, bags = self._tables.weights, step.bags
-        pooled = {name: bag.means(np.take(tables[name], bag.rows, axis=0)) for name, bag in bags.items()}
+        pooled = {
+            name: bag.means(np.take(tables[name], bag.rows, axis=0)) for name, bag in bags.items()
+        }
         # As many rows as there may be: what is compiled for a size serves all steps of that size.
         rows = np.zeros((step.room, self.shape.dim), np.float32)
         rows[: len(step.scored)] = self._tables.item_rows(step.scored, step.known)
         # Arrays that TensorFlow turns into tensors itself cost it a millisecond.
-        read = tf.nest.map_structure(tf.constant, (pooled, rows, np.float32(rate * self._config.learning_rate)))
+        read = tf.nest.map_structure(
+            tf.constant, (pooled, rows, np.float32(rate * self._config.learning_rate))
+        )
         loss, gradients, row_gradient = self._step_for(step, read)(*read, *step.fed)
         # Unlike `numpy()`, this reads what the graph has written where it lies.
-        by_row = {name: (bag.rows, bag.row_gradients(np.asarray(gradients[name]))) for name, bag in bags.items()}
+        by_row = {
+            name: (bag.rows, bag.row_gradients(np.asarray(gradients[name])))
+            for name, bag in bags.items()
+        }
         of_rows = np.asarray(row_gradient)[: len(step.scored)]
         self._tables.apply(by_row, step.scored, step.known, of_rows, rate)
         return float(loss)
 
     def _step_for(self, step: Prepared, read: tuple[Any, ...]) -> Any:
-        """The graph's step: a large one is compiled for its size, and found by it sooner than TensorFlow would."""
+        """The graph's step: a large one is compiled for its size, and found by it sooner than
+        TensorFlow would.
+        """
         if step.positives < LARGE_STEP:
             return self._small_step
         size = step.positives, step.room
@@ -176,22 +227,35 @@ class TowerTrainer:
         return self._compiled[size]
 
     def _known(self, rows: int) -> Float32 | None:
-        """Which scored items show who they are, [rows, 1] of 0 and 1: the others are known by side features alone."""
+        """Which scored items show who they are, [rows, 1] of 0 and 1: the others are known by side
+        features alone.
+        """
         if not (self.shape.item_categories or self.shape.item_numbers) or not self._id_dropout:
             return None
         return (self._rng.random((rows, 1)) >= self._id_dropout).astype(np.float32)
 
     def _heard(self, positives: int) -> npt.NDArray[np.bool_] | None:
-        """Which embedded values dropout leaves, [positives, width]: drawn here, for it costs XLA a step."""
+        """Which embedded values dropout leaves, [positives, width]: drawn here, for it costs XLA a
+        step.
+        """
         if not self._config.dropout:
             return None
         values = self._rng.random((positives, _embedded_width(self.shape)), np.float32)
         return values >= np.float32(self._config.dropout)
 
     def _gradients(
-        self, pooled: dict[str, Any], rows: Any, rate: Any, codes: Any, numbers: Any, heard: Any, *scoring: Any
+        self,
+        pooled: dict[str, Any],
+        rows: Any,
+        rate: Any,
+        codes: Any,
+        numbers: Any,
+        heard: Any,
+        *scoring: Any,
     ) -> Any:
-        """Loss, gradients of the pooled inputs and of the item rows; the graph's own variables take their step."""
+        """Loss, gradients of the pooled inputs and of the item rows; the graph's own variables take
+        their step.
+        """
         with tf.GradientTape() as tape:
             tape.watch([pooled, rows])
             inputs = pooled | _named_inputs(self.shape, codes, numbers)
@@ -217,13 +281,22 @@ class TowerTrainer:
 
 
 class _Adam:
-    """Adam of the graph's variables, each at its share of the rate; one fused operation each: Keras's takes a dozen."""
+    """Adam of the graph's variables, each at its share of the rate; one fused operation each:
+    Keras's takes a dozen.
+    """
 
     def __init__(
-        self, variables: list[Any], shares: list[float], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-7
+        self,
+        variables: list[Any],
+        shares: list[float],
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-7,
     ) -> None:
         self._moved, self._shares = [variable.value for variable in variables], shares
-        self._as_of = [[tf.Variable(tf.zeros_like(value)) for value in self._moved] for _ in range(2)]
+        self._as_of = [
+            [tf.Variable(tf.zeros_like(value)) for value in self._moved] for _ in range(2)
+        ]
         self._powers = [tf.Variable(beta) for beta in (beta1, beta2)]
         self._betas, self._epsilon = (beta1, beta2), epsilon
 
@@ -256,16 +329,21 @@ class _Adam:
 def sampled_softmax_loss(
     users: Any, item_vectors: Any, places: Any, corrections: Any, kept: Any, shown: Any = None
 ) -> Any:
-    """Mean cross-entropy of each positive against itself, the shared negatives (`negative_sampling`), and its own.
+    """Mean cross-entropy of each positive against itself, the shared negatives
+    (`negative_sampling`), and its own.
 
-    users [n, dim], item_vectors [rows, dim]; `places` are rows of it: of the n positives, the s negatives, and, where
-    `shown` [n, m] says which of them count, of n * m negatives that are one positive's own; corrections [s]; `kept`
-    [n, s]: which negatives are not the positive itself -> scalar.
+    users [n, dim], item_vectors [rows, dim]; `places` are rows of it: of the n positives, the s
+    negatives, and, where `shown` [n, m] says which of them count, of n * m negatives that are one
+    positive's own; corrections [s]; `kept` [n, s]: which negatives are not the positive itself ->
+    scalar.
     """
     n, s = tf.shape(users)[0], tf.shape(corrections)[0]
     vectors = tf.gather(item_vectors, places)
     positive = tf.reduce_sum(users * vectors[:n], axis=1)
-    logits = [positive[:, None], _log_sum_exp(users, vectors[n : n + s], corrections, kept)[:, None]]
+    logits = [
+        positive[:, None],
+        _log_sum_exp(users, vectors[n : n + s], corrections, kept)[:, None],
+    ]
     if shown is not None:
         own = tf.reshape(vectors[n + s :], (n, -1, tf.shape(users)[1]))
         logits.append(tf.where(shown, tf.einsum("nd,nmd->nm", users, own), NOTHING))
@@ -274,10 +352,11 @@ def sampled_softmax_loss(
 
 @tf.custom_gradient  # type: ignore[untyped-decorator]
 def _log_sum_exp(users: Any, vectors: Any, corrections: Any, kept: Any) -> Any:
-    """log sum_j exp(users_i . vectors_j - corrections_j) over the j that are kept: [n, dim], [s, dim] -> [n].
+    """log sum_j exp(users_i . vectors_j - corrections_j) over the j that are kept: [n, dim], [s,
+    dim] -> [n].
 
-    What is [n, s] is as good as the whole cost, so it is passed over as few times as will do: the exponentials serve
-    the sum and the gradient.
+    What is [n, s] is as good as the whole cost, so it is passed over as few times as will do: the
+    exponentials serve the sum and the gradient.
     """
     logits = tf.where(kept, tf.matmul(users, vectors, transpose_b=True) - corrections, NOTHING)
     top = tf.reduce_max(logits, axis=1, keepdims=True)
@@ -286,7 +365,8 @@ def _log_sum_exp(users: Any, vectors: Any, corrections: Any, kept: Any) -> Any:
 
     def gradient(of_sum: Any) -> Any:
         weights = of_sum[:, None] / total
-        # Of two products with the large matrix on one side, this is the one that does not turn it over.
+        # Of two products with the large matrix on one side, this is the one that does not turn it
+        # over.
         of_vectors = tf.transpose(tf.matmul(users * weights, powers, transpose_a=True))
         return tf.matmul(powers, vectors) * weights, of_vectors, None, None
 
@@ -305,8 +385,12 @@ def new_tower(shape: TowerSpec, facts: ItemFacts, rng: np.random.Generator) -> T
     return Tower(shape, tables | layers, facts)
 
 
-def grown_tower(tower: Tower, shape: TowerSpec, facts: ItemFacts, rng: np.random.Generator) -> Tower:
-    """A warm start for a grown vocabulary: every old row kept, new rows initialised, layers as they are."""
+def grown_tower(
+    tower: Tower, shape: TowerSpec, facts: ItemFacts, rng: np.random.Generator
+) -> Tower:
+    """A warm start for a grown vocabulary: every old row kept, new rows initialised, layers as they
+    are.
+    """
     fresh = new_tower(shape, facts, rng).weights
     for name, weights in tower.weights.items():
         fresh[name][: len(weights)] = weights
@@ -314,13 +398,17 @@ def grown_tower(tower: Tower, shape: TowerSpec, facts: ItemFacts, rng: np.random
 
 
 class _Graph:
-    """The Keras model: deepctr inputs and embeddings, the wide layer, deepctr's DNN and a linear head."""
+    """The Keras model: deepctr inputs and embeddings, the wide layer, deepctr's DNN and a linear
+    head.
+    """
 
     def __init__(self, shape: TowerSpec, dropout: float, seed: int) -> None:
         columns = _feature_columns(shape)
         embeddings = create_embedding_matrix(columns, l2_reg=0, seed=seed)
         features = build_input_features(columns)
-        sparse, dense = input_from_feature_columns(features, columns, 0, seed, embedding_matrix_dict=embeddings)
+        sparse, dense = input_from_feature_columns(
+            features, columns, 0, seed, embedding_matrix_dict=embeddings
+        )
         wide = combined_dnn_input(sparse, dense)
         inputs = dict(features)
         if dropout:
@@ -328,9 +416,13 @@ class _Graph:
             wide = keras.layers.Multiply()([wide, inputs["dropout"]])
         deep = DNN(shape.hidden, "relu", seed=seed) if shape.hidden else None
         head = keras.layers.Dense(shape.dim)
-        # A plain dict: Keras orders the inputs of another kind of mapping differently from what it is called with.
+        # A plain dict: Keras orders the inputs of another kind of mapping differently from what it
+        # is called with.
         self.model = keras.Model(inputs, head(deep(wide) if deep else wide))
-        kernels, biases = [*(deep.kernels if deep else []), head.kernel], [*(deep.bias if deep else []), head.bias]
+        kernels, biases = (
+            [*(deep.kernels if deep else []), head.kernel],
+            [*(deep.bias if deep else []), head.bias],
+        )
         self._named = {name: layer.embeddings for name, layer in embeddings.items()}
         self._named |= {f"kernel{i}": kernel for i, kernel in enumerate(kernels)}
         self._named |= {f"bias{i}": bias for i, bias in enumerate(biases)}
@@ -342,8 +434,10 @@ class _Graph:
 
     @property
     def shares(self) -> list[float]:
-        """Of the learning rate, by variable. A step of Adam moves what a layer puts out by its inputs times the rate:
-        a wide layer takes smaller steps (Yang et al. 2021), or the deepest towers learn nothing."""
+        """Of the learning rate, by variable. A step of Adam moves what a layer puts out by its
+        inputs times the rate: a wide layer takes smaller steps (Yang et al. 2021), or the deepest
+        towers learn nothing.
+        """
         return [min(WIDE / self._inputs.get(name, WIDE), 1.0) for name in self._named]
 
     def weights(self) -> dict[str, Float32]:
@@ -357,7 +451,9 @@ class _Graph:
 def _feature_columns(shape: TowerSpec) -> list[Any]:
     """deepctr's feature columns; what was pooled outside the graph comes in as dense columns."""
     dims = shape.category_dims
-    categories = [SparseFeat(f"category_{name}", size, dims[name]) for name, size in shape.categories.items()]
+    categories = [
+        SparseFeat(f"category_{name}", size, dims[name]) for name, size in shape.categories.items()
+    ]
     watches = [DenseFeat("item_in", len(shape.recency_windows) * shape.dim)]
     tokens = [DenseFeat("tokens", shape.dim)] if shape.token_bag else []
     numbers = [DenseFeat("numbers", POWERS * len(shape.numbers))] if shape.numbers else []
@@ -366,7 +462,9 @@ def _feature_columns(shape: TowerSpec) -> list[Any]:
 
 
 def _plain_inputs(shape: TowerSpec, inputs: TowerInputs) -> tuple[Int32, Float32]:
-    """The inputs that need no pooling: codes [n, categories], and numbers with the example age [n, numbers]."""
+    """The inputs that need no pooling: codes [n, categories], and numbers with the example age [n,
+    numbers].
+    """
     columns = [inputs.categories[name] for name in shape.categories]
     codes = np.stack(columns, axis=1) if columns else np.zeros((len(inputs), 0), np.int32)
     return codes, np.concatenate([inputs.numbers, inputs.example_age[:, None]], axis=1)
@@ -380,9 +478,11 @@ def _named_inputs(shape: TowerSpec, codes: Any, numbers: Any) -> dict[str, Any]:
 
 
 def _named_share(shape: TowerSpec, heard: Any, dropout: float) -> dict[str, Any]:
-    """What dropout multiplies the wide layer by: nothing, or what keeps the mean of its embedded values.
+    """What dropout multiplies the wide layer by: nothing, or what keeps the mean of its embedded
+    values.
 
-    Numbers are left alone: a dropped one would say 0, which is a value of its own and of the example age the newest.
+    Numbers are left alone: a dropped one would say 0, which is a value of its own and of the
+    example age the newest.
     """
     if heard is None:
         return {}
@@ -395,7 +495,10 @@ def _table_sizes(shape: TowerSpec) -> dict[str, tuple[int, int]]:
     rows |= {f"item_category_{name}": size for name, size in shape.item_categories.items()}
     rows |= {"item_values": POWERS * len(shape.item_numbers)}
     sizes = {name: (rows[name], shape.dim) for name in table_names(shape)}
-    return sizes | {f"category_{name}": (size, shape.category_dims[name]) for name, size in shape.categories.items()}
+    return sizes | {
+        f"category_{name}": (size, shape.category_dims[name])
+        for name, size in shape.categories.items()
+    }
 
 
 def _embedded_width(shape: TowerSpec) -> int:

@@ -31,7 +31,8 @@ COMPOSE_FILE = Path(__file__).parent.parent / "docker-compose.yml"
 
 @pytest.fixture(scope="session")
 def composed() -> Callable[[Mapping[str, str]], dict[str, Any]]:
-    """The loaded file under given variables: `${NAME:?..}`, `${NAME:-default}` and `$$` are replaced.
+    """The loaded file under given variables: `${NAME:?..}`, `${NAME:-default}` and `$$` are
+    replaced.
 
     A required variable that is missing is a KeyError.
     """
@@ -39,7 +40,13 @@ def composed() -> Callable[[Mapping[str, str]], dict[str, Any]]:
     def load(variables: Mapping[str, str]) -> dict[str, Any]:
         def value(match: re.Match[str]) -> str:
             name, default = match["name"], match["default"]
-            return "$" if not name else variables[name] if default is None else variables.get(name, default)
+            return (
+                "$"
+                if not name
+                else variables[name]
+                if default is None
+                else variables.get(name, default)
+            )
 
         pattern = r"\$(?:\$|\{(?P<name>\w+)(?::\?[^}]*|:-(?P<default>[^}]*))\})"
         loaded: dict[str, Any] = yaml.safe_load(re.sub(pattern, value, COMPOSE_FILE.read_text()))
@@ -50,17 +57,23 @@ def composed() -> Callable[[Mapping[str, str]], dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def asked() -> Callable[..., Requests]:
-    """Requests of users 1, 2 .. with given last watches (newest first), vectors and seen (row, item) pairs."""
+    """Requests of users 1, 2 .. with given last watches (newest first), vectors and seen (row,
+    item) pairs.
+    """
 
     def requests(
-        watches: list[list[int]], seen: tuple[tuple[int, int], ...] = (), vectors: Any = ((0.0, 0.0),)
+        watches: list[list[int]],
+        seen: tuple[tuple[int, int], ...] = (),
+        vectors: Any = ((0.0, 0.0),),
     ) -> Requests:
         last = np.array(watches, np.int32)
         users = np.arange(1, len(last) + 1, dtype=np.int32)
         codes = np.array(sorted((row << 32) | item for row, item in seen), np.int64)
         pairs = Pairs(codes, np.bincount(codes >> 32, minlength=len(users)))
         units = np.broadcast_to(np.array(vectors, np.float32), (len(users), len(vectors[0])))
-        return Requests(users, np.ascontiguousarray(units), last, pairs, np.count_nonzero(last, axis=1))
+        return Requests(
+            users, np.ascontiguousarray(units), last, pairs, np.count_nonzero(last, axis=1)
+        )
 
     return requests
 
@@ -70,10 +83,11 @@ CHAIN, CHAIN_USERS, HOUR = 120, 400, 3_600 * 1_000_000
 
 @dataclass(frozen=True)
 class ChainWorld:
-    """Whoever watched item i watches i + 1 next, an hour later; items are of 3 channels, users of 2 countries.
+    """Whoever watched item i watches i + 1 next, an hour later; items are of 3 channels, users of 2
+    countries.
 
-    Towers of random weights were finished at hours 20, 30 and 40; the test window starts at hour 40. User 400 has no
-    watch, items 118 to 120 are new from hour 35.
+    Towers of random weights were finished at hours 20, 30 and 40; the test window starts at hour
+    40. User 400 has no watch, items 118 to 120 are new from hour 35.
     """
 
     log: Log
@@ -93,20 +107,34 @@ def chain_world() -> ChainWorld:
         events += [(user, start + step, (first + step) % CHAIN + 1) for step in range(16)]
     users, hours, items = np.array(events, np.int64).T
     watches = histories_of(users, items, hours * HOUR, CHAIN_USERS + 1)
-    people = SideFeatures({"country": (np.arange(CHAIN_USERS + 1) % 2 + 1).astype(np.int32)}, {"country": 3}, {})
-    films = SideFeatures({"channel_id": (np.arange(CHAIN + 1) % 3 + 1).astype(np.int32)}, {"channel_id": 4}, {})
+    people = SideFeatures(
+        {"country": (np.arange(CHAIN_USERS + 1) % 2 + 1).astype(np.int32)}, {"country": 3}, {}
+    )
+    films = SideFeatures(
+        {"channel_id": (np.arange(CHAIN + 1) % 3 + 1).astype(np.int32)}, {"channel_id": 4}, {}
+    )
     vocabulary = Vocabulary(
-        pa.array(range(CHAIN)), np.sort(np.append(rng.integers(-5, 18, CHAIN - 3), [35, 36, 37])) * HOUR
+        pa.array(range(CHAIN)),
+        np.sort(np.append(rng.integers(-5, 18, CHAIN - 3), [35, 36, 37])) * HOUR,
     )
     marks = {"start": 0, "label_start": 30 * HOUR, "test_start": 40 * HOUR, "test_end": 50 * HOUR}
     split = Split(mode="time", clock="time", **marks)
-    towers = [random_tower(hour * HOUR, vocabulary.size_as_of(hour * HOUR), hour) for hour in (20, 30, 40)]
-    return ChainWorld(Log(UserInputs(watches, None, people), watches, vocabulary, films, split), towers)
+    towers = [
+        random_tower(hour * HOUR, vocabulary.size_as_of(hour * HOUR), hour) for hour in (20, 30, 40)
+    ]
+    return ChainWorld(
+        Log(UserInputs(watches, None, people), watches, vocabulary, films, split), towers
+    )
 
 
 def random_tower(as_of: int, items: int, seed: int, dim: int = 4) -> Tower:
     rng = np.random.default_rng(seed)
     shape = TowerSpec(as_of=as_of, items=items, dim=dim, hidden=(), recency_windows=(3,))
-    sizes = {"item_in": (items, dim), "item_out": (items, dim), "kernel0": (dim, dim), "bias0": (dim,)}
+    sizes = {
+        "item_in": (items, dim),
+        "item_out": (items, dim),
+        "kernel0": (dim, dim),
+        "bias0": (dim,),
+    }
     weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
     return Tower(shape, weights, ItemFacts.plain(items))

@@ -1,4 +1,6 @@
-"""What is made ahead comes in its order, its errors where it would have come, and its thread ends."""
+"""What is made ahead comes in its order, its errors where it would have come, and its thread
+ends.
+"""
 
 import itertools
 import threading

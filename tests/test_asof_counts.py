@@ -11,14 +11,19 @@ from features.asof_counts import NEVER, AsOfCounts, Events, count_events
 Event = tuple[int, int, bool, float | None]
 EVENTS = st.lists(
     st.tuples(
-        st.integers(-1, 4), st.integers(0, 9), st.booleans(), st.one_of(st.none(), st.integers(0, 50).map(float))
+        st.integers(-1, 4),
+        st.integers(0, 9),
+        st.booleans(),
+        st.one_of(st.none(), st.integers(0, 50).map(float)),
     ),
     max_size=30,
 )
 
 
 def counts_of_events(events: list[Event]) -> AsOfCounts:
-    keys, timestamps_us, clicked, seconds = zip(*events, strict=True) if events else ((), (), (), ())
+    keys, timestamps_us, clicked, seconds = (
+        zip(*events, strict=True) if events else ((), (), (), ())
+    )
     known = np.array([math.nan if s is None else s for s in seconds], np.float64)
     flags, who = np.array(clicked, bool), np.array(keys, np.int32)
     log = Events(who, who, np.array(timestamps_us, np.int64), flags, np.where(flags, known, 0.0))
@@ -45,11 +50,15 @@ def test_counts_are_what_a_loop_counts(events: list[Event], asked: list[tuple[in
     keys, timestamps_us = np.array(asked).T
     found = counts_of_events(events).as_of(keys, timestamps_us)
     for row, (key, timestamp_us) in enumerate(asked):
-        assert {name: values[row] for name, values in found.items()} == counted(events, key, timestamp_us)
+        assert {name: values[row] for name, values in found.items()} == counted(
+            events, key, timestamp_us
+        )
 
 
 @given(EVENTS, EVENTS, st.integers(0, 9))
-def test_later_events_change_no_count_from_before(earlier: list[Event], later: list[Event], cut: int) -> None:
+def test_later_events_change_no_count_from_before(
+    earlier: list[Event], later: list[Event], cut: int
+) -> None:
     kept = [event for event in earlier if event[1] < cut]
     grown = kept + [event for event in later if event[1] >= cut]
     found = [counts_of_events(events).as_of(np.arange(6), cut) for events in (kept, grown)]
@@ -58,7 +67,9 @@ def test_later_events_change_no_count_from_before(earlier: list[Event], later: l
 
 
 def test_the_event_itself_is_not_in_its_own_counts() -> None:
-    """Watch time must never be a feature of the row it labels, nor of another row of the same instant."""
+    """Watch time must never be a feature of the row it labels, nor of another row of the same
+    instant.
+    """
     counts = counts_of_events([(1, 10, True, 30.0), (1, 10, True, 5.0)])
     assert counts.as_of(np.array([1]), 10)["shown"].tolist() == [0]
     assert counts.as_of(np.array([1]), 11)["seconds"].tolist() == [35]

@@ -1,4 +1,6 @@
-"""Every as-of column of the ranker against a loop over the log, and the check that nothing later is in it."""
+"""Every as-of column of the ranker against a loop over the log, and the check that nothing later is
+in it.
+"""
 
 import math
 from dataclasses import replace
@@ -17,9 +19,17 @@ from features.side_features import SideFeatures
 
 SPANS = {"hour": HOUR, "day": DAY}
 USERS, ITEMS, ROWS = 5, 7, 150
-COUNTRIES, ITEM_COUNTRIES = np.array([0, 1, 2, 1, 0], np.int32), np.array([0, 1, 2, 0, 1, 1, 2], np.int32)
-USER_SIDE = SideFeatures({"country": COUNTRIES}, {"country": 3}, {"age": np.array([np.nan, 20, 30, np.nan, 40])})
-CHANNELS, TOPICS = np.array([0, 1, 1, 2, 2, 3, 0], np.int32), np.array([0, 1, 2, 1, 2, 1, 0], np.int32)
+COUNTRIES, ITEM_COUNTRIES = (
+    np.array([0, 1, 2, 1, 0], np.int32),
+    np.array([0, 1, 2, 0, 1, 1, 2], np.int32),
+)
+USER_SIDE = SideFeatures(
+    {"country": COUNTRIES}, {"country": 3}, {"age": np.array([np.nan, 20, 30, np.nan, 40])}
+)
+CHANNELS, TOPICS = (
+    np.array([0, 1, 1, 2, 2, 3, 0], np.int32),
+    np.array([0, 1, 2, 1, 2, 1, 0], np.int32),
+)
 PUBLISHED = np.array([np.nan, 0, 5 * HOUR, 10 * HOUR, np.nan, 2 * HOUR, 3 * DAY])
 DURATIONS = np.array([np.nan, 60, 70, np.nan, 30, 10, 5])
 GROUPS = np.array([1, 10, 10, 1, 8, 5, 3])
@@ -38,8 +48,13 @@ def random_log(seed=0):
     """
     rng = np.random.default_rng(seed)
     clicked = rng.random(ROWS) < 0.4
-    seconds = np.where(clicked, np.where(rng.random(ROWS) < 0.2, np.nan, rng.integers(1, 400, ROWS) / 4), 0.0)
-    users, items = rng.integers(1, USERS, ROWS).astype(np.int32), rng.integers(1, ITEMS, ROWS).astype(np.int32)
+    seconds = np.where(
+        clicked, np.where(rng.random(ROWS) < 0.2, np.nan, rng.integers(1, 400, ROWS) / 4), 0.0
+    )
+    users, items = (
+        rng.integers(1, USERS, ROWS).astype(np.int32),
+        rng.integers(1, ITEMS, ROWS).astype(np.int32),
+    )
     return Events(users, items, rng.integers(0, 36, ROWS) * 2 * HOUR, clicked, seconds)
 
 
@@ -58,7 +73,9 @@ def columns(features, users, items, timestamps_us):
 
 
 def counts(events, rows):
-    """Shown, clicks, clicks with known seconds, their seconds, last impression and last click of the log's rows."""
+    """Shown, clicks, clicks with known seconds, their seconds, last impression and last click of
+    the log's rows.
+    """
     clicks = [r for r in rows if events.clicked[r]]
     known = [events.seconds[r] for r in clicks if not math.isnan(events.seconds[r])]
     last = [max((events.timestamps_us[r] for r in some), default=None) for some in (rows, clicks)]
@@ -82,13 +99,17 @@ def rates(name, own, whole):
 def expected_of(events, own_rows, of_row):
     """Clicks and seconds expected of rows by a rule for each row's rate and mean seconds."""
     each = [(*of_row(r), math.isnan(events.seconds[r])) for r in own_rows]
-    return sum(rate for rate, _, _ in each), sum(rate * mean for rate, mean, unknown in each if not unknown)
+    return sum(rate for rate, _, _ in each), sum(
+        rate * mean for rate, mean, unknown in each if not unknown
+    )
 
 
 def smoothed(events, rows, towards, prior):
     """Click rate and mean seconds a click of rows, shrunk to others by `prior` rows."""
     own = counts(events, rows)
-    return (own[1] + prior * towards[0]) / (own[0] + prior), (own[3] + prior * towards[1]) / (own[2] + prior)
+    return (own[1] + prior * towards[0]) / (own[0] + prior), (own[3] + prior * towards[1]) / (
+        own[2] + prior
+    )
 
 
 def whole_rates(events, timestamp_us):
@@ -103,7 +124,8 @@ def item_led_to_expect(events):
         before = [
             q
             for q in range(ROWS)
-            if events.timestamps_us[q] < events.timestamps_us[r] and events.items[q] == events.items[r]
+            if events.timestamps_us[q] < events.timestamps_us[r]
+            and events.items[q] == events.items[r]
         ]
         return smoothed(events, before, whole_rates(events, events.timestamps_us[r]), PRIOR_ROWS)
 
@@ -111,13 +133,16 @@ def item_led_to_expect(events):
 
 
 def user_led_to_expect(events):
-    """Of each row, what its user had led to expect as of it: in the item's topic, shrunk to the user's own."""
+    """Of each row, what its user had led to expect as of it: in the item's topic, shrunk to the
+    user's own.
+    """
 
     def of_row(r):
         mine = [
             q
             for q in range(ROWS)
-            if events.timestamps_us[q] < events.timestamps_us[r] and events.users[q] == events.users[r]
+            if events.timestamps_us[q] < events.timestamps_us[r]
+            and events.users[q] == events.users[r]
         ]
         own = smoothed(events, mine, whole_rates(events, events.timestamps_us[r]), PRIOR_ROWS)
         topic = TOPICS[events.items[r]]
@@ -150,7 +175,8 @@ def earlier_of(events, r, matches):
     return [
         q
         for q in range(ROWS)
-        if events.timestamps_us[q] < events.timestamps_us[r] and matches(events.users[q], events.items[q])
+        if events.timestamps_us[q] < events.timestamps_us[r]
+        and matches(events.users[q], events.items[q])
     ]
 
 
@@ -183,7 +209,8 @@ def since(name, own, timestamp_us):
 
 def trends(events, name, rows, timestamp_us):
     recent = {
-        span: [r for r in rows if events.timestamps_us[r] >= timestamp_us - length] for span, length in SPANS.items()
+        span: [r for r in rows if events.timestamps_us[r] >= timestamp_us - length]
+        for span, length in SPANS.items()
     }
     columns = {}
     for span, some in recent.items():
@@ -193,14 +220,17 @@ def trends(events, name, rows, timestamp_us):
 
 
 def concentration(events, rows):
-    """How many pairs of a user's impressions, and of clicks, are of one topic, the pairs of one instant left out."""
+    """How many pairs of a user's impressions, and of clicks, are of one topic, the pairs of one
+    instant left out.
+    """
     columns = {}
     for name, some in (
         ("impression_concentration", rows),
         ("click_concentration", [r for r in rows if events.clicked[r]]),
     ):
         alike = sum(
-            events.timestamps_us[q] < events.timestamps_us[r] and TOPICS[events.items[q]] == TOPICS[events.items[r]] > 0
+            events.timestamps_us[q] < events.timestamps_us[r]
+            and TOPICS[events.items[q]] == TOPICS[events.items[r]] > 0
             for r in some
             for q in some
         )
@@ -225,18 +255,33 @@ def expected(events, user, item, timestamp_us):
     }
     for name, rows in (("user", of(lambda u, _: u == user)), ("item", of(lambda _, i: i == item))):
         own = counts(events, rows)
-        row |= rates(name, own, whole) | since(name, own, timestamp_us) | trends(events, name, rows, timestamp_us)
+        row |= (
+            rates(name, own, whole)
+            | since(name, own, timestamp_us)
+            | trends(events, name, rows, timestamp_us)
+        )
         led = item_led_to_expect(events) if name == "user" else user_led_to_expect(events)
-        row |= log_ratios(name, own, expected_of(events, rows, led), whole_rates(events, timestamp_us)[1])
-        row |= completion_log_ratio(name, events, rows, share_by_item if name == "user" else share_by_user)
+        row |= log_ratios(
+            name, own, expected_of(events, rows, led), whole_rates(events, timestamp_us)[1]
+        )
+        row |= completion_log_ratio(
+            name, events, rows, share_by_item if name == "user" else share_by_user
+        )
     pair = counts(events, of(lambda u, i: u == user and i == item))
-    row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]} | since("pair", pair, timestamp_us)
+    row |= {"pair_ignored": pair[0] - pair[1], "pair_clicks": pair[1]} | since(
+        "pair", pair, timestamp_us
+    )
     row["item_age_hours"] = np.maximum((timestamp_us - PUBLISHED[item]) / HOUR, 0)
-    row["item_duration_seconds"], row["item_duration_unknown"] = DURATIONS[item], float(np.isnan(DURATIONS[item]))
+    row["item_duration_seconds"], row["item_duration_unknown"] = (
+        DURATIONS[item],
+        float(np.isnan(DURATIONS[item])),
+    )
     known = COUNTRIES[user] > 0 and ITEM_COUNTRIES[item] > 0
     row["same_country"] = float(COUNTRIES[user] == ITEM_COUNTRIES[item]) if known else math.nan
     for name, side in (("channel", CHANNELS), ("topic", TOPICS), ("duration_bucket", GROUPS)):
-        row |= rates(name, counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0)), whole)
+        row |= rates(
+            name, counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0)), whole
+        )
         of_side = counts(events, of(lambda _, i, side=side: side[i] == side[item] > 0))
         rows = of(lambda u, i, side=side: u == user and side[i] == side[item] > 0)
         own = counts(events, rows)
@@ -249,7 +294,9 @@ def expected(events, user, item, timestamp_us):
         )
         row |= completion_log_ratio(f"user_{name}", events, rows, share_by_item)
         share = (of_side[0] + 1) / (whole[0] + PRIOR_SHOWN)
-        row[f"user_{name}_exposure_log_ratio"] = math.log((own[0] + HALF_SHOWN) / (len(mine) * share + HALF_SHOWN))
+        row[f"user_{name}_exposure_log_ratio"] = math.log(
+            (own[0] + HALF_SHOWN) / (len(mine) * share + HALF_SHOWN)
+        )
         if name == "duration_bucket":
             continue
         recent = [r for r in rows if r in mine_lately]
@@ -262,8 +309,13 @@ def expected(events, user, item, timestamp_us):
         )
     of_topic = of(lambda u, i: u == user and TOPICS[i] == TOPICS[item] > 0)
     of_channel = of(lambda u, i: u == user and CHANNELS[i] == CHANNELS[item] > 0)
-    by_all = [len(of(lambda _, i, side=side: side[i] == side[item] > 0)) + 1 for side in (CHANNELS, TOPICS)]
-    ratio = (len(of_channel) + HALF_SHOWN) / (len(of_topic) * min(by_all[0] / by_all[1], 1) + HALF_SHOWN)
+    by_all = [
+        len(of(lambda _, i, side=side: side[i] == side[item] > 0)) + 1
+        for side in (CHANNELS, TOPICS)
+    ]
+    ratio = (len(of_channel) + HALF_SHOWN) / (
+        len(of_topic) * min(by_all[0] / by_all[1], 1) + HALF_SHOWN
+    )
     row["user_channel_exposure_log_ratio_in_topic"] = math.log(ratio)
     row |= concentration(events, mine)
     clicks = counts(events, of(lambda _, i: i == item))
@@ -278,10 +330,18 @@ def events():
 
 
 def exposures(events, n=40):
-    """Users, items and instants: half of them the log's own, the rest in between and at the ends."""
+    """Users, items and instants: half of them the log's own, the rest in between and at the
+    ends.
+    """
     rng = np.random.default_rng(9)
-    asked = np.concatenate([events.timestamps_us[: n // 2], rng.integers(0, 80 * HOUR, n - n // 2 - 1), [0]])
-    return rng.integers(1, USERS, n).astype(np.int32), rng.integers(1, ITEMS, n).astype(np.int32), asked
+    asked = np.concatenate(
+        [events.timestamps_us[: n // 2], rng.integers(0, 80 * HOUR, n - n // 2 - 1), [0]]
+    )
+    return (
+        rng.integers(1, USERS, n).astype(np.int32),
+        rng.integers(1, ITEMS, n).astype(np.int32),
+        asked,
+    )
 
 
 def test_every_column_is_what_a_loop_over_the_earlier_rows_finds(events):
@@ -297,7 +357,8 @@ def test_codes_are_the_side_columns_and_the_item_itself(events):
     users, items, timestamps_us = exposures(events)
     features = features_of(events)
     np.testing.assert_array_equal(
-        features.user_block(users, timestamps_us).codes["user_country"], USER_SIDE.codes["country"][users]
+        features.user_block(users, timestamps_us).codes["user_country"],
+        USER_SIDE.codes["country"][users],
     )
     codes = features.item_block(items, timestamps_us).codes
     np.testing.assert_array_equal(codes["item"], items)
@@ -316,7 +377,9 @@ def test_rows_at_or_after_an_instant_change_no_feature_of_the_rows_up_to_it(even
         np.where(later, other.clicked, events.clicked),
         np.where(later, other.seconds, events.seconds),
     )
-    users, items, timestamps_us = (values[exposures(events)[2] <= edge] for values in exposures(events))
+    users, items, timestamps_us = (
+        values[exposures(events)[2] <= edge] for values in exposures(events)
+    )
     after = columns(features_of(changed), users, items, timestamps_us)
     for name, values in columns(features_of(events), users, items, timestamps_us).items():
         np.testing.assert_allclose(values, after[name], rtol=1e-9, atol=1e-12, err_msg=name)
@@ -325,7 +388,10 @@ def test_rows_at_or_after_an_instant_change_no_feature_of_the_rows_up_to_it(even
 def test_the_order_in_which_rows_come_in_changes_nothing(events):
     order = np.random.default_rng(2).permutation(ROWS)
     shuffled = Events(
-        *(getattr(events, name)[order] for name in ("users", "items", "timestamps_us", "clicked", "seconds"))
+        *(
+            getattr(events, name)[order]
+            for name in ("users", "items", "timestamps_us", "clicked", "seconds")
+        )
     )
     asked = exposures(events)
     after = columns(features_of(shuffled), *asked)
@@ -337,7 +403,12 @@ def test_training_at_many_instants_and_serving_at_one_give_equal_features(events
     users, items, _ = exposures(events)
     at = 40 * HOUR
     trained = columns(features_of(events), users, items, np.full(len(users), at))
-    mixed = columns(features_of(events), np.tile(users, 2), np.tile(items, 2), np.repeat([at, at + DAY], len(users)))
+    mixed = columns(
+        features_of(events),
+        np.tile(users, 2),
+        np.tile(items, 2),
+        np.repeat([at, at + DAY], len(users)),
+    )
     for name, values in columns(features_of(events), users, items, at).items():
         np.testing.assert_array_equal(values, trained[name], err_msg=name)
         np.testing.assert_array_equal(values, mixed[name][: len(users)], err_msg=name)
@@ -355,7 +426,9 @@ def test_the_order_clock_has_no_feature_of_time_and_no_other_differs(events):
 
 
 def test_a_log_without_side_columns_has_features_all_the_same(events):
-    bare = AsOfFeatures(AsOfLog(events, SideFeatures({}, {}, {}), SideFeatures({}, {}, {}), timed=True))
+    bare = AsOfFeatures(
+        AsOfLog(events, SideFeatures({}, {}, {}), SideFeatures({}, {}, {}), timed=True)
+    )
     found = columns(bare, *exposures(events))
     assert {"user_click_rate", "item_seconds_per_impression", "pair_ignored"} <= set(found)
     assert not any("channel" in name or "topic" in name for name in found)
@@ -363,9 +436,15 @@ def test_a_log_without_side_columns_has_features_all_the_same(events):
 
 def test_where_t_is_no_seconds_nothing_is_measured_by_lengths(events):
     users, items, timestamps_us = exposures(events)
-    logs = (AsOfLog(events, USER_SIDE, ITEM_SIDE, timed=True, in_seconds=flag) for flag in (True, False))
+    logs = (
+        AsOfLog(events, USER_SIDE, ITEM_SIDE, timed=True, in_seconds=flag) for flag in (True, False)
+    )
     found, other = (columns(AsOfFeatures(log), users, items, timestamps_us) for log in logs)
-    gone = {name for name in found if name.endswith("_completion") or name.endswith("_completion_log_ratio")}
+    gone = {
+        name
+        for name in found
+        if name.endswith("_completion") or name.endswith("_completion_log_ratio")
+    }
     assert gone
     assert found.keys() - other.keys() == gone
     for name in other:
@@ -373,7 +452,13 @@ def test_where_t_is_no_seconds_nothing_is_measured_by_lengths(events):
 
 
 def test_an_empty_log_gives_priors_and_no_recency():
-    empty = Events(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0))
+    empty = Events(
+        np.zeros(0, np.int32),
+        np.zeros(0, np.int32),
+        np.zeros(0, np.int64),
+        np.zeros(0, bool),
+        np.zeros(0),
+    )
     found = columns(features_of(empty), np.array([1], np.int32), np.array([1], np.int32), 5 * HOUR)
     assert found["item_click_rate"][0] == pytest.approx(0.5)
     assert np.isnan(found["user_hours_since_click"][0])
@@ -385,7 +470,11 @@ def test_the_last_clicked_items_are_the_newest_of_a_loop_and_never_of_the_instan
     order = np.argsort(events.timestamps_us, kind="stable")
     for row, (user, timestamp_us) in enumerate(zip(users, timestamps_us, strict=True)):
         own = [
-            r for r in order if events.users[r] == user and events.clicked[r] and events.timestamps_us[r] < timestamp_us
+            r
+            for r in order
+            if events.users[r] == user
+            and events.clicked[r]
+            and events.timestamps_us[r] < timestamp_us
         ]
         newest = [int(events.items[r]) for r in own[::-1][:4]]
         assert found[row].tolist() == newest + [0] * (4 - len(newest))
@@ -395,7 +484,11 @@ def test_the_last_clicked_items_are_the_newest_of_a_loop_and_never_of_the_instan
 
 
 def test_blocks_keep_their_columns_together():
-    block = Block(3, {"x": np.array([1.0, 2, 3]), "y": np.array([7.0, 8, 9])}, {"c": np.array([4, 5, 6], np.int32)})
+    block = Block(
+        3,
+        {"x": np.array([1.0, 2, 3]), "y": np.array([7.0, 8, 9])},
+        {"c": np.array([4, 5, 6], np.int32)},
+    )
     taken = block.take(np.array([2, 0]))
     assert taken.size == 2
     assert taken.numbers["x"].tolist() == [3, 1]
@@ -404,13 +497,17 @@ def test_blocks_keep_their_columns_together():
 
 
 def test_side_columns_that_are_called_like_what_is_made_of_the_log_are_named():
-    """`last_device`, `history_length` and the like are the users' own; of a log without topics nothing is of topics."""
+    """`last_device`, `history_length` and the like are the users' own; of a log without topics
+    nothing is of topics.
+    """
     own = {"last_device": COUNTRIES, "last_item": COUNTRIES, "history_length": COUNTRIES}
     ages = USER_SIDE.numbers["age"]
     numbers = {"age": ages, "shown": ages, "topic_share": ages, "last_topics_seen": ages}
     more = {"seconds_per_click": DURATIONS, "age_hours": DURATIONS, "size": DURATIONS}
     items = replace(ITEM_SIDE, numbers=ITEM_SIDE.numbers | more)
-    features = AsOfFeatures(AsOfLog(random_log(), SideFeatures(own, {}, numbers), items, timed=True))
+    features = AsOfFeatures(
+        AsOfLog(random_log(), SideFeatures(own, {}, numbers), items, timed=True)
+    )
     users = ["user_shown", "user_topic_share", "user_last_item"]
     assert features.name_clashes() == [*users, "item_seconds_per_click", "item_age_hours"]
     assert not features_of(random_log()).name_clashes()
@@ -419,7 +516,9 @@ def test_side_columns_that_are_called_like_what_is_made_of_the_log_are_named():
 def test_a_log_whose_items_have_no_channel_has_all_its_blocks():
     side = replace(ITEM_SIDE, codes=ITEM_SIDE.codes | {"channel_id": np.zeros(7, np.int32)})
     features = AsOfFeatures(AsOfLog(random_log(), USER_SIDE, side, timed=True))
-    blocks = features.blocks(features.log.rows(np.array([1, 2, 0], np.int32), np.array([1, 0, 6], np.int32), 50 * HOUR))
+    blocks = features.blocks(
+        features.log.rows(np.array([1, 2, 0], np.int32), np.array([1, 0, 6], np.int32), 50 * HOUR)
+    )
     assert not blocks["item"].numbers["channel_shown"].any()
     assert not blocks["pair"].numbers["user_channel_shown"].any()
 
@@ -453,9 +552,21 @@ def test_some_columns_are_those_of_their_blocks(events):
 @pytest.mark.parametrize(
     ("pattern", "declared"),
     [
-        *[("item", True), ("*_log_ratio", True), ("user_topic_*", True), ("user_anything", True), ("recall_*", True)],
+        *[
+            ("item", True),
+            ("*_log_ratio", True),
+            ("user_topic_*", True),
+            ("user_anything", True),
+            ("recall_*", True),
+        ],
         *[("device", True), ("us*", True), ("*", True), ("same_language", True), ("[hu]*", True)],
-        *[("zzz*", False), ("itme_shown", False), ("user", False), ("User_age", False), ("user_", False)],
+        *[
+            ("zzz*", False),
+            ("itme_shown", False),
+            ("user", False),
+            ("User_age", False),
+            ("user_", False),
+        ],
     ],
 )
 def test_a_pattern_is_declared_if_it_may_name_a_column(pattern, declared):

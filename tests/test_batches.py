@@ -1,4 +1,6 @@
-"""The stream of examples: which watches an epoch visits, how often, in what batches, and what goes with them."""
+"""The stream of examples: which watches an epoch visits, how often, in what batches, and what goes
+with them.
+"""
 
 import numpy as np
 import pytest
@@ -12,12 +14,16 @@ from recall.inputs import UserInputs
 from recall.tower import TowerSpec
 
 USERS, ITEMS, UNTIL = 31, 50, 1000
-SHAPE = TowerSpec(as_of=UNTIL, items=ITEMS, dim=4, hidden=(), recency_windows=(1, 5), example_age=True)
+SHAPE = TowerSpec(
+    as_of=UNTIL, items=ITEMS, dim=4, hidden=(), recency_windows=(1, 5), example_age=True
+)
 EACH = RecallConfig(batch=1, negatives=5, example_age="hours")
 
 
 def log(rng, watches):
-    """Watches of users of very different diligence, the popular items often; times 0 to 1200, past the tower's."""
+    """Watches of users of very different diligence, the popular items often; times 0 to 1200, past
+    the tower's.
+    """
     users = np.sort(np.minimum(rng.geometric(0.12, watches), USERS - 1))
     timestamps_us = rng.integers(0, 1200, watches)
     items = np.minimum(rng.geometric(0.1, watches), ITEMS - 1)
@@ -46,7 +52,9 @@ def visited(batches):
 
 
 def watched(histories=HISTORIES, chosen=INSIDE):
-    return sorted(zip(histories.timestamps_us[chosen].tolist(), histories.items[chosen].tolist(), strict=True))
+    return sorted(
+        zip(histories.timestamps_us[chosen].tolist(), histories.items[chosen].tolist(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("shard", [10_000_000, 400, 60, 1])
@@ -54,7 +62,9 @@ def test_an_epoch_visits_each_watch_of_the_stretch_once_in_however_many_shards(m
     monkeypatch.setattr(batches, "SHARD_WATCHES", shard)
     found = list(training_run().batches(np.random.default_rng(1)))
     assert visited(found) == watched()
-    assert visited(found) != list(zip(timestamps_us_of(found).tolist(), [int(b.items[0]) for b in found], strict=True))
+    assert visited(found) != list(
+        zip(timestamps_us_of(found).tolist(), [int(b.items[0]) for b in found], strict=True)
+    )
 
 
 @pytest.mark.parametrize("shard", [10_000_000, 400, 60, 1])
@@ -80,7 +90,10 @@ def test_a_log_without_watches_has_no_batches():
 @pytest.mark.parametrize("shard", [10_000_000, 60])
 def test_a_long_epoch_is_cut_at_its_cap_and_takes_other_watches_the_next_time(monkeypatch, shard):
     monkeypatch.setattr(batches, "SHARD_WATCHES", shard)
-    few, rng = training_run(EACH.model_copy(update={"epoch_examples": 150})), np.random.default_rng(1)
+    few, rng = (
+        training_run(EACH.model_copy(update={"epoch_examples": 150})),
+        np.random.default_rng(1),
+    )
     first, second = visited(list(few.batches(rng))), visited(list(few.batches(rng)))
     assert len(first) == len(second) == 150
     assert len(set(first) & set(second)) < 100
@@ -100,7 +113,10 @@ def test_a_batch_is_never_larger_than_configured_nor_tiny():
     config = EACH.model_copy(update={"batch": 48})
     sizes = {len(batch.items) for batch in training_run(config).batches(np.random.default_rng(1))}
     assert sizes == {batches.SMALLEST_BATCH}
-    few = {len(batch.items) for batch in training_run(config, since=UNTIL - 20).batches(np.random.default_rng(1))}
+    few = {
+        len(batch.items)
+        for batch in training_run(config, since=UNTIL - 20).batches(np.random.default_rng(1))
+    }
     assert few == {((HISTORIES.timestamps_us >= UNTIL - 20) & INSIDE).sum()}
 
 
@@ -112,7 +128,9 @@ def test_examples_read_the_history_before_them_and_their_age():
     inputs = found.inputs(positions)
     for row in (0, 57, len(positions) - 1):
         at = positions[row]
-        before = (HISTORIES.users == HISTORIES.users[at]) & (HISTORIES.timestamps_us < HISTORIES.timestamps_us[at])
+        before = (HISTORIES.users == HISTORIES.users[at]) & (
+            HISTORIES.timestamps_us < HISTORIES.timestamps_us[at]
+        )
         newest = HISTORIES.items[before][::-1][:5]
         assert inputs.watches[row, : len(newest)].tolist() == newest.tolist()
         assert not inputs.watches[row, len(newest) :].any()
@@ -122,8 +140,12 @@ def test_examples_read_the_history_before_them_and_their_age():
     ("unit", "span"), [("hours", HOUR), ("days", 24 * HOUR), ("normalised", UNTIL - 0), ("none", 1)]
 )
 def test_the_example_age_is_the_time_since_the_watch_in_the_unit_chosen(unit, span):
-    inputs = training_run(EACH.model_copy(update={"example_age": unit})).inputs(np.flatnonzero(INSIDE))
-    np.testing.assert_allclose(inputs.example_age, (UNTIL - HISTORIES.timestamps_us[INSIDE]) / span, rtol=1e-5)
+    inputs = training_run(EACH.model_copy(update={"example_age": unit})).inputs(
+        np.flatnonzero(INSIDE)
+    )
+    np.testing.assert_allclose(
+        inputs.example_age, (UNTIL - HISTORIES.timestamps_us[INSIDE]) / span, rtol=1e-5
+    )
 
 
 def test_keep_probabilities_follow_the_formula():
@@ -146,11 +168,15 @@ def test_popular_positives_are_damped_by_the_formula():
 
 @pytest.mark.parametrize(("damping", "cap"), [(0.0, 10**6), (0.01, 10**6), (0.0, 20), (0.01, 20)])
 def test_the_samplers_know_how_often_an_epoch_has_each_item(monkeypatch, damping, cap):
-    """The logQ correction of in-batch negatives needs the positives as they come: damped, and capped by user."""
+    """The logQ correction of in-batch negatives needs the positives as they come: damped, and
+    capped by user.
+    """
     monkeypatch.setattr(batches, "SHARD_WATCHES", 300)
     found = training_run(EACH.model_copy(update={"damping": damping, "examples_per_user": cap}))
     rng, epochs = np.random.default_rng(3), 300
-    chosen = np.concatenate([found._chosen(*shard, rng) for _ in range(epochs) for shard in found._shards])
+    chosen = np.concatenate(
+        [found._chosen(*shard, rng) for _ in range(epochs) for shard in found._shards]
+    )
     taken = np.bincount(HISTORIES.items[chosen], minlength=ITEMS) / epochs
     np.testing.assert_allclose(found._expected, taken, atol=0.8)
     assert found._expected.sum() == pytest.approx(taken.sum(), rel=0.02)
@@ -175,9 +201,13 @@ def test_the_cap_chooses_at_random_and_shuffles():
 
 
 def test_shown_negatives_are_the_newest_unclicked_ones_before_the_watch():
-    """User 1 ignored 11, 12, 13 at 10, 20, 30 and watched 5 at 20, 6 at 40; user 2 ignored nothing."""
+    """User 1 ignored 11, 12, 13 at 10, 20, 30 and watched 5 at 20, 6 at 40; user 2 ignored
+    nothing.
+    """
     watches = histories_of(np.array([1, 1, 2]), np.array([5, 6, 7]), np.array([20, 40, 50]), USERS)
-    ignored = histories_of(np.array([1, 1, 1]), np.array([11, 12, 13]), np.array([10, 20, 30]), USERS)
+    ignored = histories_of(
+        np.array([1, 1, 1]), np.array([11, 12, 13]), np.array([10, 20, 30]), USERS
+    )
     config = EACH.model_copy(update={"shown_negatives": 2})
     batches = training_run(config, watches, ignored, since=0).batches(np.random.default_rng(0))
     shown = {int(batch.items[0]): batch.shown.tolist() for batch in batches}
@@ -185,8 +215,14 @@ def test_shown_negatives_are_the_newest_unclicked_ones_before_the_watch():
 
 
 def test_without_shown_negatives_or_a_log_of_them_there_are_none():
-    for config, ignored in ((EACH, HISTORIES), (EACH.model_copy(update={"shown_negatives": 2}), None)):
-        assert next(training_run(config, shown=ignored).batches(np.random.default_rng(0))).shown is None
+    for config, ignored in (
+        (EACH, HISTORIES),
+        (EACH.model_copy(update={"shown_negatives": 2}), None),
+    ):
+        assert (
+            next(training_run(config, shown=ignored).batches(np.random.default_rng(0))).shown
+            is None
+        )
 
 
 def test_equal_seeds_give_equal_epochs():
@@ -202,7 +238,11 @@ def test_later_watches_change_no_epoch():
     kept = HISTORIES.timestamps_us < UNTIL
     arrays = (getattr(HISTORIES, name)[kept] for name in ("users", "items", "timestamps_us"))
     config = EACH.model_copy(update={"batch": 32, "sampler": "unigram"})
-    full, cut = (training_run(config, histories) for histories in (HISTORIES, histories_of(*arrays, USERS)))
-    for one, other in zip(*(list(e.batches(np.random.default_rng(4))) for e in (full, cut)), strict=True):
+    full, cut = (
+        training_run(config, histories) for histories in (HISTORIES, histories_of(*arrays, USERS))
+    )
+    for one, other in zip(
+        *(list(e.batches(np.random.default_rng(4))) for e in (full, cut)), strict=True
+    ):
         np.testing.assert_array_equal(one.items, other.items)
         np.testing.assert_array_equal(one.negatives.items, other.negatives.items)

@@ -10,7 +10,13 @@ from features.simulation.simulated_log import SURFACES, SimulatedLog, simulate
 from features.simulation.world import World, WorldConfig
 
 CONFIG = WorldConfig(
-    users=1_200, users_a_day=20, items=300, items_a_day=40, days=4, impressions_a_day=20_000, topics=12
+    users=1_200,
+    users_a_day=20,
+    items=300,
+    items_a_day=40,
+    days=4,
+    impressions_a_day=20_000,
+    topics=12,
 )
 AT = CONFIG.origin + 3 * DAY + 15 * HOUR
 
@@ -32,7 +38,9 @@ def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
 
 @pytest.fixture(scope="module")
 def impartial() -> tuple[World, SimulatedLog]:
-    """A world whose feed does not know tastes: then what was shown tells nothing, and beliefs must be exact."""
+    """A world whose feed does not know tastes: then what was shown tells nothing, and beliefs must
+    be exact.
+    """
     return simulate(CONFIG.model_copy(update={"taste_share": 0.0, "popular_share": 0.3}))
 
 
@@ -57,7 +65,9 @@ def test_beliefs_are_calibrated(impartial: tuple[World, SimulatedLog]) -> None:
             assert abs(true[bucket].mean() - believed[bucket].mean()) < 4.5 * error
 
 
-def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(impartial: tuple[World, SimulatedLog]) -> None:
+def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(
+    impartial: tuple[World, SimulatedLog],
+) -> None:
     world, log = impartial
     belief = beliefs(world, log, AT).sum(axis=2)
     true = world.users.favourite[..., None] == np.arange(CONFIG.channels_a_topic)
@@ -69,7 +79,9 @@ def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(impartial: t
     assert np.log(belief[true]).mean() > np.log(prior[true]).mean()
 
 
-def test_what_was_shown_is_evidence_of_taste_except_after_a_search(world: World, log: SimulatedLog) -> None:
+def test_what_was_shown_is_evidence_of_taste_except_after_a_search(
+    world: World, log: SimulatedLog
+) -> None:
     searched = np.full_like(log.surface, SURFACES.index("search"))
     unread, read = (
         np.log(_believed_in_truth(world, beliefs(world, each, AT))).mean()
@@ -80,7 +92,9 @@ def test_what_was_shown_is_evidence_of_taste_except_after_a_search(world: World,
 
 def test_later_rows_change_no_belief(world: World, log: SimulatedLog) -> None:
     late = log.timestamp.astype(np.int64) >= AT
-    altered = replace(log, clicked=log.clicked ^ late, watch_seconds=np.where(late, 7.0, log.watch_seconds))
+    altered = replace(
+        log, clicked=log.clicked ^ late, watch_seconds=np.where(late, 7.0, log.watch_seconds)
+    )
     assert late.any()
     np.testing.assert_array_equal(beliefs(world, log, AT), beliefs(world, altered, AT))
 
@@ -93,7 +107,9 @@ def test_an_ignored_topic_is_believed_in_less_and_a_watched_one_more(
     watched = replace(rows, watch_seconds=world.items.duration[:8] * 0.9)
     ignored = replace(rows, clicked=np.zeros(8, dtype=bool), watch_seconds=np.zeros(8))
     user, topic = world.user_index(rows.user_id), world.topic_of(world.item_index(rows.item_id))
-    low, high = (1 - beliefs(world, each, AT).sum(axis=3)[user, topic, 0] for each in (ignored, watched))
+    low, high = (
+        1 - beliefs(world, each, AT).sum(axis=3)[user, topic, 0] for each in (ignored, watched)
+    )
     before = 1 - world.prior[world.users.band[user], topic, 0]
     assert (low < before).all()
     assert (before < high).all()
@@ -106,7 +122,9 @@ def _believed_in_truth(world: World, belief: w.Floats) -> w.Floats:
     return np.asarray(np.take_along_axis(belief.sum(axis=3)[joined], levels, axis=2))
 
 
-def _one_row_a_user(world: World, log: SimulatedLog, hours: list[int], items: list[int]) -> SimulatedLog:
+def _one_row_a_user(
+    world: World, log: SimulatedLog, hours: list[int], items: list[int]
+) -> SimulatedLog:
     """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
     count = len(items)
     return replace(

@@ -51,18 +51,26 @@ def run_of(address: str, name: str) -> Any:
 
 
 def positive(rows: Sequence[dict[str, Any]], but: Sequence[str] = ()) -> bool:
-    figures = {name: value for row in rows for name, value in row.items() if not isinstance(value, str)}
+    figures = {
+        name: value for row in rows for name, value in row.items() if not isinstance(value, str)
+    }
     return bool(rows) and all(value > 0 for name, value in figures.items() if name not in but)
 
 
-def test_a_table_is_logged_as_it_is_printed(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_is_logged_as_it_is_printed(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"not drawn")
     publish("a benchmark", ROWS, address, [picture])
     said = capsys.readouterr().out
     assert all(word in said for word in ("a benchmark", "HR@50", "0.25", "1,23", "second", "cores"))
     run = run_of(address, "a benchmark")
-    assert run.data.metrics == {"first.HR_at_50": 0.25, "first.seconds": 1234.5, "second.HR_at_50": 0.125}
+    assert run.data.metrics == {
+        "first.HR_at_50": 0.25,
+        "first.seconds": 1234.5,
+        "second.HR_at_50": 0.125,
+    }
     assert (run.info.status, "mlflow.parentRunId" in run.data.tags) == ("FINISHED", False)
     kept = Path(MlflowClient(address).download_artifacts(run.info.run_id, "", str(tmp_path)))
     assert (kept / "picture.png").read_bytes() == b"not drawn"
@@ -91,7 +99,18 @@ def test_a_table_without_an_address_goes_where_the_environment_says_or_below_the
 
 
 def test_the_cost_of_a_step_is_measured_at_every_size(address: str) -> None:
-    tiny = ["--watches", "6000", "--warm-up", "2", "--windows", "2", "--steps", "2", "--tracking", address]
+    tiny = [
+        "--watches",
+        "6000",
+        "--warm-up",
+        "2",
+        "--windows",
+        "2",
+        "--steps",
+        "2",
+        "--tracking",
+        address,
+    ]
     rows = cost.main(["--items", "50", "400", *tiny])
     assert positive(rows)
     assert [row["training"].split(" items, ")[0] for row in rows] == ["50", "400"] * 3
@@ -102,9 +121,15 @@ def test_the_cost_of_a_step_is_measured_at_every_size(address: str) -> None:
 def test_samples_are_measured_beside_the_peer(address: str, tmp_path: Path) -> None:
     timestamps_us = pd.to_datetime(np.arange(30_000), unit="s", utc=True)
     rng = np.random.default_rng(0)
-    log = {"user_id": rng.integers(0, 100, 30_000), "item_id": rng.integers(0, 500, 30_000), "timestamp": timestamps_us}
+    log = {
+        "user_id": rng.integers(0, 100, 30_000),
+        "item_id": rng.integers(0, 500, 30_000),
+        "timestamp": timestamps_us,
+    }
     pd.DataFrame(log).to_parquet(tmp_path / "interactions.parquet")
-    rows = samples.main(["--data", str(tmp_path), "--rows", "5000", "--runs", "1", "--tracking", address])
+    rows = samples.main(
+        ["--data", str(tmp_path), "--rows", "5000", "--runs", "1", "--tracking", address]
+    )
     assert [row["builder"] for row in rows] == [
         "views",
         "views, every batch read once",
@@ -123,7 +148,9 @@ def test_the_peer_builds_the_histories_that_the_views_show() -> None:
     histories = histories_of(users, items, np.arange(64), 4)
     shown = histories.bags(users, samples_of(histories), samples.HISTORY)
     log = Log(users, items, 65)
-    parts = [fed_by(part, log, samples.HISTORY) for part in examples_of(frame_of(log), samples.HISTORY)]
+    parts = [
+        fed_by(part, log, samples.HISTORY) for part in examples_of(frame_of(log), samples.HISTORY)
+    ]
     padded = np.concatenate([part["hist_movie_id"] for part in parts])
     # A first watch has no history, so that the peer makes no row of it.
     assert sorted(padded.tolist()) == sorted(shown[shown[:, 0] > 0].tolist())
@@ -136,13 +163,17 @@ def test_the_world_is_timed(address: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_lines_of_the_tower_are_compared(small_world: Path, address: str) -> None:
     of = ["--source", "simulated", "--data", str(small_world), "--tracking", address]
-    rows = ablation.main([*of, "--only", "default", "depth 0", "--seeds", "1", "--examples", "2000"])
+    rows = ablation.main(
+        [*of, "--only", "default", "depth 0", "--seeds", "1", "--examples", "2000"]
+    )
     assert [row["line"] for row in rows] == ["default", "depth 0"]
     assert positive(rows, but=("spread HR@50", "spread NDCG@10"))
     assert rows[0] != rows[1] | {"line": "default"}
 
 
-def test_the_papers_pictures_are_drawn(small_world: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_papers_pictures_are_drawn(
+    small_world: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(figures, "DEPTHS", (0, 1))
     monkeypatch.setattr(figures, "INPUTS", dict(list(figures.INPUTS.items())[-2:]))
     of = ["--source", "simulated", "--data", str(small_world), "--tracking", address]
@@ -155,7 +186,9 @@ def test_the_papers_pictures_are_drawn(small_world: Path, address: str, monkeypa
 
 
 def test_every_file_but_the_shared_ones_is_a_benchmark() -> None:
-    assert {("recall", "ablation"), ("recall", "cost"), ("recall", "index"), ("world",)} <= set(known())
+    assert {("recall", "ablation"), ("recall", "cost"), ("recall", "index"), ("world",)} <= set(
+        known()
+    )
     assert not [names for names in known() if names[0] == "shared"]
 
 
@@ -171,7 +204,9 @@ def test_without_a_checkout_there_is_no_benchmark(tmp_path: Path) -> None:
         chosen(["world"], tmp_path)
 
 
-def test_of_several_one_that_lacks_an_option_is_left_out_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_of_several_one_that_lacks_an_option_is_left_out_in_a_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     assert run_benchmarks([("recall", "ablation"), ("recall", "samples")], ["--wings"]) == 0
     assert capfd.readouterr().err.splitlines() == [
         "ablation is left out: the following arguments are required: --data.",
@@ -179,9 +214,15 @@ def test_of_several_one_that_lacks_an_option_is_left_out_in_a_line(capfd: pytest
     ]
 
 
-@pytest.mark.parametrize(("option", "code", "words"), [("--wings", 2, "--wings"), ("--help", 0, "--rows")])
+@pytest.mark.parametrize(
+    ("option", "code", "words"), [("--wings", 2, "--wings"), ("--help", 0, "--rows")]
+)
 def test_a_benchmark_answers_for_its_own_options(
-    option: str, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    option: str,
+    code: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["funnel", "bench", "recall", "samples", option])
     assert _exit_code_of(command_line.main) == code
@@ -208,7 +249,11 @@ def _exit_code_of(program: Callable[[], None]) -> int:
 
 def test_paths_are_those_of_the_directory_the_command_is_called_in(tmp_path: Path) -> None:
     pd.DataFrame(
-        {"user_id": [1] * 5000, "item_id": range(5000), "timestamp": pd.to_datetime(range(5000), unit="s", utc=True)}
+        {
+            "user_id": [1] * 5000,
+            "item_id": range(5000),
+            "timestamp": pd.to_datetime(range(5000), unit="s", utc=True),
+        }
     ).to_parquet(tmp_path / "interactions.parquet")
     code = "from funnel.cli import main; main()"
     options = ["--data", ".", "--rows", "2000", "--runs", "1"]

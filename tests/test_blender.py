@@ -12,20 +12,28 @@ from recall.generators.union import union_of
 from recall.logit import TrainingSet
 from recall.train_blender import fit_blend
 
-LIST = st.lists(st.integers(1, 9), max_size=4, unique=True).map(lambda items: items + [0] * (4 - len(items)))
+LIST = st.lists(st.integers(1, 9), max_size=4, unique=True).map(
+    lambda items: items + [0] * (4 - len(items))
+)
 LISTS = st.lists(st.tuples(LIST, LIST, LIST), min_size=1, max_size=4)
 NAMES = ("a", "b", "c")
 
 
 def named(lists):
     """Lists by generator, [users, 4] each."""
-    columns = {name: np.array([of[number] for of in lists], np.int32) for number, name in enumerate(NAMES)}
+    columns = {
+        name: np.array([of[number] for of in lists], np.int32) for number, name in enumerate(NAMES)
+    }
     return {name: Named(items, items.astype(np.float32)) for name, items in columns.items()}
 
 
 def pairs(lists):
     """Every (user, item) that some generator names, by user, then item."""
-    return [(row, item) for row, of in enumerate(lists) for item in sorted({*of[0], *of[1], *of[2]} - {0})]
+    return [
+        (row, item)
+        for row, of in enumerate(lists)
+        for item in sorted({*of[0], *of[1], *of[2]} - {0})
+    ]
 
 
 @given(lists=LISTS)
@@ -33,9 +41,14 @@ def test_the_union_holds_each_named_item_once_with_the_rank_each_generator_gave_
     union = union_of(named(lists))
     assert list(zip(union.rows.tolist(), union.items.tolist(), strict=True)) == pairs(lists)
     for number, name in enumerate(NAMES):
-        expected = [of.index(item) + 1 if item in (of := lists[row][number]) else 0 for row, item in pairs(lists)]
+        expected = [
+            of.index(item) + 1 if item in (of := lists[row][number]) else 0
+            for row, item in pairs(lists)
+        ]
         assert union.ranks[name].tolist() == expected
-    assert union.counts.tolist() == [sum(row == user for row, _ in pairs(lists)) for user in range(len(lists))]
+    assert union.counts.tolist() == [
+        sum(row == user for row, _ in pairs(lists)) for user in range(len(lists))
+    ]
 
 
 @given(lists=LISTS, k=st.integers(1, 14))
@@ -59,10 +72,12 @@ def test_places_kept_for_a_generator_go_to_its_best_of_what_is_left(lists, k, ke
         mine = [place for place, (row, _) in enumerate(pairs(lists)) if row == user]
         by_score = sorted(mine, key=lambda place: (-scores[place], place))
         head, rest = by_score[: k - kept], by_score[k - kept :]
-        of_generator = sorted((p for p in rest if union.ranks["b"][p]), key=lambda place: union.ranks["b"][place])[
-            :kept
+        of_generator = sorted(
+            (p for p in rest if union.ranks["b"][p]), key=lambda place: union.ranks["b"][place]
+        )[:kept]
+        others = [place for place in rest if not union.ranks["b"][place]][
+            : kept - len(of_generator)
         ]
-        others = [place for place in rest if not union.ranks["b"][place]][: kept - len(of_generator)]
         expected = sorted(head + of_generator + others, key=lambda place: (-scores[place], place))
         assert places[user].tolist() == expected + [-1] * (k - len(expected))
 
@@ -87,7 +102,11 @@ def test_a_blend_weighs_columns_by_the_users_group():
     union = union_of(named([([1, 2, 0, 0], [0] * 4, [0] * 4), ([3, 4, 0, 0], [0] * 4, [0] * 4)]))
     blend = flat_blend({"x": 2.0, "y": -1.0})
     blend.weights[0, 2] = [0, 5]
-    columns = {"y": np.array([1, 0, 0, 1], np.float32), "x": np.array([3, 0, 1, 0], np.float32), "z": np.ones(4)}
+    columns = {
+        "y": np.array([1, 0, 0, 1], np.float32),
+        "x": np.array([3, 0, 1, 0], np.float32),
+        "z": np.ones(4),
+    }
     scores = blend.scores(columns, np.array([0, 2]), union)
     np.testing.assert_allclose([scores[0] - scores[1], scores[3] - scores[2]], [5, 5], rtol=1e-6)
     np.testing.assert_allclose(np.exp(scores).reshape(2, 2).sum(axis=1), 1, rtol=1e-6)
@@ -96,7 +115,9 @@ def test_a_blend_weighs_columns_by_the_users_group():
 
 def test_experts_bet_by_the_mean_of_their_chances():
     union = union_of(named([([1, 2, 3, 0], [0] * 4, [0] * 4), ([0] * 4, [0] * 4, [0] * 4)]))
-    blend = replace(flat_blend({"x": 1.0, "y": 0.0}), weights=np.repeat([[[4.0, 0.0]], [[0.0, 4.0]]], 3, axis=1))
+    blend = replace(
+        flat_blend({"x": 1.0, "y": 0.0}), weights=np.repeat([[[4.0, 0.0]], [[0.0, 4.0]]], 3, axis=1)
+    )
     x, y = np.array([1, 0, 0.6], np.float32), np.array([0, 1, 0.1], np.float32)
     chances = [np.exp(4 * each) / np.exp(4 * each).sum() for each in (x, y)]
     scores = blend.scores({"x": x, "y": y}, np.zeros(2, int), union)
@@ -111,10 +132,12 @@ def test_each_training_set_makes_an_expert():
     rng = np.random.default_rng(1)
     matrix = rng.normal(size=(400, 2)).astype(np.float32)
     watched = [
-        matrix.reshape(100, 4, 2)[..., n] == matrix.reshape(100, 4, 2)[..., n].max(1, keepdims=True) for n in (0, 1)
+        matrix.reshape(100, 4, 2)[..., n] == matrix.reshape(100, 4, 2)[..., n].max(1, keepdims=True)
+        for n in (0, 1)
     ]
     training_sets = [
-        TrainingSet(("x", "y"), matrix, np.full(100, 4), which.ravel(), np.ones(100, int)) for which in watched
+        TrainingSet(("x", "y"), matrix, np.full(100, 4), which.ravel(), np.ones(100, int))
+        for which in watched
     ]
     weights = fit_blend(training_sets).weights
     assert weights.shape == (2, 3, 2)

@@ -48,7 +48,9 @@ FILES = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every module a file imports, anywhere in it; an import that is relative stays in its package."""
+    """Every module a file imports, anywhere in it; an import that is relative stays in its
+    package.
+    """
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -69,7 +71,11 @@ def test_a_package_imports_only_what_lies_below_it(path: Path) -> None:
 
 @pytest.mark.parametrize("library", HOMES)
 def test_each_outside_library_has_one_home(library: str) -> None:
-    users = {place(path) for path in FILES if library in {module.split(".")[0] for module in imported(path)}}
+    users = {
+        place(path)
+        for path in FILES
+        if library in {module.split(".")[0] for module in imported(path)}
+    }
     assert not {user for user in users if not user.startswith(HOMES[library] or ("nowhere",))}
 
 
@@ -77,7 +83,9 @@ def test_every_home_is_lived_in() -> None:
     for library, homes in HOMES.items():
         for home in homes:
             mine = [path for path in FILES if place(path).startswith(home)]
-            assert any(library in {module.split(".")[0] for module in imported(path)} for path in mine), (library, home)
+            assert any(
+                library in {module.split(".")[0] for module in imported(path)} for path in mine
+            ), (library, home)
 
 
 def test_nothing_is_ever_unpickled() -> None:
@@ -85,14 +93,18 @@ def test_nothing_is_ever_unpickled() -> None:
         place(path)
         for path in FILES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and getattr(node.value, "value", True)
+        if isinstance(node, ast.keyword)
+        and node.arg == "allow_pickle"
+        and getattr(node.value, "value", True)
     ]
     assert allowing == []
 
 
 def loaded_by(program: str, home: Path) -> set[str]:
     """The heavy libraries in memory after a program has run in a fresh process."""
-    program += f"\nimport sys\nprint('LOADED', *(name for name in {HEAVY!r} if name in sys.modules))"
+    program += (
+        f"\nimport sys\nprint('LOADED', *(name for name in {HEAVY!r} if name in sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,

@@ -32,7 +32,9 @@ def brute_force(users, vectors, item_vectors, events, k):
 
 def offered(users, vectors, item_vectors, clicks, k):
     """The k nearest unseen items of each user, as the tower's generator takes them."""
-    return Candidates(users, *nearest(vectors, index_of(item_vectors), pairs_before(users, clicks, AS_OF), k))
+    return Candidates(
+        users, *nearest(vectors, index_of(item_vectors), pairs_before(users, clicks, AS_OF), k)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +51,25 @@ def test_lists_are_the_best_unseen_items_of_the_whole_catalogue(item_vectors, ev
     for row, expected in enumerate(brute_force(users, vectors, item_vectors, events, k)):
         filled = len(expected)
         assert lists.items[row].tolist() == expected + [0] * (k - filled)
-        np.testing.assert_allclose(lists.scores[row, :filled], item_vectors[expected] @ vectors[row], rtol=1e-5)
+        np.testing.assert_allclose(
+            lists.scores[row, :filled], item_vectors[expected] @ vectors[row], rtol=1e-5
+        )
         assert np.isneginf(lists.scores[row, filled:]).all()
 
 
-@given(events=st.lists(CLICK, max_size=40), asked=st.lists(st.integers(0, ITEMS), min_size=3, max_size=3))
+@given(
+    events=st.lists(CLICK, max_size=40),
+    asked=st.lists(st.integers(0, ITEMS), min_size=3, max_size=3),
+)
 def test_what_was_seen_is_what_python_sets_say(events, asked):
     clicks, users = histories(events), np.array([2, 5, 1])
     rows, items = np.arange(3)[:, None], np.tile(np.array(asked, np.int32), (3, 1))
     before, since = pairs_before(users, clicks, AS_OF), pairs_between(users, clicks, AS_OF, 15)
     for pairs, first, last in ((before, 0, AS_OF), (since, AS_OF, 15)):
         meant = [(who, item) for who, timestamp_us, item in events if first <= timestamp_us < last]
-        assert pairs.holds(rows, items).tolist() == [[(user, item) in meant for item in asked] for user in users]
+        assert pairs.holds(rows, items).tolist() == [
+            [(user, item) in meant for item in asked] for user in users
+        ]
         assert pairs.counts.tolist() == [sum(who == user for who, _ in meant) for user in users]
 
 

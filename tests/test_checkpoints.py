@@ -13,20 +13,31 @@ SHAPE = TowerSpec(as_of=3, items=4, dim=2, hidden=(), recency_windows=(1,))
 
 
 def tower(value):
-    weights = {"item_in": np.full((4, 2), value, np.float32), "kernel0": np.full((2, 2), -value, np.float32)}
+    weights = {
+        "item_in": np.full((4, 2), value, np.float32),
+        "kernel0": np.full((2, 2), -value, np.float32),
+    }
     return Tower(SHAPE, weights, ItemFacts.plain(4))
 
 
 def progress(value):
     rng = np.random.default_rng(value)
-    epochs = [{"tower": 0, "epoch": n + 1, "rate": 0.2**n, "after": n, "loss": 1 / 3} for n in range(value)]
+    epochs = [
+        {"tower": 0, "epoch": n + 1, "rate": 0.2**n, "after": n, "loss": 1 / 3}
+        for n in range(value)
+    ]
     trainer = {"table/item_in.values": np.full((4, 2), value, np.float32), "rng": np.array("{}")}
     return Progress(epochs, value, value / 7, tower(value), trainer, dict(rng.bit_generator.state))
 
 
 def same(one, other):
     """Whether two progresses are equal to the bit."""
-    assert (one.epochs, one.best, one.best_rate, one.rng) == (other.epochs, other.best, other.best_rate, other.rng)
+    assert (one.epochs, one.best, one.best_rate, one.rng) == (
+        other.epochs,
+        other.best,
+        other.best_rate,
+        other.rng,
+    )
     assert one.trainer.keys() == other.trainer.keys()
     for first, second in ((one.trainer, other.trainer), (one.tower.weights, other.tower.weights)):
         assert all(np.array_equal(first[name], second[name]) for name in first)

@@ -37,7 +37,8 @@ def log(rows: list[Row] = ROWS) -> ir.Table:
                 "user_id": users,
                 "item_id": items,
                 "timestamp": pa.array(
-                    [START + timedelta(hours=float(str(hour))) for hour in hours], pa.timestamp("us", "UTC")
+                    [START + timedelta(hours=float(str(hour))) for hour in hours],
+                    pa.timestamp("us", "UTC"),
                 ),
                 "clicked": pa.array(clicked, pa.bool_()),
                 "watch_seconds": pa.array(seconds, pa.float64()),
@@ -49,10 +50,14 @@ def log(rows: list[Row] = ROWS) -> ir.Table:
 def items() -> ir.Table:
     published = pa.array([START, START + timedelta(hours=48)], pa.timestamp("us", "UTC"))
     lengths = pa.array([8.0, None], pa.float64())
-    return ibis.memtable(pa.table({"item_id": ["a", "b"], "published_at": published, "duration_seconds": lengths}))
+    return ibis.memtable(
+        pa.table({"item_id": ["a", "b"], "published_at": published, "duration_seconds": lengths})
+    )
 
 
-def cleaned(config: CleaningConfig, tables: Tables | None = None) -> tuple[list[tuple[object, object]], dict[str, int]]:
+def cleaned(
+    config: CleaningConfig, tables: Tables | None = None
+) -> tuple[list[tuple[object, object]], dict[str, int]]:
     result, dropped = clean(tables or Tables(log(), items()), config)
     left = result.interactions.select("user_id", "item_id").to_pyarrow().to_pylist()
     return sorted((row["user_id"], row["item_id"]) for row in left), dropped
@@ -81,7 +86,9 @@ def test_an_exposure_before_publication_is_dropped_and_an_unknown_day_is_not() -
 
 def test_a_watch_below_the_minimum_is_no_click_and_unknown_seconds_are() -> None:
     result, dropped = clean(Tables(log()), CleaningConfig(min_watch_seconds=4.0))
-    clicks = [row["clicked"] for row in result.interactions.order_by("timestamp").to_pyarrow().to_pylist()]
+    clicks = [
+        row["clicked"] for row in result.interactions.order_by("timestamp").to_pyarrow().to_pylist()
+    ]
     assert clicks == [True, False, True, True, True, False, True]
     assert dropped == {"min_watch_seconds": 1}
 
@@ -122,7 +129,13 @@ def test_a_rule_without_its_table_is_refused(rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"last_day": 3}, {"last_days": 0}, {"min_history": 3, "max_history": 2}, {"max_rejected_share": 2}]
+    "wrong",
+    [
+        {"last_day": 3},
+        {"last_days": 0},
+        {"min_history": 3, "max_history": 2},
+        {"max_rejected_share": 2},
+    ],
 )
 def test_a_configuration_that_cannot_be_meant_is_an_error(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
@@ -141,7 +154,16 @@ def test_completed_needs_ten_seconds_or_half_the_duration() -> None:
         (1, "a", 7.0, False, None),
     ]
     marked = with_completed(Tables(log(rows), items()), CleaningConfig()).order_by("timestamp")
-    assert list(marked.execute()[COMPLETED]) == [True, False, True, False, False, True, False, False]
+    assert list(marked.execute()[COMPLETED]) == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert set(marked.columns) == {*log().columns, COMPLETED}
 
 
@@ -151,10 +173,16 @@ def test_completed_needs_ten_seconds_or_half_the_duration() -> None:
     st.integers(1, 4),
     st.integers(0, 3),
 )
-def test_every_user_left_has_a_history_within_the_bounds(shown: list[tuple[int, bool]], least: int, more: int) -> None:
-    rows: list[Row] = [(user, "a", float(hour), clicked, 1.0) for hour, (user, clicked) in enumerate(shown)]
+def test_every_user_left_has_a_history_within_the_bounds(
+    shown: list[tuple[int, bool]], least: int, more: int
+) -> None:
+    rows: list[Row] = [
+        (user, "a", float(hour), clicked, 1.0) for hour, (user, clicked) in enumerate(shown)
+    ]
     watches = {user: sum(clicked for other, clicked in shown if other == user) for user, _ in shown}
-    result, dropped = clean(Tables(log(rows)), CleaningConfig(min_history=least, max_history=least + more))
+    result, dropped = clean(
+        Tables(log(rows)), CleaningConfig(min_history=least, max_history=least + more)
+    )
     within = [user for user, _ in shown if least <= watches[user] <= least + more]
     assert sorted(result.interactions.execute()["user_id"]) == sorted(within)
     assert sum(dropped.values()) == len(shown) - len(within)

@@ -1,4 +1,6 @@
-"""The command `funnel`: its exit codes, and one sentence on standard error where the input is wrong."""
+"""The command `funnel`: its exit codes, and one sentence on standard error where the input is
+wrong.
+"""
 
 import subprocess
 import sys
@@ -12,9 +14,15 @@ import pytest
 from features.errors import InputError
 from funnel import cli as command_line
 
-COMMANDS = [command.callback.__name__ for command in command_line.app.registered_commands if command.callback]
+COMMANDS = [
+    command.callback.__name__
+    for command in command_line.app.registered_commands
+    if command.callback
+]
 LOG = "user_id,item_id,timestamp,clicked,watch_seconds\n" + "".join(
-    f"{user},{item},2024-05-{1 + (user + item) % 20:02d}T00:00:00Z,1,{item}\n" for user in range(5) for item in range(8)
+    f"{user},{item},2024-05-{1 + (user + item) % 20:02d}T00:00:00Z,1,{item}\n"
+    for user in range(5)
+    for item in range(8)
 )
 
 
@@ -108,28 +116,48 @@ def test_an_unknown_command_or_option_is_bad_input(funnel: Shell) -> None:
 def test_a_wrong_setting_is_refused_before_anything_is_written(
     funnel: Shell, data: Path, tmp_path: Path, setting: str, words: str
 ) -> None:
-    said = funnel("run", "--source", "canonical", "--data", data, "--out", tmp_path / "out", "--set", setting)
+    said = funnel(
+        "run", "--source", "canonical", "--data", data, "--out", tmp_path / "out", "--set", setting
+    )
     assert refused(said, words)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_folder_is_refused(funnel: Shell, tmp_path: Path) -> None:
-    said = funnel("run", "--source", "canonical", "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
+    said = funnel(
+        "run", "--source", "canonical", "--data", tmp_path / "nowhere", "--out", tmp_path / "out"
+    )
     assert refused(said, "there is no such folder")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_configuration_is_refused(funnel: Shell, data: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere.toml"
-    said = funnel("run", "--source", "canonical", "--data", data, "--out", tmp_path / "out", "--config", nowhere)
+    said = funnel(
+        "run",
+        "--source",
+        "canonical",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "out",
+        "--config",
+        nowhere,
+    )
     assert refused(said, "nowhere.toml: the configuration cannot be read")
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("split.test_start=2030-01-01", "split.test_start = 2030-01-01T00:00:00Z lies outside the log"),
-        ("split.test_start=2001-01-01", "split.test_start = 2001-01-01T00:00:00Z lies outside the log"),
+        (
+            "split.test_start=2030-01-01",
+            "split.test_start = 2030-01-01T00:00:00Z lies outside the log",
+        ),
+        (
+            "split.test_start=2001-01-01",
+            "split.test_start = 2001-01-01T00:00:00Z lies outside the log",
+        ),
         ("split.label_start=2024-05-11T22:00:00", "does not lie after split.label_start"),
         ("cleaning.min_history=99", "no interaction is left after cleaning"),
         ("features.clock=order", 'split.mode = "time" needs features.clock = "time"'),
@@ -150,7 +178,10 @@ def test_a_setting_that_the_log_does_not_bear_is_refused(
     [
         ("user_id,item_id\n1,2\n", "timestamp"),
         ("user_id,item_id,timestamp\n", "interactions.csv"),
-        ("user_id,item_id,timestamp\n1,2,never\n", "interactions.csv, column timestamp: row 1 holds 'never'"),
+        (
+            "user_id,item_id,timestamp\n1,2,never\n",
+            "interactions.csv, column timestamp: row 1 holds 'never'",
+        ),
     ],
 )
 def test_a_faulty_log_is_refused_with_file_column_and_value(
@@ -158,16 +189,25 @@ def test_a_faulty_log_is_refused_with_file_column_and_value(
 ) -> None:
     (data / "interactions.csv").write_text(content)
     out = tmp_path / "out"
-    said = funnel("run", "--source", "canonical", "--data", data, "--out", out, "--tracking", tracking)
+    said = funnel(
+        "run", "--source", "canonical", "--data", data, "--out", out, "--tracking", tracking
+    )
     assert refused(said, words)
     assert not list(out.glob("*.*"))
 
 
-def test_a_column_called_like_a_feature_is_refused(funnel: Shell, data: Path, tmp_path: Path, tracking: str) -> None:
+def test_a_column_called_like_a_feature_is_refused(
+    funnel: Shell, data: Path, tmp_path: Path, tracking: str
+) -> None:
     (data / "users.csv").write_text("user_id,shown\n0,0.5\n1,1.5\n")
     out = tmp_path / "out"
-    said = funnel("run", "--source", "canonical", "--data", data, "--out", out, "--tracking", tracking)
-    assert refused(said, "The users table has a column shown, and user_shown is a feature that is made of the log")
+    said = funnel(
+        "run", "--source", "canonical", "--data", data, "--out", out, "--tracking", tracking
+    )
+    assert refused(
+        said,
+        "The users table has a column shown, and user_shown is a feature that is made of the log",
+    )
     assert not list(out.glob("artefacts/profiles/*"))
 
 
@@ -179,15 +219,31 @@ def test_an_unknown_source_is_refused_with_the_known_ones(
     assert refused(said, "source 'tiktok' is unknown; choose one of canonical, globo")
 
 
-def test_a_tracking_address_that_leads_nowhere_is_refused(funnel: Shell, data: Path, tmp_path: Path) -> None:
-    said = funnel("run", "--source", "canonical", "--data", data, "--out", tmp_path / "out", "--tracking", "nowhere")
+def test_a_tracking_address_that_leads_nowhere_is_refused(
+    funnel: Shell, data: Path, tmp_path: Path
+) -> None:
+    said = funnel(
+        "run",
+        "--source",
+        "canonical",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "out",
+        "--tracking",
+        "nowhere",
+    )
     assert refused(said, "tracking address nowhere")
 
 
-def test_the_world_is_simulated_into_a_folder_so_many_impressions_a_day(funnel: Shell, tmp_path: Path) -> None:
+def test_the_world_is_simulated_into_a_folder_so_many_impressions_a_day(
+    funnel: Shell, tmp_path: Path
+) -> None:
     rows = {}
     for days in ("1", "3"):
-        said = funnel("simulate", "--out", tmp_path, "--users", "200", "--impressions", "2000", "--days", days)
+        said = funnel(
+            "simulate", "--out", tmp_path, "--users", "200", "--impressions", "2000", "--days", days
+        )
         assert said.code == 0
         rows[days] = pq.read_table(tmp_path / "interactions.parquet").to_pylist()
     assert len(rows["1"]) == pytest.approx(2_000, rel=0.5)
@@ -219,8 +275,12 @@ def test_what_was_never_run_has_no_lists_and_no_report(funnel: Shell, tmp_path: 
     assert refused(funnel("report", "--out", tmp_path), "there is no artefact")
 
 
-@pytest.mark.parametrize("names", [("nothing",), ("recall", "nothing"), ("shared",), ("recall", "cost", "further")])
-def test_an_unknown_benchmark_is_refused_with_those_there_are(funnel: Shell, names: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "names", [("nothing",), ("recall", "nothing"), ("shared",), ("recall", "cost", "further")]
+)
+def test_an_unknown_benchmark_is_refused_with_those_there_are(
+    funnel: Shell, names: tuple[str, ...]
+) -> None:
     said = funnel("bench", *names)
     assert refused(said, f"There is no benchmark `{' '.join(names)}`; there are: ")
     assert "recall ablation, recall cost" in said.err

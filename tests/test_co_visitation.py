@@ -24,10 +24,16 @@ def brute_force(events, half_life):
     """Normalised co-visitation [ITEMS, ITEMS], pair by pair."""
     counts = np.zeros((ITEMS, ITEMS))
     for user in {user for user, _, _ in events}:
-        watches = [(hour, item) for who, hour, item in sorted(events) if who == user and hour < AS_OF]
+        watches = [
+            (hour, item) for who, hour, item in sorted(events) if who == user and hour < AS_OF
+        ]
         for (first, (_, earlier)), (last, (hour, later)) in combinations(enumerate(watches), 2):
             if last - first <= WINDOW and earlier != later:
-                weight = 1 / (last - first) * (1 if half_life is None else 0.5 ** ((AS_OF - hour) / half_life))
+                weight = (
+                    1
+                    / (last - first)
+                    * (1 if half_life is None else 0.5 ** ((AS_OF - hour) / half_life))
+                )
                 counts[earlier, later] += weight
                 counts[later, earlier] += weight * BACKWARD
     rows, columns = np.maximum(counts.sum(axis=1), 1e-9), np.maximum(counts.sum(axis=0), 1e-9)
@@ -43,7 +49,10 @@ def test_weights_are_what_a_loop_over_all_pairs_of_watches_counts(events, half_l
 def test_watches_at_or_after_the_instant_change_nothing():
     early = [(1, 1, 1), (1, 2, 2), (2, 3, 2), (2, 4, 3)]
     late = [(1, AS_OF, 5), (2, AS_OF + 1, 6)]
-    before, after = (count_co_visits(histories(e), ITEMS, AS_OF * HOUR, 3.0).weights for e in (early, early + late))
+    before, after = (
+        count_co_visits(histories(e), ITEMS, AS_OF * HOUR, 3.0).weights
+        for e in (early, early + late)
+    )
     np.testing.assert_array_equal(before.toarray(), after.toarray())
 
 
@@ -57,7 +66,9 @@ def test_each_item_keeps_its_strongest_neighbours_only(monkeypatch):
 
 
 def test_even_users_are_offered_even_items(asked):
-    events = [(user, hour, 2 * (hour % 3) + 2 - user % 2) for user in (1, 2, 3, 4) for hour in range(9)]
+    events = [
+        (user, hour, 2 * (hour % 3) + 2 - user % 2) for user in (1, 2, 3, 4) for hour in range(9)
+    ]
     generator = count_co_visits(histories(events), ITEMS, AS_OF * HOUR, None)
     named = generator.answer(asked([[2, 0], [1, 0]])).named(3)
     assert set(named.items[0]) - {0} == {4, 6}

@@ -22,7 +22,14 @@ GOOD_SECRETS = {
 }
 SECRETS = tuple(GOOD_SECRETS)
 LONG_RUNNING = {
-    *("postgres", "mlflow", "airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"),
+    *(
+        "postgres",
+        "mlflow",
+        "airflow-apiserver",
+        "airflow-scheduler",
+        "airflow-dag-processor",
+        "airflow-triggerer",
+    ),
 }
 
 
@@ -50,7 +57,14 @@ def airflow(services: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def fits_the_specification(stack: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
     file = folder / "docker-compose.yml"
     file.write_text(yaml.safe_dump(stack))
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(file),
+    ]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -59,7 +73,9 @@ def test_the_file_fits_the_compose_specification(composed: Composed, tmp_path: P
     assert answer.returncode == 0, answer.stdout
 
 
-def test_a_misspelt_key_does_not_fit_the_compose_specification(composed: Composed, tmp_path: Path) -> None:
+def test_a_misspelt_key_does_not_fit_the_compose_specification(
+    composed: Composed, tmp_path: Path
+) -> None:
     stack = composed(GOOD_SECRETS)
     stack["services"]["mlflow"]["depend_on"] = stack["services"]["mlflow"].pop("depends_on")
     answer = fits_the_specification(stack, tmp_path)
@@ -87,21 +103,33 @@ def test_nothing_waits_in_a_circle(services: dict[str, dict[str, Any]]) -> None:
     assert not waiting
 
 
-def test_every_long_running_service_has_a_health_check_and_comes_back(services: dict[str, dict[str, Any]]) -> None:
-    lasting = {name for name, service in services.items() if service.get("restart") == "unless-stopped"}
+def test_every_long_running_service_has_a_health_check_and_comes_back(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    lasting = {
+        name for name, service in services.items() if service.get("restart") == "unless-stopped"
+    }
     assert lasting == LONG_RUNNING
     assert all("test" in services[name]["healthcheck"] for name in lasting)
 
 
 def test_named_volumes_and_configs_are_declared_and_used(stack: dict[str, Any]) -> None:
-    mounts = [mount for service in stack["services"].values() for mount in service.get("volumes", [])]
+    mounts = [
+        mount for service in stack["services"].values() for mount in service.get("volumes", [])
+    ]
     assert {mount.split(":")[0] for mount in mounts if mount[0].isalpha()} == set(stack["volumes"])
-    configs = [config["source"] for service in stack["services"].values() for config in service.get("configs", [])]
+    configs = [
+        config["source"]
+        for service in stack["services"].values()
+        for config in service.get("configs", [])
+    ]
     assert set(configs) == set(stack["configs"])
 
 
 def test_all_but_the_database_run_one_image(services: dict[str, dict[str, Any]]) -> None:
-    assert {service["image"] for name, service in services.items() if name != "postgres"} == {"watchfunnel"}
+    assert {service["image"] for name, service in services.items() if name != "postgres"} == {
+        "watchfunnel"
+    }
     assert all(service["build"] == "." for name, service in services.items() if name != "postgres")
 
 
@@ -109,7 +137,9 @@ def test_a_stack_without_a_secret_is_refused_with_a_sentence(text: str, composed
     for secret in SECRETS:
         uses = re.findall(rf"\$\{{{secret}[^}}]*\}}", text)
         assert uses
-        assert all(re.fullmatch(rf"\$\{{{secret}:\?[^}}]*\.env\.example[^}}]*\}}", use) for use in uses)
+        assert all(
+            re.fullmatch(rf"\$\{{{secret}:\?[^}}]*\.env\.example[^}}]*\}}", use) for use in uses
+        )
         with pytest.raises(KeyError, match=secret):
             composed({name: value for name, value in GOOD_SECRETS.items() if name != secret})
 
@@ -123,7 +153,9 @@ def test_no_secret_is_written_into_the_file(services: dict[str, dict[str, Any]])
 
 def test_every_secret_has_a_placeholder_in_the_example() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
-    assert {line.removesuffix("=change-me") for line in lines if line.endswith("=change-me")} == set(SECRETS)
+    assert {
+        line.removesuffix("=change-me") for line in lines if line.endswith("=change-me")
+    } == set(SECRETS)
 
 
 def checked(stack: dict[str, Any]) -> subprocess.CompletedProcess[str]:
@@ -141,7 +173,10 @@ def test_placeholders_and_short_secrets_stop_the_stack_before_the_database_start
         assert answer.returncode == 1
         assert secret in answer.stderr
         assert word in answer.stderr
-    assert services["postgres"]["depends_on"]["check-secrets"]["condition"] == "service_completed_successfully"
+    assert (
+        services["postgres"]["depends_on"]["check-secrets"]["condition"]
+        == "service_completed_successfully"
+    )
 
 
 def test_good_secrets_pass(composed: Composed) -> None:
@@ -152,9 +187,15 @@ def test_good_secrets_pass(composed: Composed) -> None:
 def test_all_parts_of_airflow_share_their_keys_and_find_the_execution_interface(
     services: dict[str, dict[str, Any]],
 ) -> None:
-    shared = ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API__SECRET_KEY")
+    shared = (
+        "AIRFLOW__API_AUTH__JWT_SECRET",
+        "AIRFLOW__CORE__FERNET_KEY",
+        "AIRFLOW__API__SECRET_KEY",
+    )
     for variable in (*shared, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "WATCHFUNNEL_HOME"):
-        assert len({service["environment"][variable] for service in airflow(services).values()}) == 1
+        assert (
+            len({service["environment"][variable] for service in airflow(services).values()}) == 1
+        )
     for service in airflow(services).values():
         address = service["environment"]["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"]
         assert address == "http://airflow-apiserver:8080/execution/"
@@ -179,15 +220,23 @@ def test_every_airflow_setting_exists_in_this_airflow(services: dict[str, dict[s
         assert option in known.get(section, {"options": ()})["options"], f"[{section}] {option}"
 
 
-def test_mlflow_answers_the_other_containers_and_hands_on_artefacts(services: dict[str, dict[str, Any]]) -> None:
+def test_mlflow_answers_the_other_containers_and_hands_on_artefacts(
+    services: dict[str, dict[str, Any]],
+) -> None:
     mlflow = services["mlflow"]
     assert "mlflow:*" in mlflow["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert "--serve-artifacts" in mlflow["command"]
-    folder = next(word.split("=")[1] for word in mlflow["command"] if word.startswith("--artifacts-destination"))
+    folder = next(
+        word.split("=")[1]
+        for word in mlflow["command"]
+        if word.startswith("--artifacts-destination")
+    )
     assert f"mlflow-artifacts:{folder}" in mlflow["volumes"]
 
 
-def test_both_uis_listen_on_the_loopback_unless_told_otherwise(services: dict[str, dict[str, Any]]) -> None:
+def test_both_uis_listen_on_the_loopback_unless_told_otherwise(
+    services: dict[str, dict[str, Any]],
+) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert len(ports) == 2
     assert all(port.startswith("${BIND_ADDRESS:-127.0.0.1}:") for port in ports)

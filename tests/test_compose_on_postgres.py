@@ -1,4 +1,6 @@
-"""The composed stack without an engine: its own commands and environments, on a native PostgreSQL of this machine."""
+"""The composed stack without an engine: its own commands and environments, on a native PostgreSQL
+of this machine.
+"""
 
 import base64
 import os
@@ -25,7 +27,9 @@ from cryptography.fernet import Fernet
 LOOPBACK: Final = "127.0.0.1"
 ROOT: Final = Path(__file__).parent.parent
 BINARIES: Final = max(
-    Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda file: int(file.parts[-3]), default=Path("absent")
+    Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+    key=lambda file: int(file.parts[-3]),
+    default=Path("absent"),
 ).parent
 SECRETS: Final = {
     "POSTGRES_PASSWORD": secrets.token_hex(24),
@@ -36,7 +40,8 @@ SECRETS: Final = {
 }
 
 pytestmark = pytest.mark.skipif(
-    not (BINARIES / "initdb").exists(), reason="PostgreSQL's initdb is not installed below /usr/lib/postgresql"
+    not (BINARIES / "initdb").exists(),
+    reason="PostgreSQL's initdb is not installed below /usr/lib/postgresql",
 )
 
 
@@ -48,7 +53,9 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Stack:
-    """The services of docker-compose.yml, their network names and folders replaced by this machine's."""
+    """The services of docker-compose.yml, their network names and folders replaced by this
+    machine's.
+    """
 
     services: dict[str, Any]
     configs: dict[str, Any]
@@ -83,11 +90,19 @@ class Stack:
         return f"http://{LOOPBACK}:{self.airflow}"
 
     def environment(self, service: str) -> dict[str, str]:
-        """What the service sees: its own block, what the Dockerfile sets, and nothing of this process but the path."""
-        block = {name: self.moved(value) for name, value in self.services[service]["environment"].items()}
+        """What the service sees: its own block, what the Dockerfile sets, and nothing of this
+        process but the path.
+        """
+        block = {
+            name: self.moved(value) for name, value in self.services[service]["environment"].items()
+        }
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         ports = {"AIRFLOW__API__HOST": LOOPBACK, "AIRFLOW__API__PORT": str(self.airflow)}
-        return {"PATH": path, "HOME": str(self.folder), "AIRFLOW_HOME": self.moved("/opt/airflow")} | ports | block
+        return (
+            {"PATH": path, "HOME": str(self.folder), "AIRFLOW_HOME": self.moved("/opt/airflow")}
+            | ports
+            | block
+        )
 
     def command(self, service: str) -> list[str]:
         return [self.moved(word) for word in self.services[service]["command"]]
@@ -96,7 +111,9 @@ class Stack:
         """One run of the service's own health check."""
         how, *words = self.services[service]["healthcheck"]["test"]
         assert how == "CMD"
-        done = subprocess.run([self.moved(word) for word in words], env=environment, capture_output=True, timeout=30)
+        done = subprocess.run(
+            [self.moved(word) for word in words], env=environment, capture_output=True, timeout=30
+        )
         return done.returncode == 0
 
     def airflow_rows(self, query: str) -> list[tuple[Any, ...]]:
@@ -113,17 +130,26 @@ def rows(address: str, query: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def stack(composed: Callable[[Mapping[str, str]], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Stack:
+def stack(
+    composed: Callable[[Mapping[str, str]], dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Stack:
     loaded = composed(SECRETS)
     folder = tmp_path_factory.mktemp("opt")
-    return Stack(loaded["services"], loaded["configs"], folder, free_port(), free_port(), free_port())
+    return Stack(
+        loaded["services"], loaded["configs"], folder, free_port(), free_port(), free_port()
+    )
 
 
 @contextmanager
 def running(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """The command in a session of its own; at the end the session gets SIGTERM, and after 20 s SIGKILL."""
+    """The command in a session of its own; at the end the session gets SIGTERM, and after 20 s
+    SIGKILL.
+    """
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **options)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, start_new_session=True, **options
+        )
     try:
         yield process
     finally:
@@ -149,38 +175,71 @@ def wait_until(happens: Callable[[], bool], process: subprocess.Popen[bytes], lo
 
 
 class Database:
-    """PostgreSQL in a folder outside root's own, as a user who is not root, in the steps of the `postgres` image."""
+    """PostgreSQL in a folder outside root's own, as a user who is not root, in the steps of the
+    `postgres` image.
+    """
 
     def __init__(self, folder: Path, stack: Stack) -> None:
         self.folder, self.stack = folder, stack
         self.block = stack.services["postgres"]["environment"]
         # PostgreSQL refuses to run as root.
-        self.owner: dict[str, Any] = {"user": "nobody", "extra_groups": []} if os.geteuid() == 0 else {}
+        self.owner: dict[str, Any] = (
+            {"user": "nobody", "extra_groups": []} if os.geteuid() == 0 else {}
+        )
         self.log = stack.folder / "postgres.log"
         self.healthy_too_early = False
-        self.inside = {"PATH": f"{BINARIES}:{os.environ['PATH']}", "PGHOST": str(folder), "PGPORT": str(stack.postgres)}
+        self.inside = {
+            "PATH": f"{BINARIES}:{os.environ['PATH']}",
+            "PGHOST": str(folder),
+            "PGPORT": str(stack.postgres),
+        }
 
     def create(self) -> None:
         if self.owner:
             shutil.chown(self.folder, self.owner["user"])
         password = self.folder / "password"
         password.write_text(self.block["POSTGRES_PASSWORD"])
-        login = ["--username", self.block["POSTGRES_USER"], "--pwfile", str(password), "--auth-host=scram-sha-256"]
-        self.run("initdb", "--pgdata", str(self.folder / "data"), "--auth-local=trust", "--no-sync", *login)
+        login = [
+            "--username",
+            self.block["POSTGRES_USER"],
+            "--pwfile",
+            str(password),
+            "--auth-host=scram-sha-256",
+        ]
+        self.run(
+            "initdb",
+            "--pgdata",
+            str(self.folder / "data"),
+            "--auth-local=trust",
+            "--no-sync",
+            *login,
+        )
 
     def run(self, command: str, *words: str) -> None:
         call = [str(BINARIES / command), *words]
-        done = subprocess.run(call, env=self.inside, cwd=self.folder, capture_output=True, text=True, **self.owner)
+        done = subprocess.run(
+            call, env=self.inside, cwd=self.folder, capture_output=True, text=True, **self.owner
+        )
         assert done.returncode == 0, done.stderr
 
     @contextmanager
     def listening(self, address: str) -> Iterator[None]:
         """The server on its socket and on the address; an empty one is none."""
-        words = ["-D", str(self.folder / "data"), "-k", str(self.folder), "-p", str(self.stack.postgres), "-F"]
+        words = [
+            "-D",
+            str(self.folder / "data"),
+            "-k",
+            str(self.folder),
+            "-p",
+            str(self.stack.postgres),
+            "-F",
+        ]
         command = [str(BINARIES / "postgres"), *words, "-c", f"listen_addresses={address}"]
         with running(command, self.log, cwd=self.folder, **self.owner) as server:
             ready = [str(BINARIES / "pg_isready"), "--quiet"]
-            wait_until(lambda: subprocess.run(ready, env=self.inside).returncode == 0, server, self.log)
+            wait_until(
+                lambda: subprocess.run(ready, env=self.inside).returncode == 0, server, self.log
+            )
             yield
 
     def fill(self) -> bool:
@@ -234,7 +293,9 @@ def mlflow(database: Database) -> Iterator[str]:
 def initialised(database: Database) -> Stack:
     stack = database.stack
     environment, command = stack.environment("airflow-init"), stack.command("airflow-init")
-    done = subprocess.run(command, env=environment, cwd=stack.folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, env=environment, cwd=stack.folder, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return stack
 
@@ -275,7 +336,8 @@ def test_airflow_makes_its_tables_and_its_administrator(initialised: Stack) -> N
     assert initialised.airflow_rows("SELECT count(*) FROM dag_run") == [(0,)]
     query = (
         "SELECT ab_user.username, ab_role.name FROM ab_user "
-        "JOIN ab_user_role ON ab_user_role.user_id = ab_user.id JOIN ab_role ON ab_role.id = ab_user_role.role_id"
+        "JOIN ab_user_role ON ab_user_role.user_id = ab_user.id JOIN ab_role ON ab_role.id = "
+        "ab_user_role.role_id"
     )
     assert initialised.airflow_rows(query) == [("admin", "Admin")]
 
@@ -292,7 +354,10 @@ def test_another_password_is_refused(airflow: str) -> None:
 
 def test_passwords_of_connections_are_kept_under_the_fernet_key(stack: Stack, token: str) -> None:
     body = {"connection_id": "kept", "conn_type": "generic", "password": "open sesame"}
-    header, address = {"Authorization": f"Bearer {token}"}, f"{stack.airflow_url}/api/v2/connections"
+    header, address = (
+        {"Authorization": f"Bearer {token}"},
+        f"{stack.airflow_url}/api/v2/connections",
+    )
     assert requests.post(address, json=body, headers=header, timeout=60).status_code == 201
     ((kept,),) = stack.airflow_rows("SELECT password FROM connection WHERE conn_id = 'kept'")
     assert Fernet(SECRETS["AIRFLOW_FERNET_KEY"]).decrypt(kept.encode()) == b"open sesame"
@@ -300,14 +365,23 @@ def test_passwords_of_connections_are_kept_under_the_fernet_key(stack: Stack, to
 
 def test_mlflow_answers_under_its_name_in_the_network_and_under_no_stranger(mlflow: str) -> None:
     query = f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
-    answers = [requests.get(query, headers={"Host": host}, timeout=60).status_code for host in ("mlflow:5000", "other")]
+    answers = [
+        requests.get(query, headers={"Host": host}, timeout=60).status_code
+        for host in ("mlflow:5000", "other")
+    ]
     assert answers == [200, 403]
 
 
-def test_mlflow_keeps_experiments_in_postgresql_and_artefacts_in_its_volume(stack: Stack, mlflow: str) -> None:
-    made = requests.post(f"{mlflow}/api/2.0/mlflow/experiments/create", json={"name": "proof"}, timeout=60)
+def test_mlflow_keeps_experiments_in_postgresql_and_artefacts_in_its_volume(
+    stack: Stack, mlflow: str
+) -> None:
+    made = requests.post(
+        f"{mlflow}/api/2.0/mlflow/experiments/create", json={"name": "proof"}, timeout=60
+    )
     assert made.status_code == 200, made.text
-    ((place,),) = stack.mlflow_rows("SELECT artifact_location FROM experiments WHERE name = 'proof'")
+    ((place,),) = stack.mlflow_rows(
+        "SELECT artifact_location FROM experiments WHERE name = 'proof'"
+    )
     assert place.startswith("mlflow-artifacts:/")
     note = f"{mlflow}/api/2.0/mlflow-artifacts/artifacts/note.txt"
     assert requests.put(note, data=b"kept", timeout=60).status_code == 200

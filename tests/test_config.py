@@ -1,4 +1,6 @@
-"""The configuration: defaults, then the file, then overrides; whatever is wrong is refused by name."""
+"""The configuration: defaults, then the file, then overrides; whatever is wrong is refused by
+name.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +21,23 @@ def written(folder: Path, text: str) -> Path:
 def test_nothing_given_is_the_defaults() -> None:
     config = config_of()
     assert config == FunnelConfig()
-    assert (config.split.mode, config.recall.k, config.ranking.top_k, config.seed) == ("time", 200, 50, 0)
+    assert (config.split.mode, config.recall.k, config.ranking.top_k, config.seed) == (
+        "time",
+        200,
+        50,
+        0,
+    )
 
 
 def test_an_override_beats_the_file_and_the_file_the_defaults(tmp_path: Path) -> None:
     path = written(tmp_path, "seed = 3\n[recall]\nk = 100\ndim = 16\n[split]\nmode = 'last'\n")
     config = config_of(path, ["recall.k=50"])
-    assert (config.recall.k, config.recall.dim, config.seed, config.split.mode) == (50, 16, 3, "last")
+    assert (config.recall.k, config.recall.dim, config.seed, config.split.mode) == (
+        50,
+        16,
+        3,
+        "last",
+    )
     assert config.ranking == FunnelConfig().ranking
 
 
@@ -95,11 +107,19 @@ def test_bounds_that_contradict_each_other_are_refused() -> None:
     ("overrides", "words"),
     [
         (["pre_rank.keep=201"], "pre_rank.keep = 201 is more than recall.k = 200"),
-        (["recall.k=2000", "pre_rank.keep=49"], "pre_rank.keep = 49 is fewer than ranking.top_k = 50"),
-        (["pre_rank.keep=80", "re_rank.diversity=mmr"], "pre_rank.keep = 80 is fewer than re_rank.pool = 100"),
+        (
+            ["recall.k=2000", "pre_rank.keep=49"],
+            "pre_rank.keep = 49 is fewer than ranking.top_k = 50",
+        ),
+        (
+            ["pre_rank.keep=80", "re_rank.diversity=mmr"],
+            "pre_rank.keep = 80 is fewer than re_rank.pool = 100",
+        ),
     ],
 )
-def test_a_pre_rank_that_does_not_fit_between_recall_and_ranking_is_refused(overrides: list[str], words: str) -> None:
+def test_a_pre_rank_that_does_not_fit_between_recall_and_ranking_is_refused(
+    overrides: list[str], words: str
+) -> None:
     with pytest.raises(InputError) as refusal:
         config_of(None, overrides)
     assert str(refusal.value).startswith(f"Configuration: {words}")
@@ -134,7 +154,9 @@ def test_an_unknown_field_in_the_file_is_refused_by_name(tmp_path: Path) -> None
 
 
 def test_a_configuration_cannot_be_changed_and_survives_json() -> None:
-    config = config_of(None, ["split.test_start=2022-04-16T16:00:00Z", "recall.recency_windows=[8]"])
+    config = config_of(
+        None, ["split.test_start=2022-04-16T16:00:00Z", "recall.recency_windows=[8]"]
+    )
     with pytest.raises(ValidationError):
         config.recall.k = 3  # type: ignore[misc]
     assert FunnelConfig.model_validate_json(config.model_dump_json()) == config

@@ -19,7 +19,9 @@ def ranks(**generators):
 def test_a_generator_is_told_what_it_named_what_it_hit_and_what_it_alone_hit():
     filled = np.array([[True, True, True], [True, False, False]])
     hit = np.array([[True, True, False], [True, False, False]])
-    named = ranks(tower=[[1, 2, 3], [0, 0, 0]], popular=[[0, 1, 0], [2, 0, 0]], idle=[[0, 0, 0], [0, 0, 0]])
+    named = ranks(
+        tower=[[1, 2, 3], [0, 0, 0]], popular=[[0, 1, 0], [2, 0, 0]], idle=[[0, 0, 0], [0, 0, 0]]
+    )
     assert contributions(named, filled, hit, watches=10) == {
         "tower": Contribution(named=3 / 4, hits=2 / 3, unique_hits=1 / 3, unique_watches=0.1),
         "popular": Contribution(named=2 / 4, hits=2 / 3, unique_hits=1 / 3, unique_watches=0.1),
@@ -46,13 +48,19 @@ def test_without_lists_hits_or_watches_there_is_no_share():
 @given(st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_contributions_equal_a_loop_over_the_places(generators, seed):
     rng = np.random.default_rng(seed)
-    named = {f"c{number}": rng.integers(0, 3, (4, 5)).astype(np.uint16) for number in range(generators)}
+    named = {
+        f"c{number}": rng.integers(0, 3, (4, 5)).astype(np.uint16) for number in range(generators)
+    }
     filled = rng.random((4, 5)) < 0.8
     hit = filled & (rng.random((4, 5)) < 0.4)
     for name, found in contributions(named, filled, hit, watches=9).items():
         cells = [(int(u), int(p)) for u, p in np.ndindex(filled.shape)]
         mine = [cell for cell in cells if named[name][cell]]
-        only = [cell for cell in mine if not any(rank[cell] for other, rank in named.items() if other != name)]
+        only = [
+            cell
+            for cell in mine
+            if not any(rank[cell] for other, rank in named.items() if other != name)
+        ]
         hits = sum(hit[cell] for cell in mine)
         unique = sum(hit[cell] for cell in only)
         expected = [

@@ -1,6 +1,8 @@
-"""The DAGs: what they look like once parsed, and the whole chain run by Airflow itself on a small world, twice.
+"""The DAGs: what they look like once parsed, and the whole chain run by Airflow itself on a small
+world, twice.
 
-Airflow keeps its settings for a process's life, so each part runs in a process of its own that answers in JSON.
+Airflow keeps its settings for a process's life, so each part runs in a process of its own that
+answers in JSON.
 """
 
 import ast
@@ -29,7 +31,18 @@ from funnel.pipeline import STEPS
 ROOT = Path(__file__).parent.parent
 DAGS = ROOT / "dags"
 STAGES = ("ingest", "features", "recall", "ranking")
-HEAVY = {"tensorflow", "keras", "deepctr", "deepmatch", "faiss", "mlflow", "pandas", "ibis", "duckdb", "pyarrow"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "deepctr",
+    "deepmatch",
+    "faiss",
+    "mlflow",
+    "pandas",
+    "ibis",
+    "duckdb",
+    "pyarrow",
+}
 SMALL = (
     *("recall.epochs=1", "recall.dim=8", "recall.depth=1", "recall.width=16"),
     *("ranking.epochs=1", "ranking.hidden=[16]"),
@@ -45,18 +58,18 @@ bag = DagBag(sys.argv[1])
 seconds = time.monotonic() - began
 def task(t):
     policy = t.retry_policy.serialize()["rules"][0]
-    return {"upstream": sorted(t.get_flat_relative_ids(upstream=True)), "owner": t.owner, "retries": t.retries,
-            "doc": t.doc_md, "one": t.max_active_tis_per_dag, "backoff": t.retry_exponential_backoff,
-            "callbacks": len(t.on_failure_callback or []), "refused": policy, "inlets": [a.name for a in t.inlets],
-            "outlets": [a.name for a in t.outlets]}
-def dag(d):
-    schedule = d.schedule if isinstance(d.schedule, str) else [a.name for a in d.schedule]
-    params = {name: {"value": d.params[name], "schema": d.params.get_param(name).schema} for name in d.params}
-    return {"tasks": {t.task_id: task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
-            "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
-            "on_failure": getattr(d.on_failure_callback, "__name__", None)}
-print(json.dumps({"errors": bag.import_errors, "seconds": seconds, "modules": sorted({m.split(".")[0]
-      for m in set(sys.modules) - before}), "dags": {name: dag(d) for name, d in bag.dags.items()}}))
+    return {"upstream": sorted(t.get_flat_relative_ids(upstream=True)), "owner": t.owner, "retries":
+            t.retries, "doc": t.doc_md, "one": t.max_active_tis_per_dag, "backoff":
+            t.retry_exponential_backoff, "callbacks": len(t.on_failure_callback or []), "refused":
+            policy, "inlets": [a.name for a in t.inlets], "outlets": [a.name for a in t.outlets]}
+            def dag(d): schedule = d.schedule if isinstance(d.schedule, str) else [a.name for a in
+            d.schedule] params = {name: {"value": d.params[name], "schema":
+            d.params.get_param(name).schema} for name in d.params} return {"tasks": {t.task_id:
+            task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
+            "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule, "on_failure":
+            getattr(d.on_failure_callback, "__name__", None)} print(json.dumps({"errors":
+            bag.import_errors, "seconds": seconds, "modules": sorted({m.split(".")[0] for m in
+            set(sys.modules) - before}), "dags": {name: dag(d) for name, d in bag.dags.items()}}))
 """
 
 CHAIN = """
@@ -71,24 +84,22 @@ def events():
         return [{"dag": e.source_dag_id, "run": e.source_run_id, "extra": e.extra} for e in found]
 def run(name, **params):
     done = bag.dags[name].test(run_conf=params)
-    tasks = {t.task_id: {"state": t.state, "tries": t.try_number, "returned": t.xcom_pull(task_ids=t.task_id)}
-             for t in done.get_task_instances()}
-    return {"state": done.state, "run": done.run_id, "tasks": tasks}
-params = json.loads(sys.argv[2])
-answer = {"early": run("features")}
-answer["first"] = {"ingest": run("ingest", **params)} | {n: run(n) for n in ("features", "recall", "ranking")}
-answer["events"] = events()
-answer["second"] = run("ingest", **params)
-answer["alone"] = run("ranking")
-answer["refused"] = run("ingest", **params | {"data": "/no/such/folder"})
-answer["events_after"] = events()
-print("ANSWER" + json.dumps(answer, default=str))
+    tasks = {t.task_id: {"state": t.state, "tries": t.try_number, "returned":
+             t.xcom_pull(task_ids=t.task_id)} for t in done.get_task_instances()} return {"state":
+             done.state, "run": done.run_id, "tasks": tasks} params = json.loads(sys.argv[2]) answer
+             = {"early": run("features")} answer["first"] = {"ingest": run("ingest", **params)} |
+             {n: run(n) for n in ("features", "recall", "ranking")} answer["events"] = events()
+             answer["second"] = run("ingest", **params) answer["alone"] = run("ranking")
+             answer["refused"] = run("ingest", **params | {"data": "/no/such/folder"})
+             answer["events_after"] = events() print("ANSWER" + json.dumps(answer, default=str))
 """
 
 
 def asked(home: Path, script: str, *words: str) -> str:
     """What a script prints in a process of its own, with an Airflow of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    } | {
         "AIRFLOW_HOME": str(home / "airflow"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
@@ -107,7 +118,9 @@ def asked(home: Path, script: str, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(asked(tmp_path_factory.mktemp("parse"), PARSE).splitlines()[-1])
+    answer: dict[str, Any] = json.loads(
+        asked(tmp_path_factory.mktemp("parse"), PARSE).splitlines()[-1]
+    )
     return answer
 
 
@@ -118,9 +131,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(home: Path) -> dict[str, Any]:
-    """The four DAGs on a small world, `ingest` again, `ranking` alone, and a run on data that is not there."""
-    write(*simulate(WorldConfig(users=300, items=400, impressions_a_day=3_000, days=6)), home / "data")
-    migrate = "import subprocess, sys; subprocess.run([sys.argv[2], 'db', 'migrate'], check=True, stdout=2)"
+    """The four DAGs on a small world, `ingest` again, `ranking` alone, and a run on data that is
+    not there.
+    """
+    write(
+        *simulate(WorldConfig(users=300, items=400, impressions_a_day=3_000, days=6)), home / "data"
+    )
+    migrate = (
+        "import subprocess, sys; subprocess.run([sys.argv[2], 'db', 'migrate'], check=True, "
+        "stdout=2)"
+    )
     asked(home, migrate, str(Path(sys.executable).parent / "airflow"))
     params = {"source": "simulated", "data": str(home / "data"), "overrides": list(SMALL)}
     printed = asked(home, CHAIN, json.dumps(params))
@@ -144,12 +164,16 @@ def test_parsing_imports_nothing_heavy(parsed: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_there_is_one_task_an_artefact_and_one_that_takes_the_request(parsed: dict[str, Any], stage: str) -> None:
+def test_there_is_one_task_an_artefact_and_one_that_takes_the_request(
+    parsed: dict[str, Any], stage: str
+) -> None:
     assert sorted(parsed["dags"][stage]["tasks"]) == sorted([*artefacts(stage), "request"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_task_comes_after_the_parents_of_its_artefact(parsed: dict[str, Any], stage: str) -> None:
+def test_every_task_comes_after_the_parents_of_its_artefact(
+    parsed: dict[str, Any], stage: str
+) -> None:
     tasks = parsed["dags"][stage]["tasks"]
     for name in artefacts(stage):
         own_stage = {parent for parent in STEPS[name].parents if STEPS[parent].stage == stage}
@@ -162,7 +186,9 @@ def test_the_assets_draw_the_line(parsed: dict[str, Any]) -> None:
         dag = parsed["dags"][stage]
         assert dag["schedule"] == ([consumed] if consumed else "0 4 * * *")
         assert dag["tasks"]["request"]["inlets"] == ([consumed] if consumed else [])
-        assert [outlet for task in dag["tasks"].values() for outlet in task["outlets"]] == [produced]
+        assert [outlet for task in dag["tasks"].values() for outlet in task["outlets"]] == [
+            produced
+        ]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -177,7 +203,9 @@ def test_no_missed_night_is_caught_up(parsed: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_dag_and_task_is_documented_owned_and_retried(parsed: dict[str, Any], stage: str) -> None:
+def test_every_dag_and_task_is_documented_owned_and_retried(
+    parsed: dict[str, Any], stage: str
+) -> None:
     dag = parsed["dags"][stage]
     assert dag["doc"].startswith(f"# {stage}")
     assert dag["tags"] == ["watchfunnel"]
@@ -186,7 +214,10 @@ def test_every_dag_and_task_is_documented_owned_and_retried(parsed: dict[str, An
         assert task["doc"], name
         assert (task["owner"], task["retries"], task["backoff"]) == ("watchfunnel", 2, 2), name
         assert task["callbacks"] == 1, name
-        assert (task["refused"]["exception"], task["refused"]["action"]) == ("features.errors.InputError", "fail")
+        assert (task["refused"]["exception"], task["refused"]["action"]) == (
+            "features.errors.InputError",
+            "fail",
+        )
 
 
 def test_one_training_runs_at_a_time(parsed: dict[str, Any]) -> None:
@@ -198,15 +229,20 @@ def test_the_trigger_form_offers_what_the_configuration_knows(parsed: dict[str, 
     params = parsed["dags"]["ingest"]["params"]
     assert set(params) == {"source", "data", "seed", "split_mode", "test_start", "overrides"}
     assert set(params["source"]["schema"]["enum"]) == set(SOURCES)
-    assert set(params["split_mode"]["schema"]["enum"]) == set(get_args(SplitConfig.model_fields["mode"].annotation))
+    assert set(params["split_mode"]["schema"]["enum"]) == set(
+        get_args(SplitConfig.model_fields["mode"].annotation)
+    )
     assert params["split_mode"]["value"] == FunnelConfig().split.mode
     assert params["seed"]["value"] == FunnelConfig().seed
 
 
 @pytest.mark.parametrize(
-    ("text", "good"), [("recall.k=200", True), ("seed=3", True), ("recall.width=16", True), ("recall.k", False)]
+    ("text", "good"),
+    [("recall.k=200", True), ("seed=3", True), ("recall.width=16", True), ("recall.k", False)],
 )
-def test_the_form_checks_the_shape_of_an_override(parsed: dict[str, Any], text: str, good: bool) -> None:
+def test_the_form_checks_the_shape_of_an_override(
+    parsed: dict[str, Any], text: str, good: bool
+) -> None:
     pattern = parsed["dags"]["ingest"]["params"]["overrides"]["schema"]["items"]["pattern"]
     assert bool(re.search(pattern, text)) == good
 
@@ -217,7 +253,9 @@ def test_the_folder_holds_dag_files_only() -> None:
 
 
 def test_no_dag_file_takes_the_name_of_a_module() -> None:
-    """Airflow puts the folder on the import path: a `features.py` in it would hide the package `features`."""
+    """Airflow puts the folder on the import path: a `features.py` in it would hide the package
+    `features`.
+    """
     for path in DAGS.glob("*.py"):
         assert importlib.util.find_spec(path.stem) is None
 
@@ -225,7 +263,9 @@ def test_no_dag_file_takes_the_name_of_a_module() -> None:
 def test_the_dag_files_hold_wiring_only() -> None:
     for path in DAGS.glob("*.py"):
         branches = [
-            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.If | ast.For | ast.While)
+            node
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.If | ast.For | ast.While)
         ]
         assert not branches, path.name
 
@@ -256,7 +296,9 @@ def test_an_unchanged_rerun_skips_and_sends_no_event(chain: dict[str, Any]) -> N
     assert not [event for event in chain["events_after"] if event["run"] == chain["second"]["run"]]
 
 
-def test_a_stage_alone_takes_up_the_newest_event_and_finds_everything_made(chain: dict[str, Any]) -> None:
+def test_a_stage_alone_takes_up_the_newest_event_and_finds_everything_made(
+    chain: dict[str, Any],
+) -> None:
     tasks = chain["alone"]["tasks"]
     assert chain["alone"]["state"] == "success"
     assert tasks["request"]["returned"] == chain["events"][2]["extra"]
@@ -264,7 +306,9 @@ def test_a_stage_alone_takes_up_the_newest_event_and_finds_everything_made(chain
 
 
 @pytest.mark.parametrize("run", ["early", "refused"])
-def test_what_is_refused_fails_at_once_and_is_not_tried_again(chain: dict[str, Any], run: str) -> None:
+def test_what_is_refused_fails_at_once_and_is_not_tried_again(
+    chain: dict[str, Any], run: str
+) -> None:
     assert chain[run]["state"] == "failed"
     assert chain[run]["tasks"]["request"]["state"] == "failed"
     assert chain[run]["tasks"]["request"]["tries"] == 1
@@ -280,15 +324,20 @@ def test_the_runs_are_closed_in_mlflow(home: Path) -> None:
     runs = client.search_runs([found.experiment_id for found in experiments if found])
     assert len(runs) == len(names)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {run.data.tags["watchfunnel.made"] for run in runs if "mlflow.parentRunId" in run.data.tags} == {
-        ", ".join(artefacts(stage)) for stage in STAGES
-    }
+    assert {
+        run.data.tags["watchfunnel.made"] for run in runs if "mlflow.parentRunId" in run.data.tags
+    } == {", ".join(artefacts(stage)) for stage in STAGES}
 
 
 @pytest.mark.usefixtures("chain")
 def test_the_lists_and_the_report_are_shown_at_the_home_s_top(home: Path) -> None:
     shown = {path.name for path in (home / "funnel").glob("*.*")}
-    assert {"candidates.parquet", "recommendations.parquet", "scored.parquet", "report.json"} <= shown
+    assert {
+        "candidates.parquet",
+        "recommendations.parquet",
+        "scored.parquet",
+        "report.json",
+    } <= shown
 
 
 @pytest.mark.usefixtures("chain")

@@ -1,4 +1,6 @@
-"""The documents name what exists: links, subcommands, benchmarks and settings; and the first page stays short."""
+"""The documents name what exists: links, subcommands, benchmarks and settings; and the first page
+stays short.
+"""
 
 import re
 import shlex
@@ -15,7 +17,12 @@ from funnel.config import FunnelConfig
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 # Pages that name settings of earlier versions, and metrics, whose names look like settings.
 NO_SETTINGS = {"CHANGELOG.md", "experiments.md", "report.md"}
 LINES, WORDS = 150, 1_500
@@ -68,7 +75,11 @@ def fields_of(section: str) -> set[str]:
     """The fields of a section of the settings; none where there is no such section."""
     field = FunnelConfig.model_fields.get(section)
     model = field.annotation if field else None
-    return set(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else set()
+    return (
+        set(model.model_fields)
+        if isinstance(model, type) and issubclass(model, BaseModel)
+        else set()
+    )
 
 
 def test_readme_is_a_page_one_can_read() -> None:
@@ -80,7 +91,11 @@ def test_readme_is_a_page_one_can_read() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     targets = re.findall(r"\[[^\]]*\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
-    relative = [target.split("#")[0] for target in targets if "://" not in target and not target.startswith("#")]
+    relative = [
+        target.split("#")[0]
+        for target in targets
+        if "://" not in target and not target.startswith("#")
+    ]
     assert [target for target in relative if not (page.parent / target).exists()] == []
 
 
@@ -91,16 +106,23 @@ def test_every_command_that_is_named_exists(page: Path) -> None:
     assert [words[0] for words in commands if words[0] not in there] == []
     benchmarks = [words[1:3] for words in commands if words[0] == "bench"]
     names = [tuple(word for word in words if re.fullmatch("[a-z_]+", word)) for words in benchmarks]
-    assert [words for words in names if not any(of[: len(words)] == words for of in known(ROOT))] == []
+    assert [
+        words for words in names if not any(of[: len(words)] == words for of in known(ROOT))
+    ] == []
 
 
 def test_commands_and_settings_are_found_in_code() -> None:
-    text = "`recall.k`, `recall.hr@50` and `report.json`:\n\n```sh\n.venv/bin/funnel run --set gone.x=1  # text\n```\n"
+    text = (
+        "`recall.k`, `recall.hr@50` and `report.json`:\n\n```sh\n.venv/bin/funnel run --set "
+        "gone.x=1  # text\n```\n"
+    )
     assert list(funnel_commands(text)) == [["run", "--set", "gone.x=1"]]
     assert settings_in(text) == {("recall", "k"), ("gone", "x")}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NO_SETTINGS], ids=page_id)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in NO_SETTINGS], ids=page_id
+)
 def test_every_setting_that_is_named_exists(page: Path) -> None:
     named = settings_in(page.read_text(encoding="utf-8"))
     unknown = {f"{section}.{name}" for section, name in named if name not in fields_of(section)}

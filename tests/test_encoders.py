@@ -1,4 +1,6 @@
-"""Numbers by their quantiles against an empirical CDF, vocabularies of clicked rows, their tables, ablations."""
+"""Numbers by their quantiles against an empirical CDF, vocabularies of clicked rows, their tables,
+ablations.
+"""
 
 import numpy as np
 import pandas as pd
@@ -49,7 +51,9 @@ def test_the_cdf_is_numpys_percentile_turned_round():
 
 def test_a_value_that_many_rows_share_stands_at_its_middle():
     numbers = np.array([0.0] * 60 + [1.0] * 20 + [5.0] * 20)
-    np.testing.assert_allclose(quantiles_of(numbers, 10).normalised(np.array([0.0, 1.0, 5.0])), [0.3, 0.7, 0.9])
+    np.testing.assert_allclose(
+        quantiles_of(numbers, 10).normalised(np.array([0.0, 1.0, 5.0])), [0.3, 0.7, 0.9]
+    )
 
 
 def test_numbers_beyond_the_training_rows_take_the_outermost_share():
@@ -58,7 +62,9 @@ def test_numbers_beyond_the_training_rows_take_the_outermost_share():
 
 
 def test_in_a_constant_column_the_known_are_alike_and_the_unknown_are_flagged():
-    out = quantiles_of(np.array([3.0, 3.0, np.nan]), 8).normalised(np.array([3.0, np.nan, 2.0, 4.0]))
+    out = quantiles_of(np.array([3.0, 3.0, np.nan]), 8).normalised(
+        np.array([3.0, np.nan, 2.0, 4.0])
+    )
     assert out[0] == 0.5
     assert np.isnan(out).tolist() == [False, True, False, False]
 
@@ -74,9 +80,17 @@ CLICKED = np.array([True, True, True, True, True, False])
 
 
 def block():
-    numbers = {"age": np.array([1.0, 2, 3, np.nan, 5, 6]), "flat": np.full(6, 2.0), "never": np.full(6, np.nan)}
+    numbers = {
+        "age": np.array([1.0, 2, 3, np.nan, 5, 6]),
+        "flat": np.full(6, 2.0),
+        "never": np.full(6, np.nan),
+    }
     last = np.array([9, 9, 9, 9, 9, 9], np.int32)
-    codes = {"item": np.array([7, 7, 2, 2, 9, 0], np.int32), "kind": np.zeros(6, np.int32), "user_last_item": last}
+    codes = {
+        "item": np.array([7, 7, 2, 2, 9, 0], np.int32),
+        "kind": np.zeros(6, np.int32),
+        "user_last_item": last,
+    }
     return Block(6, numbers, codes)
 
 
@@ -87,7 +101,9 @@ def fitted(vocabulary=5, clicks=2):
 def test_each_number_stands_at_its_quantile_and_the_unknown_stay_unknown():
     x = fitted().numbers(block(), NAMES)
     assert x.shape == (6, 3)
-    np.testing.assert_allclose(x[:, 0], quantiles_of(block().numbers["age"], 8).normalised(block().numbers["age"]))
+    np.testing.assert_allclose(
+        x[:, 0], quantiles_of(block().numbers["age"], 8).normalised(block().numbers["age"])
+    )
     assert np.isnan(x[3, 0])
     assert np.isnan(x[:, 2]).all()
     assert fitted().numbers(block(), ("flat",)).tolist() == [[0.5]] * 6
@@ -102,12 +118,18 @@ def test_numbers_side_by_side_are_what_each_is_alone():
         "never": np.full(500, np.nan),
         "one": np.full(500, 2.0),
     }
-    fit = fit_encoders({"item": Block(500, columns, {})}, np.ones(500, bool), {}, VocabularyLimits(20, 5, 1))
+    fit = fit_encoders(
+        {"item": Block(500, columns, {})}, np.ones(500, bool), {}, VocabularyLimits(20, 5, 1)
+    )
     ends = np.array([-np.inf, np.inf, np.nan, 2.0, -99.0, 99.0])
-    asked = {name: np.concatenate([x, x + rng.normal(size=500), ends]) for name, x in columns.items()}
+    asked = {
+        name: np.concatenate([x, x + rng.normal(size=500), ends]) for name, x in columns.items()
+    }
     found = fit.numbers(Block(1_006, asked, {}), tuple(columns))
     for place, (name, numbers) in enumerate(asked.items()):
-        np.testing.assert_allclose(found[:, place], fit.quantiles[name].normalised(numbers), rtol=1e-6)
+        np.testing.assert_allclose(
+            found[:, place], fit.quantiles[name].normalised(numbers), rtol=1e-6
+        )
 
 
 @pytest.mark.parametrize("powers", [True, False])
@@ -150,7 +172,10 @@ def test_the_tables_bring_the_normalisers_back(tmp_path):
     encoders = fitted()
     for name, table in zip(("quantiles", "codes"), encoders.tables, strict=True):
         table.to_parquet(tmp_path / f"{name}.parquet", index=False)
-    tables = pd.read_parquet(tmp_path / "quantiles.parquet"), pd.read_parquet(tmp_path / "codes.parquet")
+    tables = (
+        pd.read_parquet(tmp_path / "quantiles.parquet"),
+        pd.read_parquet(tmp_path / "codes.parquet"),
+    )
     back = encoders_from(*tables, list(NAMES), ["item", "kind"])
     np.testing.assert_array_equal(back.numbers(block(), NAMES), encoders.numbers(block(), NAMES))
     for space, kept in encoders.kept.items():
@@ -158,7 +183,9 @@ def test_the_tables_bring_the_normalisers_back(tmp_path):
 
 
 def test_no_columns_survive_their_tables():
-    empty = fit_encoders({"item": Block(2, {}, {})}, np.array([True, False]), {}, VocabularyLimits(8, 5, 2))
+    empty = fit_encoders(
+        {"item": Block(2, {}, {})}, np.array([True, False]), {}, VocabularyLimits(8, 5, 2)
+    )
     back = encoders_from(*empty.tables, [], [])
     assert back.numbers(Block(2, {}, {}), ()).shape == (2, 0)
     assert back.kept == {}
@@ -178,7 +205,11 @@ def test_all_columns_are_read_where_nothing_is_left_out():
 def test_a_name_leaves_out_itself_alone_and_a_pattern_what_is_like_it():
     read = columns_of(BLOCKS, ["item", "user_[tc]*_shown"])
     assert read.codes == {"user": ("user_country",), "item": (), "pair": ()}
-    assert read.numbers == {"user": ("user_age",), "item": ("item_shown", "item_click_rate"), "pair": ()}
+    assert read.numbers == {
+        "user": ("user_age",),
+        "item": ("item_shown", "item_click_rate"),
+        "pair": (),
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""What would be watched longest, in a world of two tastes where watched and shown are two things."""
+"""What would be watched longest, in a world of two tastes where watched and shown are two
+things.
+"""
 
 import numpy as np
 import pytest
@@ -14,17 +16,25 @@ from recall.generators.expected_watch import Odds, fit_expected_watch, fit_odds
 
 USERS, ITEMS, ROWS = 40, 60, 6_000
 END = 100 * HOUR
-# Channel 1 is of even items, channel 2 of odd ones; a tenth of all impressions are of what the user likes less.
+# Channel 1 is of even items, channel 2 of odd ones; a tenth of all impressions are of what the user
+# likes less.
 CHANNELS = (np.arange(ITEMS + 1) % 2 + 1).astype(np.int32)
 LENGTHS = np.where(np.arange(ITEMS + 1) % 3 == 0, 400.0, 40.0)
 ITEM_SIDE = SideFeatures(
-    {"channel_id": CHANNELS}, {"channel_id": 3}, {"duration_seconds": LENGTHS}, {"language": CHANNELS % 2 + 1}
+    {"channel_id": CHANNELS},
+    {"channel_id": 3},
+    {"duration_seconds": LENGTHS},
+    {"language": CHANNELS % 2 + 1},
 )
-USER_SIDE = SideFeatures({"language": (np.arange(USERS + 1) % 3).astype(np.int32)}, {"language": 3}, {})
+USER_SIDE = SideFeatures(
+    {"language": (np.arange(USERS + 1) % 3).astype(np.int32)}, {"language": 3}, {}
+)
 
 
 def two_tastes(rows=ROWS, seed=0):
-    """Users click items of their own parity in .7 of all cases, others in .05; they watch half of what they click."""
+    """Users click items of their own parity in .7 of all cases, others in .05; they watch half of
+    what they click.
+    """
     rng = np.random.default_rng(seed)
     users = rng.integers(1, USERS + 1, rows).astype(np.int32)
     items = rng.integers(1, ITEMS + 1, rows).astype(np.int32)
@@ -41,7 +51,9 @@ def requests_of(users, seen=()):
     codes = np.array(sorted((row << 32) | item for row, item in seen), np.int64)
     pairs = Pairs(codes, np.bincount(codes >> 32, minlength=len(users)))
     none = np.zeros((len(users), 0))
-    return Requests(users, none.astype(np.float32), none.astype(np.int32), pairs, np.ones(len(users), np.int64))
+    return Requests(
+        users, none.astype(np.float32), none.astype(np.int32), pairs, np.ones(len(users), np.int64)
+    )
 
 
 ALL = np.arange(ITEMS + 1) > 0
@@ -82,7 +94,10 @@ def test_every_score_is_the_models_of_the_pairs_own_columns(channel):
     features, users, items = channel.features, EVERYBODY[:7], channel.items
     logits = channel.logits(users)
     pairs = np.repeat(users, len(items)), np.tile(items, len(users))
-    block, pair = features.item_block(pairs[1], END).numbers, features.pair_block(*pairs, END).numbers
+    block, pair = (
+        features.item_block(pairs[1], END).numbers,
+        features.pair_block(*pairs, END).numbers,
+    )
     columns = {}
     for name, values in {**block, **pair}.items():
         as_log = not name.endswith(("_shown", "_log_ratio")) and not name.startswith("same_")
@@ -99,19 +114,30 @@ def test_the_best_are_named_in_order_and_nothing_that_was_seen(channel):
     named = channel.answer(requests_of(users, seen)).named(100)
     logits = channel.logits(users)
     for row in range(len(users)):
-        expected = [i for i in channel.items[np.argsort(-logits[row], kind="stable")] if (row, i) not in seen]
+        expected = [
+            i
+            for i in channel.items[np.argsort(-logits[row], kind="stable")]
+            if (row, i) not in seen
+        ]
         listed = named.items[row][named.items[row] > 0]
         assert listed.tolist() == expected
-        scores = [np.exp(logits[row, np.flatnonzero(channel.items == item)[0]]) for item in expected]
+        scores = [
+            np.exp(logits[row, np.flatnonzero(channel.items == item)[0]]) for item in expected
+        ]
         np.testing.assert_allclose(named.scores[row, : len(listed)], scores, rtol=1e-5)
 
 
 def test_the_merge_is_told_where_a_pair_stands_in_the_users_pool(channel):
     answer = channel.answer(requests_of(EVERYBODY[:2]))
     logits = channel.logits(EVERYBODY[:2])
-    rows, items = np.array([0, 1, 1]), np.array([channel.items[3], channel.items[0], ITEMS + 5], np.int32)
+    rows, items = (
+        np.array([0, 1, 1]),
+        np.array([channel.items[3], channel.items[0], ITEMS + 5], np.int32),
+    )
     z = (logits - logits.mean(axis=1, keepdims=True)) / logits.std(axis=1, keepdims=True)
-    np.testing.assert_allclose(answer.columns(rows, items)["expected_watch"], [z[0, 3], z[1, 0], -1], rtol=1e-4)
+    np.testing.assert_allclose(
+        answer.columns(rows, items)["expected_watch"], [z[0, 3], z[1, 0], -1], rtol=1e-4
+    )
 
 
 def test_what_comes_at_or_after_the_instant_changes_nothing(channel):
@@ -135,10 +161,17 @@ def test_only_the_catalogue_is_named_and_of_a_large_one_the_best(channel, monkey
     assert len(few.items) == 6
     assert (few.items % 2 == 0).all()
     alone = dict(zip(channel.items.tolist(), channel.of_items.tolist(), strict=True))
-    assert min(alone[i] for i in few.items) >= max(alone[i] for i in np.flatnonzero(even) if i not in few.items) - 1e-4
+    assert (
+        min(alone[i] for i in few.items)
+        >= max(alone[i] for i in np.flatnonzero(even) if i not in few.items) - 1e-4
+    )
 
 
 def test_a_log_of_too_few_clicks_names_nothing():
-    nothing = fit_expected_watch(features_of(two_tastes(rows=30)), ALL, END).answer(requests_of(EVERYBODY[:3]))
+    nothing = fit_expected_watch(features_of(two_tastes(rows=30)), ALL, END).answer(
+        requests_of(EVERYBODY[:3])
+    )
     assert not nothing.named(5).items.any()
-    assert nothing.columns(np.zeros(2, int), np.array([1, 2], np.int32))["expected_watch"].tolist() == [-1, -1]
+    assert nothing.columns(np.zeros(2, int), np.array([1, 2], np.int32))[
+        "expected_watch"
+    ].tolist() == [-1, -1]

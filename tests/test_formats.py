@@ -1,4 +1,6 @@
-"""Every published layout in small: the files exactly as they are published, the whole tables that come out."""
+"""Every published layout in small: the files exactly as they are published, the whole tables that
+come out.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,7 +100,9 @@ def test_a_kuairand_log_without_random_rows_has_no_propensities(tmp_path: Path) 
     assert [row[-1] for row in rows(log, "timestamp")] == [None, None]
 
 
-def test_kuairand_videos_take_the_length_the_log_gives_and_the_day_as_beijings(tmp_path: Path) -> None:
+def test_kuairand_videos_take_the_length_the_log_gives_and_the_day_as_beijings(
+    tmp_path: Path,
+) -> None:
     side = tables("kuairand", kuairand(tmp_path))
     assert rows(side.items, "item_id") == [
         (10, at("2022-04-07T16:00"), 18.983, "7349781", ["39", "2"], "NORMAL", "LongImport"),
@@ -113,7 +117,9 @@ def test_kuairand_videos_take_the_length_the_log_gives_and_the_day_as_beijings(t
 def test_kuairand_file_names_of_the_larger_sizes_are_found(tmp_path: Path, size: str) -> None:
     names = [f"log_standard_4_08_to_4_21_{size}_part1.csv", f"log_random_4_22_to_5_08_{size}.csv"]
     for name in names:
-        (tmp_path / name).write_text(KUAIRAND_LOG + "0,1,20220408,0,1649346288441,1,0,0,0,0,0,1,1,1,0,0,0,0,1\n")
+        (tmp_path / name).write_text(
+            KUAIRAND_LOG + "0,1,20220408,0,1649346288441,1,0,0,0,0,0,1,1,1,0,0,0,0,1\n"
+        )
     (tmp_path / f"video_features_statistic_{size}.csv").write_text("video_id,counts\n1,2\n")
     assert [path.name for path in source_files("kuairand", tmp_path)] == sorted(names)
 
@@ -129,7 +135,8 @@ def test_kuairec_reads_the_big_matrix_and_the_first_day_of_each_video(tmp_path: 
         + "0,148,4381,6067,2020-07-05 05:27:48.378,20200705,1593898068.378,0.72\n"
         + "0,183,0,0,2020-07-05 05:28:00.057,20200705,1593898080.057,0.0\n",
         small_matrix__csv=KUAIREC_LOG + "14,148,1,1,,,,1.0\n",
-        item_daily_features__csv=KUAIREC_DAYS + "148,20200705,5,NORMAL,2020-03-30,Short,6067.0,900\n",
+        item_daily_features__csv=KUAIREC_DAYS
+        + "148,20200705,5,NORMAL,2020-03-30,Short,6067.0,900\n",
         item_categories__csv='video_id,feat\n148,"[27, 9]"\n183,[8]\n',
         user_features__csv="user_id,user_active_degree,onehot_feat0\n0,high_active,3\n",
     )
@@ -149,7 +156,8 @@ def test_kuairec_takes_the_caption_categories_where_there_are_no_tags(tmp_path: 
     levels = "first_level_category_id,first_level_category_name,second_level_category_id,second_level_category_name"
     folder(
         tmp_path,
-        small_matrix__csv=KUAIREC_LOG + "14,148,4381,6067,2020-07-05 05:27:48,20200705,1593898068,0.7\n",
+        small_matrix__csv=KUAIREC_LOG
+        + "14,148,4381,6067,2020-07-05 05:27:48,20200705,1593898068,0.7\n",
         kuairec_caption_category__csv=f"video_id,manual_cover_text,caption,topic_tag,{levels}\n"
         "148,UNKNOWN,a caption,[],8,Photos,673,Landscape\n"
         "149,UNKNOWN,a caption that\nbreaks its line,[],8,Photos,673,Landscape\n"
@@ -164,7 +172,9 @@ def test_kuairec_takes_the_caption_categories_where_there_are_no_tags(tmp_path: 
 def test_movielens_1m_is_latin_1_between_double_colons(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text("1::1193::5::978300760\n2::661::3::978302109\n")
     (tmp_path / "movies.dat").write_bytes(
-        '661::Misérables, Les (1995)::Drama|Musical\n1193::It\'s "Quoted" (1975)::Drama\n'.encode("latin-1")
+        '661::Misérables, Les (1995)::Drama|Musical\n1193::It\'s "Quoted" (1975)::Drama\n'.encode(
+            "latin-1"
+        )
     )
     (tmp_path / "users.dat").write_text("1::F::1::10::48067\n2::M::56::16::02138\n")
     side = tables("movielens", tmp_path)
@@ -176,7 +186,10 @@ def test_movielens_1m_is_latin_1_between_double_colons(tmp_path: Path) -> None:
         (661, "Misérables, Les (1995)", ["Drama", "Musical"], at("1995-01-01")),
         (1193, 'It\'s "Quoted" (1975)', ["Drama"], at("1975-01-01")),
     ]
-    assert rows(side.users, "user_id") == [(1, "F", 1.0, "10", "48067"), (2, "M", 56.0, "16", "02138")]
+    assert rows(side.users, "user_id") == [
+        (1, "F", 1.0, "10", "48067"),
+        (2, "M", 56.0, "16", "02138"),
+    ]
 
 
 def test_movielens_100k_genres_are_nineteen_flags(tmp_path: Path) -> None:
@@ -184,7 +197,8 @@ def test_movielens_100k_genres_are_nineteen_flags(tmp_path: Path) -> None:
     unknown = "|".join("1" if n == 0 else "0" for n in range(19))
     (tmp_path / "u.data").write_text("196\t242\t3\t881250949\n")
     (tmp_path / "u.item").write_text(
-        f"242|Kolya (1996)|24-Jan-1997||http://x|{flags}\n267|unknown||||{unknown}\n", encoding="latin-1"
+        f"242|Kolya (1996)|24-Jan-1997||http://x|{flags}\n267|unknown||||{unknown}\n",
+        encoding="latin-1",
     )
     (tmp_path / "u.user").write_text("196|49|M|writer|55105\n")
     side = tables("movielens", tmp_path)
@@ -212,7 +226,9 @@ def test_movielens_25m_titles_may_hold_commas(tmp_path: Path) -> None:
     assert side.users is None
 
 
-def test_recbole_headers_lose_their_types_and_integer_tokens_come_back_as_integers(tmp_path: Path) -> None:
+def test_recbole_headers_lose_their_types_and_integer_tokens_come_back_as_integers(
+    tmp_path: Path,
+) -> None:
     folder(
         tmp_path,
         x__inter="user_id:token\titem_id:token\trating:float\ttimestamp:float\n196\ti242\t3\t881250949\n",
@@ -239,7 +255,9 @@ def globo_click(user: int, session: int, article: int, milliseconds: int) -> str
     return f"{user},{session},1506826800000,2,{article},{1_506_826_800_000 + milliseconds},4,1,17,1,25,2\n"
 
 
-def test_globo_seconds_are_the_gap_to_the_next_click_but_for_a_sessions_last_two(tmp_path: Path) -> None:
+def test_globo_seconds_are_the_gap_to_the_next_click_but_for_a_sessions_last_two(
+    tmp_path: Path,
+) -> None:
     folder(
         tmp_path,
         clicks_hour_000__csv=GLOBO
@@ -267,19 +285,26 @@ def test_globo_seconds_are_the_gap_to_the_next_click_but_for_a_sessions_last_two
         (8, 106, None, True),
         (8, 107, None, True),
     ]
-    assert rows(log.select("device", "environment", "os", "country", "region", "referrer").distinct()) == [
-        ("1", "4", "17", "1", "25", "2")
-    ]
+    assert rows(
+        log.select("device", "environment", "os", "country", "region", "referrer").distinct()
+    ) == [("1", "4", "17", "1", "25", "2")]
     assert rows(side.items) == [(100, at("2017-09-30T19:33:20"), "0", ["0"])]
 
 
 def test_globo_parquet_has_the_same_columns(tmp_path: Path) -> None:
     names = GLOBO.strip().split(",")
-    cells = [[int(cell) for cell in globo_click(7, 1, 100 + n, n * 1000).strip().split(",")] for n in range(3)]
+    cells = [
+        [int(cell) for cell in globo_click(7, 1, 100 + n, n * 1000).strip().split(",")]
+        for n in range(3)
+    ]
     columns = {name: [row[index] for row in cells] for index, name in enumerate(names)}
     pq.write_table(pa.table(columns), tmp_path / "clicks_oct_01_12.parquet")
     log = tables("globo", tmp_path).interactions
-    assert rows(log.select("item_id", "watch_seconds"), "item_id") == [(100, 1.0), (101, None), (102, None)]
+    assert rows(log.select("item_id", "watch_seconds"), "item_id") == [
+        (100, 1.0),
+        (101, None),
+        (102, None),
+    ]
 
 
 def test_news_has_no_headers_and_takes_the_likeliest_age_and_gender(tmp_path: Path) -> None:
@@ -290,7 +315,8 @@ def test_news_has_no_headers_and_takes_the_likeliest_age_and_gender(tmp_path: Pa
         user_info__txt="1000541010\tV2054A\tAndroid\tShanghai\tShanghai\t"
         "A_0_24:0.404616,A_25_29:0.059027,A_30_39:0.516056,A_40+:0.020301\tfemale:0.051339,male:0.948661\n"
         "17\t\t\t\t\t\t\n",
-        doc_info__txt='464467760\tA "title\t1624800000000\t3\tEntertainment\tEntertainment/Stars\tstar:8.6\n'
+        doc_info__txt="464467760\tA "
+        '"title\t1624800000000\t3\tEntertainment\tEntertainment/Stars\tstar:8.6\n'
         "463850913\tOther\t1624800000001\t0\tSport\tSport\t\n",
     )
     side = tables("news", tmp_path)
@@ -321,7 +347,8 @@ def test_canonical_csv_takes_iso_text_in_any_zone_and_epoch_seconds(tmp_path: Pa
     folder(
         tmp_path,
         interactions__csv=CANONICAL,
-        items__csv="item_id,published_at,duration_seconds,topics,title\n7,2024-01-01,60,a| b,Seven\n8,,,,\n",
+        items__csv="item_id,published_at,duration_seconds,topics,title\n7,2024-01-01,60,a| "
+        "b,Seven\n8,,,,\n",
         searches__csv="user_id,timestamp,query\nu1,1714550400,blue whale\n",
     )
     side = tables("canonical", tmp_path)
@@ -339,11 +366,15 @@ def test_canonical_csv_takes_iso_text_in_any_zone_and_epoch_seconds(tmp_path: Pa
 
 @pytest.mark.parametrize("zone", [None, "UTC", "America/Sao_Paulo"])
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_canonical_parquet_takes_instants_of_every_unit_and_zone(tmp_path: Path, unit: str, zone: str | None) -> None:
+def test_canonical_parquet_takes_instants_of_every_unit_and_zone(
+    tmp_path: Path, unit: str, zone: str | None
+) -> None:
     timestamps_us = pa.array([datetime(2024, 5, 1)], pa.timestamp(unit, zone))
     table = pa.table({"user_id": [1], "item_id": [5], "timestamp": timestamps_us})
     pq.write_table(table, tmp_path / "interactions.parquet")
-    assert rows(tables("canonical", tmp_path).interactions) == [(1, 5, at("2024-05-01"), True, None)]
+    assert rows(tables("canonical", tmp_path).interactions) == [
+        (1, 5, at("2024-05-01"), True, None)
+    ]
 
 
 def test_canonical_parquet_keeps_its_ids_and_ignores_other_folders(tmp_path: Path) -> None:
@@ -375,7 +406,9 @@ def test_ids_with_leading_zeros_stay_strings_in_every_table(tmp_path: Path) -> N
 
 
 def test_an_unknown_source_is_refused_by_naming_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"'netflix' is unknown; choose one of {', '.join(SOURCES)}"):
+    with pytest.raises(
+        InputError, match=f"'netflix' is unknown; choose one of {', '.join(SOURCES)}"
+    ):
         read("netflix", tmp_path, engine())
 
 

@@ -1,4 +1,6 @@
-"""All generators over a log whose next watch is known: who is in force, what is named, what never is."""
+"""All generators over a log whose next watch is known: who is in force, what is named, what never
+is.
+"""
 
 from dataclasses import replace
 
@@ -22,7 +24,9 @@ CONFIG = RecallConfig(k=15, generator_items=8)
 def snapshot(world, log=None, tower=None):
     log, tower = log or world.log, tower or world.towers[-1]
     index = index_of(tower.item_vectors, tower.catalogue)
-    return Snapshot(log, log.split.test_start, tower, index, world.users, Popularity(1.0, "country"))
+    return Snapshot(
+        log, log.split.test_start, tower, index, world.users, Popularity(1.0, "country")
+    )
 
 
 def generators(world, config=CONFIG, log=None):
@@ -42,21 +46,31 @@ def test_every_generator_names_and_none_names_what_was_seen_or_nobody(chain_worl
     for named in found.union.named.values():
         row, column = np.nonzero(named.items)
         assert len(row)
-        pairs = set(zip(chain_world.users[row].tolist(), named.items[row, column].tolist(), strict=True))
+        pairs = set(
+            zip(chain_world.users[row].tolist(), named.items[row, column].tolist(), strict=True)
+        )
         assert not pairs & seen
     assert found.union.items.min() > 0
 
 
 def test_columns_are_finite_and_as_many_as_the_unions_pairs(found):
-    assert {"tower", "popular_1h", "popular_ever", "segment", "co_visitation", "age", "followed_channels_rank"} <= set(
-        found.columns
-    )
+    assert {
+        "tower",
+        "popular_1h",
+        "popular_ever",
+        "segment",
+        "co_visitation",
+        "age",
+        "followed_channels_rank",
+    } <= set(found.columns)
     for name, values in found.columns.items():
         assert values.shape == found.union.items.shape, name
         assert np.isfinite(values).all(), name
 
 
-def test_the_towers_scores_are_inner_products_and_its_column_is_standard_within_a_union(chain_world, found):
+def test_the_towers_scores_are_inner_products_and_its_column_is_standard_within_a_union(
+    chain_world, found
+):
     tower, log = chain_world.towers[-1], chain_world.log
     inputs = log.user_inputs.inputs_at(tower.shape, chain_world.users, log.split.test_start)
     expected = tower.user_vectors(inputs)[found.union.rows] * tower.item_vectors[found.union.items]
@@ -88,17 +102,25 @@ def test_the_rewatch_generator_names_what_was_seen_where_it_is_switched_on(chain
     watches, end = chain_world.log.clicks, chain_world.log.split.test_start
     for user in (1, 7, 400):
         mine = watches.items[(watches.users == user) & (watches.timestamps_us < end)]
-        assert named.items[user - 1][:10].tolist() == mine[::-1][:10].tolist() + [0] * (10 - len(mine))
+        assert named.items[user - 1][:10].tolist() == mine[::-1][:10].tolist() + [0] * (
+            10 - len(mine)
+        )
 
 
 def test_generators_that_the_log_cannot_give_are_switched_off_and_say_why(chain_world):
     log, config = chain_world.log, RecallConfig()
-    assert switched_off(config, log) == {"expected_watch": "the log does not say what was shown and not clicked"}
+    assert switched_off(config, log) == {
+        "expected_watch": "the log does not say what was shown and not clicked"
+    }
     none = np.zeros(0)
-    shown = Events(none.astype(np.int32), none.astype(np.int32), none.astype(np.int64), none.astype(bool), none)
+    shown = Events(
+        none.astype(np.int32), none.astype(np.int32), none.astype(np.int64), none.astype(bool), none
+    )
     features = AsOfFeatures(AsOfLog(shown, log.user_inputs.users, log.items, timed=True))
     assert switched_off(config, replace(log, features=features)) == {}
-    bare = replace(log, items=SideFeatures({}, {}, {}), split=log.split.model_copy(update={"clock": "order"}))
+    bare = replace(
+        log, items=SideFeatures({}, {}, {}), split=log.split.model_copy(update={"clock": "order"})
+    )
     assert set(switched_off(config, bare)) == {"followed_channels", "new_items", "expected_watch"}
     assert "channel_id" in switched_off(config, bare)["followed_channels"]
     assert in_force(config, bare) == ("tower", "item_to_item", "co_visitation", "popular")
@@ -121,18 +143,27 @@ def test_on_the_order_clock_all_that_is_left_still_works(chain_world):
 
 def test_items_not_yet_shown_may_be_named_only_where_the_tower_lists_them(chain_world):
     log, tower = chain_world.log, chain_world.towers[-1]
-    vocabulary = replace(log.vocabulary, first_shown=np.where(np.arange(120) < 100, log.vocabulary.first_seen, 1 << 62))
+    vocabulary = replace(
+        log.vocabulary,
+        first_shown=np.where(np.arange(120) < 100, log.vocabulary.first_seen, 1 << 62),
+    )
     hidden = replace(log, vocabulary=vocabulary)
     facts = replace(tower.facts, listed=~np.isin(np.arange(121), (0, 3)))
     catalogue = snapshot(chain_world, hidden, replace(tower, facts=facts)).catalogue
     assert np.flatnonzero(~catalogue).tolist() == [0, 3]
     shape = tower.shape.model_copy(update={"items": 80})
     young = replace(tower, shape=shape, facts=replace(facts, listed=facts.listed[:80]))
-    assert np.flatnonzero(~snapshot(chain_world, hidden, young).catalogue).tolist() == [0, 3, *range(101, 121)]
+    assert np.flatnonzero(~snapshot(chain_world, hidden, young).catalogue).tolist() == [
+        0,
+        3,
+        *range(101, 121),
+    ]
 
 
 def test_popularity_goes_by_the_half_life_and_the_segment_that_serve_best():
-    """Item 1 was watched by all long ago; lately country 1 watches 2 to 51 and country 2 watches 52 to 101."""
+    """Item 1 was watched by all long ago; lately country 1 watches 2 to 51 and country 2 watches 52
+    to 101.
+    """
     rng = np.random.default_rng(0)
     events = []
     for user in range(1, 401):
@@ -159,4 +190,6 @@ def _log(watches, items):
     people = SideFeatures({"noise": noise, "country": country}, {"noise": 40, "country": 2}, {})
     split = Split(mode="time", clock="time", start=0, label_start=1, test_start=2, test_end=3)
     vocabulary = Vocabulary(pa.array(range(items - 1)), np.zeros(items - 1, np.int64))
-    return Log(UserInputs(watches, None, people), watches, vocabulary, SideFeatures({}, {}, {}), split)
+    return Log(
+        UserInputs(watches, None, people), watches, vocabulary, SideFeatures({}, {}, {}), split
+    )

@@ -1,4 +1,6 @@
-"""Training that goes on: after a kill where it was, and from the tower before; items nobody was shown."""
+"""Training that goes on: after a kill where it was, and from the tower before; items nobody was
+shown.
+"""
 
 import contextlib
 from dataclasses import replace
@@ -18,21 +20,37 @@ from recall.inputs import ModelInputs, UserInputs
 from recall.train import TrainingJob, train_incrementally
 
 USERS, ITEMS, CHANNELS = 80, 60, 5
-# Items 1..44 are shown from the start on, two more every 40 from 120 on; the last six are published at 600 and never
-# shown, three of them of channel 1 and three of channel 2. Even users watch channels 1 and 3, odd ones 2 and 4.
-SHOWN = np.concatenate([np.arange(1, 45) // 44, 120 + 40 * (np.arange(9) // 2), np.full(6, NEVER_SHOWN)])
+# Items 1..44 are shown from the start on, two more every 40 from 120 on; the last six are published
+# at 600 and never shown, three of them of channel 1 and three of channel 2. Even users watch
+# channels 1 and 3, odd ones 2 and 4.
+SHOWN = np.concatenate(
+    [np.arange(1, 45) // 44, 120 + 40 * (np.arange(9) // 2), np.full(6, NEVER_SHOWN)]
+)
 KNOWN = np.where(SHOWN == NEVER_SHOWN, 600, SHOWN)
 CHANNEL = np.concatenate([[0], np.arange(53) % 4 + 1, [1, 1, 1, 2, 2, 2]]).astype(np.int32)
 WINDOWS = Split(mode="time", clock="time", start=0, label_start=800, test_start=900, test_end=1000)
 CONFIG = RecallConfig(
-    dim=8, depth=1, width=16, history=5, negatives=16, learning_rate=0.02, epochs=2, refresh_epochs=2, blocks=1
+    dim=8,
+    depth=1,
+    width=16,
+    history=5,
+    negatives=16,
+    learning_rate=0.02,
+    epochs=2,
+    refresh_epochs=2,
+    blocks=1,
 )
 
 
 def world(seed=0, watches=24):
-    """Model inputs of a log in which everybody watches two channels; a region of users that comes late."""
+    """Model inputs of a log in which everybody watches two channels; a region of users that comes
+    late.
+    """
     rng, n = np.random.default_rng(seed), (USERS - 1) * watches
-    users, timestamps_us = np.repeat(np.arange(1, USERS), watches), rng.integers(0, 1000, (USERS - 1, watches))
+    users, timestamps_us = (
+        np.repeat(np.arange(1, USERS), watches),
+        rng.integers(0, 1000, (USERS - 1, watches)),
+    )
     timestamps_us = np.sort(timestamps_us, axis=1).ravel()
     own = CHANNEL[None, 1:] % 2 == users[:, None] % 2
     open_ = own & (SHOWN[None, :] <= timestamps_us[:, None])
@@ -43,13 +61,17 @@ def world(seed=0, watches=24):
     ages = np.arange(USERS, dtype=np.float64)
     vocabulary = Vocabulary(pa.array(np.arange(1, ITEMS) * 10), KNOWN, SHOWN)
     user_inputs = UserInputs(log, None, SideFeatures({"region": region}, {}, {"age": ages}))
-    return ModelInputs(user_inputs, vocabulary, None, SideFeatures({"channel_id": CHANNEL}, {}, {}), timed=True)
+    return ModelInputs(
+        user_inputs, vocabulary, None, SideFeatures({"channel_id": CHANNEL}, {}, {}), timed=True
+    )
 
 
 def training_job_of(config=CONFIG, model_inputs=None, **fields):
     model_inputs = model_inputs or world()
     ends = samples_of(model_inputs.user_inputs.histories)
-    return TrainingJob(model_inputs, ends, **{"split": WINDOWS, "config": config, "seed": 5} | fields)
+    return TrainingJob(
+        model_inputs, ends, **{"split": WINDOWS, "config": config, "seed": 5} | fields
+    )
 
 
 def same(first, second):
@@ -67,7 +89,9 @@ class Killed(BaseException):
 
 
 def test_training_killed_in_the_warm_up_and_in_the_refresh_ends_in_the_same_towers(calm, tmp_path):
-    """Each attempt gets one epoch further and dies in the next: dropout, hidden ids and both optimisers go on."""
+    """Each attempt gets one epoch further and dies in the next: dropout, hidden ids and both
+    optimisers go on.
+    """
     told, killed = [], 0
     while killed < 10:
         begun = len(told)
@@ -78,7 +102,9 @@ def test_training_killed_in_the_warm_up_and_in_the_refresh_ends_in_the_same_towe
             told.append(row)
 
         with contextlib.suppress(Killed):
-            towers, epochs = train_incrementally(training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=tell))
+            towers, epochs = train_incrementally(
+                training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=tell)
+            )
             break
         killed += 1
     assert killed == len(epochs) - 1 == 3
@@ -90,7 +116,9 @@ def test_training_killed_in_the_warm_up_and_in_the_refresh_ends_in_the_same_towe
 def test_finished_towers_are_taken_as_they_are(calm, tmp_path):
     first = train_incrementally(training_job_of(checkpoints=Checkpoints(tmp_path)))
     told = []
-    again = train_incrementally(training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=told.append))
+    again = train_incrementally(
+        training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=told.append)
+    )
     assert told == []
     assert again[1] == first[1] == calm[1]
     assert all(same(*pair) for pair in zip(again[0], calm[0], strict=True))
@@ -113,10 +141,14 @@ def test_a_category_that_grows_between_towers_is_learnt_by_the_later_one():
 
 
 def test_a_refresh_keeps_the_earlier_rows_and_layers_and_adds_new_items():
-    """Training that moves nothing shows what a tower started from: two items more come between the edges."""
+    """Training that moves nothing shows what a tower started from: two items more come between the
+    edges.
+    """
     model_inputs = world()
     vocabulary = Vocabulary(
-        pa.array(np.arange(1, ITEMS + 2) * 10), np.append(KNOWN, [955, 960]), np.append(SHOWN, [955, 960])
+        pa.array(np.arange(1, ITEMS + 2) * 10),
+        np.append(KNOWN, [955, 960]),
+        np.append(SHOWN, [955, 960]),
     )
     sides = SideFeatures({"channel_id": np.append(CHANNEL, [1, 5]).astype(np.int32)}, {}, {})
     grown = replace(model_inputs, items=vocabulary, side=sides)
@@ -126,7 +158,9 @@ def test_a_refresh_keeps_the_earlier_rows_and_layers_and_adds_new_items():
     assert [old.shape.as_of, new.shape.as_of] == [950, 980]
     assert (old.shape.items, new.shape.items) == (ITEMS, ITEMS + 2)
     for name, weights in old.weights.items():
-        np.testing.assert_allclose(new.weights[name][: len(weights)], weights, rtol=0, atol=1e-27, err_msg=name)
+        np.testing.assert_allclose(
+            new.weights[name][: len(weights)], weights, rtol=0, atol=1e-27, err_msg=name
+        )
     assert new.weights["item_in"][ITEMS:].all()
     assert len(new.weights["item_category_channel_id"]) == CHANNELS + 1
     timestamps_us = grown.user_inputs.histories.timestamps_us
@@ -142,7 +176,9 @@ def fitted():
         patch.setattr(validator, "JUDGED_AT", 5)
         for told in (True, False):
             model_inputs = world() if told else replace(world(), side=SideFeatures({}, {}, {}))
-            job = training_job_of(CONFIG.model_copy(update={"epochs": 8, "patience": 8}), model_inputs)
+            job = training_job_of(
+                CONFIG.model_copy(update={"epochs": 8, "patience": 8}), model_inputs
+            )
             found[told] = train_incrementally(job)[0][-1], job.model_inputs.user_inputs
     return found
 
@@ -154,7 +190,10 @@ def test_items_nobody_was_shown_are_listed_above_others_for_the_users_of_their_c
     """Their own rows are as they were drawn: only the channel speaks for them."""
     tower, user_inputs = fitted[True]
     users = np.arange(1, USERS, dtype=np.int32)
-    scores = tower.user_vectors(user_inputs.inputs_at(tower.shape, users, 900)) @ tower.item_vectors[NEW].T
+    scores = (
+        tower.user_vectors(user_inputs.inputs_at(tower.shape, users, 900))
+        @ tower.item_vectors[NEW].T
+    )
     mine = CHANNEL[NEW][None, :] % 2 == users[:, None] % 2
     best_first = np.take_along_axis(mine, np.argsort(-scores, axis=1), axis=1)
     assert best_first[:, :3].mean() > 0.9

@@ -1,4 +1,6 @@
-"""Indexes of every kind: faiss against a matrix product, what a short search does, and what is kept of them."""
+"""Indexes of every kind: faiss against a matrix product, what a short search does, and what is kept
+of them.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,9 @@ def users() -> Float32:
 
 
 def built(kind: str, vectors: Float32, parameters: dict[str, Any], items: Any = None) -> ItemIndex:
-    index = index_of(vectors, items) if kind == "exact" else approximate_index_of(kind, vectors, items)
+    index = (
+        index_of(vectors, items) if kind == "exact" else approximate_index_of(kind, vectors, items)
+    )
     index.tune(parameters)
     return index
 
@@ -73,7 +77,9 @@ def test_scores_are_inner_products_best_first_however_little_is_looked_at(
     kind: str, many: Float32, users: Float32
 ) -> None:
     items, scores = built(kind, many, LEAST[kind]).search(users, 10)
-    np.testing.assert_allclose(scores, np.einsum("ud,ukd->uk", users, many[items]), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        scores, np.einsum("ud,ukd->uk", users, many[items]), rtol=1e-4, atol=1e-4
+    )
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
@@ -105,7 +111,9 @@ def test_nobody_is_never_found_even_when_every_item_scores_worse(kind: str, many
 
 
 @pytest.mark.parametrize("kind", ["ivf", "pq"])
-def test_a_search_that_finds_too_few_is_done_again_over_everything(kind: str, many: Float32, users: Float32) -> None:
+def test_a_search_that_finds_too_few_is_done_again_over_everything(
+    kind: str, many: Float32, users: Float32
+) -> None:
     """A cell holds some forty of the 2,000 items: 500 cannot come out of it."""
     index = built(kind, many, LEAST[kind])
     raw = index.index.search(users, 1500)[1]
@@ -119,7 +127,9 @@ def test_a_search_that_finds_too_few_is_done_again_over_everything(kind: str, ma
 
 @pytest.mark.parametrize("kind", ["ivf", "pq"])
 def test_only_the_searches_that_found_too_few_are_done_again(kind: str) -> None:
-    """One group of 30 far from 1,970 others: a search from its side is short, one from the other side is not."""
+    """One group of 30 far from 1,970 others: a search from its side is short, one from the other
+    side is not.
+    """
     rng = np.random.default_rng(7)
     away = np.array([9, 0, 0, 0])
     crowd, few = away + rng.normal(size=(1970, 4)), 0.1 * rng.normal(size=(30, 4)) - away
@@ -157,7 +167,9 @@ def test_nobody_asking_gets_no_list(many: Float32) -> None:
 
 
 @pytest.mark.parametrize("items", [[0, 1], [2, 1], [1, 1], [40, 41], [-1, 3]])
-def test_items_that_are_nobody_out_of_order_twice_or_unknown_are_a_fault(vectors: Float32, items: list[int]) -> None:
+def test_items_that_are_nobody_out_of_order_twice_or_unknown_are_a_fault(
+    vectors: Float32, items: list[int]
+) -> None:
     with pytest.raises(ValueError, match=r"ascend within 1\.\.40"):
         index_of(vectors, np.array(items, np.int32))
 
@@ -178,12 +190,16 @@ def test_an_index_survives_saving_parameters_items_and_all(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_vectors_make_an_equal_index_on_any_number_of_threads(kind: str, many: Float32, tmp_path: Path) -> None:
+def test_equal_vectors_make_an_equal_index_on_any_number_of_threads(
+    kind: str, many: Float32, tmp_path: Path
+) -> None:
     threads = faiss.omp_get_max_threads()
     try:
         for number in (1, 4, 4):
             faiss.omp_set_num_threads(number)
-            built(kind, many, LEAST[kind]).save(tmp_path / f"{len(list(tmp_path.glob('*.faiss')))}.faiss")
+            built(kind, many, LEAST[kind]).save(
+                tmp_path / f"{len(list(tmp_path.glob('*.faiss')))}.faiss"
+            )
             assert faiss.omp_get_max_threads() == number
     finally:
         faiss.omp_set_num_threads(threads)

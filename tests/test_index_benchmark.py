@@ -17,10 +17,15 @@ def test_the_benchmark_prints_a_table_and_returns_its_rows(
     bench: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    rows = bench.main(["--items", "500", "2000", "--spread", "0.2", "--k", "10", "--tracking", tracking])
+    rows = bench.main(
+        ["--items", "500", "2000", "--spread", "0.2", "--k", "10", "--tracking", tracking]
+    )
     assert [row["kind"] for row in rows if row["items"] == 500] == ["exact"]
     assert {row["kind"] for row in rows if row["items"] == 2000} == {"exact", "pq", "ivf"}
-    assert [(row["items"], row["kind"]) for row in rows if row["auto"]] == [(500, "exact"), (2000, "exact")]
+    assert [(row["items"], row["kind"]) for row in rows if row["auto"]] == [
+        (500, "exact"),
+        (2000, "exact"),
+    ]
     assert "overlap@10" in capsys.readouterr().out
 
 

@@ -1,4 +1,6 @@
-"""The door as a whole: what is written, what is said about it, and that a refusal writes nothing."""
+"""The door as a whole: what is written, what is said about it, and that a refusal writes
+nothing.
+"""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +32,9 @@ def data(tmp_path: Path) -> Path:
     place.mkdir()
     (place / "interactions.csv").write_text(LOG)
     (place / "items.csv").write_text("item_id,duration_seconds\nb,6\na,60\na,61\n")
-    (place / "searches.csv").write_text("user_id,timestamp,query\n2,2024-05-01,b\n1,2024-05-02,c\n1,2024-05-01,a\n")
+    (place / "searches.csv").write_text(
+        "user_id,timestamp,query\n2,2024-05-01,b\n1,2024-05-02,c\n1,2024-05-01,a\n"
+    )
     return place
 
 
@@ -93,8 +97,26 @@ def test_the_rejected_rows_are_kept_with_file_row_and_reason(data: Path, out: Pa
         "timestamp",
     ]
     assert written(out, "rejected") == [
-        ("interactions", "interactions.csv", 4, "duplicate", None, "2", "b", "2024-05-02 00:00:00+00"),
-        ("interactions", "interactions.csv", 6, "item_id is null", None, "1", None, "2024-05-01T00:00:00Z"),
+        (
+            "interactions",
+            "interactions.csv",
+            4,
+            "duplicate",
+            None,
+            "2",
+            "b",
+            "2024-05-02 00:00:00+00",
+        ),
+        (
+            "interactions",
+            "interactions.csv",
+            6,
+            "item_id is null",
+            None,
+            "1",
+            None,
+            "2024-05-01T00:00:00Z",
+        ),
         ("items", "items.csv", 3, "duplicate", None, None, "a", None),
     ]
 
@@ -103,7 +125,10 @@ def test_the_summary_counts_what_was_done(data: Path, out: Path) -> None:
     config = CleaningConfig(max_rejected_share=0.5, last_days=1.5, known_items_only=True)
     assert ingest("canonical", data, out, config, NOW) == {
         "rows_read": 6,
-        "rejected": {"interactions": {"item_id is null": 1, "duplicate": 1}, "items": {"duplicate": 1}},
+        "rejected": {
+            "interactions": {"item_id is null": 1, "duplicate": 1},
+            "items": {"duplicate": 1},
+        },
         "dropped": {"last_days": 2, "known_items_only": 0},
         "missing": {
             "interactions": ["device", "position", "propensity"],
@@ -125,7 +150,9 @@ def test_the_summary_counts_what_was_done(data: Path, out: Path) -> None:
 
 
 def test_what_was_taken_for_something_else_is_told_in_one_line(data: Path, out: Path) -> None:
-    """Columns misnamed, seconds that are not there, rows set aside, and a second file that nobody reads."""
+    """Columns misnamed, seconds that are not there, rows set aside, and a second file that nobody
+    reads.
+    """
     summary = ingest("canonical", data, out, TOLERANT, NOW)
     aside = "item_id is null: 1, duplicate: 1"
     missing = "not in the log: device, position, propensity"
@@ -134,20 +161,31 @@ def test_what_was_taken_for_something_else_is_told_in_one_line(data: Path, out: 
     )
     for path in out.iterdir():
         path.unlink()
-    (data / "interactions.csv").write_text("user_id,item_id,timestamp,click,watch_time\n1,a,2024-05-01,0,2\n")
+    (data / "interactions.csv").write_text(
+        "user_id,item_id,timestamp,click,watch_time\n1,a,2024-05-01,0,2\n"
+    )
     (data / "interactions-2024-05-31.csv").write_text(LOG)
     summary = ingest("canonical", data, out, TOLERANT, NOW)
-    assert (summary["unused"], summary["unread"]) == (["click", "watch_time"], ["interactions-2024-05-31.csv"])
+    assert (summary["unused"], summary["unread"]) == (
+        ["click", "watch_time"],
+        ["interactions-2024-05-31.csv"],
+    )
     assert in_words(summary).startswith(
         "1 rows, 1 users, 1 items, 100% clicked, no watch seconds; not in the log: clicked"
     )
-    assert in_words(summary).endswith("not used: click, watch_time; not read: interactions-2024-05-31.csv")
+    assert in_words(summary).endswith(
+        "not used: click, watch_time; not read: interactions-2024-05-31.csv"
+    )
 
 
-def test_the_same_input_gives_the_same_bytes_of_content(data: Path, out: Path, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes_of_content(
+    data: Path, out: Path, tmp_path: Path
+) -> None:
     again = tmp_path / "again"
     again.mkdir()
-    assert ingest("canonical", data, out, TOLERANT, NOW) == ingest("canonical", data, again, TOLERANT, NOW)
+    assert ingest("canonical", data, out, TOLERANT, NOW) == ingest(
+        "canonical", data, again, TOLERANT, NOW
+    )
     for path in out.iterdir():
         assert pq.read_table(path).equals(pq.read_table(again / path.name))
 
@@ -158,20 +196,34 @@ def test_the_same_input_gives_the_same_bytes_of_content(data: Path, out: Path, t
         ("canonical", CleaningConfig(), "2 of 6 rows are at fault"),
         ("kuairand", CleaningConfig(), "no interactions of source 'kuairand'"),
         ("netflix", CleaningConfig(), "source 'netflix' is unknown"),
-        ("canonical", CleaningConfig(max_rejected_share=1, min_history=9), "no interaction is left after cleaning"),
-        ("canonical", CleaningConfig(max_rejected_share=1, no_exposure_before_publication=True), "published_at"),
+        (
+            "canonical",
+            CleaningConfig(max_rejected_share=1, min_history=9),
+            "no interaction is left after cleaning",
+        ),
+        (
+            "canonical",
+            CleaningConfig(max_rejected_share=1, no_exposure_before_publication=True),
+            "published_at",
+        ),
     ],
 )
-def test_a_refusal_writes_nothing(data: Path, out: Path, source: str, config: CleaningConfig, sentence: str) -> None:
+def test_a_refusal_writes_nothing(
+    data: Path, out: Path, source: str, config: CleaningConfig, sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence):
         ingest(source, data, out, config, NOW)
     assert list(out.iterdir()) == []
 
 
-def test_bytes_that_are_not_utf_8_deep_in_a_file_are_refused_and_nothing_is_written(data: Path, out: Path) -> None:
+def test_bytes_that_are_not_utf_8_deep_in_a_file_are_refused_and_nothing_is_written(
+    data: Path, out: Path
+) -> None:
     lines = "".join(f"1,i{n},2024-05-01T00:00:00Z,1,12,home\n" for n in range(60_000))
     head = LOG.splitlines()[0] + "\n"
-    (data / "interactions.csv").write_bytes((head + lines + "1,é,2024-05-01,1,2,home\n").encode("latin-1"))
+    (data / "interactions.csv").write_bytes(
+        (head + lines + "1,é,2024-05-01,1,2,home\n").encode("latin-1")
+    )
     with pytest.raises(InputError, match=r"interactions\.csv, line 60002: the bytes are not UTF-8"):
         ingest("canonical", data, out, CleaningConfig(), NOW)
     assert list(out.iterdir()) == []
@@ -189,7 +241,12 @@ def test_rows_far_into_a_large_file_keep_their_numbers(data: Path, out: Path) ->
     lines[150_000] = "5,x,2024-05-01T00:00:00Z,1,-1,home"
     (data / "interactions.csv").write_text("\n".join([LOG.splitlines()[0], *lines]) + "\n")
     ingest("canonical", data, out, CleaningConfig(), NOW)
-    assert written(out, "rejected")[0][1:5] == ("interactions.csv", 150_001, "watch_seconds is negative", "-1")
+    assert written(out, "rejected")[0][1:5] == (
+        "interactions.csv",
+        150_001,
+        "watch_seconds is negative",
+        "-1",
+    )
 
 
 def real(name: str) -> Path:
@@ -205,7 +262,9 @@ def test_the_kuairand_slice_comes_out_as_it_is_described(out: Path) -> None:
     assert summary["clicked_share"] == pytest.approx(0.66, abs=0.01)
 
 
-def test_globo_clicks_of_whole_sessions_have_gaps_of_at_most_half_an_hour(out: Path, tmp_path: Path) -> None:
+def test_globo_clicks_of_whole_sessions_have_gaps_of_at_most_half_an_hour(
+    out: Path, tmp_path: Path
+) -> None:
     clicks = pq.read_table(real("globo") / "clicks_oct_01_12.parquet")
     some = clicks.filter(pc.less(clicks["user_id"], 5_000))
     place = tmp_path / "slice"
@@ -218,4 +277,6 @@ def test_globo_clicks_of_whole_sessions_have_gaps_of_at_most_half_an_hour(out: P
     least_unknown = 2 * len(sessions)
     assert log["watch_seconds"].null_count >= least_unknown
     assert 0 <= pc.min(log["watch_seconds"]).as_py() <= pc.max(log["watch_seconds"]).as_py() <= 1800
-    assert summary["null_seconds_share"] == pytest.approx(log["watch_seconds"].null_count / len(log))
+    assert summary["null_seconds_share"] == pytest.approx(
+        log["watch_seconds"].null_count / len(log)
+    )

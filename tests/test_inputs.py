@@ -1,4 +1,6 @@
-"""What towers read of users: strictly before the instant, newest first, in the tower's own vocabulary."""
+"""What towers read of users: strictly before the instant, newest first, in the tower's own
+vocabulary.
+"""
 
 import numpy as np
 
@@ -7,16 +9,28 @@ from features.side_features import SideFeatures
 from recall.inputs import UserInputs
 from recall.tower import TowerSpec
 
-WATCHES = histories_of(np.array([1, 1, 1, 1, 2]), np.array([1, 2, 3, 4, 9]), np.array([10, 20, 20, 30, 15]), 4)
+WATCHES = histories_of(
+    np.array([1, 1, 1, 1, 2]), np.array([1, 2, 3, 4, 9]), np.array([10, 20, 20, 30, 15]), 4
+)
 SEARCHES = histories_of(np.array([1, 1, 1]), np.array([1, 2, 3]), np.array([5, 20, 25]), 4)
 USERS = SideFeatures(
-    {"country": np.array([0, 1, 2, 0], np.int32)}, {"country": 3}, {"age": np.array([np.nan, 30.0, 90.0, np.nan])}
+    {"country": np.array([0, 1, 2, 0], np.int32)},
+    {"country": 3},
+    {"age": np.array([np.nan, 30.0, 90.0, np.nan])},
 )
 READINGS = UserInputs(WATCHES, SEARCHES, USERS)
 
 
 def shape(**fields):
-    usual = {"as_of": 0, "items": 10, "dim": 2, "hidden": (), "recency_windows": (1, 3), "tokens": 4, "token_bag": 2}
+    usual = {
+        "as_of": 0,
+        "items": 10,
+        "dim": 2,
+        "hidden": (),
+        "recency_windows": (1, 3),
+        "tokens": 4,
+        "token_bag": 2,
+    }
     usual |= {"categories": {"country": 3}, "numbers": {"age": (20.0, 60.0)}}
     return TowerSpec(**usual | fields)
 
@@ -54,7 +68,9 @@ def test_tokens_are_those_searched_strictly_before_the_instant():
 
 def test_without_searches_or_places_for_them_there_are_no_tokens():
     users, timestamps_us = np.array([1], np.int32), np.array([50])
-    assert UserInputs(WATCHES, None, USERS).inputs_at(shape(), users, timestamps_us).tokens.shape == (1, 0)
+    assert UserInputs(WATCHES, None, USERS).inputs_at(
+        shape(), users, timestamps_us
+    ).tokens.shape == (1, 0)
     assert READINGS.inputs_at(shape(token_bag=0), users, timestamps_us).tokens.shape == (1, 0)
 
 
@@ -80,9 +96,17 @@ def test_training_and_serving_read_the_same_for_the_same_request():
 
 def test_later_watches_and_searches_change_no_earlier_reading():
     grown = UserInputs(
-        histories_of(np.append(WATCHES.users, 2), np.append(WATCHES.items, 5), np.append(WATCHES.timestamps_us, 40), 4),
         histories_of(
-            np.append(SEARCHES.users, 1), np.append(SEARCHES.items, 1), np.append(SEARCHES.timestamps_us, 40), 4
+            np.append(WATCHES.users, 2),
+            np.append(WATCHES.items, 5),
+            np.append(WATCHES.timestamps_us, 40),
+            4,
+        ),
+        histories_of(
+            np.append(SEARCHES.users, 1),
+            np.append(SEARCHES.items, 1),
+            np.append(SEARCHES.timestamps_us, 40),
+            4,
         ),
         USERS,
     )

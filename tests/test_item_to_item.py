@@ -25,7 +25,9 @@ def cosines(vectors):
 
 def test_each_watched_item_lists_its_nearest_others(vectors, monkeypatch):
     monkeypatch.setattr(module, "NEIGHBOURS", 3)
-    nearest = link_nearest(vectors, CATALOGUE, np.array([[2, 5, 0], [5, 7, ITEMS]])).nearest.toarray()
+    nearest = link_nearest(
+        vectors, CATALOGUE, np.array([[2, 5, 0], [5, 7, ITEMS]])
+    ).nearest.toarray()
     between = cosines(vectors)
     for item in range(ITEMS):
         best = np.argsort(-between[item])[:3] if item in (2, 5, 7) else []

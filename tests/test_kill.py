@@ -1,4 +1,6 @@
-"""Killed at any instant: the old artefact or the new one, and the same command again finishes with the same content."""
+"""Killed at any instant: the old artefact or the new one, and the same command again finishes with
+the same content.
+"""
 
 import json
 import os
@@ -23,12 +25,35 @@ from recall.checkpoints import Checkpoints
 
 FUNNEL = Path(sys.executable).parent / "funnel"
 # What touches the file system and passes an audit hook before it does.
-TOUCHES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.listdir", "os.scandir")
+TOUCHES = (
+    "open",
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.listdir",
+    "os.scandir",
+)
 WORLD = WorldConfig(
-    users=40, users_a_day=2, items=80, items_a_day=5, days=2, impressions_a_day=600, topics=8, favourite_topics=2
+    users=40,
+    users_a_day=2,
+    items=80,
+    items_a_day=5,
+    days=2,
+    impressions_a_day=600,
+    topics=8,
+    favourite_topics=2,
 )
 SMALL = (
-    *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
+    *(
+        "recall.dim=4",
+        "recall.depth=1",
+        "recall.width=4",
+        "recall.epochs=1",
+        "recall.blocks=1",
+        "recall.history=5",
+    ),
     *("ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=5"),
 )
 
@@ -52,7 +77,9 @@ def make(root: Path, value: int) -> Manifest:
 
 
 def killed_at(touch: int, program: Callable[[], object]) -> bool:
-    """Run a program in a fork that is killed as it is about to touch the file system for the nth time."""
+    """Run a program in a fork that is killed as it is about to touch the file system for the nth
+    time.
+    """
     child = os.fork()
     if not child:
         left = iter(range(touch))
@@ -63,7 +90,9 @@ def killed_at(touch: int, program: Callable[[], object]) -> bool:
 
         sys.addaudithook(lambda event, _: die_when_used_up() if event in TOUCHES else None)
         # A file is empty between its opening and its first write, of which no audit hook hears.
-        sys.setprofile(lambda _, event, called: die_when_used_up() if _writes(event, called) else None)
+        sys.setprofile(
+            lambda _, event, called: die_when_used_up() if _writes(event, called) else None
+        )
         program()
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -78,14 +107,20 @@ def _writes(event: str, called: object) -> bool:
 def whole(folder: Path) -> bool:
     """Whether a version is what its manifest says, file by file."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
+    }
     found.pop(MANIFEST)
     digests = {name: facts["digest"] for name, facts in manifest["files"].items()}
     return {name: content_digest(path) for name, path in found.items()} == digests
 
 
-def test_a_store_killed_at_each_of_its_touches_of_the_disk_holds_the_old_version_or_the_new(tmp_path: Path) -> None:
-    """Every point is tried: while writing, describing, renaming, pointing, removing an old version, publishing."""
+def test_a_store_killed_at_each_of_its_touches_of_the_disk_holds_the_old_version_or_the_new(
+    tmp_path: Path,
+) -> None:
+    """Every point is tried: while writing, describing, renaming, pointing, removing an old version,
+    publishing.
+    """
     prepared = tmp_path / "prepared"
     for value in range(KEPT_VERSIONS):
         make(prepared, value)
@@ -93,7 +128,11 @@ def test_a_store_killed_at_each_of_its_touches_of_the_disk_holds_the_old_version
     versions = {artefact_key(value).version for value in (KEPT_VERSIONS - 1, 9)}
     shown = {f"a{value}" * 100 for value in (KEPT_VERSIONS - 1, 9)}
     deaths = 0
-    while killed_at(deaths, lambda: make(root, 9)) if (root := _copy(prepared, tmp_path, deaths)) else False:
+    while (
+        killed_at(deaths, lambda: make(root, 9))
+        if (root := _copy(prepared, tmp_path, deaths))
+        else False
+    ):
         home = root / "lists"
         assert Store(root).manifest("lists").version in versions
         assert all(whole(path) for path in home.iterdir() if path.is_dir() and path.name[0] != ".")
@@ -111,7 +150,17 @@ def _copy(prepared: Path, place: Path, number: int) -> Path:
 
 def started(data: Path, out: Path) -> "subprocess.Popen[bytes]":
     settings = [word for setting in SMALL for word in ("--set", setting)]
-    command: list[str | Path] = [FUNNEL, "run", "--source", "canonical", "--data", data, "--out", out, *settings]
+    command: list[str | Path] = [
+        FUNNEL,
+        "run",
+        "--source",
+        "canonical",
+        "--data",
+        data,
+        "--out",
+        out,
+        *settings,
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
@@ -143,13 +192,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_a_run_killed_twice_and_started_again_ends_where_an_undisturbed_one_does(data: Path, tmp_path: Path) -> None:
+def test_a_run_killed_twice_and_started_again_ends_where_an_undisturbed_one_does(
+    data: Path, tmp_path: Path
+) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
     undisturbed = started(data, calm)
     delays = np.random.default_rng(5).random(2)
     for artefact, delay in zip(("towers", "ranker"), delays, strict=True):
         kill_in(artefact, killed, started(data, killed), float(delay))
-        folders = [path for path in killed.glob("artefacts/*/*") if path.is_dir() and path.name[0] != "."]
+        folders = [
+            path for path in killed.glob("artefacts/*/*") if path.is_dir() and path.name[0] != "."
+        ]
         assert all(whole(folder) for folder in folders)
     assert started(data, killed).wait() == 0
     assert undisturbed.wait() == 0
@@ -164,9 +217,13 @@ class Killed(BaseException):
 def test_towers_go_on_from_what_a_killed_run_left_and_nothing_of_it_is_left_behind(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first epoch's loss is altered where the killed run kept it: the finished artefact has it so."""
+    """The first epoch's loss is altered where the killed run kept it: the finished artefact has it
+    so.
+    """
     out = tmp_path / "out"
-    request = request_for("canonical", str(data), str(out), "killed", f"sqlite:///{tmp_path / 'mlflow.db'}", SMALL)
+    request = request_for(
+        "canonical", str(data), str(out), "killed", f"sqlite:///{tmp_path / 'mlflow.db'}", SMALL
+    )
     for name in list(STEPS)[: list(STEPS).index("towers")]:
         make_step(name, request)
 
@@ -182,7 +239,9 @@ def test_towers_go_on_from_what_a_killed_run_left_and_nothing_of_it_is_left_behi
     progress["epochs"][0]["loss"] = 123.0
     left.write_text(json.dumps(progress))
     outcome = make_step("towers", request)
-    epochs = json.loads((out / "artefacts" / "towers" / outcome.version / "epochs.json").read_text())
+    epochs = json.loads(
+        (out / "artefacts" / "towers" / outcome.version / "epochs.json").read_text()
+    )
     assert [row["loss"] == 123 for row in epochs] == [True] + [False] * (len(epochs) - 1)
     assert len(epochs) > 1
     assert not list(out.glob("artefacts/towers/.*"))

@@ -32,7 +32,9 @@ def test_lambda_0_is_the_papers_order_and_no_seconds_is_recalls():
     assert ListOrder(chance_weight=0).described == "seconds"
     assert ListOrder(seconds_weight=0).described == "recall's order"
     assert ListOrder(seconds_weight=0, chance_of="popular").described == "popular alone"
-    assert ListOrder(chance_weight=0.5, depth=100).described == "seconds x chance^0.5 of the first 100"
+    assert (
+        ListOrder(chance_weight=0.5, depth=100).described == "seconds x chance^0.5 of the first 100"
+    )
 
 
 def test_a_generators_ranks_are_chances_that_fall_and_what_it_did_not_name_follows_in_its_order():
@@ -44,7 +46,10 @@ def test_a_generators_ranks_are_chances_that_fall_and_what_it_did_not_name_follo
 
 def gains(seed, users=400, shift=0.0):
     rng = np.random.default_rng(seed)
-    return {k: np.where(rng.random(users) < share, rng.exponential(20 + shift, users), 0) for k, share in HELD.items()}
+    return {
+        k: np.where(rng.random(users) < share, rng.exponential(20 + shift, users), 0)
+        for k, share in HELD.items()
+    }
 
 
 HELD = {10: 0.3, 50: 0.6}
@@ -56,7 +61,8 @@ def test_the_standard_error_is_that_of_a_bootstrap_of_users():
     rng, users = np.random.default_rng(3), 400
     draws = rng.integers(0, users, (3_000, users))
     differences = [
-        Gains({k: v[d] for k, v in shared.items()}).log_total - Gains({k: v[d] for k, v in mine.items()}).log_total
+        Gains({k: v[d] for k, v in shared.items()}).log_total
+        - Gains({k: v[d] for k, v in mine.items()}).log_total
         for d in draws
     ]
     assert Gains(shared).standard_error(Gains(mine)) == pytest.approx(np.std(differences), rel=0.1)
@@ -84,14 +90,22 @@ def test_what_holds_clearly_less_than_recalls_order_at_any_length_does_harm():
     assert not Gains(better).harms(Gains(recalls))
     assert Gains(better | {50: recalls[50] * 0.9}).harms(Gains(recalls))
     noisy = gains(5)
-    assert not Gains({k: noisy[k] * recalls[k].sum() / noisy[k].sum() * 0.999 for k in HELD}).harms(Gains(recalls))
+    assert not Gains({k: noisy[k] * recalls[k].sum() / noisy[k].sum() * 0.999 for k in HELD}).harms(
+        Gains(recalls)
+    )
 
 
 def test_an_order_that_does_harm_is_not_chosen():
     harmful = OrderTrial(ListOrder(), 2.0, {}, -1.0, 0.1, harmless=False)
-    assert first_within_an_error([harmful, OrderTrial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)]) == 1
+    assert (
+        first_within_an_error([harmful, OrderTrial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)])
+        == 1
+    )
 
 
 def test_a_trial_that_is_worth_nothing_is_not_chosen():
     nothing = OrderTrial(ListOrder(), -np.inf, {}, np.inf, np.nan)
-    assert first_within_an_error([nothing, OrderTrial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)]) == 1
+    assert (
+        first_within_an_error([nothing, OrderTrial(ListOrder(chance_weight=0), 1.0, {}, 0.0, 0.0)])
+        == 1
+    )

@@ -1,4 +1,6 @@
-"""How lists are ordered is chosen on lists, and the lists are judged as lists: planted logs and slices of real ones."""
+"""How lists are ordered is chosen on lists, and the lists are judged as lists: planted logs and
+slices of real ones.
+"""
 
 import json
 from collections.abc import Callable
@@ -17,8 +19,21 @@ from ranking.list_order import ListOrder
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SMALL = (
-    *("recall.dim=8", "recall.depth=1", "recall.width=16", "recall.epochs=3", "recall.blocks=1", "recall.history=10"),
-    *("recall.k=60", "ranking.top_k=20", "ranking.epochs=8", "ranking.hidden=[16]", "ranking.vocabulary_clicks=1"),
+    *(
+        "recall.dim=8",
+        "recall.depth=1",
+        "recall.width=16",
+        "recall.epochs=3",
+        "recall.blocks=1",
+        "recall.history=10",
+    ),
+    *(
+        "recall.k=60",
+        "ranking.top_k=20",
+        "ranking.epochs=8",
+        "ranking.hidden=[16]",
+        "ranking.vocabulary_clicks=1",
+    ),
 )
 USERS, ITEMS, SHOWN, DAYS = 600, 480, 50, 6
 
@@ -75,11 +90,15 @@ GROUP, LONG = np.arange(ITEMS) % GROUPS, np.arange(ITEMS) // GROUPS % 2 == 0
 
 @pytest.fixture(scope="module")
 def selective(tmp_path_factory: pytest.TempPathFactory) -> Validation:
-    """A feed that shows short items to everybody, and long ones only to those who like their group: they watch long."""
+    """A feed that shows short items to everybody, and long ones only to those who like their group:
+    they watch long.
+    """
 
     def feed(rng: np.random.Generator, user: int) -> Any:
         long = rng.permutation(np.flatnonzero(LONG & (user % GROUPS == GROUP)))[: SHOWN // 2]
-        return rng.permutation(np.append(long, rng.permutation(np.flatnonzero(~LONG))[: SHOWN - len(long)]))
+        return rng.permutation(
+            np.append(long, rng.permutation(np.flatnonzero(~LONG))[: SHOWN - len(long)])
+        )
 
     def behaviour(rng: np.random.Generator, _: Any, items: Any) -> Any:
         return rng.random(len(items)) < 0.5, rng.exponential(np.where(LONG[items], 300, 30))
@@ -87,7 +106,9 @@ def selective(tmp_path_factory: pytest.TempPathFactory) -> Validation:
     return trained(planted(0, feed, behaviour), tmp_path_factory.mktemp("selective"))
 
 
-def test_what_a_feed_shows_to_its_lovers_alone_is_not_offered_to_everybody(selective: Validation) -> None:
+def test_what_a_feed_shows_to_its_lovers_alone_is_not_offered_to_everybody(
+    selective: Validation,
+) -> None:
     """E[T | shown] of a long item is true and high; who was never shown one does not get one."""
     choice = chosen(selective)
     assert choice["order"]["chance_weight"] > 0
@@ -98,7 +119,9 @@ def test_what_a_feed_shows_to_its_lovers_alone_is_not_offered_to_everybody(selec
 
 @pytest.fixture(scope="module")
 def uniform(tmp_path_factory: pytest.TempPathFactory) -> Validation:
-    """Everybody is shown any item alike: half are clicked often and left soon, half seldom and watched for long."""
+    """Everybody is shown any item alike: half are clicked often and left soon, half seldom and
+    watched for long.
+    """
     some = 100
     rate, mean = np.tile([0.9, 0.05], some // 2), np.tile([15.0, 900.0], some // 2)
 
@@ -112,11 +135,15 @@ def uniform(tmp_path_factory: pytest.TempPathFactory) -> Validation:
 
 
 def test_where_everything_was_shown_alike_the_expected_seconds_order(uniform: Validation) -> None:
-    """A long item is worth 45 s an impression, a short one 13.5 s; from lambda .5 on chance puts the short first."""
+    """A long item is worth 45 s an impression, a short one 13.5 s; from lambda .5 on chance puts
+    the short first.
+    """
     choice = chosen(uniform)
     assert choice["order"]["seconds_weight"] == 1
     assert choice["order"]["chance_weight"] <= 0.25
-    assert share_at_10(uniform, ListOrder.model_validate(choice["order"])) > 1.3 * share_at_10(uniform, ListOrder())
+    assert share_at_10(uniform, ListOrder.model_validate(choice["order"])) > 1.3 * share_at_10(
+        uniform, ListOrder()
+    )
 
 
 def test_lists_of_the_validation_window_know_nothing_of_it(uniform: Validation) -> None:
@@ -134,7 +161,9 @@ def test_lists_of_the_validation_window_know_nothing_of_it(uniform: Validation) 
     assert uniform.clicks[1].sum() == pytest.approx(log.seconds[inside].sum())
 
 
-def test_the_measure_is_the_share_of_watch_seconds_a_reader_would_count(uniform: Validation) -> None:
+def test_the_measure_is_the_share_of_watch_seconds_a_reader_would_count(
+    uniform: Validation,
+) -> None:
     lists = uniform.ordered(ListOrder())
     clicks, seconds = uniform.clicks
     held = sum(
@@ -142,20 +171,30 @@ def test_the_measure_is_the_share_of_watch_seconds_a_reader_would_count(uniform:
         for at, (row, item) in enumerate(zip(clicks.rows, clicks.items, strict=True))
         if item in lists.items[row, :10]
     )
-    assert uniform.shares(lists.items)["watch_seconds_share@10"] == pytest.approx(held / seconds.sum())
+    assert uniform.shares(lists.items)["watch_seconds_share@10"] == pytest.approx(
+        held / seconds.sum()
+    )
 
 
-def test_a_lambda_that_is_given_is_not_chosen_and_how_many_take_part_is(uniform: Validation) -> None:
+def test_a_lambda_that_is_given_is_not_chosen_and_how_many_take_part_is(
+    uniform: Validation,
+) -> None:
     config = uniform.context.config
     ranking = config.ranking.model_copy(update={"chance_weight": 0.0})
     given = replace(uniform.context, config=config.model_copy(update={"ranking": ranking}))
     choice = Validation(given, uniform.validates).choice()
-    assert {trial["list"] for trial in choice["trials"]} == {f"seconds of the first {n}" for n in (20, 40, 68, 90)}
+    assert {trial["list"] for trial in choice["trials"]} == {
+        f"seconds of the first {n}" for n in (20, 40, 68, 90)
+    }
     assert choice["order"]["chance_weight"] == 0
 
 
-def test_recalls_first_places_reordered_hold_at_their_end_what_recalls_order_holds(uniform: Validation) -> None:
-    lists, recalls = (uniform.ordered(order).items for order in (ListOrder(depth=20), ListOrder(seconds_weight=0)))
+def test_recalls_first_places_reordered_hold_at_their_end_what_recalls_order_holds(
+    uniform: Validation,
+) -> None:
+    lists, recalls = (
+        uniform.ordered(order).items for order in (ListOrder(depth=20), ListOrder(seconds_weight=0))
+    )
     assert (np.sort(lists, axis=1) == np.sort(recalls, axis=1)).all()
     assert (lists != recalls).any()
 
@@ -163,20 +202,35 @@ def test_recalls_first_places_reordered_hold_at_their_end_what_recalls_order_hol
 REAL = {
     "kuairand": ("split.test_start=2022-04-16T16:00:00Z", "recall.k=200", "ranking.top_k=50"),
     "globo": (
-        *("split.test_start=2017-10-12T12:00:00Z", "cleaning.last_days=3", "cleaning.sample_users=15000"),
+        *(
+            "split.test_start=2017-10-12T12:00:00Z",
+            "cleaning.last_days=3",
+            "cleaning.sample_users=15000",
+        ),
         *("recall.k=200", "ranking.top_k=50", "recall.blocks=2"),
     ),
 }
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_lists_of_a_real_log_are_behind_neither_recalls_order_nor_popularity(name: str, tmp_path: Path) -> None:
-    """Impressions were judged well while lists ordered by their seconds held a fifth of what recall's order held."""
+def test_lists_of_a_real_log_are_behind_neither_recalls_order_nor_popularity(
+    name: str, tmp_path: Path
+) -> None:
+    """Impressions were judged well while lists ordered by their seconds held a fifth of what
+    recall's order held.
+    """
     if not (DATA / name).is_dir():
         pytest.skip(f"the real log {name} is not on this machine")
     run_pipeline(name, DATA / name, tmp_path, None, [*SMALL, *REAL[name]], None)
     report = json.loads((tmp_path / "report.json").read_text())
-    margins = [each for each in report["run"]["verdict"]["margins"] if each["rival"] in ("recall", "popularity")]
-    assert {each["measure"] for each in margins} == {"watch_seconds_share@10", "watch_seconds_share@50"}
+    margins = [
+        each
+        for each in report["run"]["verdict"]["margins"]
+        if each["rival"] in ("recall", "popularity")
+    ]
+    assert {each["measure"] for each in margins} == {
+        "watch_seconds_share@10",
+        "watch_seconds_share@50",
+    }
     for each in margins:
         assert each["ahead"] >= -each["standard_error"], each

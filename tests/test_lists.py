@@ -27,7 +27,12 @@ RANKED = Ranked(
     },
 )
 EXPECTED = [("cem", 80, 1, 9.0, "t,p"), ("cem", 70, 2, 4.0, "p"), ("ann", 90, 1, 2.0, "t")]
-NONE = Ranked(np.zeros(0, np.int32), np.zeros((0, 3), np.int32), np.zeros((0, 3)), {"t": np.zeros((0, 3), np.uint16)})
+NONE = Ranked(
+    np.zeros(0, np.int32),
+    np.zeros((0, 3), np.int32),
+    np.zeros((0, 3)),
+    {"t": np.zeros((0, 3), np.uint16)},
+)
 
 
 def one_of(lists: Ranked, row: int) -> Ranked:
@@ -40,14 +45,18 @@ def rows_of(path: Path) -> list[tuple[object, ...]]:
     return [tuple(row.values()) for row in pq.read_table(path).to_pylist()]
 
 
-def test_lists_are_written_in_raw_ids_one_row_an_item_with_the_generators_that_named_it(tmp_path: Path) -> None:
+def test_lists_are_written_in_raw_ids_one_row_an_item_with_the_generators_that_named_it(
+    tmp_path: Path,
+) -> None:
     write_lists(tmp_path / "lists.parquet", IDS, [RANKED], {"unit": "watches"})
     assert rows_of(tmp_path / "lists.parquet") == [(*row, "watches") for row in EXPECTED]
     names = pq.read_table(tmp_path / "lists.parquet").column_names
     assert names == ["user_id", "item_id", "rank", "score", "generators", "unit"]
 
 
-def test_each_generators_rank_is_a_column_and_null_where_it_did_not_name_the_item(tmp_path: Path) -> None:
+def test_each_generators_rank_is_a_column_and_null_where_it_did_not_name_the_item(
+    tmp_path: Path,
+) -> None:
     write_lists(tmp_path / "lists.parquet", IDS, [RANKED], {}, ranks=True)
     table = pq.read_table(tmp_path / "lists.parquet")
     assert table.column_names[5:] == ["t_rank", "p_rank"]
@@ -85,14 +94,20 @@ LISTS = st.permutations([1, 2, 3, 4, 5, 0]).map(lambda items: items[:4])
 
 
 @given(lists=st.lists(st.tuples(LISTS, LISTS), max_size=4))
-def test_chosen_items_keep_the_ranks_they_had_among_the_candidates(lists: list[tuple[list[int], list[int]]]) -> None:
+def test_chosen_items_keep_the_ranks_they_had_among_the_candidates(
+    lists: list[tuple[list[int], list[int]]],
+) -> None:
     items = np.array([of for of, _ in lists], np.int32).reshape(-1, 4)
     chosen = np.array([of for _, of in lists], np.int32).reshape(-1, 4)
     ranks = (np.arange(items.size, dtype=np.uint16) + 1).reshape(items.shape)
     found = ranks_of(chosen, items, {"t": ranks})["t"]
     for row, (candidates, wanted) in enumerate(lists):
-        places = [candidates.index(item) if item and item in candidates else None for item in wanted]
-        assert found[row].tolist() == [0 if place is None else int(ranks[row, place]) for place in places]
+        places = [
+            candidates.index(item) if item and item in candidates else None for item in wanted
+        ]
+        assert found[row].tolist() == [
+            0 if place is None else int(ranks[row, place]) for place in places
+        ]
 
 
 def test_an_array_written_row_by_row_is_the_array(tmp_path: Path) -> None:

@@ -14,12 +14,18 @@ def test_log_sums_are_those_of_each_users_own_candidates_and_users_may_have_none
 
 
 def training_set(weights, users, rng, groups=None):
-    """Users with 8 candidates each who watch one of them by the softmax of its two columns times weights."""
+    """Users with 8 candidates each who watch one of them by the softmax of its two columns times
+    weights.
+    """
     matrix = rng.normal(size=(users, 8, 2)).astype(np.float32)
     groups = np.full(users, 2) if groups is None else groups
-    logits = np.einsum("ncf,nf->nc", matrix, np.asarray(weights)[groups]) + rng.gumbel(size=(users, 8))
+    logits = np.einsum("ncf,nf->nc", matrix, np.asarray(weights)[groups]) + rng.gumbel(
+        size=(users, 8)
+    )
     watched = logits == logits.max(axis=1, keepdims=True)
-    return TrainingSet(("x", "y"), matrix.reshape(-1, 2), np.full(users, 8), watched.ravel(), groups)
+    return TrainingSet(
+        ("x", "y"), matrix.reshape(-1, 2), np.full(users, 8), watched.ravel(), groups
+    )
 
 
 def test_the_fit_finds_the_weights_that_the_choices_were_made_by():

@@ -1,4 +1,6 @@
-"""The benchmark of lists on whole logs: its figures against loops over users, and a run of it on a very small log."""
+"""The benchmark of lists on whole logs: its figures against loops over users, and a run of it on a
+very small log.
+"""
 
 import json
 import math
@@ -20,7 +22,14 @@ from features.simulation.world import WorldConfig
 from recall.metrics import RelevantItems
 
 SMALL = (
-    *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
+    *(
+        "recall.dim=4",
+        "recall.depth=1",
+        "recall.width=4",
+        "recall.epochs=1",
+        "recall.blocks=1",
+        "recall.history=5",
+    ),
     *("ranking.epochs=1", "ranking.hidden=[4]", "recall.k=60", "ranking.top_k=50"),
     "split.test_start=2025-01-03T12:00:00Z",
 )
@@ -35,14 +44,23 @@ def relevant(watches: list[list[int]]) -> RelevantItems:
     return RelevantItems(np.cumsum([0, *map(len, watches)]), flat(watches).astype(np.int32))
 
 
-def random_lists(users: int, seed: int) -> tuple[Any, list[list[int]], list[list[int]], list[list[float]]]:
-    """Lists [users, 60] of 90 items with blank ends, what each user completed (some nothing) and clicked, T each."""
+def random_lists(
+    users: int, seed: int
+) -> tuple[Any, list[list[int]], list[list[int]], list[list[float]]]:
+    """Lists [users, 60] of 90 items with blank ends, what each user completed (some nothing) and
+    clicked, T each.
+    """
     rng = np.random.default_rng(seed)
     lists = np.array([rng.permutation(90)[:60] + 1 for _ in range(users)], np.int32)
     lists[np.arange(60) >= rng.integers(0, 80, users)[:, None]] = 0
     completed = [rng.permutation(91)[: rng.integers(0, 4)].tolist() for _ in range(users)]
     clicked = [[*mine, *rng.integers(0, 91, rng.integers(0, 4)).tolist()] for mine in completed]
-    return lists, completed, clicked, [(rng.random(len(mine)) * 100 + len(mine)).tolist() for mine in clicked]
+    return (
+        lists,
+        completed,
+        clicked,
+        [(rng.random(len(mine)) * 100 + len(mine)).tolist() for mine in clicked],
+    )
 
 
 def test_measures_are_what_a_loop_over_users_counts() -> None:
@@ -53,12 +71,21 @@ def test_measures_are_what_a_loop_over_users_counts() -> None:
     for k in (10, 50):
         listed = [set(mine[:k].tolist()) - {0} for mine in lists]
         hit = [bool(listed[user] & set(completed[user])) for user in evaluation]
-        held = sum(t for u in range(40) for item, t in zip(clicked[u], seconds[u], strict=True) if item in listed[u])
+        held = sum(
+            t
+            for u in range(40)
+            for item, t in zip(clicked[u], seconds[u], strict=True)
+            if item in listed[u]
+        )
         assert measures[f"HR@{k}"].value == pytest.approx(np.mean(hit))
         assert measures[f"seconds@{k}"].value == pytest.approx(held / flat(seconds).sum())
     gains = []
     for user in evaluation:
-        places = [place for place in range(10) if lists[user, place] in completed[user] and lists[user, place]]
+        places = [
+            place
+            for place in range(10)
+            if lists[user, place] in completed[user] and lists[user, place]
+        ]
         ideal = sum(1 / math.log2(place + 2) for place in range(min(10, len(completed[user]))))
         gains.append(sum(1 / math.log2(place + 2) for place in places) / ideal)
     assert measures["NDCG@10"].value == pytest.approx(np.mean(gains))
@@ -68,7 +95,11 @@ def test_measures_are_what_a_loop_over_users_counts() -> None:
 def test_the_error_of_a_mean_is_its_standard_error_over_the_users_who_are_judged() -> None:
     lists, completed, clicked, seconds = random_lists(200, 1)
     found = measures_of(lists, relevant(completed), relevant(clicked), flat(seconds))["HR@50"]
-    hit = [bool(set(lists[u, :50].tolist()) & set(completed[u]) - {0}) for u in range(200) if completed[u]]
+    hit = [
+        bool(set(lists[u, :50].tolist()) & set(completed[u]) - {0})
+        for u in range(200)
+        if completed[u]
+    ]
     assert found.error == pytest.approx(np.std(hit) / math.sqrt(len(hit)))
 
 
@@ -103,12 +134,19 @@ def test_the_best_of_each_log_is_marked_and_the_first_row_has_the_cost() -> None
     def measures(**values: float) -> dict[str, Ratio]:
         return {name: Ratio(np.array([value, value]), np.ones(2)) for name, value in values.items()}
 
-    lists = {"final": measures(a=0.5, b=0.1), "recall": measures(a=0.25, b=0.1, c=0.9), "other": measures(a=0.5, b=0)}
+    lists = {
+        "final": measures(a=0.5, b=0.1),
+        "recall": measures(a=0.25, b=0.1, c=0.9),
+        "other": measures(a=0.5, b=0),
+    }
     rows = rows_of("log", lists, {"minutes": 3.0})
     assert [row[LINE] for row in rows] == ["log: final", "log: recall", "log: other"]
     assert [row.get("minutes") for row in rows] == [3.0, None, None]
     stars = {
-        (row[LINE], name) for row in rows for name, value in row.items() if isinstance(value, Figure) and value.best
+        (row[LINE], name)
+        for row in rows
+        for name, value in row.items()
+        if isinstance(value, Figure) and value.best
     }
     best = [("final", "a"), ("other", "a"), ("final", "b"), ("recall", "b")]
     assert stars == {(f"log: {name}", measure) for name, measure in best}
@@ -116,12 +154,20 @@ def test_the_best_of_each_log_is_marked_and_the_first_row_has_the_cost() -> None
 
 def test_a_figure_is_a_number_and_shows_its_error() -> None:
     figure = Figure(0.1173, 0.01234, True)
-    assert (figure, f"{figure:.4g}", f"{Figure(0.5, 0.25, False)}") == (0.1173, ".1173±.0123*", ".5000±.2500 ")
+    assert (figure, f"{figure:.4g}", f"{Figure(0.5, 0.25, False)}") == (
+        0.1173,
+        ".1173±.0123*",
+        ".5000±.2500 ",
+    )
     assert pd.DataFrame([{"x": figure}])["x"].dtype == np.float64
 
 
 # 200 users watch 4 of the 6 items of their own parity; item 13 and user 201 have no watch.
-EVENTS = [(user, hour, 2 * ((user // 2 + hour) % 6) + 2 - user % 2) for user in range(1, 201) for hour in range(4)]
+EVENTS = [
+    (user, hour, 2 * ((user // 2 + hour) % 6) + 2 - user % 2)
+    for user in range(1, 201)
+    for hour in range(4)
+]
 PADDING, COUNT, AS_OF = 201, 202, 50
 
 
@@ -134,12 +180,20 @@ def histories(events: list[tuple[int, int, int]]) -> Any:
 def test_a_peer_offers_even_items_to_even_users_and_nothing_seen(model: str) -> None:
     pytest.importorskip("implicit")
     # Item 13 is clicked by half the odd users, but watched to the end by nobody.
-    users, clicks = np.arange(1, COUNT, dtype=np.int32), [(2, 5, 7), *((user, 5, 13) for user in range(1, 101, 2))]
+    users, clicks = (
+        np.arange(1, COUNT, dtype=np.int32),
+        [(2, 5, 7), *((user, 5, 13) for user in range(1, 101, 2))],
+    )
     seen = histories([*EVENTS, *clicks])
     # A hundred factors would learn by heart that nobody has watched what is not watched yet.
-    found = implicit_peer.lists_of(model, histories(EVENTS), 14, users, seen, AS_OF, 13, seed=0, factors=4)
+    found = implicit_peer.lists_of(
+        model, histories(EVENTS), 14, users, seen, AS_OF, 13, seed=0, factors=4
+    )
     for user, items in zip(users, found.items, strict=True):
-        mine, listed = seen.items[seen.offsets[user] : seen.offsets[user + 1]].tolist(), items[items > 0].tolist()
+        mine, listed = (
+            seen.items[seen.offsets[user] : seen.offsets[user + 1]].tolist(),
+            items[items > 0].tolist(),
+        )
         assert sorted([*listed, *mine]) == list(range(1, 14))
         assert listed[-1] == 13 or 13 in mine
     own = found.items[:-1, 0] % 2 == users[:-1] % 2
@@ -166,7 +220,9 @@ def test_without_implicit_its_rows_are_left_out_in_a_sentence(
     monkeypatch.setattr(implicit_peer, "is_there", lambda: False)
     with pytest.raises(InputError, match="no log to measure on"):
         logs.main(["--only", "--data-folder", str(tmp_path)])
-    assert "ALS and BPR are left out: the package implicit is not installed" in capsys.readouterr().out
+    assert (
+        "ALS and BPR are left out: the package implicit is not installed" in capsys.readouterr().out
+    )
     assert logs._peers(None, 0) == {}  # type: ignore[arg-type]
 
 
@@ -175,8 +231,15 @@ def test_a_log_whose_files_are_absent_is_left_out_in_a_sentence(
 ) -> None:
     with pytest.raises(InputError, match="no log to measure on"):
         logs.main(["--only", "globo", "ml-1m", "--data-folder", str(tmp_path)])
-    said = [line for line in capsys.readouterr().out.splitlines() if "left out" in line and "ALS" not in line]
-    assert said == [f"{name} is left out: {tmp_path / name}: there is no such folder." for name in ("globo", "ml-1m")]
+    said = [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if "left out" in line and "ALS" not in line
+    ]
+    assert said == [
+        f"{name} is left out: {tmp_path / name}: there is no such folder."
+        for name in ("globo", "ml-1m")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +258,14 @@ def test_what_cannot_be_measured_is_refused_at_once(options: list[str], words: s
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
-    sizes = {"users": 60, "users_a_day": 5, "items": 80, "items_a_day": 10, "days": 3, "impressions_a_day": 900}
+    sizes = {
+        "users": 60,
+        "users_a_day": 5,
+        "items": 80,
+        "items_a_day": 10,
+        "days": 3,
+        "impressions_a_day": 900,
+    }
     write(*simulate(WorldConfig(**sizes, topics=8, favourite_topics=2)), folder)
     return folder
 
@@ -206,7 +276,16 @@ def test_the_lists_of_a_run_are_judged_beside_their_rivals(
     # Processes of their own would each load TensorFlow.
     monkeypatch.setattr(logs, "in_own_process", lambda function, *arguments: function(*arguments))
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    asked = ["--only", "--folders", str(data), "--out", str(tmp_path / "out"), "--tracking", address, *SETTINGS]
+    asked = [
+        "--only",
+        "--folders",
+        str(data),
+        "--out",
+        str(tmp_path / "out"),
+        "--tracking",
+        address,
+        *SETTINGS,
+    ]
     rows = logs.main(asked)
     peers = list(implicit_peer.MODELS) if implicit_peer.is_there() else []
     lists = ["final", "recall's order", "popularity", "item-kNN", "EASE", *peers]
@@ -216,7 +295,9 @@ def test_the_lists_of_a_run_are_judged_beside_their_rivals(
 
     report = json.loads((tmp_path / "out" / data.name / "seed_0" / "report.json").read_text())
     keys = {"HR": "hr", "NDCG": "ndcg", "seconds": "watch_seconds_share"}
-    for row, suffix in zip(rows, ("", ".recall", ".popularity", ".item_knn", ".ease"), strict=False):
+    for row, suffix in zip(
+        rows, ("", ".recall", ".popularity", ".item_knn", ".ease"), strict=False
+    ):
         for name, value in row.items():
             if isinstance(value, Figure) and not name.startswith("candidates"):
                 measure, k = name.split("@")
@@ -229,10 +310,18 @@ def test_the_lists_of_a_run_are_judged_beside_their_rivals(
     client = MlflowClient(address)
     experiment = client.get_experiment_by_name("benchmarks")
     assert experiment is not None
-    kept = {run.info.run_name: run.data.metrics for run in client.search_runs([experiment.experiment_id])}
+    kept = {
+        run.info.run_name: run.data.metrics
+        for run in client.search_runs([experiment.experiment_id])
+    }
     assert kept["lists on every log"][f"{data.name}: final.HR_at_10"] == rows[0]["HR@10"]
-    assert kept["lists on every log, standard errors"][f"{data.name}: final.HR_at_10"] == rows[0]["HR@10"].error
+    assert (
+        kept["lists on every log, standard errors"][f"{data.name}: final.HR_at_10"]
+        == rows[0]["HR@10"].error
+    )
 
     again = logs.main(asked)
-    assert [{**row, "minutes": 0, "GB": 0} for row in again] == [{**row, "minutes": 0, "GB": 0} for row in rows]
+    assert [{**row, "minutes": 0, "GB": 0} for row in again] == [
+        {**row, "minutes": 0, "GB": 0} for row in rows
+    ]
     assert "minutes" not in again[0]

@@ -1,10 +1,19 @@
-"""What the net is asked for has its optimum where it should, at click rates and thinnings far apart."""
+"""What the net is asked for has its optimum where it should, at click rates and thinnings far
+apart.
+"""
 
 import numpy as np
 import pytest
 
 from ranking.examples import thinned
-from ranking.losses import TargetScale, expected, heads_of, length_scale, target_scale_of, targets_of
+from ranking.losses import (
+    TargetScale,
+    expected,
+    heads_of,
+    length_scale,
+    target_scale_of,
+    targets_of,
+)
 
 ROWS = 40_000
 OBJECTIVES = ("exact", "paper", "click", "multi_task")
@@ -33,9 +42,14 @@ def served(objective, clicked, seconds, weight):
 def test_exact_odds_are_expected_seconds_and_the_papers_leave_the_clicked_rows_out(rate, kept):
     clicked, seconds = world(rate)
     unclicked = int((~clicked).sum())
-    rows, weight = thinned(clicked, np.zeros(ROWS, np.int32), round(kept * unclicked), np.random.default_rng(1))
+    rows, weight = thinned(
+        clicked, np.zeros(ROWS, np.int32), round(kept * unclicked), np.random.default_rng(1)
+    )
     assert (len(rows) < ROWS) == (kept < 1)
-    found = {name: served(name, clicked[rows], seconds[rows], weight) for name in ("exact", "paper", "multi_task")}
+    found = {
+        name: served(name, clicked[rows], seconds[rows], weight)
+        for name in ("exact", "paper", "multi_task")
+    }
     mean = seconds.mean()
     assert found["exact"] == pytest.approx(mean, rel=0.05)
     assert found["multi_task"] == pytest.approx(mean, rel=0.05)
@@ -44,11 +58,15 @@ def test_exact_odds_are_expected_seconds_and_the_papers_leave_the_clicked_rows_o
 
 @pytest.mark.parametrize("objective", ["exact", "multi_task"])
 def test_odds_of_lengths_times_the_length_are_expected_seconds(objective):
-    """Long items are watched longer but less of them; of each kind the odds count its own lengths."""
+    """Long items are watched longer but less of them; of each kind the odds count its own
+    lengths.
+    """
     rng = np.random.default_rng(3)
     for length, rate, share in ((15.0, 0.4, 0.9), (3_000.0, 0.05, 0.1), (np.nan, 0.2, 0.5)):
         clicked = rng.random(ROWS) < rate
-        seconds = np.where(clicked, (60.0 if np.isnan(length) else length) * share * rng.uniform(0, 2, ROWS), 0.0)
+        seconds = np.where(
+            clicked, (60.0 if np.isnan(length) else length) * share * rng.uniform(0, 2, ROWS), 0.0
+        )
         target_scale = length_scale(clicked, seconds, np.full(ROWS, length))
         measure = target_scale.measures(np.array([length]))[0]
         found = served(objective, clicked, seconds / measure, np.ones(ROWS)) * measure
@@ -56,7 +74,10 @@ def test_odds_of_lengths_times_the_length_are_expected_seconds(objective):
 
 
 def test_an_unknown_length_counts_what_such_clicks_last_and_none_less_than_a_second():
-    clicked, lengths = np.array([True, True, True, False]), np.array([100.0, np.nan, np.nan, np.nan])
+    clicked, lengths = (
+        np.array([True, True, True, False]),
+        np.array([100.0, np.nan, np.nan, np.nan]),
+    )
     target_scale = length_scale(clicked, np.array([50.0, 10.0, 30.0, 0.0]), lengths)
     assert target_scale.measures(np.array([100.0, np.nan, 0.2])).tolist() == [100, 20, 1]
     known = length_scale(clicked[:1], np.array([50.0]), lengths[:1])
@@ -88,7 +109,9 @@ def test_targets_of_single_rows_are_the_documented_ones():
 
 def test_click_seconds_are_the_chance_times_the_mean_of_a_click():
     clicked, seconds = world(0.25)
-    assert served("click", clicked, seconds, np.ones(ROWS)) == pytest.approx(seconds.mean(), rel=1e-6)
+    assert served("click", clicked, seconds, np.ones(ROWS)) == pytest.approx(
+        seconds.mean(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

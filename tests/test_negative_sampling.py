@@ -1,4 +1,6 @@
-"""Sampled negatives: their distribution, and that their corrected softmax tends to the exact one."""
+"""Sampled negatives: their distribution, and that their corrected softmax tends to the exact
+one.
+"""
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ RNG = np.random.default_rng(11)
 ITEM_VECTORS = RNG.normal(0, 0.6, (ITEMS, DIM)).astype(np.float32)
 USER_VECTORS = RNG.normal(0, 0.6, (USERS, DIM)).astype(np.float32)
 POSITIVES = np.array([1, 2, 3, 10, 100, 999], np.int32)
-# A long tail, and popular items that lie close together, so that a sample that favours them misjudges the rest.
+# A long tail, and popular items that lie close together, so that a sample that favours them
+# misjudges the rest.
 WATCHES = np.concatenate([[0], np.ceil(2_000 / np.arange(1, ITEMS))]).astype(np.float64)
 ITEM_VECTORS[1:20, USERS:] += 0.5
-# A coordinate for each positive and its user: it has some 30 % of the probability, the gradient's largest part.
+# A coordinate for each positive and its user: it has some 30 % of the probability, the gradient's
+# largest part.
 ITEM_VECTORS[:, :USERS], USER_VECTORS[:, :USERS] = 0, np.eye(USERS)
 ITEM_VECTORS[POSITIVES, np.arange(USERS)] = 6
 # Positives are another distribution than watches: a stretch of the log has trends of its own.
@@ -26,7 +30,9 @@ DRAWS = 800
 
 @tf.function(reduce_retracing=True)
 def sampled(negatives, corrections):
-    """The mean loss over draws, and its gradients: [draws, s], [draws, s] -> scalar, [users, dim], [items, dim]."""
+    """The mean loss over draws, and its gradients: [draws, s], [draws, s] -> scalar, [users, dim],
+    [items, dim].
+    """
     users, vectors = tf.constant(USER_VECTORS), tf.constant(ITEM_VECTORS)
     with tf.GradientTape() as tape:
         tape.watch([users, vectors])
@@ -62,7 +68,9 @@ def exact_gradients():
 
 
 def many(sampler, size, draws=DRAWS):
-    """Negatives of steps whose batches are `size` positives by their counts: items and corrections, [draws, s]."""
+    """Negatives of steps whose batches are `size` positives by their counts: items and corrections,
+    [draws, s].
+    """
     rng, q = np.random.default_rng(5), COUNTS.positives / COUNTS.positives.sum()
     draw = drawer(sampler, COUNTS, size, size)
     drawn = [draw(rng, rng.choice(ITEMS, size, p=q).astype(np.int32)) for _ in range(draws)]
@@ -70,10 +78,15 @@ def many(sampler, size, draws=DRAWS):
 
 
 def biases(items, corrections):
-    """How far the mean sampled loss (nats) and the mean gradients (shares of their length) are from the exact ones."""
+    """How far the mean sampled loss (nats) and the mean gradients (shares of their length) are from
+    the exact ones.
+    """
     loss, *gradients = (tensor.numpy() for tensor in sampled(items, corrections))
     pairs = zip(gradients, exact_gradients(), strict=True)
-    return [abs(loss - exact_loss()), *(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs)]
+    return [
+        abs(loss - exact_loss()),
+        *(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in pairs),
+    ]
 
 
 def vanishes(*of_sizes):
@@ -95,7 +108,9 @@ def test_the_bias_of_loss_and_gradient_vanishes_as_negatives_grow(drawn, sampler
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(("fault", "sign"), [("dropped", 0), ("flipped", -1)])
 def test_the_bias_stays_where_the_logq_correction_is_wrong(drawn, sampler, fault, sign):
-    faulty = [biases(items, np.float32(sign) * corrections) for items, corrections in drawn[sampler]]
+    faulty = [
+        biases(items, np.float32(sign) * corrections) for items, corrections in drawn[sampler]
+    ]
     assert not vanishes(*faulty), fault
     # The gradient alone gives it away too, not only the loss's offset.
     assert faulty[-1][1] > 0.1
@@ -104,27 +119,40 @@ def test_the_bias_stays_where_the_logq_correction_is_wrong(drawn, sampler, fault
 
 def test_the_bias_stays_where_the_counts_are_those_of_another_table(drawn):
     other = background("unigram", Counts(np.concatenate([[0], WATCHES[:0:-1]]), WATCHES))
-    corrected = [(items, np.log(items.shape[1] * other[items]).astype(np.float32)) for items, _ in drawn["unigram"]]
+    corrected = [
+        (items, np.log(items.shape[1] * other[items]).astype(np.float32))
+        for items, _ in drawn["unigram"]
+    ]
     assert not vanishes(*(biases(*of_size) for of_size in corrected))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_sum_over_all_items_is_estimated_without_bias_at_any_size(sampler):
-    """Negatives enter as exp(score - correction): the mean of their sum is the sum over all items."""
+    """Negatives enter as exp(score - correction): the mean of their sum is the sum over all
+    items.
+    """
     scores = (ITEM_VECTORS @ USER_VECTORS[0]).astype(np.float64)
     items, corrections = many(sampler, 10, 5_000)
-    assert np.exp(scores[items] - corrections).sum(axis=1).mean() == pytest.approx(np.exp(scores[1:]).sum(), rel=0.03)
+    assert np.exp(scores[items] - corrections).sum(axis=1).mean() == pytest.approx(
+        np.exp(scores[1:]).sum(), rel=0.03
+    )
 
 
 def loss_of(users, positives, negatives, shown=None):
-    """The loss; `shown`: items [n, m] that are a positive's own negatives, and which of them count."""
+    """The loss; `shown`: items [n, m] that are a positive's own negatives, and which of them
+    count.
+    """
     own, counted = (positives[:0, None], None) if shown is None else shown
     places = np.concatenate([positives, negatives.items, np.ravel(own)]).astype(np.int32)
     kept = positives[:, None] != negatives.items
-    return float(sampled_softmax_loss(users, ITEM_VECTORS, places, negatives.corrections, kept, counted))
+    return float(
+        sampled_softmax_loss(users, ITEM_VECTORS, places, negatives.corrections, kept, counted)
+    )
 
 
-@pytest.mark.parametrize(("sampler", "size"), [("uniform", 2 * ITEMS), ("mixed", ITEMS), ("unigram", ITEMS - 1)])
+@pytest.mark.parametrize(
+    ("sampler", "size"), [("uniform", 2 * ITEMS), ("mixed", ITEMS), ("unigram", ITEMS - 1)]
+)
 def test_all_items_as_negatives_are_the_exact_softmax(sampler, size):
     negatives = drawer(sampler, COUNTS, size, USERS)(np.random.default_rng(0), POSITIVES)
     assert negatives.items.tolist() == list(range(1, ITEMS))
@@ -137,7 +165,9 @@ def negatives_of(*items):
 
 def test_a_positive_among_the_negatives_does_not_count_against_itself():
     own = np.array([5])
-    hit, other = (loss_of(USER_VECTORS[:1], own, negatives_of(*items)) for items in ((7, 5, 5), (7,)))
+    hit, other = (
+        loss_of(USER_VECTORS[:1], own, negatives_of(*items)) for items in ((7, 5, 5), (7,))
+    )
     assert hit == pytest.approx(other)
 
 
@@ -147,7 +177,8 @@ def test_the_positives_of_a_batch_are_negatives_of_each_other_alone():
     negatives = drawer("in_batch", COUNTS, 10, 2)(np.random.default_rng(0), positives)
     share = COUNTS.positives / COUNTS.positives.sum()
     own, other = (
-        np.einsum("nd,nd->n", USER_VECTORS[:2], ITEM_VECTORS[items]) for items in (positives, positives[::-1])
+        np.einsum("nd,nd->n", USER_VECTORS[:2], ITEM_VECTORS[items])
+        for items in (positives, positives[::-1])
     )
     others = other - np.log(2 * share[positives[::-1]])
     expected = (np.logaddexp(own, others) - own).mean()
@@ -161,23 +192,35 @@ def test_shown_negatives_count_against_their_own_row_alone_and_only_where_they_c
     s = USER_VECTORS[:2] @ ITEM_VECTORS.T
     logits = [[s[0, 5], s[0, 7], s[0, 9]], [s[1, 6], s[1, 7]]]
     expected = np.mean([np.log(np.exp(row).sum()) - row[0] for row in logits])
-    assert loss_of(USER_VECTORS[:2], positives, negatives_of(7), (shown, counts)) == pytest.approx(expected, rel=1e-5)
+    assert loss_of(USER_VECTORS[:2], positives, negatives_of(7), (shown, counts)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_the_gradients_of_the_loss_are_those_that_tensorflow_derives_from_its_formula():
-    """With hits, corrections, and a positive's own negatives; two rows of which every shared one hits."""
+    """With hits, corrections, and a positive's own negatives; two rows of which every shared one
+    hits.
+    """
     rng = np.random.default_rng(3)
     positives, negatives = np.array([5, 7, 9, 9], np.int32), np.array([9, 9, 9], np.int32)
-    corrections, own = rng.normal(size=3).astype(np.float32), rng.integers(1, 20, (4, 2)).astype(np.int32)
+    corrections, own = (
+        rng.normal(size=3).astype(np.float32),
+        rng.integers(1, 20, (4, 2)).astype(np.int32),
+    )
     counted, kept = own % 2 == 0, positives[:, None] != negatives
-    users, vectors = tf.constant(rng.normal(size=(4, DIM)).astype(np.float32)), tf.constant(ITEM_VECTORS[:20])
+    users, vectors = (
+        tf.constant(rng.normal(size=(4, DIM)).astype(np.float32)),
+        tf.constant(ITEM_VECTORS[:20]),
+    )
 
     def by_formula():
         scores = tf.matmul(users, vectors, transpose_b=True)
         shared = tf.where(kept, tf.gather(scores, negatives, axis=1) - corrections, -np.inf)
         shown = tf.where(counted, tf.gather(scores, own, batch_dims=1), -np.inf)
         positive = tf.gather(scores, positives, batch_dims=1)[:, None]
-        return tf.reduce_mean(tf.reduce_logsumexp(tf.concat([positive, shared, shown], 1), 1) - positive[:, 0])
+        return tf.reduce_mean(
+            tf.reduce_logsumexp(tf.concat([positive, shared, shown], 1), 1) - positive[:, 0]
+        )
 
     def as_trained():
         places = np.concatenate([positives, negatives, own.ravel()])
@@ -187,7 +230,10 @@ def test_the_gradients_of_the_loss_are_those_that_tensorflow_derives_from_its_fo
         with tf.GradientTape() as tape:
             tape.watch([users, vectors])
             value = loss()
-        return [tf.convert_to_tensor(x).numpy() for x in (value, *tape.gradient(value, [users, vectors]))]
+        return [
+            tf.convert_to_tensor(x).numpy()
+            for x in (value, *tape.gradient(value, [users, vectors]))
+        ]
 
     for found, expected in zip(gradients_of(as_trained), gradients_of(by_formula), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -195,7 +241,11 @@ def test_the_gradients_of_the_loss_are_those_that_tensorflow_derives_from_its_fo
 
 @pytest.mark.parametrize("sampler", ["uniform", "unigram", "mixed"])
 def test_negatives_are_drawn_as_often_as_the_background_says(sampler):
-    q, draw, rng = background(sampler, COUNTS), drawer(sampler, COUNTS, 200, 0), np.random.default_rng(2)
+    q, draw, rng = (
+        background(sampler, COUNTS),
+        drawer(sampler, COUNTS, 200, 0),
+        np.random.default_rng(2),
+    )
     drawn = np.concatenate([draw(rng, POSITIVES[:0]).items for _ in range(500)])
     shares = np.bincount(drawn, minlength=ITEMS) / len(drawn)
     np.testing.assert_allclose(shares, q, atol=5 * np.sqrt(q.max() / len(drawn)))

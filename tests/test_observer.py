@@ -1,4 +1,6 @@
-"""What a person finds in MLflow after runs of the line, in a real store: whole ones, one for nothing, failed ones."""
+"""What a person finds in MLflow after runs of the line, in a real store: whole ones, one for
+nothing, failed ones.
+"""
 
 import itertools
 import json
@@ -20,10 +22,24 @@ from funnel.run import run_pipeline
 from recall.checkpoints import Checkpoints
 
 WORLD = WorldConfig(
-    users=40, users_a_day=2, items=80, items_a_day=5, days=2, impressions_a_day=600, topics=8, favourite_topics=2
+    users=40,
+    users_a_day=2,
+    items=80,
+    items_a_day=5,
+    days=2,
+    impressions_a_day=600,
+    topics=8,
+    favourite_topics=2,
 )
 SMALL = (
-    *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=2", "recall.blocks=1", "recall.history=5"),
+    *(
+        "recall.dim=4",
+        "recall.depth=1",
+        "recall.width=4",
+        "recall.epochs=2",
+        "recall.blocks=1",
+        "recall.history=5",
+    ),
     *("ranking.epochs=2", "ranking.hidden=[4]", "recall.k=20"),
 )
 CHANGED = (*SMALL, "recall.dim=3")
@@ -70,7 +86,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(data: Path, out: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Two runs of the command line, the second with longer lists, and the second once more, for nothing."""
+    """Two runs of the command line, the second with longer lists, and the second once more, for
+    nothing.
+    """
     store = Store(tmp_path_factory.mktemp("mlflow"))
     for overrides in (SMALL, (*SMALL, LONGER), (*SMALL, LONGER)):
         run_pipeline("simulated", data, out, None, overrides, store.address)
@@ -82,7 +100,9 @@ def note(run: Any) -> str:
     return text
 
 
-def test_each_run_of_the_line_is_one_run_a_stage_and_a_rerun_for_nothing_is_none(store: Store) -> None:
+def test_each_run_of_the_line_is_one_run_a_stage_and_a_rerun_for_nothing_is_none(
+    store: Store,
+) -> None:
     assert {name: len(store.runs(name)) for name in RUNS} == dict.fromkeys(RUNS, 2)
     assert {run.info.status for name in RUNS for run in store.runs(name)} == {"FINISHED"}
 
@@ -106,18 +126,28 @@ def test_runs_are_named_by_day_source_and_what_was_changed(store: Store) -> None
 
 
 @pytest.mark.parametrize(
-    ("overrides", "changed"), [((), "defaults"), (("recall.k=500", "seed=3"), "seed=3, recall.k=500")]
+    ("overrides", "changed"),
+    [((), "defaults"), (("recall.k=500", "seed=3"), "seed=3, recall.k=500")],
 )
-def test_a_name_says_what_was_changed(store: Store, overrides: tuple[str, ...], changed: str) -> None:
-    asked = request_for("kuairand", "/data", "/home", "manual__2026-11-29T04:00:00+00:00", store.address, overrides)
+def test_a_name_says_what_was_changed(
+    store: Store, overrides: tuple[str, ...], changed: str
+) -> None:
+    asked = request_for(
+        "kuairand", "/data", "/home", "manual__2026-11-29T04:00:00+00:00", store.address, overrides
+    )
     observer: Any = observe(asked)
     assert observer.tracker.name == f"2026-11-29 · kuairand · {changed}"
 
 
-def test_the_summary_has_the_changed_settings_the_seed_the_source_and_the_split_as_params(store: Store) -> None:
+def test_the_summary_has_the_changed_settings_the_seed_the_source_and_the_split_as_params(
+    store: Store,
+) -> None:
     first, second = (run.data.params for run in store.runs("funnel"))
     asked = {setting.split("=")[0] for setting in SMALL}
-    split = {f"split.{name}" for name in ("mode", "clock", "start", "label_start", "test_start", "test_end")}
+    split = {
+        f"split.{name}"
+        for name in ("mode", "clock", "start", "label_start", "test_start", "test_end")
+    }
     assert set(first) == asked | split | {"seed", "source"}
     assert len(first) <= 25
     assert (first["seed"], first["source"], first["recall.k"]) == ("0", "simulated", "20")
@@ -125,7 +155,9 @@ def test_the_summary_has_the_changed_settings_the_seed_the_source_and_the_split_
     assert set(second.items()) - set(first.items()) == {("ranking.top_k", "15")}
 
 
-def test_two_runs_compared_have_figures_in_common_and_differ_in_what_was_changed(store: Store) -> None:
+def test_two_runs_compared_have_figures_in_common_and_differ_in_what_was_changed(
+    store: Store,
+) -> None:
     """What MLflow's parallel plot draws: params that differ, metrics that both have."""
     first, second = (run.data for run in store.runs("ranking"))
     assert {k for k in first.params if first.params[k] != second.params[k]} == {"ranking.top_k"}
@@ -133,19 +165,38 @@ def test_two_runs_compared_have_figures_in_common_and_differ_in_what_was_changed
     assert len(one.keys() & other.keys()) >= 15
 
 
-def test_the_summary_s_metrics_are_headlines_and_all_others_are_a_table(store: Store, tmp_path: Path) -> None:
+def test_the_summary_s_metrics_are_headlines_and_all_others_are_a_table(
+    store: Store, tmp_path: Path
+) -> None:
     (run, _) = store.runs("funnel")
     metrics = run.data.metrics
     assert 15 <= len(metrics) <= 40
-    assert {"funnel.hr_at_10", "funnel.watch_seconds_share_at_10", "ranking.xauc", "recall.hr_at_10"} <= set(metrics)
+    assert {
+        "funnel.hr_at_10",
+        "funnel.watch_seconds_share_at_10",
+        "ranking.xauc",
+        "recall.hr_at_10",
+    } <= set(metrics)
     assert sorted(metrics)[0].startswith("funnel.")
     assert not [name for name in metrics if "/" in name]
-    table = pd.read_csv(store.client.download_artifacts(run.info.run_id, "report/metrics.csv", str(tmp_path)))
-    report = json.loads(
-        Path(store.client.download_artifacts(run.info.run_id, "report/report.json", str(tmp_path))).read_text()
+    table = pd.read_csv(
+        store.client.download_artifacts(run.info.run_id, "report/metrics.csv", str(tmp_path))
     )
-    assert len(table) == sum(value is not None for name, value in report.items() if name != "run") > 200
-    sliced = table[(table["stage"] == "ranking") & (table["metric"] == "mae") & (table["slice"] == "duration_over_60")]
+    report = json.loads(
+        Path(
+            store.client.download_artifacts(run.info.run_id, "report/report.json", str(tmp_path))
+        ).read_text()
+    )
+    assert (
+        len(table)
+        == sum(value is not None for name, value in report.items() if name != "run")
+        > 200
+    )
+    sliced = table[
+        (table["stage"] == "ranking")
+        & (table["metric"] == "mae")
+        & (table["slice"] == "duration_over_60")
+    ]
     assert sliced["value"].tolist() == [report["ranking.mae/duration_over_60"]]
     rival = table.query("stage == 'funnel' and metric == 'hr' and at == 10 and of == 'popularity'")
     assert rival["value"].tolist() == [report["funnel.hr@10.popularity"]]
@@ -154,13 +205,17 @@ def test_the_summary_s_metrics_are_headlines_and_all_others_are_a_table(store: S
 def test_recall_and_ranking_have_their_own_headlines(store: Store) -> None:
     for stage in ("recall", "ranking"):
         named = {
-            name for name in store.runs(stage)[0].data.metrics if name.startswith(("recall.", "ranking.", "funnel."))
+            name
+            for name in store.runs(stage)[0].data.metrics
+            if name.startswith(("recall.", "ranking.", "funnel."))
         }
         assert named
         assert all(name.startswith(f"{stage}.") for name in named)
 
 
-def test_the_summary_s_description_is_the_verdict_the_headlines_and_where_to_read_on(store: Store) -> None:
+def test_the_summary_s_description_is_the_verdict_the_headlines_and_where_to_read_on(
+    store: Store,
+) -> None:
     (run, _) = store.runs("funnel")
     text = note(run)
     assert text.startswith(("Fit to serve", "Not fit to serve", "Not judged"))
@@ -169,7 +224,8 @@ def test_the_summary_s_description_is_the_verdict_the_headlines_and_where_to_rea
         child = store.runs(stage)[0].info
         assert f"[{stage}](#/experiments/{child.experiment_id}/runs/{child.run_id})" in text
     assert (
-        f"[report](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report/report.json)" in text
+        f"[report](#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/report/report.json)"
+        in text
     )
     assert run.data.tags["watchfunnel.fit"] in {"True", "False", "None"}
 
@@ -179,8 +235,13 @@ def test_a_stage_s_description_says_what_was_made_and_leads_to_the_summary(store
     made = note(recalls[0])
     assert made.startswith("Made: `towers` in ")
     assert "| recall.hr_at_10 |" in made
-    assert f"[funnel](#/experiments/{summaries[0].info.experiment_id}/runs/{summaries[0].info.run_id})" in made
-    assert note(recalls[1]).startswith("Up to date: `towers`, `item_vectors`, `index`, `candidates`.")
+    assert (
+        f"[funnel](#/experiments/{summaries[0].info.experiment_id}/runs/{summaries[0].info.run_id})"
+        in made
+    )
+    assert note(recalls[1]).startswith(
+        "Up to date: `towers`, `item_vectors`, `index`, `candidates`."
+    )
     assert [run.data.tags["watchfunnel.made"] for run in recalls] == [
         "towers, item_vectors, index, candidates",
         "nothing",
@@ -202,31 +263,52 @@ def test_every_run_names_its_data(store: Store, name: str) -> None:
 @pytest.mark.parametrize("stage", ["ingest", "features"])
 def test_the_log_s_counts_are_metrics(store: Store, data: Path, stage: str) -> None:
     log, metrics = pd.read_parquet(data / "interactions.parquet"), store.runs(stage)[0].data.metrics
-    expected = {"rows": len(log), "users": log["user_id"].nunique(), "items": log["item_id"].nunique()}
+    expected = {
+        "rows": len(log),
+        "users": log["user_id"].nunique(),
+        "items": log["item_id"].nunique(),
+    }
     expected |= {"clicked_share": log["clicked"].mean(), "rejected_rows": 0}
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
 
 
 def test_curves_are_by_tower_and_a_run_that_found_them_made_has_them_too(store: Store) -> None:
     for run in store.runs("recall"):
-        curves = {name for name in run.data.metrics if name.startswith("towers.") and name != "towers.seconds"}
-        assert curves == {"towers.loss/tower_0", "towers.loss/tower_1", "towers.hit_rate_at_50/tower_0"}
+        curves = {
+            name
+            for name in run.data.metrics
+            if name.startswith("towers.") and name != "towers.seconds"
+        }
+        assert curves == {
+            "towers.loss/tower_0",
+            "towers.loss/tower_1",
+            "towers.hit_rate_at_50/tower_0",
+        }
         assert store.curve(run, "towers.loss/tower_0") == [1, 2]
         assert store.curve(run, "towers.loss/tower_1") == [1, 2, 3]
     for run in store.runs("ranking"):
         assert store.curve(run, "ranker.loss") == store.curve(run, "ranker.val_loss") == [1, 2]
 
 
-def test_the_report_s_pictures_are_with_the_summary_and_the_stages_theirs_with_them(store: Store) -> None:
+def test_the_report_s_pictures_are_with_the_summary_and_the_stages_theirs_with_them(
+    store: Store,
+) -> None:
     (run, _) = store.runs("funnel")
-    pictures = {f"report/{name}.png" for name in ("waterfall", "slices", "generators", "calibration", "seconds")}
+    pictures = {
+        f"report/{name}.png"
+        for name in ("waterfall", "slices", "generators", "calibration", "seconds")
+    }
     assert pictures <= store.files(run, "report")
     assert "towers/loss.png" in store.files(store.runs("recall")[0], "towers")
     assert store.files(store.runs("ranking")[0], "report") == set()
 
 
-def make_all(stages: tuple[str, ...], request: Request, tell: Callable[[str], None] = lambda _: None) -> None:
-    """The artefacts of stages, each as a task of Airflow makes it: with an observer that remembers nothing."""
+def make_all(
+    stages: tuple[str, ...], request: Request, tell: Callable[[str], None] = lambda _: None
+) -> None:
+    """The artefacts of stages, each as a task of Airflow makes it: with an observer that remembers
+    nothing.
+    """
     for name, step in STEPS.items():
         if step.stage in stages:
             make(name, request, tell, observe(request))
@@ -236,11 +318,15 @@ def make_all(stages: tuple[str, ...], request: Request, tell: Callable[[str], No
 def failed(
     data: Path, out: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Store, Request, list[list[int]]]:
-    """A run whose towers fail after the first was trained; which of its epochs MLflow had as each ended."""
+    """A run whose towers fail after the first was trained; which of its epochs MLflow had as each
+    ended.
+    """
     assert store.runs("funnel")
     shutil.copytree(out, tmp_path / "home")
     store, known = Store(tmp_path), list[list[int]]()
-    request = request_for("simulated", str(data), str(tmp_path / "home"), "2026-11-29", store.address, CHANGED)
+    request = request_for(
+        "simulated", str(data), str(tmp_path / "home"), "2026-11-29", store.address, CHANGED
+    )
 
     def look(text: str) -> None:
         if text.startswith("towers: "):
@@ -265,7 +351,13 @@ def test_a_failed_training_leaves_a_failed_run_with_its_epochs_and_a_retry_goes_
     assert known == [[], [1]]
     status = {name: [run.info.status for run in store.runs(name)] for name in RUNS}
     done = ["FINISHED"]
-    assert status == {"funnel": ["FAILED"], "ingest": done, "features": done, "recall": ["FAILED"], "ranking": []}
+    assert status == {
+        "funnel": ["FAILED"],
+        "ingest": done,
+        "features": done,
+        "recall": ["FAILED"],
+        "ranking": [],
+    }
     (recall,) = store.runs("recall")
     assert note(recall).startswith("Failed in `recall`: MemoryError: no room for the tower")
     assert note(store.runs("funnel")[0]).startswith("Failed in `recall`: ")
@@ -280,9 +372,13 @@ def test_a_failed_training_leaves_a_failed_run_with_its_epochs_and_a_retry_goes_
     assert "Failed" not in note(again)
 
 
-def test_airflow_s_callback_fails_the_stage_of_a_task_that_was_killed_and_no_other(data: Path, tmp_path: Path) -> None:
+def test_airflow_s_callback_fails_the_stage_of_a_task_that_was_killed_and_no_other(
+    data: Path, tmp_path: Path
+) -> None:
     store = Store(tmp_path)
-    request = request_for("simulated", str(data), str(tmp_path / "home"), "2026-11-29", store.address)
+    request = request_for(
+        "simulated", str(data), str(tmp_path / "home"), "2026-11-29", store.address
+    )
     make_all(("ingest",), request)
     observe(request).on_stage_start("features")
     assert store.runs("features")[0].info.status == "RUNNING"
@@ -299,16 +395,22 @@ def test_airflow_s_callback_fails_the_stage_of_a_task_that_was_killed_and_no_oth
     airflow_tasks.close_as_failed({"ti": Task()})
     status = {name: store.runs(name)[0].info.status for name in ("ingest", "features", "funnel")}
     assert status == {"ingest": "FINISHED", "features": "FAILED", "funnel": "FAILED"}
-    assert note(store.runs("features")[0]).startswith("Failed in `features`: its process was killed")
+    assert note(store.runs("features")[0]).startswith(
+        "Failed in `features`: its process was killed"
+    )
 
 
 def test_a_refused_log_is_a_failed_ingest_with_the_sentence(data: Path, tmp_path: Path) -> None:
     store, spoilt = Store(tmp_path), tmp_path / "data"
     spoilt.mkdir()
-    pd.read_parquet(data / "interactions.parquet").drop(columns="timestamp").to_parquet(spoilt / "interactions.parquet")
+    pd.read_parquet(data / "interactions.parquet").drop(columns="timestamp").to_parquet(
+        spoilt / "interactions.parquet"
+    )
     with pytest.raises(InputError):
         run_pipeline("canonical", spoilt, tmp_path / "out", None, SMALL, store.address)
-    assert {name: [run.info.status for run in store.runs(name)] for name in ("ingest", "features")} == {
+    assert {
+        name: [run.info.status for run in store.runs(name)] for name in ("ingest", "features")
+    } == {
         "ingest": ["FAILED"],
         "features": [],
     }
@@ -316,12 +418,16 @@ def test_a_refused_log_is_a_failed_ingest_with_the_sentence(data: Path, tmp_path
 
 
 def test_an_epoch_that_mlflow_does_not_take_ends_no_training() -> None:
-    observe(request_for("simulated", "/data", "/home", "r", "nowhere")).on_epoch("towers", {"tower": 0, "epoch": 1})
+    observe(request_for("simulated", "/data", "/home", "r", "nowhere")).on_epoch(
+        "towers", {"tower": 0, "epoch": 1}
+    )
     with pytest.raises(InputError, match="tracking address nowhere"):
         observe(request_for("simulated", "/data", "/home", "r", "nowhere")).on_stage_start("recall")
 
 
-def test_without_an_address_nothing_is_observed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_address_nothing_is_observed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     silent = observe(request_for("simulated", "/data", "/home", "r"))
     assert type(silent) is Observer
@@ -331,7 +437,9 @@ def test_without_an_address_nothing_is_observed(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_task_of_airflow_leads_to_its_dag_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_of_airflow_leads_to_its_dag_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = {
         "CTX_DAG_ID": "recall",
         "CTX_DAG_RUN_ID": "manual__2026-11-29T04:00:00+00:00",

@@ -11,9 +11,11 @@ USERS, ITEMS, K, A_USER = 150, 8, 4, 30
 
 
 def bandit(seed, users=USERS, a_user=A_USER, noise=1.0):
-    """A log of a skewed policy, lists of K of its items in the order of worth, the model off by `noise`, and the truth.
+    """A log of a skewed policy, lists of K of its items in the order of worth, the model off by
+    `noise`, and the truth.
 
-    E[seconds] is drawn by user and item; nothing is clicked twice a page, for each slot is a page of its own.
+    E[seconds] is drawn by user and item; nothing is clicked twice a page, for each slot is a page
+    of its own.
     """
     rng = np.random.default_rng(seed)
     worth = rng.gamma(1.0, 20.0, (users, ITEMS)) + 1
@@ -21,12 +23,21 @@ def bandit(seed, users=USERS, a_user=A_USER, noise=1.0):
     lists = np.argsort(-worth, axis=1)[:, :K]
     chances = softmax_of_places(lists + 1, 1.0)
     listed = np.take_along_axis(worth, lists, axis=1)
-    policy = Policy(np.arange(users, dtype=np.int32), (lists + 1).astype(np.int32), chances, listed * noise)
+    policy = Policy(
+        np.arange(users, dtype=np.int32), (lists + 1).astype(np.int32), chances, listed * noise
+    )
     user = np.repeat(np.arange(users, dtype=np.int32), a_user)
     item = (np.cumsum(logging, axis=1)[user] < rng.random(len(user))[:, None]).sum(axis=1)
     seconds = worth[user, item] * rng.exponential(1.0, len(user))
     none = np.zeros(len(user))
-    log = Logged(user, (item + 1).astype(np.int32), none > 0, seconds, logging[user, item], none.astype(np.int32))
+    log = Logged(
+        user,
+        (item + 1).astype(np.int32),
+        none > 0,
+        seconds,
+        logging[user, item],
+        none.astype(np.int32),
+    )
     return policy, log, float((chances * listed).sum(axis=1).mean())
 
 
@@ -74,7 +85,9 @@ def test_a_model_that_is_wrong_or_nothing_costs_doubly_robust_no_bias():
 
 def test_propensities_that_are_wrong_cost_doubly_robust_nothing_where_the_model_is_right():
     policy, log, truth = bandit(3, users=400, a_user=250)
-    wrong = Logged(log.users, log.items, log.clicked, log.seconds, np.full(len(log), 0.3), log.positions)
+    wrong = Logged(
+        log.users, log.items, log.clicked, log.seconds, np.full(len(log), 0.3), log.positions
+    )
     assert doubly_robust(slots_of(policy, wrong), wrong.seconds) == pytest.approx(truth, rel=0.03)
     assert abs(slots_of(policy, wrong).weights.mean() - 1) > 0.1
 
@@ -95,14 +108,19 @@ def test_without_weight_or_slots_there_is_no_estimate():
 
 
 def test_the_terms_of_doubly_robust_are_the_models_draw_and_the_weighted_surprise():
-    slots = Slots(np.array([2.0, 0.0]), np.array([10.0, 99.0]), np.array([7.0, 8.0]), np.array([True, True]))
+    slots = Slots(
+        np.array([2.0, 0.0]), np.array([10.0, 99.0]), np.array([7.0, 8.0]), np.array([True, True])
+    )
     assert robust_terms(slots, np.array([13.0, 50.0])).tolist() == [13.0, 8.0]
 
 
 def test_an_effective_sample_that_is_too_small_is_refused_and_says_so():
     policy, log, _ = bandit(4)
     sample = effective_sample(slots_of(policy, log).weights)
-    below, above = (evaluated(policy, log, least, np.random.default_rng(0)) for least in (sample - 1, sample + 1))
+    below, above = (
+        evaluated(policy, log, least, np.random.default_rng(0))
+        for least in (sample - 1, sample + 1)
+    )
     assert below.refusal is None
     assert above.refusal is not None
     assert above.refusal.startswith(f"the effective sample is {sample:.0f} of 4,500 slots")
@@ -118,7 +136,9 @@ def test_a_slot_with_nothing_left_to_show_is_left_out():
     lists, users = np.array([[1, 2]], np.int32), np.ones(4, np.int32)
     policy = Policy(users[:1], lists, softmax_of_places(lists, 1.0), np.zeros((1, 2)))
     items, positions = np.array([1, 2, 3, 3], np.int32), np.array([1, 2, 3, 1], np.int32)
-    log = Logged(users, items, np.zeros(4, bool), np.array([1.0, 2, 4, 8]), np.full(4, 0.5), positions)
+    log = Logged(
+        users, items, np.zeros(4, bool), np.array([1.0, 2, 4, 8]), np.full(4, 0.5), positions
+    )
     assert evaluated(policy, log, 1, np.random.default_rng(0)).slots == 3
 
 
@@ -134,13 +154,18 @@ def test_an_interval_is_wider_than_plain_percentiles_where_few_users_carry_it():
     for spread, most, least in ((0.1, 1.02, 1.0), (2.5, 3.0, 1.15)):
         users, part = np.arange(2_000), rng.lognormal(0, spread, 2_000)
         found = estimate(users, part, np.ones(2_000), np.random.default_rng(1))
-        plain = np.quantile(bootstrapped_ratios(users, part, np.ones(2_000), np.random.default_rng(1)), [0.025, 0.975])
+        plain = np.quantile(
+            bootstrapped_ratios(users, part, np.ones(2_000), np.random.default_rng(1)),
+            [0.025, 0.975],
+        )
         assert least < (found.high - found.low) / (plain[1] - plain[0]) < most
         assert found.low <= plain[0] < found.value < plain[1] <= found.high
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    """95 % nominal over 100 bandits; users differ, so intervals of single slots would be too narrow."""
+    """95 % nominal over 100 bandits; users differ, so intervals of single slots would be too
+    narrow.
+    """
     inside = np.zeros(2)
     for seed in range(100):
         policy, log, truth = bandit(seed, noise=0.5)

@@ -23,7 +23,13 @@ from funnel.lists import RawIds
 from ranking.policies import Logged, Policy, softmax_of_places
 
 CONFIG = WorldConfig(
-    users=1_200, users_a_day=20, items=300, items_a_day=40, days=4, impressions_a_day=20_000, topics=12
+    users=1_200,
+    users_a_day=20,
+    items=300,
+    items_a_day=40,
+    days=4,
+    impressions_a_day=20_000,
+    topics=12,
 )
 AT = CONFIG.origin + 3 * DAY + 15 * HOUR
 NOTHING = UserItems(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
@@ -57,7 +63,9 @@ def _rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def test_the_oracle_lists_the_best_unseen_items_as_brute_force_finds_them(world: World, log: SimulatedLog) -> None:
+def test_the_oracle_lists_the_best_unseen_items_as_brute_force_finds_them(
+    world: World, log: SimulatedLog
+) -> None:
     ask, seen = _ask(world, users=30), seen_before(log, AT)
     lists, seconds = oracle_lists(world, ask, seen)
     clicked = set(zip(seen.user_id.tolist(), seen.item_id.tolist(), strict=True))
@@ -69,7 +77,9 @@ def test_the_oracle_lists_the_best_unseen_items_as_brute_force_finds_them(world:
         np.testing.assert_allclose(worth, expected_seconds(world, np.full(10, user), listed, AT))
 
 
-def test_shares_fall_from_the_oracle_over_the_reader_and_the_popular_to_chance(world: World, log: SimulatedLog) -> None:
+def test_shares_fall_from_the_oracle_over_the_reader_and_the_popular_to_chance(
+    world: World, log: SimulatedLog
+) -> None:
     ask, seen = _ask(world, users=1_000), seen_before(log, AT)
     lists = reference_lists(world, log, ask, _rng())
     shares = {name: oracle_share(world, ask, items, seen) for name, items in lists.items()}
@@ -78,7 +88,9 @@ def test_shares_fall_from_the_oracle_over_the_reader_and_the_popular_to_chance(w
     assert shares["popular"] > 1.2 * shares["random"] > 0
 
 
-def test_no_reference_list_holds_what_is_seen_or_unpublished_or_twice(world: World, log: SimulatedLog) -> None:
+def test_no_reference_list_holds_what_is_seen_or_unpublished_or_twice(
+    world: World, log: SimulatedLog
+) -> None:
     ask, seen = _ask(world), seen_before(log, AT)
     clicked = seen.user_id * 10**9 + seen.item_id
     for lists in reference_lists(world, log, ask, _rng()).values():
@@ -108,7 +120,9 @@ def test_half_a_list_has_less_share_and_an_empty_one_none(world: World, log: Sim
     lists, seconds = oracle_lists(world, ask, seen)
     half = lists.copy()
     half[:, 5:] = -1
-    assert oracle_share(world, ask, half, seen) == pytest.approx(seconds[:, :5].sum() / seconds.sum())
+    assert oracle_share(world, ask, half, seen) == pytest.approx(
+        seconds[:, :5].sum() / seconds.sum()
+    )
     assert oracle_share(world, ask, np.full_like(lists, -1), seen) == 0
 
 
@@ -133,8 +147,12 @@ def test_lists_of_another_shape_or_with_an_item_twice_are_refused(world: World) 
         oracle_lists(world, Ask(world.user_ids[[0, 0]], AT, 2), NOTHING)
 
 
-def test_popular_lists_count_completed_watches_of_the_last_day(world: World, log: SimulatedLog) -> None:
-    one = _one_row_a_user(world, log, hours=[-30, -30, -30, -2, -2, -1, -1, -1], items=[9, 9, 9, 4, 4, 5, 5, 5])
+def test_popular_lists_count_completed_watches_of_the_last_day(
+    world: World, log: SimulatedLog
+) -> None:
+    one = _one_row_a_user(
+        world, log, hours=[-30, -30, -30, -2, -2, -1, -1, -1], items=[9, 9, 9, 4, 4, 5, 5, 5]
+    )
     short = np.where(np.arange(8) >= 6, 0.5, 1e4)
     ask = Ask(world.user_ids[20:21], AT, 2)
     lists = reference_lists(world, replace(one, watch_seconds=short), ask, _rng())["popular"]
@@ -142,24 +160,46 @@ def test_popular_lists_count_completed_watches_of_the_last_day(world: World, log
 
 
 def test_a_policys_draws_are_worth_what_the_world_says_of_each_in_its_slot(world: World) -> None:
-    ids = RawIds(*(Vocabulary(pa.array(raw), np.zeros(len(raw), np.int64)) for raw in (world.user_ids, world.item_ids)))
+    ids = RawIds(
+        *(
+            Vocabulary(pa.array(raw), np.zeros(len(raw), np.int64))
+            for raw in (world.user_ids, world.item_ids)
+        )
+    )
     lists = np.array([[3, 8, 0], [5, 3, 9], [0, 0, 0]], np.int32)
-    policy = Policy(np.array([1, 2, 7], np.int32), lists, softmax_of_places(lists, 1.0), np.zeros(lists.shape))
+    policy = Policy(
+        np.array([1, 2, 7], np.int32), lists, softmax_of_places(lists, 1.0), np.zeros(lists.shape)
+    )
     users, items = np.array([1, 1, 1, 2, 7], np.int32), np.array([3, 8, 4, 9, 1], np.int32)
     positions, none = np.array([1, 2, 3, 0, 1], np.int32), np.zeros(5)
-    log, timestamps_us = Logged(users, items, none > 0, none, none + 1, positions), AT + HOUR * np.arange(5)
-    # The third slot of user 1 has nothing left, user 7 has no list; an unknown position is looked at like the first.
-    chances = {(0, 3): 2 / 3, (0, 8): 1 / 3, (1, 8): 1.0, (3, 5): 6 / 11, (3, 3): 3 / 11, (3, 9): 2 / 11}
+    log, timestamps_us = (
+        Logged(users, items, none > 0, none, none + 1, positions),
+        AT + HOUR * np.arange(5),
+    )
+    # The third slot of user 1 has nothing left, user 7 has no list; an unknown position is looked
+    # at like the first.
+    chances = {
+        (0, 3): 2 / 3,
+        (0, 8): 1 / 3,
+        (1, 8): 1.0,
+        (3, 5): 6 / 11,
+        (3, 3): 3 / 11,
+        (3, 9): 2 / 11,
+    }
     worth = 0.0
     for (slot, item), chance in chances.items():
         user, raw = world.user_ids[[users[slot] - 1]], world.item_ids[[item - 1]]
         seconds = w.expected_seconds(world, user, raw, timestamps_us[slot])[0]
-        worth += chance * seconds * max(positions[slot], 1) ** -world.config.behaviour.examination / 3
+        worth += (
+            chance * seconds * max(positions[slot], 1) ** -world.config.behaviour.examination / 3
+        )
     assert policy_seconds(world, ids, policy, log, timestamps_us) == pytest.approx(worth)
     assert np.isnan(policy_seconds(world, ids, policy, log.take(np.arange(0)), timestamps_us[:0]))
 
 
-def test_the_default_world_is_large_enough_and_can_be_learnt(default: tuple[World, SimulatedLog]) -> None:
+def test_the_default_world_is_large_enough_and_can_be_learnt(
+    default: tuple[World, SimulatedLog],
+) -> None:
     world, log = default
     assert len(log.user_id) >= 500_000
     assert len(np.unique(log.user_id)) >= 5_000
@@ -189,7 +229,9 @@ def _share(users: Ints, lists: Ints, log: SimulatedLog, rows: w.Flags) -> float:
     return float(seconds[listed.any(axis=1)].sum() / seconds.sum())
 
 
-def _one_row_a_user(world: World, log: SimulatedLog, hours: list[int], items: list[int]) -> SimulatedLog:
+def _one_row_a_user(
+    world: World, log: SimulatedLog, hours: list[int], items: list[int]
+) -> SimulatedLog:
     """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
     count = len(items)
     return replace(

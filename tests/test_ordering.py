@@ -17,8 +17,12 @@ class Told(SimpleNamespace):
     """A run's ids, and what it was told."""
 
     def __init__(self, items, users):
-        vocabularies = (Vocabulary(pa.array(ids), np.zeros(len(ids), np.int64)) for ids in (items, users))
-        super().__init__(ids=SimpleNamespace(**dict(zip(("items", "users"), vocabularies, strict=True))), said=[])
+        vocabularies = (
+            Vocabulary(pa.array(ids), np.zeros(len(ids), np.int64)) for ids in (items, users)
+        )
+        super().__init__(
+            ids=SimpleNamespace(**dict(zip(("items", "users"), vocabularies, strict=True))), said=[]
+        )
 
     def tell(self, text):
         self.said.append(text)

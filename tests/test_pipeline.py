@@ -1,4 +1,6 @@
-"""The whole line in one process on a very small simulated world; every invariant is recomputed from the raw files."""
+"""The whole line in one process on a very small simulated world; every invariant is recomputed from
+the raw files.
+"""
 
 import json
 import shutil
@@ -20,16 +22,39 @@ from funnel.evaluation.evaluation_data import EvaluationData
 from funnel.evaluation.off_policy_report import OffPolicy
 from funnel.evaluation.report import cutoffs
 from funnel.evaluation.waterfall import waterfall_table
-from funnel.pipeline import PUBLISHED, STEPS, Outcome, context_of, data_digest, publish_files, request_for, stale_steps
+from funnel.pipeline import (
+    PUBLISHED,
+    STEPS,
+    Outcome,
+    context_of,
+    data_digest,
+    publish_files,
+    request_for,
+    stale_steps,
+)
 from funnel.run import run_pipeline
 from funnel.store import MANIFEST, MEASURED
 
 WORLD = WorldConfig(
-    users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=900, topics=8, favourite_topics=2
+    users=60,
+    users_a_day=5,
+    items=80,
+    items_a_day=10,
+    days=3,
+    impressions_a_day=900,
+    topics=8,
+    favourite_topics=2,
 )
 K, TOP_K, KEEP, CHANCE_WEIGHT = 20, 10, 12, 0.5
 SMALL = (
-    *("recall.dim=4", "recall.depth=1", "recall.width=4", "recall.epochs=1", "recall.blocks=1", "recall.history=5"),
+    *(
+        "recall.dim=4",
+        "recall.depth=1",
+        "recall.width=4",
+        "recall.epochs=1",
+        "recall.blocks=1",
+        "recall.history=5",
+    ),
     *("ranking.epochs=1", "ranking.hidden=[4]", f"recall.k={K}", f"ranking.top_k={TOP_K}"),
     *("off_policy.least_effective_sample=5", f"ranking.chance_weight={CHANCE_WEIGHT}"),
 )
@@ -55,9 +80,15 @@ class Run:
 
     @cached_property
     def raw(self) -> pd.DataFrame:
-        """The raw log in time order, with `completed` and the part of the cut that each row belongs to."""
-        log = pd.read_parquet(self.data / "interactions.parquet").sort_values("timestamp", kind="stable")
-        length = pd.read_parquet(self.data / "items.parquet").set_index("item_id")["duration_seconds"]
+        """The raw log in time order, with `completed` and the part of the cut that each row belongs
+        to.
+        """
+        log = pd.read_parquet(self.data / "interactions.parquet").sort_values(
+            "timestamp", kind="stable"
+        )
+        length = pd.read_parquet(self.data / "items.parquet").set_index("item_id")[
+            "duration_seconds"
+        ]
         needed = np.minimum(10, log["item_id"].map(length) / 2)
         log = log.assign(completed=log["clicked"] & (log["watch_seconds"] >= needed))
         return log.assign(in_test=_held_out(log, self.mode, self.report["run"]["split"]))
@@ -113,7 +144,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=["time", "last", "none"])
-def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(
+    request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
     out = tmp_path_factory.getbasetemp() / "runs" / request.param
     return Run(data, out, request.param, started(data, out, request.param))
 
@@ -146,8 +179,12 @@ def left(pre_ranked: Run) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def all_scored(run: Run) -> pd.DataFrame:
-    """The ranker's score of every candidate: the recommendations of a run whose lists are as long as recall's."""
-    return again(run, f"ranking.top_k={K}").table("recommendations")[[*PAIR, "score", "expected_seconds"]]
+    """The ranker's score of every candidate: the recommendations of a run whose lists are as long
+    as recall's.
+    """
+    return again(run, f"ranking.top_k={K}").table("recommendations")[
+        [*PAIR, "score", "expected_seconds"]
+    ]
 
 
 def artefact(run: Run, name: str) -> Path:
@@ -179,7 +216,9 @@ def test_every_artefact_of_the_line_is_made_and_every_file_described(run: Run) -
     assert all(outcome.made for outcome in run.outcomes)
     for name, manifest in manifests(run).items():
         folder = run.out / "artefacts" / name / manifest["version"]
-        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        files = {
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        }
         assert files == set(manifest["files"]) | {MANIFEST}
         assert set(manifest["parents"]) == set(STEPS[name].parents) or name == "interactions"
     assert all((run.out / file).is_file() for files in PUBLISHED.values() for file in files)
@@ -198,7 +237,13 @@ def test_nothing_is_pickled(run: Run) -> None:
 def test_the_index_says_what_it_is_and_keeps_its_sweep_beside_it(run: Run) -> None:
     folder = run.out / "artefacts" / "index" / manifests(run)["index"]["version"]
     kept = json.loads((folder / "index.json").read_text())
-    assert kept == {"kind": "exact", "parameters": "", "overlap": 1.0, "overlap_held_out": 1.0, "items": kept["items"]}
+    assert kept == {
+        "kind": "exact",
+        "parameters": "",
+        "overlap": 1.0,
+        "overlap_held_out": 1.0,
+        "items": kept["items"],
+    }
     assert np.load(folder / "items.npy").tolist() == list(range(1, kept["items"] + 1))
     sweep = pd.read_csv(folder / MEASURED / "index_sweep.csv")
     assert sweep["chosen"].tolist() == [True]
@@ -221,7 +266,11 @@ def test_lists_are_for_the_users_they_should_be_for_and_ranked_from_1(run: Run) 
         assert set(lists["user_id"]) == run.listed_users
         assert not lists.duplicated(PAIR).any()
         assert (lists["rank"] == lists.groupby("user_id").cumcount() + 1).all()
-        assert lists.groupby("user_id")["score"].apply(lambda scores: scores.is_monotonic_decreasing).all()
+        assert (
+            lists.groupby("user_id")["score"]
+            .apply(lambda scores: scores.is_monotonic_decreasing)
+            .all()
+        )
         assert np.isfinite(lists["score"]).all()
 
 
@@ -232,8 +281,13 @@ def test_nothing_seen_and_nothing_unknown_is_in_a_list(run: Run) -> None:
 
 
 def _catalogue(run: Run) -> set[int]:
-    """Items shown before the test window, and on a clock of time what was published by then since the log began."""
-    shown, published = set(run.before["item_id"]), pd.read_parquet(run.data / "items.parquet").set_index("item_id")
+    """Items shown before the test window, and on a clock of time what was published by then since
+    the log began.
+    """
+    shown, published = (
+        set(run.before["item_id"]),
+        pd.read_parquet(run.data / "items.parquet").set_index("item_id"),
+    )
     if run.mode == "last":
         return shown
     ends = pd.Timestamp(run.report["run"]["split"]["test_start"])
@@ -255,16 +309,28 @@ def test_every_candidate_says_which_generators_named_it_and_at_which_rank(run: R
     timed = {"new_items"} if run.mode != "last" else set[str]()
     assert (
         set(named)
-        == {"tower", "item_to_item", "co_visitation", "popular", "followed_channels", "expected_watch"} | timed
+        == {
+            "tower",
+            "item_to_item",
+            "co_visitation",
+            "popular",
+            "followed_channels",
+            "expected_watch",
+        }
+        | timed
     )
     ranks = lists[[f"{name}_rank" for name in named]]
     assert (ranks.min() == 1).all()
     assert ranks.notna().any(axis=1).all()
-    texts = [",".join(name for name in named if row[f"{name}_rank"] > 0) for _, row in ranks.iterrows()]
+    texts = [
+        ",".join(name for name in named if row[f"{name}_rank"] > 0) for _, row in ranks.iterrows()
+    ]
     assert lists["generators"].astype(str).tolist() == texts
 
 
-def test_with_the_rewatch_generator_a_list_may_hold_what_was_seen(data: Path, tmp_path: Path) -> None:
+def test_with_the_rewatch_generator_a_list_may_hold_what_was_seen(
+    data: Path, tmp_path: Path
+) -> None:
     generators = 'recall.generators=["tower","popular","rewatch"]'
     run = Run(data, tmp_path / "run", "time", started(data, tmp_path / "run", "time", generators))
     again = run.table("candidates").merge(run.seen, on=PAIR)
@@ -287,11 +353,19 @@ def test_re_ranked_lists_are_candidates_without_what_is_excluded_and_their_cost_
     assert len(lists.merge(found[PAIR], on=PAIR)) == len(lists)
     assert not lists["item_id"].isin(popular).any()
     assert found["item_id"].isin(popular).any()
-    lost = {name: value for name, value in run.report.items() if name.startswith("funnel.re_rank_seconds_lost@10/")}
+    lost = {
+        name: value
+        for name, value in run.report.items()
+        if name.startswith("funnel.re_rank_seconds_lost@10/")
+    }
     assert {name.split("/")[1] for name in lost} == {"mmr", "channel_cap", "exclusions", "all"}
     assert all(-1e-9 <= value < 1 for value in lost.values())
     assert lost["funnel.re_rank_seconds_lost@10/all"] > 0
-    assert {"waterfall.ranked@10", "waterfall.re_ranked@10", "funnel.watch_seconds_share@10.ranked"} <= set(run.report)
+    assert {
+        "waterfall.ranked@10",
+        "waterfall.re_ranked@10",
+        "funnel.watch_seconds_share@10.ranked",
+    } <= set(run.report)
     pd.DataFrame({"item_id": popular, "why": "no"}).to_csv(table, index=False)
     with pytest.raises(InputError, match="columns are item_id, why"):
         started(data, tmp_path / "out", "time", *asked)
@@ -300,8 +374,12 @@ def test_re_ranked_lists_are_candidates_without_what_is_excluded_and_their_cost_
         started(data, tmp_path / "out", "time", "re_rank.exclusions=nowhere.csv")
 
 
-def test_a_k_of_ones_own_beyond_the_catalogue_is_refused_before_anything_is_trained(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"recall.k = 5000 but the catalogue has \d+ items before test_start"):
+def test_a_k_of_ones_own_beyond_the_catalogue_is_refused_before_anything_is_trained(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        InputError, match=r"recall.k = 5000 but the catalogue has \d+ items before test_start"
+    ):
         started(data, tmp_path / "run", "time", "recall.k=5000")
 
 
@@ -309,12 +387,24 @@ def test_recommendations_are_candidates_in_the_rankers_order(run: Run) -> None:
     candidates, chosen = run.table("candidates"), run.table("recommendations")
     both = chosen.merge(candidates, on=PAIR)
     assert len(both) == len(chosen)
-    assert list(chosen.columns) == [*PAIR, "rank", "score", "expected_seconds", "chance", "generators", "unit"]
+    assert list(chosen.columns) == [
+        *PAIR,
+        "rank",
+        "score",
+        "expected_seconds",
+        "chance",
+        "generators",
+        "unit",
+    ]
     assert (both["generators_x"].astype(str) == both["generators_y"].astype(str)).all()
     np.testing.assert_allclose(both["chance"], np.exp(both["score_y"]), rtol=1e-4)
     score = np.log(both["expected_seconds"]) + CHANCE_WEIGHT * np.log(both["chance"])
     np.testing.assert_allclose(both["score_x"], score, atol=1e-4)
-    assert chosen.groupby("user_id")["score"].apply(lambda scores: scores.is_monotonic_decreasing).all()
+    assert (
+        chosen.groupby("user_id")["score"]
+        .apply(lambda scores: scores.is_monotonic_decreasing)
+        .all()
+    )
     assert set(chosen["unit"]) == {"seconds"}
 
 
@@ -329,12 +419,18 @@ def test_every_impression_of_the_holdout_is_scored_once(run: Run) -> None:
 
 def test_ranking_rows_are_the_impressions_before_the_holdout_in_their_order(run: Run) -> None:
     folder = run.out / "artefacts" / "ranking_rows" / manifests(run)["ranking_rows"]["version"]
-    rows = pd.read_parquet(folder / "ranking_rows.parquet", columns=["clicked", "seconds", "weight"])
+    rows = pd.read_parquet(
+        folder / "ranking_rows.parquet", columns=["clicked", "seconds", "weight"]
+    )
     first = run.raw.groupby("user_id")["timestamp"].transform("min")
     if run.mode != "last":
-        order = run.before.assign(first=first).sort_values(["first", "user_id", "timestamp"], kind="stable")
+        order = run.before.assign(first=first).sort_values(
+            ["first", "user_id", "timestamp"], kind="stable"
+        )
         assert rows["clicked"].tolist() == order["clicked"].tolist()
-        np.testing.assert_allclose(rows["seconds"], np.where(order["clicked"], order["watch_seconds"], 0))
+        np.testing.assert_allclose(
+            rows["seconds"], np.where(order["clicked"], order["watch_seconds"], 0)
+        )
     assert len(rows) == len(run.before)
     assert (rows.loc[~rows["clicked"], "seconds"] == 0).all()
 
@@ -349,19 +445,25 @@ def test_the_reports_hit_rate_and_seconds_share_can_be_recomputed_from_the_files
         top = run.table(name).query("rank <= 10")
         hit = set(done.merge(top, on=PAIR)["user_id"])
         assert run.report[key] == pytest.approx(len(hit) / done["user_id"].nunique())
-    listed = clicks.merge(run.table("recommendations").query("rank <= 10")[PAIR], on=PAIR)["watch_seconds"].sum()
+    listed = clicks.merge(run.table("recommendations").query("rank <= 10")[PAIR], on=PAIR)[
+        "watch_seconds"
+    ].sum()
     share = run.report["funnel.watch_seconds_share@10"]
     assert share == pytest.approx(listed / clicks["watch_seconds"].sum())
     assert 0 < share < 1
 
 
-def test_the_reports_truth_of_seconds_can_be_recomputed_by_duration_from_the_files(run: Run) -> None:
+def test_the_reports_truth_of_seconds_can_be_recomputed_by_duration_from_the_files(
+    run: Run,
+) -> None:
     if run.mode == "none":
         assert not [name for name in run.report if name.startswith(("ranking.", "waterfall."))]
         return
     rows = run.table("scored").merge(run.relevant, on=[*PAIR, "timestamp"])
     length = pd.read_parquet(run.data / "items.parquet").set_index("item_id")["duration_seconds"]
-    rows = rows.assign(length=rows["item_id"].map(length), true=rows["watch_seconds"].where(rows["clicked"], 0.0))
+    rows = rows.assign(
+        length=rows["item_id"].map(length), true=rows["watch_seconds"].where(rows["clicked"], 0.0)
+    )
     edges = {"under_10": (0, 10), "10_to_20": (10, 20), "20_to_60": (20, 60), "over_60": (60, 1e9)}
     slices = {"": (0.0, 1e9)} | {f"/duration_{name}": edge for name, edge in edges.items()}
     for name, (low, high) in slices.items():
@@ -370,7 +472,9 @@ def test_the_reports_truth_of_seconds_can_be_recomputed_by_duration_from_the_fil
             assert run.report[f"ranking.rows{name}"] == len(some)
         if some["true"].sum():
             ratio, ends = run.report[f"ranking.calibration{name}"], ("low", "high")
-            assert ratio == pytest.approx(some["expected_seconds"].sum() / some["true"].sum(), rel=1e-4)
+            assert ratio == pytest.approx(
+                some["expected_seconds"].sum() / some["true"].sum(), rel=1e-4
+            )
             low_end, high_end = (run.report[f"ranking.calibration_{end}{name}"] for end in ends)
             assert low_end <= high_end
             assert run.report[f"ranking.mae{name}"] == pytest.approx(
@@ -391,15 +495,29 @@ def test_the_waterfall_only_ever_loses_and_ends_at_the_lists(run: Run) -> None:
         start = run.raw["timestamp"].min()
         published = clicks["item_id"].map(born).between(start, cut, inclusive="left")
         known = clicks[clicks["item_id"].isin(run.before["item_id"]) | published]
-    unseen = known.merge(run.seen, on=PAIR, how="left", indicator=True).query("_merge == 'left_only'")
-    blended, final = (clicks.merge(run.table(n)[PAIR], on=PAIR) for n in ("candidates", "recommendations"))
-    stages = {"all": clicks, "known": known, "unseen": unseen, "blended": blended, f"ranked@{TOP_K}": final}
+    unseen = known.merge(run.seen, on=PAIR, how="left", indicator=True).query(
+        "_merge == 'left_only'"
+    )
+    blended, final = (
+        clicks.merge(run.table(n)[PAIR], on=PAIR) for n in ("candidates", "recommendations")
+    )
+    stages = {
+        "all": clicks,
+        "known": known,
+        "unseen": unseen,
+        "blended": blended,
+        f"ranked@{TOP_K}": final,
+    }
     for name, left in stages.items():
-        assert report[f"waterfall.{name}"] == pytest.approx(left["watch_seconds"].sum() / total), name
+        assert report[f"waterfall.{name}"] == pytest.approx(left["watch_seconds"].sum() / total), (
+            name
+        )
     shares = [report[f"waterfall.{name}"] for name in stages]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] == pytest.approx(report["funnel.watch_seconds_share@10"])
-    generators = {name: value for name, value in report.items() if name.startswith("waterfall.generator/")}
+    generators = {
+        name: value for name, value in report.items() if name.startswith("waterfall.generator/")
+    }
     assert generators
     assert max(generators.values()) <= report["waterfall.blended"] + 1e-12
 
@@ -424,8 +542,12 @@ def test_pre_rank_leaves_a_part_of_each_users_candidates_and_the_ranker_orders_i
 
 
 @of_time
-def test_what_pre_rank_loses_can_be_recomputed_from_the_files(pre_ranked: Run, all_scored: pd.DataFrame) -> None:
-    checkers = raw_ids(pre_ranked, "users")[np.load(artefact(pre_ranked, "pre_ranker") / "check_users.npy")]
+def test_what_pre_rank_loses_can_be_recomputed_from_the_files(
+    pre_ranked: Run, all_scored: pd.DataFrame
+) -> None:
+    checkers = raw_ids(pre_ranked, "users")[
+        np.load(artefact(pre_ranked, "pre_ranker") / "check_users.npy")
+    ]
     assert 0 < len(checkers) < len(pre_ranked.listed_users)
     first = pre_ranked.table("candidates").query(f"rank <= {KEEP}")[PAIR]
     scored = all_scored[all_scored["user_id"].isin(checkers)]
@@ -452,7 +574,9 @@ def test_pre_rank_is_a_stage_of_the_waterfall_between_the_blender_and_the_lists(
 
 
 @of_time
-def test_without_pre_rank_nothing_is_cut_and_with_it_what_comes_before_stays(run: Run, pre_ranked: Run) -> None:
+def test_without_pre_rank_nothing_is_cut_and_with_it_what_comes_before_stays(
+    run: Run, pre_ranked: Run
+) -> None:
     off, on = manifests(run), manifests(pre_ranked)
     assert set(off["pre_ranker"]["files"]) == {"pre_ranker.json"}
     assert json.loads((artefact(run, "pre_ranker") / "pre_ranker.json").read_text()) == {"keep": 0}
@@ -469,12 +593,18 @@ def test_without_pre_rank_nothing_is_cut_and_with_it_what_comes_before_stays(run
 def test_lists_of_another_length_train_nothing_anew(run: Run, all_scored: pd.DataFrame) -> None:
     longer = Run(run.data, run.out.parent / f"{run.mode}_ranking.top_k={K}", run.mode, [])
     assert len(all_scored) > len(run.table("recommendations"))
-    changed = {name for name in STEPS if manifests(run)[name]["version"] != manifests(longer)[name]["version"]}
+    changed = {
+        name
+        for name in STEPS
+        if manifests(run)[name]["version"] != manifests(longer)[name]["version"]
+    }
     assert changed == {"list_order", "pre_ranker", "recommendations", "report"}
 
 
 def off_policy_terms(run: Run, name: str) -> pd.DataFrame:
-    """Weight, seconds and doubly robust term of every slot of the test window, read row by row from the files."""
+    """Weight, seconds and doubly robust term of every slot of the test window, read row by row from
+    the files.
+    """
     lists = run.table(name).query(f"rank <= {TOP_K}").groupby("user_id")
     seconds = "expected_seconds" if name == "recommendations" else "score"
     listed = {user: dict(zip(rows["item_id"], zip(rows["rank"], rows[seconds], strict=True), strict=True))
@@ -483,10 +613,17 @@ def off_policy_terms(run: Run, name: str) -> pd.DataFrame:
     for row in run.relevant.sort_values(["user_id", "timestamp"]).itertuples():
         clicked = clicked if row.user_id == last[0] else set()
         above = above if row.user_id == last[0] and row.position > last[1] else set()
-        left = {item: facts for item, facts in listed[row.user_id].items() if item not in above | clicked}
+        left = {
+            item: facts
+            for item, facts in listed[row.user_id].items()
+            if item not in above | clicked
+        }
         total = sum(1 / rank for rank, _ in left.values())
         chances = {item: 1 / rank / total for item, (rank, _) in left.items()}
-        weight, seconds = chances.get(row.item_id, 0) / row.propensity, row.watch_seconds if row.clicked else 0.0
+        weight, seconds = (
+            chances.get(row.item_id, 0) / row.propensity,
+            row.watch_seconds if row.clicked else 0.0,
+        )
         direct = sum(chance * left[item][1] for item, chance in chances.items())
         term = direct + (weight * (seconds - left[row.item_id][1]) if weight else 0)
         if left:
@@ -502,17 +639,27 @@ def test_the_reports_off_policy_estimates_can_be_recomputed_from_the_files(run: 
         assert report["off_policy.snips"] is report["off_policy.doubly_robust"] is None
         assert described["refused"]["any list"].startswith(f"split.mode is {run.mode}")
         return
-    assert described == {"policy": "softmax of -log(place) / 1 over the first 10 places", "refused": {}}
+    assert described == {
+        "policy": "softmax of -log(place) / 1 over the first 10 places",
+        "refused": {},
+    }
     for name, suffix in (("recommendations", ""), ("candidates", ".recall")):
         slots = off_policy_terms(run, name)
         weight, seconds = slots["weight"], slots["seconds"]
-        found = {key: report[f"off_policy.{key}{suffix}"] for key in ("snips", "slots", "mean_weight", "logged")}
+        found = {
+            key: report[f"off_policy.{key}{suffix}"]
+            for key in ("snips", "slots", "mean_weight", "logged")
+        }
         expected = {"snips": (weight * seconds).sum() / weight.sum(), "slots": len(slots)}
-        assert found == pytest.approx(expected | {"mean_weight": weight.mean(), "logged": seconds.mean()})
+        assert found == pytest.approx(
+            expected | {"mean_weight": weight.mean(), "logged": seconds.mean()}
+        )
         sample = weight.sum() ** 2 / (weight**2).sum()
         assert report[f"off_policy.effective_sample{suffix}"] == pytest.approx(sample)
         for key in ("snips", "doubly_robust", "logged"):
-            assert report[f"off_policy.{key}_low{suffix}"] < report[f"off_policy.{key}_high{suffix}"]
+            assert (
+                report[f"off_policy.{key}_low{suffix}"] < report[f"off_policy.{key}_high{suffix}"]
+            )
     # Recall's lists have no model's seconds in their files.
     robust = off_policy_terms(run, "recommendations")["term"].mean()
     assert report["off_policy.doubly_robust"] == pytest.approx(robust, rel=1e-3)
@@ -520,14 +667,20 @@ def test_the_reports_off_policy_estimates_can_be_recomputed_from_the_files(run: 
 
 def off_policy(run: Run, folder: Path, *overrides: str) -> OffPolicy:
     """The evaluation of a run's lists on its log without propensities."""
-    request = request_for("canonical", str(run.data), str(run.out), "r", None, [*asked(run.mode), *overrides])
+    request = request_for(
+        "canonical", str(run.data), str(run.out), "r", None, [*asked(run.mode), *overrides]
+    )
     context = context_of("report", request, folder)
     log = pd.read_parquet(context.inputs["impressions"] / "impressions.parquet")
     log.drop(columns="propensity").to_parquet(folder / "impressions.parquet")
-    return OffPolicy(EvaluationData(replace(context, inputs={**context.inputs, "impressions": folder})))
+    return OffPolicy(
+        EvaluationData(replace(context, inputs={**context.inputs, "impressions": folder}))
+    )
 
 
-def test_without_propensities_there_is_no_estimate_unless_exposure_was_random(run: Run, tmp_path: Path) -> None:
+def test_without_propensities_there_is_no_estimate_unless_exposure_was_random(
+    run: Run, tmp_path: Path
+) -> None:
     if run.mode != "time":
         return
     without = off_policy(run, tmp_path)
@@ -544,7 +697,9 @@ def test_without_propensities_there_is_no_estimate_unless_exposure_was_random(ru
     assert uniform.metrics()["off_policy.slots"] == len(slots)
 
 
-def test_the_same_again_does_nothing_and_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_again_does_nothing_and_says_so(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     artefacts = snapshot(run.out)
     outcomes = started(run.data, run.out, run.mode)
     assert not any(outcome.made for outcome in outcomes)
@@ -568,7 +723,9 @@ def test_lists_that_were_made_and_are_not_shown_are_still_to_be_shown(run: Run) 
 
 
 @of_time
-def test_a_truth_that_was_not_there_is_a_report_to_be_written_and_nothing_else(run: Run, tmp_path: Path) -> None:
+def test_a_truth_that_was_not_there_is_a_report_to_be_written_and_nothing_else(
+    run: Run, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(run.data, data)
     (data / "truth").mkdir()
@@ -581,9 +738,15 @@ def _spoilt(log: pd.DataFrame) -> pd.DataFrame:
     return log.assign(watch_seconds=-1.0)
 
 
-@pytest.mark.parametrize("spoil", [_spoilt, lambda log: log.drop(columns="timestamp")], ids=["value", "column"])
-def test_a_refused_run_touches_nothing(run: Run, tmp_path: Path, spoil: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    spoil(pd.read_parquet(run.data / "interactions.parquet")).to_parquet(tmp_path / "interactions.parquet")
+@pytest.mark.parametrize(
+    "spoil", [_spoilt, lambda log: log.drop(columns="timestamp")], ids=["value", "column"]
+)
+def test_a_refused_run_touches_nothing(
+    run: Run, tmp_path: Path, spoil: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
+    spoil(pd.read_parquet(run.data / "interactions.parquet")).to_parquet(
+        tmp_path / "interactions.parquet"
+    )
     before = snapshot(run.out)
     with pytest.raises(InputError):
         started(tmp_path, run.out, run.mode)
@@ -591,10 +754,14 @@ def test_a_refused_run_touches_nothing(run: Run, tmp_path: Path, spoil: Callable
 
 
 def test_a_cut_outside_the_log_is_refused_and_touches_nothing(run: Run) -> None:
-    before = {path: facts for path, facts in snapshot(run.out).items() if not path.endswith("current")}
+    before = {
+        path: facts for path, facts in snapshot(run.out).items() if not path.endswith("current")
+    }
     with pytest.raises(InputError, match=r"split\.test_start"):
         started(run.data, run.out, run.mode, "split.test_start=1999-01-01T00:00:00Z")
-    assert {path: facts for path, facts in snapshot(run.out).items() if not path.endswith("current")} == before
+    assert {
+        path: facts for path, facts in snapshot(run.out).items() if not path.endswith("current")
+    } == before
 
 
 def test_files_of_one_name_in_two_folders_are_both_part_of_the_digest(tmp_path: Path) -> None:
@@ -602,5 +769,7 @@ def test_files_of_one_name_in_two_folders_are_both_part_of_the_digest(tmp_path: 
         (tmp_path / f"{table}.parquet").mkdir()
         pd.DataFrame({column: [1]}).to_parquet(tmp_path / f"{table}.parquet" / "part.0.parquet")
     before = data_digest("canonical", tmp_path)
-    pd.DataFrame({"user_id": [1, 2]}).to_parquet(tmp_path / "interactions.parquet" / "part.0.parquet")
+    pd.DataFrame({"user_id": [1, 2]}).to_parquet(
+        tmp_path / "interactions.parquet" / "part.0.parquet"
+    )
     assert data_digest("canonical", tmp_path) != before

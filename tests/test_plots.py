@@ -65,7 +65,9 @@ def legend(panel):
 
 def test_estimates_stand_in_their_intervals_and_the_last_is_the_measure(tmp_path, panels):
     rows = {"final": (5, 4, 7), "outside": (3, 3.5, 4), "the log": (2, 1, 3)}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
+    table = pd.DataFrame.from_dict(
+        rows, orient="index", columns=["value", "low", "high"], dtype=float
+    )
     interval_points(table, "estimates", "seconds", tmp_path / "points.png")
     assert is_png(tmp_path / "points.png")
     assert panels[0].get_lines()[0].get_xdata() == [2, 2]
@@ -75,7 +77,9 @@ def test_estimates_stand_in_their_intervals_and_the_last_is_the_measure(tmp_path
 
 
 def test_loss_curves_put_a_figure_and_its_validation_twin_in_one_panel(tmp_path, panels):
-    loss_curves([{"loss": 3.0, "val_loss": 3.5}, {"loss": 2.0, "val_loss": 3.0}], tmp_path / "loss.png")
+    loss_curves(
+        [{"loss": 3.0, "val_loss": 3.5}, {"loss": 2.0, "val_loss": 3.0}], tmp_path / "loss.png"
+    )
     assert is_png(tmp_path / "loss.png")
     assert [panel.get_title() for panel in panels] == ["loss"]
     assert line(panels[0], "training").get_xydata().tolist() == [[1, 3], [2, 2]]
@@ -86,20 +90,34 @@ def test_loss_curves_put_a_figure_and_its_validation_twin_in_one_panel(tmp_path,
 def test_each_tower_has_a_curve_of_its_own_its_cut_off_is_marked_and_a_hit_rate_is_not_called_training(
     tmp_path, panels
 ):
-    epochs = [{"loss": 3.0, "hit_rate@50": 0.2}, {"loss": 2.0, "hit_rate@50": 0.3}, {"loss": 5.0}, {"loss": 4.0}]
+    epochs = [
+        {"loss": 3.0, "hit_rate@50": 0.2},
+        {"loss": 2.0, "hit_rate@50": 0.3},
+        {"loss": 5.0},
+        {"loss": 4.0},
+    ]
     ends = ["until noon", "until noon", "until night", "until night"]
     loss_curves(epochs, tmp_path / "loss.png", ends)
     loss, hits = panels
-    curves = [drawn.get_xydata().tolist() for drawn in loss.get_lines() if drawn.get_marker() == "o"]
+    curves = [
+        drawn.get_xydata().tolist() for drawn in loss.get_lines() if drawn.get_marker() == "o"
+    ]
     assert curves == [[[1, 3], [2, 2]], [[3, 5], [4, 4]]]
     assert [mark.get_text() for mark in loss.texts] == ["until noon", "until night"]
-    assert [drawn.get_xdata()[0] for drawn in loss.get_lines() if drawn.get_linestyle() == "--"] == [0.5, 2.5]
+    assert [
+        drawn.get_xdata()[0] for drawn in loss.get_lines() if drawn.get_linestyle() == "--"
+    ] == [0.5, 2.5]
     assert hits.get_title() == "hit rate at 50"
     assert legend(loss) == []
 
 
 def test_seconds_by_bucket_shows_means_of_both_against_the_diagonal(tmp_path, panels):
-    seconds_by_bucket(np.array([1.0, 3.0, 10.0, 20.0]), np.array([0.0, 2.0, 30.0, 10.0]), tmp_path / "s.png", buckets=2)
+    seconds_by_bucket(
+        np.array([1.0, 3.0, 10.0, 20.0]),
+        np.array([0.0, 2.0, 30.0, 10.0]),
+        tmp_path / "s.png",
+        buckets=2,
+    )
     assert is_png(tmp_path / "s.png")
     assert line(panels[0], "impressions").get_xydata().tolist() == [[2, 1], [15, 20]]
     diagonal = line(panels[0], "calibrated").get_xydata()
@@ -115,7 +133,9 @@ def test_popularity_is_the_share_with_at_least_so_many_watches_on_log_axes(tmp_p
 
 
 def test_shares_are_bars_in_per_cent_by_row_and_column_and_nan_has_none(tmp_path, panels):
-    slices = pd.DataFrame({"candidates": [0.5, 0.25], "popularity": [0.1, np.nan]}, index=["new", "old"])
+    slices = pd.DataFrame(
+        {"candidates": [0.5, 0.25], "popularity": [0.1, np.nan]}, index=["new", "old"]
+    )
     share_bars("Slices", {"hr@50": slices, "found": slices[:1]}, tmp_path / "b.png")
     assert is_png(tmp_path / "b.png")
     first, second = panels
@@ -129,7 +149,10 @@ def test_shares_are_bars_in_per_cent_by_row_and_column_and_nan_has_none(tmp_path
 
 
 def test_a_small_share_has_a_scale_and_a_value_of_its_own(tmp_path, panels):
-    report = {f"recall.generator_{name}@50/new_items": share for name, share in (("named", 0.9), ("hits", 0.8))}
+    report = {
+        f"recall.generator_{name}@50/new_items": share
+        for name, share in (("named", 0.9), ("hits", 0.8))
+    }
     draw_recall(report | {"recall.generator_unique_hits@50/new_items": 0.003}, tmp_path)
     shares, alone = panels
     assert [text.get_text() for text in shares.get_yticklabels()] == ["new items"]
@@ -160,7 +183,13 @@ def test_the_profile_counts_days_rates_seconds_and_users(tmp_path, panels):
 
 def test_a_forgotten_tab_does_not_flatten_the_histogram(tmp_path, panels):
     seconds = np.append(np.linspace(1, 60, 999), 1e6)
-    data_profile(np.repeat(DAY, 1000), np.ones(1000, dtype=bool), seconds, np.arange(1000), tmp_path / "d.png")
+    data_profile(
+        np.repeat(DAY, 1000),
+        np.ones(1000, dtype=bool),
+        seconds,
+        np.arange(1000),
+        tmp_path / "d.png",
+    )
     bars = panels[2].patches
     assert bars[-1].get_x() < 61
     assert sum(bar.get_height() for bar in bars) == 1000
@@ -170,7 +199,13 @@ def test_thin_data_still_makes_a_picture(tmp_path):
     loss_curves([{"loss": 1.0}], tmp_path / "loss.png")
     seconds_by_bucket(np.zeros(3), np.zeros(3), tmp_path / "seconds.png")
     candidate_popularity(np.array([2, 1]), np.array([1, 2]), tmp_path / "popularity.png")
-    data_profile(np.array([DAY]), np.array([False]), np.array([np.nan]), np.array([7]), tmp_path / "profile.png")
+    data_profile(
+        np.array([DAY]),
+        np.array([False]),
+        np.array([np.nan]),
+        np.array([7]),
+        tmp_path / "profile.png",
+    )
     assert all(is_png(path) for path in tmp_path.iterdir())
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -181,7 +216,9 @@ def test_no_data_still_makes_a_picture(tmp_path):
     seconds_by_bucket(NONE, NONE, tmp_path / "seconds.png")
     candidate_popularity(NONE, NONE, tmp_path / "popularity.png")
     nobody = NONE.astype(bool)
-    data_profile(NONE.astype("datetime64[D]"), nobody, NONE, NONE.astype(int), tmp_path / "profile.png")
+    data_profile(
+        NONE.astype("datetime64[D]"), nobody, NONE, NONE.astype(int), tmp_path / "profile.png"
+    )
     nothing = {"kind": ["exact"], "overlap": [1.0], "queries_per_second": [0.0], "chosen": [True]}
     index_sweep(pd.DataFrame(nothing), 0.99, tmp_path / "index_sweep.png")
     assert len(list(tmp_path.iterdir())) == 5
@@ -190,9 +227,12 @@ def test_no_data_still_makes_a_picture(tmp_path):
 def test_drawing_needs_no_display_and_importing_no_matplotlib(tmp_path):
     script = (
         "import sys, funnel.evaluation.plots as p; assert 'matplotlib' not in sys.modules; "
-        f"p.loss_curves([{{'loss': 1.0}}], {str(tmp_path / 'x.png')!r}); assert 'matplotlib.pyplot' not in sys.modules"
+        f"p.loss_curves([{{'loss': 1.0}}], {str(tmp_path / 'x.png')!r}); assert "
+        "'matplotlib.pyplot' not in sys.modules"
     )
-    bare = {name: value for name, value in os.environ.items() if name not in {"DISPLAY", "MPLBACKEND"}}
+    bare = {
+        name: value for name, value in os.environ.items() if name not in {"DISPLAY", "MPLBACKEND"}
+    }
     subprocess.run([sys.executable, "-c", script], env=bare, check=True)
     assert is_png(tmp_path / "x.png")
 
@@ -215,6 +255,8 @@ def test_the_sweep_is_overlap_against_speed_with_what_is_published_ringed(tmp_pa
 
 
 def test_a_sweep_of_the_exact_index_alone_is_a_picture_too(tmp_path):
-    trials = pd.DataFrame({"kind": ["exact"], "overlap": [1.0], "queries_per_second": [50.0], "chosen": [True]})
+    trials = pd.DataFrame(
+        {"kind": ["exact"], "overlap": [1.0], "queries_per_second": [50.0], "chosen": [True]}
+    )
     index_sweep(trials, 0.99, tmp_path / "index_sweep.png")
     assert is_png(tmp_path / "index_sweep.png")

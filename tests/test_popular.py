@@ -12,7 +12,15 @@ from features.histories import histories_of
 from recall import candidates
 from recall.candidates import Pairs, pairs_before
 from recall.generators.base import seen_only
-from recall.generators.popular import HOUR, Popular, decayed, hit_share, popular_lists, popularity, shares
+from recall.generators.popular import (
+    HOUR,
+    Popular,
+    decayed,
+    hit_share,
+    popular_lists,
+    popularity,
+    shares,
+)
 
 USERS = np.array([1, 1, 2, 2, 3, 3])
 ITEMS = np.array([1, 2, 2, 3, 2, 4])
@@ -57,21 +65,33 @@ def test_lists_equal_the_definition_user_by_user_also_past_the_catalogue_and_ove
     rng = np.random.default_rng(seed)
     users = np.sort(rng.integers(1, 6, 25))
     seen = histories_of(users, rng.integers(1, 12, 25), np.zeros(25, np.int64), 7)
-    counts, asked = rng.integers(0, 4, 9).astype(float), rng.permutation(np.arange(1, 7, dtype=np.int32))
+    counts, asked = (
+        rng.integers(0, 4, 9).astype(float),
+        rng.permutation(np.arange(1, 7, dtype=np.int32)),
+    )
     best = sorted(range(1, 9), key=lambda item: (-counts[item], -item))
     with mock.patch.object(candidates, "SHARD", 2):
         lists = popular_lists(counts, asked, seen, 1, k)
     for user, items, scores in zip(asked, lists.items, lists.scores, strict=True):
-        mine = [item for item in best if item not in seen.items[seen.offsets[user] : seen.offsets[user + 1]]][:k]
+        mine = [
+            item
+            for item in best
+            if item not in seen.items[seen.offsets[user] : seen.offsets[user + 1]]
+        ][:k]
         assert items.tolist() == mine + [0] * (k - len(mine))
         assert scores.tolist() == [*counts[mine], *[-np.inf] * (k - len(mine))]
 
 
 def test_a_watch_counts_half_after_each_half_life():
     counts = decayed(WATCHES, 5, 10 * HOUR, 2.0)[0]
-    expected = [sum(0.5 ** ((10 - hour / HOUR) / 2) for hour in INSTANTS[item == ITEMS]) for item in range(5)]
+    expected = [
+        sum(0.5 ** ((10 - hour / HOUR) / 2) for hour in INSTANTS[item == ITEMS])
+        for item in range(5)
+    ]
     np.testing.assert_allclose(counts, expected)
-    np.testing.assert_array_equal(decayed(WATCHES, 5, 10 * HOUR, None)[0], popularity(WATCHES, 5, 10 * HOUR))
+    np.testing.assert_array_equal(
+        decayed(WATCHES, 5, 10 * HOUR, None)[0], popularity(WATCHES, 5, 10 * HOUR)
+    )
 
 
 def test_decayed_counts_by_segment_are_those_of_its_users_alone():
@@ -85,7 +105,9 @@ def test_decayed_counts_by_segment_are_those_of_its_users_alone():
 
 def test_decayed_watches_after_the_instant_change_nothing():
     later = histories_of(USERS, np.where(INSTANTS >= 6 * HOUR, 1, ITEMS), INSTANTS, 5)
-    np.testing.assert_array_equal(decayed(later, 5, 6 * HOUR, 1.0), decayed(WATCHES, 5, 6 * HOUR, 1.0))
+    np.testing.assert_array_equal(
+        decayed(later, 5, 6 * HOUR, 1.0), decayed(WATCHES, 5, 6 * HOUR, 1.0)
+    )
 
 
 def test_a_small_segment_is_drawn_to_the_whole_and_a_large_one_stands_alone():
@@ -99,18 +121,24 @@ def test_a_small_segment_is_drawn_to_the_whole_and_a_large_one_stands_alone():
 def segmented(catalogue=(1, 2, 3, 4)):
     """Segment 0 (users 0 to 2) watches item 1, segment 1 (users 3 and 4) item 3."""
     counts = np.array([[0, 9e5, 1, 0, 0], [0, 0, 1, 9e5, 0]])
-    return Popular(shares(counts), np.isin(np.arange(5), catalogue), np.array([0, 0, 0, 1, 1], np.int32), {})
+    return Popular(
+        shares(counts), np.isin(np.arange(5), catalogue), np.array([0, 0, 0, 1, 1], np.int32), {}
+    )
 
 
 def test_a_new_user_gets_what_is_popular_in_the_segment():
-    named = segmented().answer(seen_only(np.array([1, 4], np.int32), Pairs(np.zeros(0, np.int64), np.zeros(2, int))))
+    named = segmented().answer(
+        seen_only(np.array([1, 4], np.int32), Pairs(np.zeros(0, np.int64), np.zeros(2, int)))
+    )
     assert named.named(2).items.tolist() == [[1, 3], [3, 1]]
 
 
 def test_what_is_not_in_the_catalogue_is_not_named_and_items_without_a_watch_fill_the_list():
     requests = seen_only(np.array([1], np.int32), pairs_before(np.array([1]), WATCHES, 3 * HOUR))
     assert segmented().answer(requests).named(5).items.tolist() == [[3, 2, 4, 0, 0]]
-    assert segmented(catalogue=(1, 3, 4)).answer(requests).named(5).items.tolist() == [[3, 4, 0, 0, 0]]
+    assert segmented(catalogue=(1, 3, 4)).answer(requests).named(5).items.tolist() == [
+        [3, 4, 0, 0, 0]
+    ]
 
 
 def test_users_with_many_seen_items_still_get_full_lists(monkeypatch):
@@ -134,7 +162,9 @@ def test_columns_are_logs_of_shares_and_of_the_segments_lift():
 
 
 def test_the_hit_share_counts_users_who_went_on_to_watch_one_of_their_first():
-    requests = seen_only(np.array([1, 2, 4], np.int32), Pairs(np.zeros(0, np.int64), np.zeros(3, int)))
+    requests = seen_only(
+        np.array([1, 2, 4], np.int32), Pairs(np.zeros(0, np.int64), np.zeros(3, int))
+    )
     watched = Pairs(np.array([(0 << 32) | 1, (1 << 32) | 3], np.int64), np.array([1, 1, 0]))
     answer = segmented().answer(requests)
     assert hit_share(answer, watched, 1) == pytest.approx(1 / 3)

@@ -17,13 +17,19 @@ SHAPE = TowerSpec(as_of=UNTIL, items=ITEMS, dim=8, hidden=(), recency_windows=(5
 
 
 def two_tastes():
-    """Until 500 user u watches only items of u's parity; later everybody watches anything. Item 1 is never watched."""
+    """Until 500 user u watches only items of u's parity; later everybody watches anything. Item 1
+    is never watched.
+    """
     rng = np.random.default_rng(0)
     users = np.repeat(np.arange(1, USERS), WATCHES)
     timestamps_us = np.sort(rng.integers(0, 800, (USERS - 1, WATCHES)), axis=1).ravel()
-    items = np.where(timestamps_us < UNTIL, 2 * rng.integers(1, ITEMS // 2, len(users)) + users % 2, 0)
     items = np.where(
-        timestamps_us < UNTIL, np.where(items >= ITEMS, items - 2, items), rng.integers(2, ITEMS, len(users))
+        timestamps_us < UNTIL, 2 * rng.integers(1, ITEMS // 2, len(users)) + users % 2, 0
+    )
+    items = np.where(
+        timestamps_us < UNTIL,
+        np.where(items >= ITEMS, items - 2, items),
+        rng.integers(2, ITEMS, len(users)),
     )
     return histories_of(users, items, timestamps_us, USERS)
 
@@ -54,11 +60,14 @@ def test_rows_are_as_wide_as_untrained_ones_and_nobody_is_zero(rows):
 def test_the_same_log_and_seed_give_the_same_rows_also_in_another_process(rows):
     """Python hashes strings otherwise in each process: nothing may depend on that."""
     program = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_pretraining as t\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_pretraining "
+        "as t\n"
         "print(t.pretrained(t.two_tastes(), t.SHAPE, 3).tobytes().hex())"
     )
     environment = os.environ | {"PYTHONHASHSEED": "77"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
     assert done.stdout.strip() == rows.tobytes().hex()
 
 

@@ -1,4 +1,6 @@
-"""Ranking rows: T of clicks with unknown seconds, thinning that keeps the odds, and what is kept on disk."""
+"""Ranking rows: T of clicks with unknown seconds, thinning that keeps the odds, and what is kept on
+disk.
+"""
 
 from types import SimpleNamespace
 
@@ -9,12 +11,23 @@ from features.asof_counts import Events
 from features.asof_features import AsOfFeatures, Block
 from features.asof_log import AsOfLog
 from features.side_features import SideFeatures
-from ranking.examples import LABELS, SHRINKAGE, Exposures, RankingRows, blocks_of, filled_seconds, thinned, unit_of
+from ranking.examples import (
+    LABELS,
+    SHRINKAGE,
+    Exposures,
+    RankingRows,
+    blocks_of,
+    filled_seconds,
+    thinned,
+    unit_of,
+)
 
 
 def watches(items, clicked, seconds):
     return SimpleNamespace(
-        items=np.array(items, np.int32), clicked=np.array(clicked, bool), seconds=np.array(seconds, float)
+        items=np.array(items, np.int32),
+        clicked=np.array(clicked, bool),
+        seconds=np.array(seconds, float),
     )
 
 
@@ -27,7 +40,9 @@ def test_an_unclicked_impression_is_worth_nothing_whatever_the_log_says():
 
 
 def test_unknown_seconds_take_the_items_mean_drawn_towards_the_mean_of_all():
-    known = watches([1, 1, 2, 2, 3], [True, True, True, False, True], [10.0, 20.0, 60.0, 999.0, NAN])
+    known = watches(
+        [1, 1, 2, 2, 3], [True, True, True, False, True], [10.0, 20.0, 60.0, 999.0, NAN]
+    )
     rows = watches([1, 2, 3, 9], [True] * 4, [NAN] * 4)
     overall = 30.0
     expected = [
@@ -51,7 +66,8 @@ def test_a_log_without_any_known_seconds_fills_zeros():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "unit"), [([1, NAN, NAN], "watches"), ([1, 2, NAN], "seconds"), ([1, NAN, 5], "seconds")]
+    ("seconds", "unit"),
+    [([1, NAN, NAN], "watches"), ([1, 2, NAN], "seconds"), ([1, NAN, 5], "seconds")],
 )
 def test_watches_are_counted_where_most_clicks_lack_their_seconds(seconds, unit):
     assert unit_of(np.ones(3, bool), np.array(seconds, float), np.ones(3, bool)) == unit
@@ -75,7 +91,9 @@ def test_thinning_keeps_every_click_and_at_most_so_many_unclicked_rows_a_user():
 
 
 def test_thinned_rows_weigh_what_they_stand_for_so_each_users_odds_stay():
-    """Under `exact` the odds are sum(w T) / sum(w): with T on clicks alone the sum of weights must be kept."""
+    """Under `exact` the odds are sum(w T) / sum(w): with T on clicks alone the sum of weights must
+    be kept.
+    """
     rng = np.random.default_rng(1)
     users, clicked = rng.integers(1, 6, 400).astype(np.int32), rng.random(400) < 0.2
     seconds = np.where(clicked, rng.exponential(50, 400), 0)
@@ -109,12 +127,19 @@ def random_rows(n=20):
             {"b": rng.random(n), "a": np.where(rng.random(n) < 0.5, NAN, 1.5)},
             {"country": rng.integers(0, 3, n).astype(np.int32)},
         ),
-        "item": Block(n, {"x": rng.normal(size=n)}, {"item": rng.integers(0, 9, n).astype(np.int32)}),
+        "item": Block(
+            n, {"x": rng.normal(size=n)}, {"item": rng.integers(0, 9, n).astype(np.int32)}
+        ),
         "pair": Block(n, {"recall_z": rng.normal(size=n)}, {}),
     }
     clicked = rng.random(n) < 0.5
-    timestamps_us, places = rng.permutation(n).astype(np.int64), rng.integers(0, 9, n).astype(np.int32)
-    return RankingRows(blocks, timestamps_us, clicked, np.where(clicked, 3.3, 0), np.full(n, 2.5), places)
+    timestamps_us, places = (
+        rng.permutation(n).astype(np.int64),
+        rng.integers(0, 9, n).astype(np.int32),
+    )
+    return RankingRows(
+        blocks, timestamps_us, clicked, np.where(clicked, 3.3, 0), np.full(n, 2.5), places
+    )
 
 
 def assert_same(first, second):
@@ -143,7 +168,9 @@ def test_taking_rows_keeps_features_and_labels_together():
     taken = rows.take(order)
     assert len(taken) == 3
     np.testing.assert_array_equal(taken.timestamps_us, rows.timestamps_us[order])
-    np.testing.assert_array_equal(taken.blocks["item"].codes["item"], rows.blocks["item"].codes["item"][order])
+    np.testing.assert_array_equal(
+        taken.blocks["item"].codes["item"], rows.blocks["item"].codes["item"][order]
+    )
     np.testing.assert_array_equal(
         taken.blocks["pair"].numbers["recall_z"], rows.blocks["pair"].numbers["recall_z"][order]
     )
@@ -151,13 +178,22 @@ def test_taking_rows_keeps_features_and_labels_together():
 
 def test_the_label_of_an_impression_is_in_none_of_its_own_features():
     """Clicks and seconds of rows at one instant are swapped for others: their features stay."""
-    users, items, timestamps_us = np.array([1, 1, 2], np.int32), np.array([1, 2, 1], np.int32), np.array([5, 5, 5])
+    users, items, timestamps_us = (
+        np.array([1, 1, 2], np.int32),
+        np.array([1, 2, 1], np.int32),
+        np.array([5, 5, 5]),
+    )
     exposures = Exposures(users, items, timestamps_us, {"recall_z": np.array([0.1, NAN, 0.3])})
     none = SideFeatures({}, {}, {})
     features = [
         blocks_of(
             AsOfFeatures(
-                AsOfLog(Events(users, items, timestamps_us, clicked, np.where(clicked, 9.0, 0)), none, none, True)
+                AsOfLog(
+                    Events(users, items, timestamps_us, clicked, np.where(clicked, 9.0, 0)),
+                    none,
+                    none,
+                    True,
+                )
             ),
             exposures,
         )
@@ -166,15 +202,28 @@ def test_the_label_of_an_impression_is_in_none_of_its_own_features():
     for name, block in features[0].items():
         for column, values in block.numbers.items():
             np.testing.assert_array_equal(values, features[1][name].numbers[column], err_msg=column)
-    np.testing.assert_array_equal(features[0]["pair"].numbers["recall_z"], exposures.recall["recall_z"])
+    np.testing.assert_array_equal(
+        features[0]["pair"].numbers["recall_z"], exposures.recall["recall_z"]
+    )
     assert len(exposures) == 3
 
 
 def test_an_impression_is_read_in_its_own_context_and_a_request_in_the_last_one():
-    users, items, timestamps_us = np.array([1, 1, 2], np.int32), np.array([1, 2, 1], np.int32), np.array([5, 8, 6])
-    events, none = Events(users, items, timestamps_us, np.zeros(3, bool), np.zeros(3)), SideFeatures({}, {}, {})
-    features = AsOfFeatures(AsOfLog(events, none, none, True, {"device": np.array([1, 2, 3], np.int32)}))
+    users, items, timestamps_us = (
+        np.array([1, 1, 2], np.int32),
+        np.array([1, 2, 1], np.int32),
+        np.array([5, 8, 6]),
+    )
+    events, none = (
+        Events(users, items, timestamps_us, np.zeros(3, bool), np.zeros(3)),
+        SideFeatures({}, {}, {}),
+    )
+    features = AsOfFeatures(
+        AsOfLog(events, none, none, True, {"device": np.array([1, 2, 3], np.int32)})
+    )
     shown = Exposures(users, items, timestamps_us, {}, contexts=features.log.contexts)
     assert blocks_of(features, shown)["user"].codes["device"].tolist() == [1, 2, 3]
-    asked = Exposures(np.array([1, 1, 1, 2, 3], np.int32), np.ones(5, np.int32), np.array([9, 8, 5, 7, 9]), {})
+    asked = Exposures(
+        np.array([1, 1, 1, 2, 3], np.int32), np.ones(5, np.int32), np.array([9, 8, 5, 7, 9]), {}
+    )
     assert blocks_of(features, asked)["user"].codes["device"].tolist() == [2, 1, 0, 3, 0]

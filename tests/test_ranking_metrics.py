@@ -37,7 +37,9 @@ ROW = st.tuples(st.integers(1, 4), st.booleans(), st.integers(0, 5), st.integers
 def impressions(draw, at_least=0):
     """Columns users, clicked, seconds (0 where not clicked) and predicted."""
     rows = draw(st.lists(ROW, min_size=at_least, max_size=30))
-    users, clicked, seconds, predicted = (np.array([row[i] for row in rows], dtype=float) for i in range(4))
+    users, clicked, seconds, predicted = (
+        np.array([row[i] for row in rows], dtype=float) for i in range(4)
+    )
     clicked = clicked.astype(bool)
     return users.astype(int), clicked, np.where(clicked, seconds, 0), predicted / 4
 
@@ -67,8 +69,13 @@ def test_auc_is_that_of_scikit_learn(rows):
 @given(impressions())
 def test_both_gaucs_are_weighted_means_of_scikit_learns_auc_per_user(rows):
     users, clicked, _, predicted = rows
-    same(gauc_by_rows(users, clicked, predicted), gauc_by_sklearn(users, clicked, predicted, np.size))
-    same(gauc_by_clicks(users, clicked, predicted), gauc_by_sklearn(users, clicked, predicted, np.sum))
+    same(
+        gauc_by_rows(users, clicked, predicted), gauc_by_sklearn(users, clicked, predicted, np.size)
+    )
+    same(
+        gauc_by_clicks(users, clicked, predicted),
+        gauc_by_sklearn(users, clicked, predicted, np.sum),
+    )
 
 
 def test_the_two_gaucs_weigh_users_differently():
@@ -101,7 +108,9 @@ def test_weighted_user_loss_by_hand():
 
 
 def xauc_by_pairs(seconds, predicted):
-    pairs = [(i, j) for i, j in itertools.permutations(range(len(seconds)), 2) if seconds[i] > seconds[j]]
+    pairs = [
+        (i, j) for i, j in itertools.permutations(range(len(seconds)), 2) if seconds[i] > seconds[j]
+    ]
     if not pairs:
         return (math.nan,) * 3
     right = np.mean([predicted[i] > predicted[j] for i, j in pairs])
@@ -112,7 +121,9 @@ def xauc_by_pairs(seconds, predicted):
 @given(impressions())
 def test_xauc_is_counted_over_all_pairs_of_unequal_seconds(rows):
     _, _, seconds, predicted = rows
-    for ours, expected in zip(xauc(seconds, predicted), xauc_by_pairs(seconds, predicted), strict=True):
+    for ours, expected in zip(
+        xauc(seconds, predicted), xauc_by_pairs(seconds, predicted), strict=True
+    ):
         same(ours, expected)
 
 
@@ -130,7 +141,8 @@ def test_no_figure_depends_on_the_order_of_the_rows(rows, seed):
     same(weighted_user_loss(*rows), weighted_user_loss(*moved))
     same(gauc_by_rows(users, clicked, predicted), gauc_by_rows(moved[0], moved[1], moved[3]))
     np.testing.assert_allclose(
-        ndcg_of_seconds(3, users, seconds, predicted), ndcg_of_seconds(3, moved[0], moved[2], moved[3])
+        ndcg_of_seconds(3, users, seconds, predicted),
+        ndcg_of_seconds(3, moved[0], moved[2], moved[3]),
     )
 
 
@@ -203,7 +215,14 @@ def test_calibration_by_bucket_has_one_row_for_each_bucket():
         np.array([4.0, 10.0, 20.0, 0.0]),
         np.array([2.0, 12.0, 24.0, 1.0]),
     )
-    assert list(table.columns) == ["bucket", "rows", "seconds", "predicted", "calibration_ratio", "mae"]
+    assert list(table.columns) == [
+        "bucket",
+        "rows",
+        "seconds",
+        "predicted",
+        "calibration_ratio",
+        "mae",
+    ]
     assert table.drop(columns="calibration_ratio").to_numpy().tolist() == [
         ["long", 2, 15.0, 18.0, 3.0],
         ["never", 1, 0.0, 1.0, 1.0],
@@ -215,9 +234,17 @@ def test_calibration_by_bucket_has_one_row_for_each_bucket():
 def test_where_there_is_nothing_to_measure_the_figure_is_nan():
     none, users = np.array([]), np.array([], dtype=int)
     nobody = none.astype(bool)
-    figures = [auc(nobody, none), gauc_by_rows(users, nobody, none), gauc_by_clicks(users, nobody, none)]
+    figures = [
+        auc(nobody, none),
+        gauc_by_rows(users, nobody, none),
+        gauc_by_clicks(users, nobody, none),
+    ]
     figures += [weighted_user_loss(users, nobody, none, none), *xauc(none, none)]
-    figures += [mae(none, none), calibration_ratio(none, none), calibration_ratio(np.zeros(2), np.ones(2))]
+    figures += [
+        mae(none, none),
+        calibration_ratio(none, none),
+        calibration_ratio(np.zeros(2), np.ones(2)),
+    ]
     assert np.isnan(figures).all()
     assert ndcg_of_seconds(5, users, none, none).size == 0
     assert by_bucket(users, none, none).empty
@@ -239,7 +266,9 @@ def test_columns_that_do_not_fit_are_refused():
 
 
 def bootstrapped(seed, users=300, ratio=1.2):
-    """Users whose impressions resemble each other, predicted `ratio` times what they are worth on average."""
+    """Users whose impressions resemble each other, predicted `ratio` times what they are worth on
+    average.
+    """
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 30, users)
     taste = np.repeat(rng.gamma(1, 1, users), sizes)
@@ -252,7 +281,9 @@ def test_the_interval_of_the_calibration_covers_the_truth_as_often_as_it_says():
     inside = 0
     for seed in range(100):
         users, seconds, predicted = bootstrapped(seed)
-        low, high = calibration_interval(users, seconds, predicted, np.random.default_rng(seed), draws=200)
+        low, high = calibration_interval(
+            users, seconds, predicted, np.random.default_rng(seed), draws=200
+        )
         assert low < high
         inside += low <= 1.2 <= high
     assert 87 <= inside <= 100
@@ -297,7 +328,8 @@ def test_every_duration_lies_in_one_slice(seconds, name):
 
 
 @pytest.mark.parametrize(
-    ("clicks", "name"), [(0, "0"), (1, "1_to_9"), (9, "1_to_9"), (10, "10_to_49"), (50, "50_or_more")]
+    ("clicks", "name"),
+    [(0, "0"), (1, "1_to_9"), (9, "1_to_9"), (10, "10_to_49"), (50, "50_or_more")],
 )
 def test_every_viewer_lies_in_one_slice(clicks, name):
     assert member(by_user_clicks(np.array([float(clicks)])), 0) == [f"users_with_{name}_clicks"]
@@ -305,7 +337,12 @@ def test_every_viewer_lies_in_one_slice(clicks, name):
 
 @pytest.mark.parametrize(
     ("hours", "names"),
-    [(0, ["items_younger_than_1_day"]), (24, ["items_of_1_to_7_days"]), (168, ["items_of_7_days_or_more"]), (NAN, [])],
+    [
+        (0, ["items_younger_than_1_day"]),
+        (24, ["items_of_1_to_7_days"]),
+        (168, ["items_of_7_days_or_more"]),
+        (NAN, []),
+    ],
 )
 def test_every_known_age_lies_in_one_slice(hours, names):
     assert member(by_item_age(np.array([float(hours)])), 0) == names

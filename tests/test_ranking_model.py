@@ -1,4 +1,6 @@
-"""The ranker without TensorFlow: blocks, shards, caps and what is kept on disk, on a ranker of random weights."""
+"""The ranker without TensorFlow: blocks, shards, caps and what is kept on disk, on a ranker of
+random weights.
+"""
 
 from dataclasses import replace
 
@@ -15,12 +17,16 @@ ROWS = 25
 
 
 def random_blocks(seed=0, n=ROWS):
-    """Blocks of all kinds of columns; half of one number is unknown, one is never known, codes go beyond 0..3."""
+    """Blocks of all kinds of columns; half of one number is unknown, one is never known, codes go
+    beyond 0..3.
+    """
     rng = np.random.default_rng(seed)
     some = np.where(rng.random(n) < 0.5, np.nan, rng.normal(size=n))
     country, last, item = (rng.integers(0, size, n).astype(np.int32) for size in (4, 9, 9))
     return {
-        "user": Block(n, {"z": rng.normal(size=n), "a": some}, {"country": country, "user_last_item": last}),
+        "user": Block(
+            n, {"z": rng.normal(size=n), "a": some}, {"country": country, "user_last_item": last}
+        ),
         "item": Block(
             n,
             {"never": np.full(n, np.nan)},
@@ -31,8 +37,20 @@ def random_blocks(seed=0, n=ROWS):
 
 
 def test_the_last_item_and_its_sides_are_read_in_the_items_spaces_and_nothing_else_is():
-    columns = ("user_last_item", "user_last_channel_id", "user_last_topics", "user_last_device", "item_kind")
-    assert [*map(space_of, columns)] == ["item", "item_channel_id", "item_topics", "user_last_device", "item_kind"]
+    columns = (
+        "user_last_item",
+        "user_last_channel_id",
+        "user_last_topics",
+        "user_last_device",
+        "item_kind",
+    )
+    assert [*map(space_of, columns)] == [
+        "item",
+        "item_channel_id",
+        "item_topics",
+        "user_last_device",
+        "item_kind",
+    ]
 
 
 def random_ranker(seed=1, **switches):
@@ -50,7 +68,10 @@ def random_ranker(seed=1, **switches):
     sizes = {f"table_{space}": (size, spec.dims[space]) for space, size in spec.sizes.items()}
     widths = [sum(map(spec.width, BLOCKS)), *spec.hidden, 1]
     for layer in range(len(spec.hidden) + 1):
-        sizes |= {f"kernel{layer}": (widths[layer], widths[layer + 1]), f"bias{layer}": (widths[layer + 1],)}
+        sizes |= {
+            f"kernel{layer}": (widths[layer], widths[layer + 1]),
+            f"bias{layer}": (widths[layer + 1],),
+        }
     weights = {name: (rng.normal(size=size) / 3).astype(np.float32) for name, size in sizes.items()}
     return Ranker(spec, encoders, weights)
 
@@ -65,7 +86,10 @@ def embedded(ranker, space, row):
 
 def score_by_loop(ranker, blocks, row):
     """One row in plain Python: each block's embeddings and numbers, then layer by layer."""
-    one, weights = {name: block.take(np.array([row])) for name, block in blocks.items()}, ranker.weights
+    one, weights = (
+        {name: block.take(np.array([row])) for name, block in blocks.items()},
+        ranker.weights,
+    )
     parts = []
     for block in BLOCKS:
         for code in ranker.spec.codes[block]:
@@ -121,9 +145,14 @@ def test_nothing_saved_is_a_pickle(tmp_path):
 
 
 def test_an_enormous_logit_never_overflows_and_no_mean_is_above_the_longest_watch_learnt_from():
-    huge, nothing = LayerInput(np.full((1, 1), 1e4, np.float32)), LayerInput(np.zeros((1, 1), np.float32))
+    huge, nothing = (
+        LayerInput(np.full((1, 1), 1e4, np.float32)),
+        LayerInput(np.zeros((1, 1), np.float32)),
+    )
     odds, mean = random_ranker(hidden=(), objective="paper"), random_ranker(hidden=())
-    assert odds.expected_seconds(huge, nothing, nothing)[0] == pytest.approx(np.exp(LARGEST_LOGIT) * 1.3)
+    assert odds.expected_seconds(huge, nothing, nothing)[0] == pytest.approx(
+        np.exp(LARGEST_LOGIT) * 1.3
+    )
     assert mean.expected_seconds(huge, nothing, nothing)[0] == pytest.approx(90 * 1.3)
 
 

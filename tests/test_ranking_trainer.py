@@ -1,4 +1,6 @@
-"""The ranker learns expected seconds: exact odds, the paper's odds, thinning, the cap, unknown codes."""
+"""The ranker learns expected seconds: exact odds, the paper's odds, thinning, the cap, unknown
+codes.
+"""
 
 from dataclasses import replace
 
@@ -34,7 +36,8 @@ CONFIG = RankingConfig(
 
 
 def simulated(n=ROWS, seed=0):
-    """Rows of three kinds of item whose empirical click rates and mean seconds are RATES and MEANS, to rounding.
+    """Rows of three kinds of item whose empirical click rates and mean seconds are RATES and MEANS,
+    to rounding.
 
     Each kind clicks its share of every 100 rows, so that training and validation rows agree.
     """
@@ -47,7 +50,9 @@ def simulated(n=ROWS, seed=0):
         "item": Block(n, {}, {"item": (kind + 1).astype(np.int32)}),
         "pair": Block(n, {}, {}),
     }
-    return RankingRows(blocks, np.arange(n), clicked, seconds, np.ones(n), np.zeros(n, np.int32)), kind
+    return RankingRows(
+        blocks, np.arange(n), clicked, seconds, np.ones(n), np.zeros(n, np.int32)
+    ), kind
 
 
 def trained(*given):
@@ -85,15 +90,22 @@ def test_the_exact_objective_learns_expected_seconds(exact):
 @pytest.mark.parametrize("measured_in", ["seconds", "length"])
 @pytest.mark.parametrize("objective", ["exact", "multi_task"])
 def test_whatever_watches_are_measured_in_what_is_served_are_seconds(measured_in, objective):
-    """Lengths far apart, some unknown; a log without seconds counts watches, however long its items are."""
+    """Lengths far apart, some unknown; a log without seconds counts watches, however long its items
+    are.
+    """
     rows, kind = simulated()
     lengths = np.array([2_000.0, 90.0, np.nan])[kind]
     rows = replace(
-        rows, blocks=rows.blocks | {"item": replace(rows.blocks["item"], numbers={"item_duration_seconds": lengths})}
+        rows,
+        blocks=rows.blocks
+        | {"item": replace(rows.blocks["item"], numbers={"item_duration_seconds": lengths})},
     )
     ranker, _ = fit(rows, measured_in=measured_in, objective=objective)
     assert ranker.spec.by_length == (measured_in == "length")
-    found, rare = mean_by_kind(scores(ranker, rows.blocks), kind), 0.06 if objective == "exact" else 0.15
+    found, rare = (
+        mean_by_kind(scores(ranker, rows.blocks), kind),
+        0.06 if objective == "exact" else 0.15,
+    )
     np.testing.assert_allclose(found, mean_by_kind(rows.seconds, kind), rtol=rare)
     counted = replace(rows, seconds=rows.clicked * 1.0)
     config = CONFIG.model_copy(update={"measured_in": measured_in, "objective": objective})
@@ -120,7 +132,9 @@ def test_thinned_unclicked_rows_leave_the_exact_odds_where_they_were():
 
 def test_the_seconds_that_the_cap_takes_are_given_back_by_the_scale():
     rows, _ = simulated()
-    long = replace(rows, seconds=np.where(rows.clicked & (np.arange(ROWS) % 50 == 3), 2_000.0, rows.seconds))
+    long = replace(
+        rows, seconds=np.where(rows.clicked & (np.arange(ROWS) % 50 == 3), 2_000.0, rows.seconds)
+    )
     ranker, _ = fit(long, seconds_cap_quantile=0.9, epochs=10)
     later = slice(ROWS - ROWS // 10, None)
     capped = np.minimum(long.seconds, ranker.spec.seconds_cap)
@@ -128,19 +142,27 @@ def test_the_seconds_that_the_cap_takes_are_given_back_by_the_scale():
     assert ranker.spec.scale == pytest.approx(long.seconds[later].sum() / capped[later].sum())
     assert ranker.spec.scale > 1.05
     unscaled = replace(ranker, spec=ranker.spec.model_copy(update={"scale": 1.0}))
-    np.testing.assert_allclose(scores(ranker, rows.blocks), scores(unscaled, rows.blocks) * ranker.spec.scale)
+    np.testing.assert_allclose(
+        scores(ranker, rows.blocks), scores(unscaled, rows.blocks) * ranker.spec.scale
+    )
 
 
 def test_the_cap_is_a_quantile_of_clicked_seconds():
     rows, _ = simulated()
-    assert seconds_cap(rows.seconds, rows.clicked, 0.5) == pytest.approx(np.median(rows.seconds[rows.clicked]))
+    assert seconds_cap(rows.seconds, rows.clicked, 0.5) == pytest.approx(
+        np.median(rows.seconds[rows.clicked])
+    )
     assert seconds_cap(rows.seconds, np.zeros(ROWS, bool), 0.5) == 1
 
 
 def mixed(n=300):
-    """Rows with codes and numbers in every block, column names out of alphabetical order, unknowns everywhere."""
+    """Rows with codes and numbers in every block, column names out of alphabetical order, unknowns
+    everywhere.
+    """
     rng = np.random.default_rng(6)
-    numbers = {name: np.where(rng.random(n) < 0.2, np.nan, rng.normal(size=n)) for name in ("z", "b", "a")}
+    numbers = {
+        name: np.where(rng.random(n) < 0.2, np.nan, rng.normal(size=n)) for name in ("z", "b", "a")
+    }
     codes = {name: rng.integers(0, 12, n).astype(np.int32) for name in ("zone", "item", "kind")}
     clicked = rng.random(n) < 0.5
     last = {"user_last_item": rng.integers(0, 12, n).astype(np.int32)}
@@ -149,7 +171,10 @@ def mixed(n=300):
         "item": Block(n, {"a": numbers["a"]}, {"item": codes["item"], "a_kind": codes["kind"]}),
         "pair": Block(n, {"flat": np.ones(n), "never": np.full(n, np.nan)}, {}),
     }
-    seconds, places = np.where(clicked, rng.exponential(5, n), 0), rng.integers(0, 70, n).astype(np.int32)
+    seconds, places = (
+        np.where(clicked, rng.exponential(5, n), 0),
+        rng.integers(0, 70, n).astype(np.int32),
+    )
     return RankingRows(blocks, rng.permutation(n), clicked, seconds, np.ones(n), places)
 
 
@@ -202,7 +227,9 @@ def test_numpy_logits_are_those_of_the_keras_graph(switches):
 
 
 def listed(rows, seed=6):
-    """The rows as candidates of recall's lists, with its log chances; those of the first ten are unknown."""
+    """The rows as candidates of recall's lists, with its log chances; those of the first ten are
+    unknown.
+    """
     merged = np.log(np.random.default_rng(seed).random(len(rows)))
     merged[:10] = np.nan
     pair = replace(rows.blocks["pair"], numbers={**rows.blocks["pair"].numbers, MERGED: merged})
@@ -211,9 +238,13 @@ def listed(rows, seed=6):
 
 @pytest.mark.parametrize("objective", ["exact", "paper", "click", "multi_task"])
 def test_the_first_logit_starts_from_recalls_log_chance(objective):
-    """All else being 0, the logits of the graph and of serving are the log chances, the unknown ones their mean's."""
+    """All else being 0, the logits of the graph and of serving are the log chances, the unknown
+    ones their mean's.
+    """
     rows, merged = listed(replace(mixed(), positions=np.full(300, 4, np.int32)))
-    ranker = untrained_ranker(rows, 9.0, "seconds", SMALL.model_copy(update={"objective": objective}))
+    ranker = untrained_ranker(
+        rows, 9.0, "seconds", SMALL.model_copy(update={"objective": objective})
+    )
     network = RankerNetwork(ranker.spec, 0.2, 0)
     for variable in network.model.trainable_variables:
         variable.assign(np.zeros(variable.shape))
@@ -228,7 +259,12 @@ def test_the_first_logit_starts_from_recalls_log_chance(objective):
 
 def test_no_logit_starts_from_recall_where_that_is_off_or_unknown():
     rows, _ = listed(mixed())
-    assert untrained_ranker(rows, 9.0, "seconds", SMALL.model_copy(update={"recall_prior": False})).spec.prior == ""
+    assert (
+        untrained_ranker(
+            rows, 9.0, "seconds", SMALL.model_copy(update={"recall_prior": False})
+        ).spec.prior
+        == ""
+    )
     assert untrained_ranker(mixed(), 9.0, "seconds", SMALL).spec.prior == ""
     without = SMALL.model_copy(update={"without": ("recall_*",)})
     assert untrained_ranker(rows, 9.0, "seconds", without).spec.prior == ""
@@ -261,16 +297,24 @@ def test_the_validation_ranker_never_saw_the_rows_that_validate():
     validates = np.arange(600) >= 400
     config = CONFIG.model_copy(update={"refit": True, "epochs": 2})
     changed = replace(rows, seconds=np.where(validates, 50 * rows.seconds, rows.seconds))
-    first, second = (train_ranker(each, "seconds", config, 3, lambda _: None, validates) for each in (rows, changed))
+    first, second = (
+        train_ranker(each, "seconds", config, 3, lambda _: None, validates)
+        for each in (rows, changed)
+    )
     # What validates chooses the epoch and the level; the order is learnt from the others alone.
     one, other = (np.argsort(scores(each.validation, rows.blocks)) for each in (first, second))
     np.testing.assert_array_equal(one, other)
-    assert (np.argsort(scores(first.ranker, rows.blocks)) != np.argsort(scores(second.ranker, rows.blocks))).any()
+    assert (
+        np.argsort(scores(first.ranker, rows.blocks))
+        != np.argsort(scores(second.ranker, rows.blocks))
+    ).any()
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_every_switch_trains_saves_and_serves(switches, tmp_path):
-    ranker, epochs = trained(mixed(), "seconds", SMALL.model_copy(update=switches), 1, lambda _: None)
+    ranker, epochs = trained(
+        mixed(), "seconds", SMALL.model_copy(update=switches), 1, lambda _: None
+    )
     assert np.isfinite([row["val_loss"] for row in epochs]).all()
     ranker.save(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".parquet", ".h5"}
@@ -282,7 +326,9 @@ def test_every_switch_trains_saves_and_serves(switches, tmp_path):
 
 def test_what_is_left_out_is_not_read_and_the_last_item_still_has_its_embedding(small):
     whole, _ = small
-    ranker, _ = trained(mixed(), "seconds", SMALL.model_copy(update={"without": ("item", "z")}), 1, lambda _: None)
+    ranker, _ = trained(
+        mixed(), "seconds", SMALL.model_copy(update={"without": ("item", "z")}), 1, lambda _: None
+    )
     rows, served = mixed().blocks, scores(ranker, mixed().blocks)
     user, item = rows["user"], rows["item"]
     other = {
@@ -299,39 +345,58 @@ def test_what_is_left_out_is_not_read_and_the_last_item_still_has_its_embedding(
 def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reported():
     """The graph's own verdict on the later rows can only be met by computing its logits."""
     unplaced = replace(mixed(), positions=np.zeros(300, np.int32))
-    ranker, epochs = trained(unplaced, "seconds", SMALL.model_copy(update={"pairwise": 0.0}), 1, lambda _: None)
+    ranker, epochs = trained(
+        unplaced, "seconds", SMALL.model_copy(update={"pairwise": 0.0}), 1, lambda _: None
+    )
     rows = mixed()
     rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.spec.seconds_cap))
     later = rows.take(np.flatnonzero(rows.timestamps_us >= 270))
     measures = ranker.measures(later.blocks["item"])
     logits = np.log(scores(ranker, later.blocks) / ranker.spec.scale / measures)
-    labels, weights = (column[:, 0] for column in targets_of("exact", later.clicked, later.seconds / measures))
+    labels, weights = (
+        column[:, 0] for column in targets_of("exact", later.clicked, later.seconds / measures)
+    )
     losses = np.maximum(logits, 0) - logits * labels + np.log1p(np.exp(-np.abs(logits)))
-    assert (weights * losses).mean() / weights.mean() == pytest.approx(min(e["val_loss"] for e in epochs), rel=1e-4)
+    assert (weights * losses).mean() / weights.mean() == pytest.approx(
+        min(e["val_loss"] for e in epochs), rel=1e-4
+    )
 
 
 def test_what_is_out_of_vocabulary_adds_nothing(small):
     ranker, _ = small
     tables = {name: w for name, w in ranker.weights.items() if name.startswith("table_")}
     assert set(tables) == {"table_zone", "table_item", "table_a_kind"}
-    other = {name: np.concatenate([w[:1] + 9, w[1:]]) if name in tables else w for name, w in ranker.weights.items()}
+    other = {
+        name: np.concatenate([w[:1] + 9, w[1:]]) if name in tables else w
+        for name, w in ranker.weights.items()
+    }
     blocks = mixed().blocks
-    np.testing.assert_array_equal(scores(replace(ranker, weights=other), blocks), scores(ranker, blocks))
+    np.testing.assert_array_equal(
+        scores(replace(ranker, weights=other), blocks), scores(ranker, blocks)
+    )
 
 
 def test_the_position_is_a_bias_that_serving_holds_at_its_mean():
-    """Clicks halve at the second position; the items are alike, and what is served is the mean of both."""
+    """Clicks halve at the second position; the items are alike, and what is served is the mean of
+    both.
+    """
     n, rng = 8_000, np.random.default_rng(0)
     places = (1 + np.arange(n) % 2).astype(np.int32)
     clicked = rng.random(n) < np.where(places == 1, 0.6, 0.3)
-    blocks = {name: Block(n, {}, {}) for name in BLOCKS} | {"user": Block(n, {"flat": np.ones(n)}, {})}
-    rows = RankingRows(blocks, np.arange(n), clicked, np.where(clicked, 10.0, 0), np.ones(n), places)
+    blocks = {name: Block(n, {}, {}) for name in BLOCKS} | {
+        "user": Block(n, {"flat": np.ones(n)}, {})
+    }
+    rows = RankingRows(
+        blocks, np.arange(n), clicked, np.where(clicked, 10.0, 0), np.ones(n), places
+    )
     config = CONFIG.model_copy(update={"calibration": "scale"})
     ranker, _ = trained(rows, "seconds", config, 0, lambda _: None)
     served = scores(ranker, rows.blocks)
     assert np.ptp(served) == 0
     assert served[0] == pytest.approx(4.5, rel=0.1)
-    assert trained(replace(rows, positions=places + LAST_POSITION), "seconds", config, 0, lambda _: None)
+    assert trained(
+        replace(rows, positions=places + LAST_POSITION), "seconds", config, 0, lambda _: None
+    )
 
 
 def test_the_order_loss_is_that_of_a_loop_over_pairs_within_groups_of_neighbours(monkeypatch):
@@ -353,10 +418,16 @@ def test_the_order_loss_is_that_of_a_loop_over_pairs_within_groups_of_neighbours
 
 
 def test_the_order_that_chooses_the_epoch_is_between_users_too():
-    """Rows by user, as the log has them; no two of one user differ, so that neighbours have no order."""
+    """Rows by user, as the log has them; no two of one user differ, so that neighbours have no
+    order.
+    """
     n = 4_096
     users = np.repeat(np.arange(16), 256)
-    blocks = {"user": Block(n, {"worth": users / 16}, {}), "item": Block(n, {}, {}), "pair": Block(n, {}, {})}
+    blocks = {
+        "user": Block(n, {"worth": users / 16}, {}),
+        "item": Block(n, {}, {}),
+        "pair": Block(n, {}, {}),
+    }
     timestamps_us, none = np.tile(np.arange(256), 16), np.zeros(n, np.int32)
     rows = RankingRows(blocks, timestamps_us, np.ones(n, bool), 10.0 + users, np.ones(n), none)
     losses = []
@@ -367,13 +438,21 @@ def test_the_order_that_chooses_the_epoch_is_between_users_too():
 
 
 def test_the_order_of_rows_is_learnt_beside_their_seconds_and_only_by_odds_of_seconds():
-    """Two kinds of like expected seconds: one watched often and briefly, the other rarely and long."""
+    """Two kinds of like expected seconds: one watched often and briefly, the other rarely and
+    long.
+    """
     rng = np.random.default_rng(6)
     often = np.arange(ROWS) % 2 == 0
     clicked = rng.random(ROWS) < np.where(often, 0.8, 0.1)
     seconds = np.where(clicked, np.where(often, 10.0, 80.0), 0.0)
-    blocks = {"user": Block(ROWS, {}, {}), "item": Block(ROWS, {"often": often * 1.0}, {}), "pair": Block(ROWS, {}, {})}
-    rows = RankingRows(blocks, np.arange(ROWS), clicked, seconds, np.ones(ROWS), np.zeros(ROWS, np.int32))
+    blocks = {
+        "user": Block(ROWS, {}, {}),
+        "item": Block(ROWS, {"often": often * 1.0}, {}),
+        "pair": Block(ROWS, {}, {}),
+    }
+    rows = RankingRows(
+        blocks, np.arange(ROWS), clicked, seconds, np.ones(ROWS), np.zeros(ROWS, np.int32)
+    )
 
     def ratio(**choices):
         found = scores(fit(rows, epochs=20, **choices)[0], blocks)
@@ -381,7 +460,9 @@ def test_the_order_of_rows_is_learnt_beside_their_seconds_and_only_by_odds_of_se
 
     assert ratio() == pytest.approx(1.0, abs=0.15)
     assert ratio(pairwise=3.0) > 1.3
-    assert ratio(objective="value", pairwise=3.0) == pytest.approx(ratio(objective="value"), rel=1e-6)
+    assert ratio(objective="value", pairwise=3.0) == pytest.approx(
+        ratio(objective="value"), rel=1e-6
+    )
 
 
 def test_two_seeded_trainings_give_equal_weights(small):
@@ -392,18 +473,28 @@ def test_two_seeded_trainings_give_equal_weights(small):
 
 
 def test_normalisers_and_cap_are_fitted_on_the_earlier_rows_alone(small):
-    """Whatever the last tenth of the rows by instant holds, quantiles, vocabularies and cap stay."""
+    """Whatever the last tenth of the rows by instant holds, quantiles, vocabularies and cap
+    stay.
+    """
     rows = mixed()
     later = rows.timestamps_us >= 270
-    numbers = {"z": np.where(later, 1e6, rows.blocks["user"].numbers["z"]), "b": rows.blocks["user"].numbers["b"]}
-    codes = {name: np.where(later, 99, code).astype(np.int32) for name, code in rows.blocks["user"].codes.items()}
+    numbers = {
+        "z": np.where(later, 1e6, rows.blocks["user"].numbers["z"]),
+        "b": rows.blocks["user"].numbers["b"],
+    }
+    codes = {
+        name: np.where(later, 99, code).astype(np.int32)
+        for name, code in rows.blocks["user"].codes.items()
+    }
     changed = replace(
         rows,
         blocks=rows.blocks | {"user": Block(300, numbers, codes)},
         clicked=rows.clicked | later,
         seconds=np.where(later, 5_000.0, rows.seconds),
     )
-    ranker, _ = trained(changed, "seconds", SMALL.model_copy(update={"epochs": 1}), 1, lambda _: None)
+    ranker, _ = trained(
+        changed, "seconds", SMALL.model_copy(update={"epochs": 1}), 1, lambda _: None
+    )
     assert ranker.spec.seconds_cap == small[0].spec.seconds_cap
     assert ranker.spec.sizes == small[0].spec.sizes
     for ours, theirs in zip(small[0].encoders.tables, ranker.encoders.tables, strict=True):
@@ -415,7 +506,9 @@ def test_refitted_on_all_rows_the_net_knows_the_newest_and_the_level_stays():
     rows, _ = simulated()
     newest, marked = np.arange(ROWS) >= 0.9 * ROWS, np.random.default_rng(1).random(ROWS) < 0.5
     blocks = rows.blocks | {"pair": Block(ROWS, {"mark": marked.astype(float)}, {})}
-    turned = replace(rows, blocks=blocks, seconds=np.where(newest & marked, 3 * rows.seconds, rows.seconds))
+    turned = replace(
+        rows, blocks=blocks, seconds=np.where(newest & marked, 3 * rows.seconds, rows.seconds)
+    )
     (first, told), (again, told_again) = fit(turned), fit(turned, refit=True)
     assert told == told_again
     seconds = [scores(ranker, turned.blocks) for ranker in (first, again)]
@@ -427,7 +520,11 @@ def test_refitted_on_all_rows_the_net_knows_the_newest_and_the_level_stays():
 def test_each_epoch_is_told_and_training_lowers_the_loss():
     told = []
     _, epochs = trained(
-        simulated(1_500)[0], "seconds", CONFIG.model_copy(update={"epochs": 5, "learning_rate": 0.03}), 3, told.append
+        simulated(1_500)[0],
+        "seconds",
+        CONFIG.model_copy(update={"epochs": 5, "learning_rate": 0.03}),
+        3,
+        told.append,
     )
     assert told == epochs
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 4, 5]

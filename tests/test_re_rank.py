@@ -20,17 +20,23 @@ def world(seed=0, users=USERS):
         rng.integers(0, 4, ITEMS).astype(np.int32),
         np.sort(np.array([7, 11, (3 << 32) | 5], np.int64)),
     )
-    items = np.stack([rng.permutation(np.arange(1, ITEMS))[:POOL] for _ in range(users)]).astype(np.int32)
+    items = np.stack([rng.permutation(np.arange(1, ITEMS))[:POOL] for _ in range(users)]).astype(
+        np.int32
+    )
     seconds = -np.sort(-rng.exponential(20, (users, POOL)), axis=1)
     items[0, 4:], seconds[0, 4:] = 0, 0
     with np.errstate(divide="ignore"):
         scores = np.log(seconds)
-    return Ordered(np.arange(1, users + 1, dtype=np.int32), items, scores, seconds, seconds / 100), catalogue
+    return Ordered(
+        np.arange(1, users + 1, dtype=np.int32), items, scores, seconds, seconds / 100
+    ), catalogue
 
 
 def run(ranked, catalogue, **switches):
     """Items, seconds and chances of the lists."""
-    lists = re_ranked(ranked, catalogue, ReRankConfig(**{"pool": POOL, "head": TOP} | switches), TOP)
+    lists = re_ranked(
+        ranked, catalogue, ReRankConfig(**{"pool": POOL, "head": TOP} | switches), TOP
+    )
     return lists.items, lists.seconds, lists.chances
 
 
@@ -56,7 +62,10 @@ def test_marginal_relevance_is_that_of_a_loop(strength):
     ranked, catalogue = world()
     items, seconds, _ = run(ranked, catalogue, diversity="mmr", strength=strength)
     for row in range(USERS):
-        vectors, relevance = catalogue.vectors[ranked.items[row]], ranked.seconds[row] / ranked.seconds[row].max()
+        vectors, relevance = (
+            catalogue.vectors[ranked.items[row]],
+            ranked.seconds[row] / ranked.seconds[row].max(),
+        )
 
         def gain(place, taken, vectors=vectors, relevance=relevance):
             nearest = max((float(vectors[place] @ vectors[t]) for t in taken), default=0)
@@ -65,7 +74,10 @@ def test_marginal_relevance_is_that_of_a_loop(strength):
         assert items[row].tolist() == greedy(ranked, row, gain)
     for row, place in itertools.product(range(USERS), range(TOP)):
         if items[row, place]:
-            assert seconds[row, place] == ranked.seconds[row, ranked.items[row].tolist().index(items[row, place])]
+            assert (
+                seconds[row, place]
+                == ranked.seconds[row, ranked.items[row].tolist().index(items[row, place])]
+            )
 
 
 def test_more_strength_is_more_difference():
@@ -75,7 +87,9 @@ def test_more_strength_is_more_difference():
         vectors = catalogue.vectors[items[1:]]
         return float(np.einsum("nad,nbd->nab", vectors, vectors).mean())
 
-    by_strength = [similarity(run(ranked, catalogue, diversity="mmr", strength=s)[0]) for s in (0.01, 0.5, 0.9)]
+    by_strength = [
+        similarity(run(ranked, catalogue, diversity="mmr", strength=s)[0]) for s in (0.01, 0.5, 0.9)
+    ]
     assert by_strength == sorted(by_strength, reverse=True)
     assert by_strength[2] < 0.95 * by_strength[0]
 
@@ -89,7 +103,10 @@ def test_at_most_so_many_of_a_channel_as_far_as_the_pool_goes():
         listed = np.bincount(catalogue.channels[items[row]], minlength=4)[1:]
         assert (listed <= 2).all() or not enough
         assert (items[row] > 0).all()
-    assert any(np.bincount(catalogue.channels[row], minlength=4)[1:].max() > 2 for row in ranked.items[1:, :TOP])
+    assert any(
+        np.bincount(catalogue.channels[row], minlength=4)[1:].max() > 2
+        for row in ranked.items[1:, :TOP]
+    )
 
 
 def test_what_is_excluded_is_in_no_list_and_others_move_up():
@@ -106,7 +123,9 @@ def test_what_is_excluded_is_in_no_list_and_others_move_up():
 def test_what_is_excluded_takes_no_place_of_the_pool():
     ranked, catalogue = world(users=50)
     items, *_ = run(ranked, catalogue, exclusions="a table", pool=TOP)
-    varied, *_ = run(ranked, catalogue, exclusions="a table", pool=TOP + 1, diversity="mmr", strength=1.0)
+    varied, *_ = run(
+        ranked, catalogue, exclusions="a table", pool=TOP + 1, diversity="mmr", strength=1.0
+    )
     gone = [{7, 11} | ({5} if row == 2 else set()) for row in range(50)]
     for row in range(50):
         allowed = [item for item in ranked.items[row] if item and item not in gone[row]]
@@ -143,7 +162,9 @@ def test_the_cost_of_each_switch_is_what_its_list_lacks():
     lost = seconds_lost(ranked, catalogue, config, TOP)
     assert set(lost) == {"mmr", "channel_cap", "all"}
     before = ranked.seconds[:, :TOP].sum()
-    assert lost["mmr"] == pytest.approx(1 - run(ranked, catalogue, diversity="mmr", strength=0.6)[1].sum() / before)
+    assert lost["mmr"] == pytest.approx(
+        1 - run(ranked, catalogue, diversity="mmr", strength=0.6)[1].sum() / before
+    )
     assert 0 < lost["channel_cap"] < 1
     assert seconds_lost(ranked, catalogue, ReRankConfig(), TOP) == {}
 

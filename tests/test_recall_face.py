@@ -1,4 +1,6 @@
-"""What recall shows of itself: each name is there, and the example that shows their use runs as written."""
+"""What recall shows of itself: each name is there, and the example that shows their use runs as
+written.
+"""
 
 import doctest
 

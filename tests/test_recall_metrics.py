@@ -1,4 +1,6 @@
-"""The metrics of candidate lists against brute force, against scikit-learn and by their properties."""
+"""The metrics of candidate lists against brute force, against scikit-learn and by their
+properties.
+"""
 
 import itertools
 import math
@@ -32,7 +34,8 @@ def at(k, name, ranked, relevant):
 def in_test(*users):
     sizes = [len(items) for items in users]
     return RelevantItems(
-        np.append(0, np.cumsum(sizes)).astype(np.int64), np.array([*itertools.chain(*users)], dtype=np.int32)
+        np.append(0, np.cumsum(sizes)).astype(np.int64),
+        np.array([*itertools.chain(*users)], dtype=np.int32),
     )
 
 
@@ -42,7 +45,9 @@ def lists(*users):
 
 @st.composite
 def worlds(draw, distinct=True):
-    """Lists of some users, some cut short, and what they watched: perhaps nothing, perhaps item 0."""
+    """Lists of some users, some cut short, and what they watched: perhaps nothing, perhaps item
+    0.
+    """
     users = draw(st.integers(1, 5))
     width = draw(st.integers(1, 8))
     item = st.integers(1, CATALOGUE)
@@ -75,7 +80,9 @@ def test_every_metric_equals_its_definition_user_by_user(world, k):
         for row, (a, b) in zip(ranked, itertools.pairwise(relevant.offsets), strict=True)
     ]
     for name in NAMES:
-        np.testing.assert_allclose(at(k, name, ranked, relevant), [user[name] for user in expected], atol=1e-12)
+        np.testing.assert_allclose(
+            at(k, name, ranked, relevant), [user[name] for user in expected], atol=1e-12
+        )
 
 
 @given(worlds(), st.integers(1, 8))
@@ -83,7 +90,9 @@ def test_ndcg_agrees_with_scikit_learn_where_the_whole_catalogue_is_ranked(world
     ranked, _ = world
     rng = np.random.default_rng(k)
     full = np.array([rng.permutation(np.arange(1, CATALOGUE + 1)) for _ in ranked], dtype=np.int32)
-    watched = [rng.choice(np.arange(1, CATALOGUE + 1), size=3, replace=False).tolist() for _ in ranked]
+    watched = [
+        rng.choice(np.arange(1, CATALOGUE + 1), size=3, replace=False).tolist() for _ in ranked
+    ]
     relevance, scores = np.zeros((2, len(full), CATALOGUE))
     for user, items in enumerate(watched):
         relevance[user, np.array(items) - 1] = 1
@@ -164,7 +173,9 @@ def test_an_item_listed_or_watched_twice_counts_once():
 
 
 def test_a_short_list_is_judged_against_the_ideal_of_the_k_that_was_asked_for():
-    assert at(3, "ndcg", lists([1]), in_test([1, 2, 3]))[0] == pytest.approx(1 / (1 + 1 / math.log2(3) + 0.5))
+    assert at(3, "ndcg", lists([1]), in_test([1, 2, 3]))[0] == pytest.approx(
+        1 / (1 + 1 / math.log2(3) + 0.5)
+    )
 
 
 def test_no_user_at_all_gives_no_figure():
@@ -199,7 +210,9 @@ def test_gini_is_half_the_relative_mean_difference(world):
     times = np.bincount(ranked.ravel(), minlength=CATALOGUE + 1)[1:]
     if times.sum():
         difference = np.abs(times[:, None] - times[None, :]).mean()
-        assert gini(8, ranked, CATALOGUE) == pytest.approx(difference / (2 * times.mean()), abs=1e-12)
+        assert gini(8, ranked, CATALOGUE) == pytest.approx(
+            difference / (2 * times.mean()), abs=1e-12
+        )
 
 
 def test_mean_popularity_is_the_mean_count_over_the_places_that_are_filled():
@@ -216,7 +229,15 @@ def test_the_listed_share_is_of_the_places_that_are_filled():
 
 
 def test_each_watch_is_told_the_place_of_its_item_in_the_list():
-    assert places(lists([5, 3, 0], [3, 9, 3]), in_test([3, 7, 0, 5], [3, 3, 9])).tolist() == [2, 0, 0, 1, 1, 1, 2]
+    assert places(lists([5, 3, 0], [3, 9, 3]), in_test([3, 7, 0, 5], [3, 3, 9])).tolist() == [
+        2,
+        0,
+        0,
+        1,
+        1,
+        1,
+        2,
+    ]
     assert places(lists([0, 0]), in_test([])).tolist() == []
 
 
@@ -225,7 +246,8 @@ def test_places_equal_the_definition_watch_by_watch(world):
     ranked, relevant = world
     rows = [ranked[user].tolist() for user in relevant.rows]
     expected = [
-        row.index(item) + 1 if item and item in row else 0 for row, item in zip(rows, relevant.items, strict=True)
+        row.index(item) + 1 if item and item in row else 0
+        for row, item in zip(rows, relevant.items, strict=True)
     ]
     assert places(ranked, relevant).tolist() == expected
 

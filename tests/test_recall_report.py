@@ -1,4 +1,6 @@
-"""What the report says of candidates, recomputed from the raw files of a very small simulated world."""
+"""What the report says of candidates, recomputed from the raw files of a very small simulated
+world.
+"""
 
 import json
 import math
@@ -24,7 +26,14 @@ from funnel.pipeline import make, request_for
 from funnel.tracking import _allowed
 
 WORLD = WorldConfig(
-    users=60, users_a_day=5, items=80, items_a_day=30, days=3, impressions_a_day=1_800, topics=8, favourite_topics=2
+    users=60,
+    users_a_day=5,
+    items=80,
+    items_a_day=30,
+    days=3,
+    impressions_a_day=1_800,
+    topics=8,
+    favourite_topics=2,
 )
 CUT = pd.Timestamp("2025-01-03T09:00:00Z")
 K, PAIR = 60, ["user_id", "item_id"]
@@ -38,8 +47,12 @@ def evaluation(data: Path, home: Path, mode: str) -> EvaluationData:
     request = request_for("canonical", str(data), str(home), "r", None, overrides)
     for name in STEPS:
         make(name, request, lambda _: None)
-    inputs = {name: request.store.path(name) for name in STEPS} | {"candidates": home / "candidates"}
-    context = StepContext(request.config, "canonical", data, inputs, home / "report", home / "scratch")
+    inputs = {name: request.store.path(name) for name in STEPS} | {
+        "candidates": home / "candidates"
+    }
+    context = StepContext(
+        request.config, "canonical", data, inputs, home / "report", home / "scratch"
+    )
     users, catalogue = listed_users(context), context.ids.items.size_as_of(context.split.test_start)
     rng = np.random.default_rng(3)
     items = np.array([rng.permutation(np.arange(1, catalogue))[:K] for _ in users], dtype=np.int32)
@@ -49,7 +62,9 @@ def evaluation(data: Path, home: Path, mode: str) -> EvaluationData:
     return EvaluationData(context)
 
 
-def write_candidates(folder: Path, users: np.ndarray, items: np.ndarray, generators: Iterable[str]) -> None:
+def write_candidates(
+    folder: Path, users: np.ndarray, items: np.ndarray, generators: Iterable[str]
+) -> None:
     """Lists without scores; each generator's ranks are written beside them."""
     nothing = np.zeros(items.shape, np.float32)
     arrays = {"users": users, "items": items, "scores": nothing, "tower_scores": nothing}
@@ -98,11 +113,14 @@ class Raw:
 
     @cached_property
     def went_on_to_watch(self) -> pd.DataFrame:
-        """Distinct pairs of the test window, with the item's age in days and watches before the cut.
+        """Distinct pairs of the test window, with the item's age in days and watches before the
+        cut.
 
         `there`: shown before the cut, or published by then since the log began.
         """
-        pairs = self.log[self.log["completed"] & (self.log["timestamp"] >= CUT)][PAIR].drop_duplicates()
+        pairs = self.log[self.log["completed"] & (self.log["timestamp"] >= CUT)][
+            PAIR
+        ].drop_duplicates()
         days = (CUT - pairs["item_id"].map(self.items["published_at"])) / pd.Timedelta(days=1)
         watches = pairs["item_id"].map(self.done["item_id"].value_counts()).fillna(0)
         shown = pairs["item_id"].isin(self.log.loc[self.log["timestamp"] < CUT, "item_id"])
@@ -125,12 +143,17 @@ def raw_lists(evaluation: EvaluationData, lists: np.ndarray) -> dict[int, list[i
     """Each user's list, in raw ids."""
     ids = evaluation.context.ids
     users = ids.users.id_of(evaluation.users).to_pylist()
-    return {user: ids.items.id_of(row[row > 0]).to_pylist() for user, row in zip(users, lists, strict=True)}
+    return {
+        user: ids.items.id_of(row[row > 0]).to_pylist()
+        for user, row in zip(users, lists, strict=True)
+    }
 
 
 def found(pairs: pd.DataFrame, lists: dict[int, list[int]], k: int) -> float:
     rows = zip(pairs["user_id"], pairs["item_id"], strict=True)
-    return float(np.mean([item in lists[user][:k] for user, item in rows])) if len(pairs) else math.nan
+    return (
+        float(np.mean([item in lists[user][:k] for user, item in rows])) if len(pairs) else math.nan
+    )
 
 
 def equal(given: dict[str, float], expected: dict[str, float]) -> None:
@@ -140,7 +163,10 @@ def equal(given: dict[str, float], expected: dict[str, float]) -> None:
 def test_users_are_judged_by_slice_of_their_watches_before_the_lists(
     timed: EvaluationData, raw: Raw, metrics: dict[str, float]
 ) -> None:
-    watches, targets = raw.done["user_id"].value_counts(), raw.went_on_to_watch.groupby("user_id")["item_id"].agg(set)
+    watches, targets = (
+        raw.done["user_id"].value_counts(),
+        raw.went_on_to_watch.groupby("user_id")["item_id"].agg(set),
+    )
     slices = {"0": (0, 0), "1_to_9": (1, 9), "10_to_49": (10, 49), "50_or_more": (50, 10**9)}
     for suffix, lists in (
         ("", raw_lists(timed, timed.candidates)),
@@ -154,12 +180,18 @@ def test_users_are_judged_by_slice_of_their_watches_before_the_lists(
                 name = f"users_with_{words}_watches"
                 expected = {
                     f"recall.users/{name}": len(users),
-                    f"recall.hr@{k}/{name}{suffix}": np.mean(np.array(hits) > 0) if users else math.nan,
-                    f"recall.recall@{k}/{name}{suffix}": np.mean(np.divide(hits, sizes)) if users else math.nan,
+                    f"recall.hr@{k}/{name}{suffix}": np.mean(np.array(hits) > 0)
+                    if users
+                    else math.nan,
+                    f"recall.recall@{k}/{name}{suffix}": np.mean(np.divide(hits, sizes))
+                    if users
+                    else math.nan,
                 }
                 equal(metrics, expected)
     assert metrics["recall.users"] == len(targets)
-    assert sum(metrics[f"recall.users/users_with_{words}_watches"] for words in slices) == len(targets)
+    assert sum(metrics[f"recall.users/users_with_{words}_watches"] for words in slices) == len(
+        targets
+    )
 
 
 def test_watches_are_judged_by_slice_of_the_items_age_and_popularity(
@@ -183,7 +215,10 @@ def test_watches_are_judged_by_slice_of_the_items_age_and_popularity(
         assert metrics[f"recall.watches/{name}"] == rows.sum()
         for k in (50, K):
             equal(metrics, {f"recall.watches_found@{k}/{name}": found(pairs[rows], ours, k)})
-            equal(metrics, {f"recall.watches_found@{k}/{name}.popularity": found(pairs[rows], popular, k)})
+            equal(
+                metrics,
+                {f"recall.watches_found@{k}/{name}.popularity": found(pairs[rows], popular, k)},
+            )
     assert metrics["recall.watches"] == len(pairs)
     assert metrics["recall.watches/items_not_there_yet"] == (~there).sum() > 0
 
@@ -201,15 +236,23 @@ def test_new_items_are_published_before_the_lists_and_watched_by_nobody(
 
 
 def best_unseen(raw: Raw, user: int) -> list[int]:
-    """All items published before the cut that the user had not clicked, by the world's own expectation."""
+    """All items published before the cut that the user had not clicked, by the world's own
+    expectation.
+    """
     world, at = load_ground_truth(raw.data), np.datetime64(CUT.tz_localize(None), "us")
     worth = expected_seconds(world, np.full(len(world.item_ids), user), world.item_ids, at)
     best = world.item_ids[np.argsort(-worth)][: (worth > 0).sum()].tolist()
-    seen = set(raw.log[raw.log["clicked"] & (raw.log["timestamp"] < CUT) & (raw.log["user_id"] == user)]["item_id"])
+    seen = set(
+        raw.log[raw.log["clicked"] & (raw.log["timestamp"] < CUT) & (raw.log["user_id"] == user)][
+            "item_id"
+        ]
+    )
     return [item for item in best if item not in seen]
 
 
-def test_the_oracles_share_of_new_items_is_that_of_the_best_unseen_items(timed: EvaluationData, raw: Raw) -> None:
+def test_the_oracles_share_of_new_items_is_that_of_the_best_unseen_items(
+    timed: EvaluationData, raw: Raw
+) -> None:
     pairs = raw.went_on_to_watch
     new = pairs[(pairs["days"] > 0) & (pairs["watches"] == 0)]
     lists = {user: best_unseen(raw, user) for user in new["user_id"].unique()}
@@ -238,7 +281,13 @@ def test_places_of_new_and_of_young_items_are_shared_out(
             listed = [item for items in raw_lists(timed, lists).values() for item in items[:k]]
             new = np.mean([item not in watched for item in listed])
             young = np.mean([CUT - published[item] < pd.Timedelta(days=1) for item in listed])
-            equal(metrics, {f"recall.new_item_share@{k}{suffix}": new, f"recall.young_item_share@{k}{suffix}": young})
+            equal(
+                metrics,
+                {
+                    f"recall.new_item_share@{k}{suffix}": new,
+                    f"recall.young_item_share@{k}{suffix}": young,
+                },
+            )
     assert metrics["recall.new_item_share@5"] > 0
 
 
@@ -247,16 +296,24 @@ def test_popularity_is_that_of_the_span_whose_lists_hold_most_of_what_was_watche
 ) -> None:
     hour = raw.done[raw.done["timestamp"] >= CUT - pd.Timedelta(hours=1)]["item_id"].value_counts()
     for user, items in raw_lists(timed, timed.popular_by_span["last hour"]).items():
-        seen = set(raw.log[raw.log["clicked"] & (raw.log["timestamp"] < CUT) & (raw.log["user_id"] == user)]["item_id"])
+        seen = set(
+            raw.log[
+                raw.log["clicked"] & (raw.log["timestamp"] < CUT) & (raw.log["user_id"] == user)
+            ]["item_id"]
+        )
         best = sorted((count for item, count in hour.items() if item not in seen), reverse=True)[:5]
         assert [hour.get(item, 0) for item in items[:5]] == best + [0] * (5 - len(best))
     clicks = raw.log[raw.log["clicked"] & (raw.log["timestamp"] >= CUT)]
 
     def worth(lists: np.ndarray) -> float:
         listed = {
-            (user, item): place for user, row in raw_lists(timed, lists).items() for place, item in enumerate(row)
+            (user, item): place
+            for user, row in raw_lists(timed, lists).items()
+            for place, item in enumerate(row)
         }
-        places = np.array([listed.get(pair, K) for pair in zip(clicks["user_id"], clicks["item_id"], strict=True)])
+        places = np.array(
+            [listed.get(pair, K) for pair in zip(clicks["user_id"], clicks["item_id"], strict=True)]
+        )
         return float(np.mean([np.log(clicks["watch_seconds"][places < k].sum()) for k in (10, 50)]))
 
     worths = {name: worth(lists) for name, lists in timed.popular_by_span.items()}
@@ -269,15 +326,21 @@ def test_an_order_clock_has_no_hours_to_be_popular_in(ordered: EvaluationData) -
     assert list(ordered.popular_by_span) == ["all time"]
 
 
-def with_generators(evaluation: EvaluationData, folder: Path, named: Iterable[str]) -> EvaluationData:
-    """The same lists, each place named by the generator whose turn it is: first, second, .., all, first, .."""
+def with_generators(
+    evaluation: EvaluationData, folder: Path, named: Iterable[str]
+) -> EvaluationData:
+    """The same lists, each place named by the generator whose turn it is: first, second, .., all,
+    first, ..
+    """
     names, shape = list(named), evaluation.candidates.shape
     turn = np.broadcast_to(np.arange(shape[1]) % (len(names) + 1), shape)
     for place, name in enumerate(names):
         rank = np.where((turn == place) | (turn == len(names)), np.arange(1, shape[1] + 1), 0)
         np.save(folder / f"rank_{name}.npy", (rank * (evaluation.candidates > 0)).astype(np.uint16))
     write_candidates(folder, evaluation.users, evaluation.candidates, names)
-    return EvaluationData(replace(evaluation.context, inputs={**evaluation.context.inputs, "candidates": folder}))
+    return EvaluationData(
+        replace(evaluation.context, inputs={**evaluation.context.inputs, "candidates": folder})
+    )
 
 
 def test_each_generators_contribution_is_reported_where_the_candidates_name_them(
@@ -294,17 +357,24 @@ def test_each_generators_contribution_is_reported_where_the_candidates_name_them
     for name, turns in (("tower", (0, 2)), ("new", (1, 2))):
         alone = sum(place % 3 == turns[0] for place in hits)
         expected = {
-            f"recall.generator_hits@50/{name}": sum(place % 3 in turns for place in hits) / len(hits),
+            f"recall.generator_hits@50/{name}": sum(place % 3 in turns for place in hits)
+            / len(hits),
             f"recall.generator_unique_hits@50/{name}": alone / len(hits),
             f"recall.generator_unique_watches@50/{name}": alone / len(pairs),
         }
         equal(channelled, expected)
-    places = [place for items in raw_lists(timed, timed.candidates).values() for place in range(len(items[:50]))]
-    assert channelled["recall.generator_named@50/tower"] == pytest.approx(np.mean([place % 3 != 1 for place in places]))
-    assert not [name for name in metrics if "generator" in name]
-    assert {name: value for name, value in channelled.items() if "generator" not in name} == pytest.approx(
-        metrics, nan_ok=True
+    places = [
+        place
+        for items in raw_lists(timed, timed.candidates).values()
+        for place in range(len(items[:50]))
+    ]
+    assert channelled["recall.generator_named@50/tower"] == pytest.approx(
+        np.mean([place % 3 != 1 for place in places])
     )
+    assert not [name for name in metrics if "generator" in name]
+    assert {
+        name: value for name, value in channelled.items() if "generator" not in name
+    } == pytest.approx(metrics, nan_ok=True)
 
 
 def test_slices_and_generators_are_drawn_where_there_are_any(
@@ -317,10 +387,16 @@ def test_slices_and_generators_are_drawn_where_there_are_any(
         (tmp_path / name).mkdir()
         draw_recall(report, tmp_path / name)
         drawn[name] = sorted(path.name for path in (tmp_path / name).iterdir())
-    assert drawn == {"nothing": [], "slices": ["slices.png"], "all": ["generators.png", "slices.png"]}
+    assert drawn == {
+        "nothing": [],
+        "slices": ["slices.png"],
+        "all": ["generators.png", "slices.png"],
+    }
 
 
-def test_where_only_order_is_known_nothing_is_said_of_ages_hours_and_oracles(ordered: EvaluationData) -> None:
+def test_where_only_order_is_known_nothing_is_said_of_ages_hours_and_oracles(
+    ordered: EvaluationData,
+) -> None:
     metrics = recall_metrics(ordered)
     assert oracle_metrics(ordered) == {}
     assert not [name for name in metrics if "_day" in name or "young" in name or "hour" in name]
@@ -331,7 +407,9 @@ def test_where_only_order_is_known_nothing_is_said_of_ages_hours_and_oracles(ord
     assert min(counts[1:]) > 0
 
 
-def test_names_are_ones_that_mlflow_takes_and_an_empty_slice_is_null(metrics: dict[str, float]) -> None:
+def test_names_are_ones_that_mlflow_takes_and_an_empty_slice_is_null(
+    metrics: dict[str, float],
+) -> None:
     assert all(_allowed(name) == name.replace("@", "_at_") for name in metrics)
     empty = metrics["recall.hr@50/users_with_50_or_more_watches"]
     assert metrics["recall.users/users_with_50_or_more_watches"] == 0

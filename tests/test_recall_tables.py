@@ -24,8 +24,14 @@ REPORT = {
     "recall.watches/items_with_0_watches": 30,
     "recall.watches_found@50/items_with_0_watches": 0.25,
     "recall.watches_found@50/items_with_0_watches.popularity": 0.0,
-    **{f"recall.generator_{name}@200/tower": 1.0 for name in ("named", "hits", "unique_hits", "unique_watches")},
-    **{f"recall.generator_{name}@50/new": 0.1 for name in ("named", "hits", "unique_hits", "unique_watches")},
+    **{
+        f"recall.generator_{name}@200/tower": 1.0
+        for name in ("named", "hits", "unique_hits", "unique_watches")
+    },
+    **{
+        f"recall.generator_{name}@50/new": 0.1
+        for name in ("named", "hits", "unique_hits", "unique_watches")
+    },
     "recall.generator_named@50/tower": 0.8,
     "recall.generator_hits@50/tower": 0.7,
     "recall.generator_unique_hits@50/tower": 0.6,
@@ -44,11 +50,15 @@ def test_slices_stand_in_their_own_order_without_the_empty_ones_at_the_least_k()
         tables["hr@50"], frame(["users with 1 to 9 watches", "users with 10 to 49 watches"], users)
     )
     items = {"watches": [30], "candidates": [0.25], "popularity": [0.0]}
-    pd.testing.assert_frame_equal(tables["watches_found@50"], frame(["items with 0 watches"], items))
+    pd.testing.assert_frame_equal(
+        tables["watches_found@50"], frame(["items with 0 watches"], items)
+    )
 
 
 def test_generators_stand_by_their_hits() -> None:
-    expected = frame(["tower", "new"], {"named": [0.8, 0.1], "hits": [0.7, 0.1], "only it hit": [0.6, 0.1]})
+    expected = frame(
+        ["tower", "new"], {"named": [0.8, 0.1], "hits": [0.7, 0.1], "only it hit": [0.6, 0.1]}
+    )
     (tables,) = generator_tables(REPORT).items()
     assert tables[0] == "generators@50"
     pd.testing.assert_frame_equal(tables[1], expected)
@@ -60,7 +70,9 @@ def test_a_report_without_a_holdout_or_generators_has_no_tables() -> None:
     assert list(detail_tables({"recall.short_lists": 3})) == []
 
 
-@pytest.mark.parametrize("text", ["users with 10 to 49 watches 1,200 0.400 0.300", "tower 0.800 0.700 0.600"])
+@pytest.mark.parametrize(
+    "text", ["users with 10 to 49 watches 1,200 0.400 0.300", "tower 0.800 0.700 0.600"]
+)
 def test_the_tables_are_printed_with_counts_and_an_empty_cell_for_null(text: str) -> None:
     console = Console(width=120, record=True, file=StringIO())
     for table in detail_tables(REPORT):

@@ -24,32 +24,54 @@ PAPER = ListOrder(chance_weight=0)
 def features():
     rng = np.random.default_rng(0)
     clicked = rng.random(400) < 0.4
-    users, items = rng.integers(1, USERS, 400).astype(np.int32), rng.integers(1, ITEMS, 400).astype(np.int32)
-    events = Events(users, items, rng.integers(0, 100, 400), clicked, np.where(clicked, rng.exponential(9, 400), 0))
-    side = SideFeatures({"channel_id": rng.integers(0, 4, ITEMS).astype(np.int32)}, {"channel_id": 4}, {})
-    return AsOfFeatures(AsOfLog(events, SideFeatures({}, {}, {"age": rng.random(USERS)}), side, timed=True))
+    users, items = (
+        rng.integers(1, USERS, 400).astype(np.int32),
+        rng.integers(1, ITEMS, 400).astype(np.int32),
+    )
+    events = Events(
+        users,
+        items,
+        rng.integers(0, 100, 400),
+        clicked,
+        np.where(clicked, rng.exponential(9, 400), 0),
+    )
+    side = SideFeatures(
+        {"channel_id": rng.integers(0, 4, ITEMS).astype(np.int32)}, {"channel_id": 4}, {}
+    )
+    return AsOfFeatures(
+        AsOfLog(events, SideFeatures({}, {}, {"age": rng.random(USERS)}), side, timed=True)
+    )
 
 
 @pytest.fixture(scope="module")
 def lists():
-    """Different items for each user, in lists of all lengths from none to K, not always filled from the front."""
+    """Different items for each user, in lists of all lengths from none to K, not always filled from
+    the front.
+    """
     rng = np.random.default_rng(1)
     users = np.array([5, 1, 8, 2, 3, 7], np.int32)
     items = np.stack([rng.permutation(np.arange(1, ITEMS))[:K] for _ in users]).astype(np.int32)
     items[1, 3:], items[2, :], items[3, 2] = 0, 0, 0
-    recall = {"recall_score": rng.normal(size=items.shape), "recall_z": rng.normal(size=items.shape)}
+    recall = {
+        "recall_score": rng.normal(size=items.shape),
+        "recall_z": rng.normal(size=items.shape),
+    }
     return Lists(users, items, recall, np.log(rng.dirichlet(np.ones(K), len(users))))
 
 
 def exposures_of(lists):
     rows, columns = np.nonzero(lists.items)
     recall = {name: values[rows, columns] for name, values in lists.recall.items()}
-    return Exposures(lists.users[rows], lists.items[rows, columns], np.full(len(rows), AS_OF), recall), rows
+    return Exposures(
+        lists.users[rows], lists.items[rows, columns], np.full(len(rows), AS_OF), recall
+    ), rows
 
 
 @pytest.fixture(scope="module")
 def ranker(features, lists):
-    """Random weights over the features' own columns, whose units are never all silent: no two candidates are tied."""
+    """Random weights over the features' own columns, whose units are never all silent: no two
+    candidates are tied.
+    """
     rng, blocks = np.random.default_rng(2), blocks_of(features, exposures_of(lists)[0])
     codes = {name: tuple(block.codes) for name, block in blocks.items()}
     spaces = {code: space_of(code) for names in codes.values() for code in names}
@@ -64,8 +86,14 @@ def ranker(features, lists):
         unit="seconds",
         seconds_cap=1e9,
     )
-    weights = {f"table_{space}": rng.normal(size=(size, spec.dims[space])) for space, size in spec.sizes.items()}
-    weights |= {"kernel0": rng.normal(size=(sum(map(spec.width, BLOCKS)), 7)) / 3, "bias0": 3 + rng.normal(size=7)}
+    weights = {
+        f"table_{space}": rng.normal(size=(size, spec.dims[space]))
+        for space, size in spec.sizes.items()
+    }
+    weights |= {
+        "kernel0": rng.normal(size=(sum(map(spec.width, BLOCKS)), 7)) / 3,
+        "bias0": 3 + rng.normal(size=7),
+    }
     weights |= {"kernel1": rng.normal(size=(7, 1)) / 3, "bias1": rng.normal(size=1)}
     return Ranker(spec, encoders, {name: w.astype(np.float32) for name, w in weights.items()})
 
@@ -82,7 +110,9 @@ def by_sorting(ranker, features, lists):
 
 
 @pytest.mark.parametrize("top_k", [1, 3, K, K + 5])
-def test_recommendations_are_the_candidates_scored_one_by_one_and_sorted(ranker, features, lists, top_k):
+def test_recommendations_are_the_candidates_scored_one_by_one_and_sorted(
+    ranker, features, lists, top_k
+):
     found = recommender_of(ranker, features, AS_OF, ITEMS).recommend(lists, PAPER, top_k)
     items, seconds = found.items, found.seconds
     assert items.shape == seconds.shape == (6, top_k)
@@ -101,15 +131,22 @@ def test_lists_fall_by_the_logarithms_of_seconds_and_chance(ranker, features, li
     found, seconds = recommender.recommend(lists, order, K), recommender.expected_seconds(lists)
     for row in range(len(lists.users)):
         there = np.flatnonzero(lists.items[row])
-        scores = seconds_weight * np.log(seconds[row, there]) + chance_weight * lists.log_chances[row, there]
+        scores = (
+            seconds_weight * np.log(seconds[row, there])
+            + chance_weight * lists.log_chances[row, there]
+        )
         best = there[np.argsort(-scores)]
         assert found.items[row].tolist() == lists.items[row, best].tolist() + [0] * (K - len(best))
         np.testing.assert_allclose(found.scores[row, : len(best)], np.sort(scores)[::-1])
-        np.testing.assert_allclose(found.chances[row, : len(best)], np.exp(lists.log_chances[row, best]))
+        np.testing.assert_allclose(
+            found.chances[row, : len(best)], np.exp(lists.log_chances[row, best])
+        )
         np.testing.assert_allclose(found.seconds[row, : len(best)], seconds[row, best])
 
 
-def test_the_seconds_of_whole_lists_are_those_of_their_candidates_one_by_one(ranker, features, lists):
+def test_the_seconds_of_whole_lists_are_those_of_their_candidates_one_by_one(
+    ranker, features, lists
+):
     seconds = recommender_of(ranker, features, AS_OF, ITEMS).expected_seconds(lists)
     exposures, _ = exposures_of(lists)
     blocks = blocks_of(features, exposures)
@@ -138,7 +175,8 @@ def test_what_happened_at_or_after_the_instant_changes_no_list(ranker, features,
     )
     as_it_was = replace(features, log=replace(features.log, events=later))
     now, then = (
-        recommender_of(ranker, each, AS_OF, ITEMS).recommend(lists, PAPER, 4) for each in (features, as_it_was)
+        recommender_of(ranker, each, AS_OF, ITEMS).recommend(lists, PAPER, 4)
+        for each in (features, as_it_was)
     )
     np.testing.assert_array_equal(now.items, then.items)
     np.testing.assert_allclose(now.seconds, then.seconds, rtol=1e-9)
@@ -148,4 +186,6 @@ def test_no_users_get_no_lists(ranker, features):
     nothing = np.zeros((0, K))
     recall = {"recall_score": nothing, "recall_z": nothing}
     nobody = Lists(np.zeros(0, np.int32), nothing.astype(np.int32), recall, nothing)
-    assert recommender_of(ranker, features, AS_OF, ITEMS).recommend(nobody, PAPER, 4).items.shape == (0, 4)
+    assert recommender_of(ranker, features, AS_OF, ITEMS).recommend(
+        nobody, PAPER, 4
+    ).items.shape == (0, 4)

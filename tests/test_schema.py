@@ -18,7 +18,9 @@ from features.schema import (
     table_at,
 )
 
-ROWS = pa.table({"a": pa.array([1, None, 3], pa.int64()), "b": ["x", "y", None], "c": [[1.5], [], None]})
+ROWS = pa.table(
+    {"a": pa.array([1, None, 3], pa.int64()), "b": ["x", "y", None], "c": [[1.5], [], None]}
+)
 
 
 def saved(path: Path, table: pa.Table, **how: object) -> Path:
@@ -28,7 +30,9 @@ def saved(path: Path, table: pa.Table, **how: object) -> Path:
 
 def test_equal_rows_have_equal_digests_however_they_are_encoded(tmp_path: Path) -> None:
     plain = saved(tmp_path / "a.parquet", ROWS)
-    packed = saved(tmp_path / "b.parquet", ROWS, compression="zstd", row_group_size=1, use_dictionary=False)
+    packed = saved(
+        tmp_path / "b.parquet", ROWS, compression="zstd", row_group_size=1, use_dictionary=False
+    )
     assert file_digest(plain) != file_digest(packed)
     assert content_digest(plain) == content_digest(packed) == parquet_digest(plain)
 
@@ -46,13 +50,19 @@ def test_equal_rows_have_equal_digests_however_they_are_encoded(tmp_path: Path) 
     ids=["order", "a row less", "a column's name", "a value", "a type", "null is not 0"],
 )
 def test_another_content_has_another_digest(tmp_path: Path, other: pa.Table) -> None:
-    assert parquet_digest(saved(tmp_path / "a.parquet", ROWS)) != parquet_digest(saved(tmp_path / "b.parquet", other))
+    assert parquet_digest(saved(tmp_path / "a.parquet", ROWS)) != parquet_digest(
+        saved(tmp_path / "b.parquet", other)
+    )
 
 
 def test_a_table_without_rows_has_a_digest_of_its_columns(tmp_path: Path) -> None:
     empty = parquet_digest(saved(tmp_path / "a.parquet", ROWS.slice(0, 0)))
-    assert empty == parquet_digest(saved(tmp_path / "b.parquet", ROWS.slice(0, 0), compression="zstd"))
-    assert empty != parquet_digest(saved(tmp_path / "c.parquet", ROWS.slice(0, 0).drop_columns("c")))
+    assert empty == parquet_digest(
+        saved(tmp_path / "b.parquet", ROWS.slice(0, 0), compression="zstd")
+    )
+    assert empty != parquet_digest(
+        saved(tmp_path / "c.parquet", ROWS.slice(0, 0).drop_columns("c"))
+    )
 
 
 def test_the_order_of_many_rows_is_in_the_digest(tmp_path: Path) -> None:
@@ -61,8 +71,14 @@ def test_the_order_of_many_rows_is_in_the_digest(tmp_path: Path) -> None:
     swapped = numbers.copy()
     swapped[[7, 250_000]] = swapped[[250_000, 7]]
     first, again, other = (
-        parquet_digest(saved(tmp_path / f"{name}.parquet", pa.table({"n": values}), row_group_size=size))
-        for name, values, size in (("a", numbers, 20_000), ("b", numbers, 300_000), ("c", swapped, 20_000))
+        parquet_digest(
+            saved(tmp_path / f"{name}.parquet", pa.table({"n": values}), row_group_size=size)
+        )
+        for name, values, size in (
+            ("a", numbers, 20_000),
+            ("b", numbers, 300_000),
+            ("c", swapped, 20_000),
+        )
     )
     assert first == again != other
 

@@ -15,7 +15,9 @@ USERS = Vocabulary(pa.array([5, 4]), np.zeros(2, np.int64))
 
 def searches_of(*rows: tuple[int, float, str]) -> ibis.Table:
     users, seconds, queries = map(list, zip(*rows, strict=True))
-    as_of = pa.array([START + timedelta(seconds=second) for second in seconds], pa.timestamp("us", "UTC"))
+    as_of = pa.array(
+        [START + timedelta(seconds=second) for second in seconds], pa.timestamp("us", "UTC")
+    )
     return ibis.memtable(pa.table({"user_id": users, "timestamp": as_of, "query": queries}))
 
 
@@ -27,7 +29,11 @@ def tokens_of(*rows: tuple[int, float, str]) -> list[list[str]]:
 
 
 def test_a_query_is_its_words_and_its_neighbouring_pairs() -> None:
-    assert tokens_of((5, 0, "red big Cat")) == [[], sorted(["red", "big", "cat", "red big", "big cat"]), []]
+    assert tokens_of((5, 0, "red big Cat")) == [
+        [],
+        sorted(["red", "big", "cat", "red big", "big cat"]),
+        [],
+    ]
 
 
 def test_a_query_is_lower_cased_and_split_at_what_is_no_letter_or_digit() -> None:
@@ -49,7 +55,9 @@ def test_the_searches_of_users_who_are_not_in_the_log_are_left_out() -> None:
 
 
 def test_a_token_is_known_from_its_first_use_on_to_the_microsecond() -> None:
-    vocabulary, histories = token_histories(searches_of((5, 7.25, "b"), (4, 0.7, "a"), (4, 9, "b")), USERS)
+    vocabulary, histories = token_histories(
+        searches_of((5, 7.25, "b"), (4, 0.7, "a"), (4, 9, "b")), USERS
+    )
     assert vocabulary.ids.to_pylist() == ["a", "b"]
     timestamps_us = [round((START.timestamp() + second) * 1_000_000) for second in (0.7, 7.25)]
     assert vocabulary.first_seen.tolist() == timestamps_us
@@ -60,7 +68,9 @@ def test_a_token_is_known_from_its_first_use_on_to_the_microsecond() -> None:
 def test_later_searches_change_no_token_from_before() -> None:
     rows = ((5, 1.0, "old cat"), (4, 2.0, "new cat"))
     then, before = token_histories(searches_of(*rows), USERS)
-    now, after = token_histories(searches_of(*rows, (5, 3.0, "aardvark old"), (4, 4.0, "cat")), USERS)
+    now, after = token_histories(
+        searches_of(*rows, (5, 3.0, "aardvark old"), (4, 4.0, "cat")), USERS
+    )
     assert now.ids.to_pylist()[: len(then.ids)] == then.ids.to_pylist()
     cut, users = round((START.timestamp() + 3) * 1_000_000), np.arange(3)
     bags = [h.bags(users, h.ends(users, cut), 9).tolist() for h in (before, after)]

@@ -1,4 +1,6 @@
-"""Starting, finding again and stopping: with small real processes throughout, and once with the real services."""
+"""Starting, finding again and stopping: with small real processes throughout, and once with the
+real services.
+"""
 
 import os
 import signal
@@ -70,7 +72,9 @@ def test_a_process_leads_a_session_of_its_own_and_its_children_end_with_it(
     assert os.getsid(process.pid) == process.pid
     s.stop(services.home)
     assert len(members) >= 3
-    assert not any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in members)
+    assert not any(
+        member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in members
+    )
 
 
 def test_children_whose_leader_was_killed_are_found_by_their_session(services: s.Services) -> None:
@@ -136,7 +140,9 @@ def test_the_scheduler_is_stopped_first_and_mlflow_last(services: s.Services) ->
     assert s.stop(services.home) == ["simulation", s.SCHEDULER, s.DAG_PROCESSOR, s.API, s.MLFLOW]
 
 
-def test_a_port_that_was_asked_for_and_is_taken_is_refused(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_was_asked_for_and_is_taken_is_refused(
+    taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WATCHFUNNEL_AIRFLOW_PORT", str(taken))
     with pytest.raises(InputError, match=f"WATCHFUNNEL_AIRFLOW_PORT names port {taken}"):
         s._port("AIRFLOW")
@@ -159,8 +165,12 @@ def test_where_the_usual_port_is_taken_the_next_free_one_is_used_and_told(
     assert services.model_copy(update={"mlflow_port": port}).moved_ports()["MLFLOW"] == port
 
 
-def test_the_environment_is_on_the_loopback_and_lets_python_keep_its_bytecode(services: s.Services) -> None:
-    environment = s.environment(services, {"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1", "KEPT": "yes"})
+def test_the_environment_is_on_the_loopback_and_lets_python_keep_its_bytecode(
+    services: s.Services,
+) -> None:
+    environment = s.environment(
+        services, {"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1", "KEPT": "yes"}
+    )
     assert "PYTHONDONTWRITEBYTECODE" not in environment
     assert environment["KEPT"] == "yes"
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
@@ -169,7 +179,9 @@ def test_the_environment_is_on_the_loopback_and_lets_python_keep_its_bytecode(se
     assert len(environment["AIRFLOW__API_AUTH__JWT_SECRET"]) == 64
 
 
-def test_the_secret_is_kept_with_the_home_and_readable_by_its_owner_only(services: s.Services) -> None:
+def test_the_secret_is_kept_with_the_home_and_readable_by_its_owner_only(
+    services: s.Services,
+) -> None:
     first, second = (s.environment(services)["AIRFLOW__API_AUTH__JWT_SECRET"] for _ in range(2))
     assert first == second
     assert (services.home / "airflow" / "jwt_secret").stat().st_mode & 0o777 == 0o600
@@ -193,7 +205,11 @@ def test_a_process_that_fails_is_reported_with_the_end_of_its_log(services: s.Se
 
 
 def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path) -> None:
-    with demo._alone(tmp_path), pytest.raises(InputError, match="another demo"), demo._alone(tmp_path):
+    with (
+        demo._alone(tmp_path),
+        pytest.raises(InputError, match="another demo"),
+        demo._alone(tmp_path),
+    ):
         pass
     with demo._alone(tmp_path):
         pass
@@ -201,7 +217,10 @@ def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "data", "words"),
-    [("kuairand", None, "needs data"), ("kuairand", Path("no such folder"), "no such file or folder")],
+    [
+        ("kuairand", None, "needs data"),
+        ("kuairand", Path("no such folder"), "no such file or folder"),
+    ],
 )
 def test_a_demo_without_its_data_is_refused_before_anything_starts(
     tmp_path: Path, source: str, data: Path | None, words: str
@@ -212,7 +231,9 @@ def test_a_demo_without_its_data_is_refused_before_anything_starts(
 
 
 @pytest.mark.parametrize("interruption", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_no_process_behind(services: s.Services, interruption: signal.Signals) -> None:
+def test_an_interrupted_demo_leaves_no_process_behind(
+    services: s.Services, interruption: signal.Signals
+) -> None:
     script = (
         "import signal, sys, time\n"
         "from funnel.demo import demo, services as s\n"
@@ -225,7 +246,9 @@ def test_an_interrupted_demo_leaves_no_process_behind(services: s.Services, inte
         "    time.sleep(60)\n"
     )
     command = [sys.executable, "-c", script, services.model_dump_json()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
         left = s.state(services.home)
@@ -237,7 +260,9 @@ def test_an_interrupted_demo_leaves_no_process_behind(services: s.Services, inte
 
 
 def listened_at(process: psutil.Process) -> list[Any]:
-    """Addresses that a process listens at; the scheduler's workers come and go, and one that is gone has none."""
+    """Addresses that a process listens at; the scheduler's workers come and go, and one that is
+    gone has none.
+    """
     try:
         return [address for address in process.net_connections() if address.status == "LISTEN"]
     except psutil.NoSuchProcess:
@@ -247,7 +272,9 @@ def listened_at(process: psutil.Process) -> list[Any]:
 def test_the_services_start_run_a_dag_on_request_and_leave_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real ones: a run on a folder without data ends with the sentence of the task that refused it."""
+    """The real ones: a run on a folder without data ends with the sentence of the task that refused
+    it.
+    """
     for name in ("AIRFLOW", "MLFLOW"):
         monkeypatch.setenv(f"WATCHFUNNEL_{name}_PORT", str(free_port()))
     defaults = s.Defaults(source="simulated", data=tmp_path / "empty")
@@ -258,7 +285,10 @@ def test_the_services_start_run_a_dag_on_request_and_leave_nothing_behind(
         members = [member for process in services.processes for member in process.session()]
         listening = [address for member in members for address in listened_at(member)]
         assert {listener.laddr.ip for listener in listening} == {"127.0.0.1"}
-        assert {listener.laddr.port for listener in listening} == {services.airflow_port, services.mlflow_port}
+        assert {listener.laddr.port for listener in listening} == {
+            services.airflow_port,
+            services.mlflow_port,
+        }
         chain = demo._Chain(demo.Airflow(services.airflow), services, demo._console())
         with pytest.raises(InputError, match=r"interactions"):
             chain.run({"source": "canonical", "data": str(defaults.data)})

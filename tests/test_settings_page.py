@@ -6,7 +6,9 @@ from funnel.config import FunnelConfig, fields_of
 from funnel.settings_page import PAGE, settings_page
 
 FIELDS = FunnelConfig.model_fields | {
-    f"{section}.{name}": field for section in FunnelConfig.model_fields for name, field in fields_of(section).items()
+    f"{section}.{name}": field
+    for section in FunnelConfig.model_fields
+    for name, field in fields_of(section).items()
 }
 
 

@@ -31,7 +31,11 @@ def touched(path: Path, seconds: int) -> None:
 def plan(checkout: Path, *words: str) -> str:
     """What make would do."""
     return subprocess.run(
-        ["make", "--no-print-directory", "-n", *words], cwd=checkout, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", *words],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
@@ -42,7 +46,9 @@ def test_a_second_call_installs_nothing(checkout: Path, target: str) -> None:
 
 @pytest.mark.parametrize("target", ["install", "demo", "test", "check", "bench"])
 @pytest.mark.parametrize("changed", ["pyproject.toml", "constraints.txt"])
-def test_changed_requirements_are_installed_again(checkout: Path, target: str, changed: str) -> None:
+def test_changed_requirements_are_installed_again(
+    checkout: Path, target: str, changed: str
+) -> None:
     touched(checkout / changed, 100)
     assert "pip install" in plan(checkout, target)
 
@@ -56,7 +62,9 @@ def test_a_fresh_checkout_installs_with_bytecode_and_the_pinned_versions(checkou
 
 def test_the_demo_takes_a_source_and_a_folder(checkout: Path) -> None:
     assert plan(checkout, "demo").rstrip().endswith("funnel demo --source simulated")
-    assert 'funnel demo --source kuairand --data "my data"' in plan(checkout, "demo", "SOURCE=kuairand", "DATA=my data")
+    assert 'funnel demo --source kuairand --data "my data"' in plan(
+        checkout, "demo", "SOURCE=kuairand", "DATA=my data"
+    )
 
 
 def test_the_tests_come_after_the_checks_and_in_the_installed_packages(checkout: Path) -> None:
@@ -69,7 +77,9 @@ def test_stopping_installs_nothing(checkout: Path) -> None:
     assert "pip install" not in plan(checkout, "stop")
 
 
-@pytest.mark.parametrize("name", ["Makefile", "Dockerfile", "constraints.txt", "pyproject.toml", ".ci/run"])
+@pytest.mark.parametrize(
+    "name", ["Makefile", "Dockerfile", "constraints.txt", "pyproject.toml", ".ci/run"]
+)
 def test_no_file_names_a_package_index(name: str) -> None:
     text = (ROOT / name).read_text()
     assert not re.search(r"--(extra-)?index|index-url|find-links|https?://", text)
@@ -83,4 +93,6 @@ def test_the_ci_script_can_be_run_and_passes_the_exit_code_on() -> None:
 
 def test_every_version_is_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    assert all(re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[^ ]+", line) for line in lines if line.strip())
+    assert all(
+        re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[^ ]+", line) for line in lines if line.strip()
+    )

@@ -57,7 +57,10 @@ def test_a_column_with_one_category_says_nothing_and_is_left_out_but_a_channel_s
 
 
 def test_topics_stand_as_their_first_one() -> None:
-    rows = [{"item_id": i, "topics": topics} for i, topics in (("a", ["x", "y"]), ("b", []), ("c", ["y"]), ("d", None))]
+    rows = [
+        {"item_id": i, "topics": topics}
+        for i, topics in (("a", ["x", "y"]), ("b", []), ("c", ["y"]), ("d", None))
+    ]
     side = side_features_of(users_table(rows), "item_id", vocabulary_of_ids("a", "b", "c", "d"))
     assert side.codes["topics"].tolist() == [0, 1, 0, 2, 0]
 
@@ -65,7 +68,10 @@ def test_topics_stand_as_their_first_one() -> None:
 def test_publication_is_a_number_in_microseconds() -> None:
     rows = [{"item_id": "a", "published_at": datetime(2024, 5, 1, 0, 0, 1, tzinfo=UTC)}]
     side = side_features_of(users_table(rows), "item_id", vocabulary_of_ids("a"))
-    assert side.numbers["published_at"][1] == datetime(2024, 5, 1, 0, 0, 1, tzinfo=UTC).timestamp() * 1_000_000
+    assert (
+        side.numbers["published_at"][1]
+        == datetime(2024, 5, 1, 0, 0, 1, tzinfo=UTC).timestamp() * 1_000_000
+    )
 
 
 def test_no_table_has_no_columns() -> None:
@@ -90,12 +96,22 @@ def test_no_side_columns_come_back_as_none(tmp_path: Path) -> None:
 
 
 def test_durations_fall_in_the_bucket_that_holds_them():
-    assert duration_buckets(np.array([np.nan, 0, 4.9, 5, 59, 60, 1e6])).tolist() == [1, 2, 2, 3, 9, 10, 18]
+    assert duration_buckets(np.array([np.nan, 0, 4.9, 5, 59, 60, 1e6])).tolist() == [
+        1,
+        2,
+        2,
+        3,
+        9,
+        10,
+        18,
+    ]
 
 
 def test_items_are_grouped_by_what_their_columns_tell_and_the_unknown_share_no_channel() -> None:
     codes = {"channel_id": np.array([0, 1, 0], np.int32), "language": np.array([0, 1, 1], np.int32)}
-    groups = group_codes(SideFeatures(codes, {}, {"duration_seconds": np.array([np.nan, 4.0, 60.0])}))
+    groups = group_codes(
+        SideFeatures(codes, {}, {"duration_seconds": np.array([np.nan, 4.0, 60.0])})
+    )
     assert {name: found.tolist() for name, found in groups.items()} == {
         "channel": [-1, 1, -1],
         "duration_bucket": [1, 2, 10],

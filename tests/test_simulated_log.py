@@ -10,14 +10,33 @@ from features.errors import InputError
 from features.schema import CONTRACTS, DAY, HOUR
 from features.simulation import simulated_log as s
 from features.simulation import world as w
-from features.simulation.simulated_log import SimulatedLog, load_ground_truth, load_log, simulate, write
+from features.simulation.simulated_log import (
+    SimulatedLog,
+    load_ground_truth,
+    load_log,
+    simulate,
+    write,
+)
 from features.simulation.world import Floats, Ints, World, WorldConfig, expected_seconds
 
 CONFIG = WorldConfig(
-    users=1_500, users_a_day=30, items=600, items_a_day=60, days=5, impressions_a_day=30_000, topics=12
+    users=1_500,
+    users_a_day=30,
+    items=600,
+    items_a_day=60,
+    days=5,
+    impressions_a_day=30_000,
+    topics=12,
 )
 TINY = WorldConfig(
-    users=60, users_a_day=5, items=80, items_a_day=10, days=3, impressions_a_day=1_500, topics=8, favourite_topics=2
+    users=60,
+    users_a_day=5,
+    items=80,
+    items_a_day=10,
+    days=3,
+    impressions_a_day=1_500,
+    topics=8,
+    favourite_topics=2,
 )
 
 
@@ -58,16 +77,22 @@ def _microseconds(log: SimulatedLog) -> Ints:
 
 def _published_then(world: World, timestamps_us: Ints) -> Ints:
     """How many items the feed could pick from: those out at the top of the hour."""
-    return np.searchsorted(np.sort(world.items.published), timestamps_us // HOUR * HOUR, side="right")
+    return np.searchsorted(
+        np.sort(world.items.published), timestamps_us // HOUR * HOUR, side="right"
+    )
 
 
-def test_watched_seconds_agree_with_their_expectation_in_every_bucket(world: World, log: SimulatedLog) -> None:
+def test_watched_seconds_agree_with_their_expectation_in_every_bucket(
+    world: World, log: SimulatedLog
+) -> None:
     expected = _expected(world, log)
     for bucket in np.array_split(np.argsort(expected), 12):
         assert abs(_z(log.watch_seconds[bucket], expected[bucket])) < 4
 
 
-def test_seconds_given_a_click_agree_with_their_closed_form(world: World, log: SimulatedLog) -> None:
+def test_seconds_given_a_click_agree_with_their_closed_form(
+    world: World, log: SimulatedLog
+) -> None:
     clicks = log.clicked
     user, item = world.user_index(log.user_id[clicks]), world.item_index(log.item_id[clicks])
     log_a = w.reactions(world, user, item, _microseconds(log)[clicks])[1]
@@ -93,10 +118,14 @@ def test_clickbait_is_clicked_much_and_watched_little(world: World, log: Simulat
     bait = world.items.clickbait[world.item_index(log.item_id)]
     assert log.clicked[bait].mean() > 1.3 * log.clicked[~bait].mean()
     clicked = log.clicked
-    assert log.watch_seconds[clicked & bait].mean() < 0.4 * log.watch_seconds[clicked & ~bait].mean()
+    assert (
+        log.watch_seconds[clicked & bait].mean() < 0.4 * log.watch_seconds[clicked & ~bait].mean()
+    )
 
 
-def test_propensities_of_one_slot_sum_to_one_over_all_items(world: World, log: SimulatedLog) -> None:
+def test_propensities_of_one_slot_sum_to_one_over_all_items(
+    world: World, log: SimulatedLog
+) -> None:
     feed = _feed_after(world, log, pages=200)
     items = np.arange(CONFIG.items_by(3))
     page, item = (grid.ravel() for grid in np.meshgrid(np.arange(200), items, indexing="ij"))
@@ -122,8 +151,12 @@ def test_items_are_shown_as_often_as_their_propensity_says(world: World, log: Si
     assert item.size > 300
 
 
-def test_propensities_of_lower_slots_know_what_stands_above_them(world: World, log: SimulatedLog) -> None:
-    shown = s._filled_pages(_feed_after(world, log, 20_000, same_user=True), np.random.default_rng(2))
+def test_propensities_of_lower_slots_know_what_stands_above_them(
+    world: World, log: SimulatedLog
+) -> None:
+    shown = s._filled_pages(
+        _feed_after(world, log, 20_000, same_user=True), np.random.default_rng(2)
+    )
     often = np.argsort(-np.bincount(shown.item[:, 7]))[:25]
     for item in often:
         free = (shown.item[:, :7] != item).all(axis=1)
@@ -132,20 +165,28 @@ def test_propensities_of_lower_slots_know_what_stands_above_them(world: World, l
 
 
 @pytest.mark.parametrize("position", [1, 2, 5, 8])
-def test_inverse_propensities_count_the_catalogue_at_every_slot(world: World, log: SimulatedLog, position: int) -> None:
+def test_inverse_propensities_count_the_catalogue_at_every_slot(
+    world: World, log: SimulatedLog, position: int
+) -> None:
     rows = log.position == position
     open_to_the_slot = _published_then(world, _microseconds(log)[rows]) - (position - 1)
     assert abs(_z(1 / log.propensity[rows], open_to_the_slot.astype(float))) < 4
 
 
-def test_inverse_propensity_weights_recover_the_value_of_showing_at_random(world: World, log: SimulatedLog) -> None:
+def test_inverse_propensity_weights_recover_the_value_of_showing_at_random(
+    world: World, log: SimulatedLog
+) -> None:
     rows = np.flatnonzero(log.position == 1)
     chance = 1 / _published_then(world, _microseconds(log)[rows])
     estimate = log.watch_seconds[rows] * chance / log.propensity[rows]
     some = rows[:: len(rows) // 400]
     user, item = (g.ravel() for g in np.meshgrid(log.user_id[some], world.item_ids, indexing="ij"))
     top = np.repeat(_microseconds(log)[some] // HOUR * HOUR, len(world.item_ids))
-    value = expected_seconds(world, user, item, top).sum() / _published_then(world, top).mean() / some.size
+    value = (
+        expected_seconds(world, user, item, top).sum()
+        / _published_then(world, top).mean()
+        / some.size
+    )
     naive = log.watch_seconds[rows].mean()
     assert naive > 3 * value
     assert abs(_z(estimate, value)) < 4
@@ -165,13 +206,17 @@ def test_what_a_user_clicked_is_shown_again_by_chance_only(world: World, log: Si
     assert exhausted.mean() < 0.05
 
 
-def test_rows_are_in_time_order_and_never_before_publication(world: World, log: SimulatedLog) -> None:
+def test_rows_are_in_time_order_and_never_before_publication(
+    world: World, log: SimulatedLog
+) -> None:
     timestamps_us = _microseconds(log)
     assert (np.diff(timestamps_us) >= 0).all()
     assert (world.items.published[world.item_index(log.item_id)] <= timestamps_us).all()
 
 
-def test_unclicked_rows_have_no_seconds_and_no_watch_is_longer_than_the_video(world: World, log: SimulatedLog) -> None:
+def test_unclicked_rows_have_no_seconds_and_no_watch_is_longer_than_the_video(
+    world: World, log: SimulatedLog
+) -> None:
     assert (log.watch_seconds[~log.clicked] == 0).all()
     assert (log.watch_seconds[log.clicked] > 0).all()
     assert (log.watch_seconds <= world.items.duration[world.item_index(log.item_id)]).all()
@@ -193,7 +238,9 @@ def test_activity_is_heavy_tailed_and_has_a_daily_rhythm(log: SimulatedLog) -> N
     assert len(log.user_id) == pytest.approx(CONFIG.days * CONFIG.impressions_a_day, rel=0.1)
 
 
-def test_new_users_come_every_day_and_only_from_their_day_on(world: World, log: SimulatedLog) -> None:
+def test_new_users_come_every_day_and_only_from_their_day_on(
+    world: World, log: SimulatedLog
+) -> None:
     user = world.user_index(log.user_id)
     day = world.day_of(_microseconds(log))
     assert (world.users.joined_day[user] <= day).all()
@@ -201,7 +248,9 @@ def test_new_users_come_every_day_and_only_from_their_day_on(world: World, log: 
     assert set(world.users.joined_day[user[newcomers]]) == set(range(CONFIG.days))
 
 
-def test_a_search_comes_just_before_a_page_that_leans_to_its_topic(world: World, log: SimulatedLog) -> None:
+def test_a_search_comes_just_before_a_page_that_leans_to_its_topic(
+    world: World, log: SimulatedLog
+) -> None:
     timestamps_us, searched_at = _microseconds(log), w.microseconds(log.searches.timestamp)
     assert (np.diff(searched_at) >= 0).all()
     pages = np.flatnonzero((log.surface == s.SURFACES.index("search")) & (log.position == 1))
@@ -214,12 +263,17 @@ def test_a_search_comes_just_before_a_page_that_leans_to_its_topic(world: World,
     assert lead.max() < 90
     names = np.array(w.topic_names(CONFIG))[world.topic_of(world.item_index(log.item_id[pages]))]
     of_its_topic = np.array(
-        [name in query.split() for name, query in zip(names, log.searches.query[searches], strict=True)]
+        [
+            name in query.split()
+            for name, query in zip(names, log.searches.query[searches], strict=True)
+        ]
     )
     assert of_its_topic.mean() > 0.5
 
 
-def test_a_new_day_leaves_the_rows_of_the_days_before_as_they_are(tiny: tuple[World, SimulatedLog]) -> None:
+def test_a_new_day_leaves_the_rows_of_the_days_before_as_they_are(
+    tiny: tuple[World, SimulatedLog],
+) -> None:
     three, four = tiny[1], simulate(TINY.model_copy(update={"days": 4}))[1]
     _assert_begins_with(four, three, skip=("searches",))
     _assert_begins_with(four.searches, three.searches)
@@ -243,13 +297,21 @@ def test_written_tables_keep_the_contract(tiny: tuple[World, SimulatedLog], tmp_
     for name, contract in CONTRACTS.items():
         schema = pq.read_schema(tmp_path / f"{name}.parquet")
         assert set(schema.names) == set(contract.kinds)
-        timestamps_us = [column for column, kind in contract.kinds.items() if kind == "timestamp_us"]
-        assert all(schema.field(column).type == pa.timestamp("us", tz="UTC") for column in timestamps_us)
-        assert all(column.null_count == 0 for column in pq.read_table(tmp_path / f"{name}.parquet").columns)
+        timestamps_us = [
+            column for column, kind in contract.kinds.items() if kind == "timestamp_us"
+        ]
+        assert all(
+            schema.field(column).type == pa.timestamp("us", tz="UTC") for column in timestamps_us
+        )
+        assert all(
+            column.null_count == 0 for column in pq.read_table(tmp_path / f"{name}.parquet").columns
+        )
     assert not list(tmp_path.rglob("*.partial*"))
 
 
-def test_truth_and_log_come_back_as_they_were_written(tiny: tuple[World, SimulatedLog], tmp_path: Path) -> None:
+def test_truth_and_log_come_back_as_they_were_written(
+    tiny: tuple[World, SimulatedLog], tmp_path: Path
+) -> None:
     world, log = tiny
     write(world, log, tmp_path)
     back, log_back = load_ground_truth(tmp_path), load_log(tmp_path)
@@ -260,7 +322,9 @@ def test_truth_and_log_come_back_as_they_were_written(tiny: tuple[World, Simulat
 
 
 @pytest.mark.parametrize("fault", ["absent", "truncated", "config"])
-def test_a_missing_or_damaged_truth_is_refused(tiny: tuple[World, SimulatedLog], tmp_path: Path, fault: str) -> None:
+def test_a_missing_or_damaged_truth_is_refused(
+    tiny: tuple[World, SimulatedLog], tmp_path: Path, fault: str
+) -> None:
     write(*tiny, tmp_path)
     damaged = tmp_path / "truth" / ("config.json" if fault == "config" else "levels.npy")
     if fault == "absent":
@@ -303,4 +367,7 @@ def _assert_begins_with(longer: object, shorter: object, skip: tuple[str, ...] =
 
 def _digests(folder: Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }

@@ -73,18 +73,30 @@ def test_the_order_of_the_items_changes_no_slice(counts, random):
     order = list(range(len(counts)))
     random.shuffle(order)
     there = np.ones(len(counts), dtype=bool)
-    before, after = (items_by_popularity(np.array(counts)[rows], there) for rows in (slice(None), order))
+    before, after = (
+        items_by_popularity(np.array(counts)[rows], there) for rows in (slice(None), order)
+    )
     for name, chosen in before.items():
         assert chosen[order].tolist() == after[name].tolist()
 
 
 def test_means_are_over_the_users_of_a_slice_that_have_a_holdout():
-    slices = {"all": np.array([True, True, True]), "last": np.array([False, False, True]), "none": np.zeros(3, bool)}
-    means = sliced_means({"hr@5": np.array([1.0, 0.0, np.nan]), "recall@5": np.array([0.5, 0.0, np.nan])}, slices)
+    slices = {
+        "all": np.array([True, True, True]),
+        "last": np.array([False, False, True]),
+        "none": np.zeros(3, bool),
+    }
+    means = sliced_means(
+        {"hr@5": np.array([1.0, 0.0, np.nan]), "recall@5": np.array([0.5, 0.0, np.nan])}, slices
+    )
     assert list(means) == [f"{metric}/{name}" for name in slices for metric in ("hr@5", "recall@5")]
     assert means["hr@5/all"] == 0.5
     assert means["recall@5/all"] == 0.25
-    assert all(math.isnan(means[f"{metric}/{name}"]) for metric in ("hr@5", "recall@5") for name in ("last", "none"))
+    assert all(
+        math.isnan(means[f"{metric}/{name}"])
+        for metric in ("hr@5", "recall@5")
+        for name in ("last", "none")
+    )
     relevant = RelevantItems(np.array([0, 1, 3, 3]), np.array([7, 8, 9]))
     assert evaluation_users(relevant, slices) == {"all": 2, "last": 0, "none": 0}
 
@@ -105,7 +117,11 @@ def test_found_shares_of_items_equal_a_loop_over_the_watches(k, seed):
     offsets = np.append(0, np.cumsum(rng.integers(0, 5, 4)))
     relevant = RelevantItems(offsets, rng.integers(0, 9, offsets[-1]).astype(np.int32))
     young = rng.random(9) < 0.5
-    watches = [(u, item) for u, item in zip(relevant.rows, relevant.items, strict=True) if young[item]]
+    watches = [
+        (u, item) for u, item in zip(relevant.rows, relevant.items, strict=True) if young[item]
+    ]
     found = [item > 0 and item in ranked[user, :k] for user, item in watches]
-    share = found_shares([k], places(ranked, relevant), {"young": young[relevant.items]})[f"watches_found@{k}/young"]
+    share = found_shares([k], places(ranked, relevant), {"young": young[relevant.items]})[
+        f"watches_found@{k}/young"
+    ]
     assert share == pytest.approx(np.mean(found)) if found else math.isnan(share)

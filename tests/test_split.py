@@ -13,13 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import InputError
-from features.split import PART, Split, SplitConfig, split_of, text_of, timestamp_us_from, timestamps_us
+from features.split import (
+    PART,
+    Split,
+    SplitConfig,
+    split_of,
+    text_of,
+    timestamp_us_from,
+    timestamps_us,
+)
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 TIME = Split(mode="time", clock="time", start=0, label_start=1, test_start=2, test_end=3)
 
 
-def log_of(users: list[int], as_of: list[datetime], completed: list[bool] | None = None) -> ibis.Table:
+def log_of(
+    users: list[int], as_of: list[datetime], completed: list[bool] | None = None
+) -> ibis.Table:
     flags = completed or [True] * len(users)
     items = np.arange(len(users))
     as_of = pa.array(as_of, pa.timestamp("us", "UTC"))
@@ -28,7 +38,9 @@ def log_of(users: list[int], as_of: list[datetime], completed: list[bool] | None
 
 
 def timestamps_in_rows(log: ibis.Table, split: Split) -> list[int]:
-    found: list[int] = timestamps_us(log, split).to_pyarrow().sort_by("row")["timestamp_us"].to_pylist()
+    found: list[int] = (
+        timestamps_us(log, split).to_pyarrow().sort_by("row")["timestamp_us"].to_pylist()
+    )
     return found
 
 
@@ -68,7 +80,9 @@ def test_the_derived_holdout_is_the_last_tenth_and_the_labels_as_long_before_it(
 
 
 def test_given_instants_are_taken_and_a_moment_without_zone_is_utc() -> None:
-    split = cut(hours(101), test_start="2024-05-03T00:00:00", label_start="2024-05-02T02:00:00+02:00")
+    split = cut(
+        hours(101), test_start="2024-05-03T00:00:00", label_start="2024-05-02T02:00:00+02:00"
+    )
     assert (split.test_start, split.label_start) == (at(48), at(24))
 
 
@@ -89,7 +103,9 @@ def test_with_nothing_held_out_every_row_lies_before_labels_end() -> None:
     st.sampled_from(["time", "none"]),
 )
 @settings(max_examples=30)
-def test_the_parts_of_a_derived_cut_partition_the_log(micros: list[int], share: float, mode: str) -> None:
+def test_the_parts_of_a_derived_cut_partition_the_log(
+    micros: list[int], share: float, mode: str
+) -> None:
     as_of = [START + timedelta(microseconds=value) for value in micros]
     log = log_of([1] * len(micros), as_of)
     try:
@@ -108,16 +124,33 @@ def test_the_parts_of_a_derived_cut_partition_the_log(micros: list[int], share: 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"test_start": "2024-06-01"}, "split.test_start = 2024-06-01T00:00:00Z lies outside the log"),
-        ({"test_start": "2024-04-01"}, "split.test_start = 2024-04-01T00:00:00Z lies outside the log"),
-        ({"test_start": "1970-01-01"}, "split.test_start = 1970-01-01T00:00:00Z lies outside the log"),
+        (
+            {"test_start": "2024-06-01"},
+            "split.test_start = 2024-06-01T00:00:00Z lies outside the log",
+        ),
+        (
+            {"test_start": "2024-04-01"},
+            "split.test_start = 2024-04-01T00:00:00Z lies outside the log",
+        ),
+        (
+            {"test_start": "1970-01-01"},
+            "split.test_start = 1970-01-01T00:00:00Z lies outside the log",
+        ),
         ({"test_start": "2024-04-01", "mode": "none"}, "lies outside the log"),
         ({"test_start": "2024-05-03", "test_end": "2024-05-02"}, "split.test_end = 2024-05-02"),
-        ({"test_start": "2024-05-02", "label_start": "2024-05-03"}, "split.test_start = 2024-05-02T00:00:00Z does"),
-        ({"label_start": "2024-04-01"}, "split.label_start = 2024-04-01T00:00:00Z does not lie after the log's"),
+        (
+            {"test_start": "2024-05-02", "label_start": "2024-05-03"},
+            "split.test_start = 2024-05-02T00:00:00Z does",
+        ),
+        (
+            {"label_start": "2024-04-01"},
+            "split.label_start = 2024-04-01T00:00:00Z does not lie after the log's",
+        ),
     ],
 )
-def test_instants_that_cannot_cut_the_log_are_refused_by_name(config: dict[str, str], words: str) -> None:
+def test_instants_that_cannot_cut_the_log_are_refused_by_name(
+    config: dict[str, str], words: str
+) -> None:
     with pytest.raises(InputError, match=words):
         cut(hours(101), **config)
 
@@ -143,10 +176,18 @@ def test_leave_last_out_keeps_its_own_clock() -> None:
         split_of(hours(3), SplitConfig(mode="time"), "order")
 
 
-@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5), st.booleans()), min_size=1, max_size=25))
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.integers(0, 5), st.booleans()), min_size=1, max_size=25
+    )
+)
 @settings(max_examples=40)
-def test_on_the_order_clock_the_last_completed_watch_opens_the_holdout(rows: list[tuple[int, int, bool]]) -> None:
-    """Against a loop: the k-th last watch of a user and what follows it lies in part 2 (last), 1, else 0."""
+def test_on_the_order_clock_the_last_completed_watch_opens_the_holdout(
+    rows: list[tuple[int, int, bool]],
+) -> None:
+    """Against a loop: the k-th last watch of a user and what follows it lies in part 2 (last), 1,
+    else 0.
+    """
     users, seconds, completed = map(list, zip(*rows, strict=True))
     as_of = [START + timedelta(seconds=value) for value in seconds]
     for mode, parts in (("last", 2), ("none", 1)):
@@ -155,10 +196,15 @@ def test_on_the_order_clock_the_last_completed_watch_opens_the_holdout(rows: lis
         assert found == _order_instants(users, seconds, completed, parts)
 
 
-def _order_instants(users: list[int], seconds: list[int], completed: list[bool], parts: int) -> list[int]:
+def _order_instants(
+    users: list[int], seconds: list[int], completed: list[bool], parts: int
+) -> list[int]:
     expected = [0] * len(users)
     for user in set(users):
-        own = sorted((row for row in range(len(users)) if users[row] == user), key=lambda row: (seconds[row], row))
+        own = sorted(
+            (row for row in range(len(users)) if users[row] == user),
+            key=lambda row: (seconds[row], row),
+        )
         left = sum(completed[row] for row in own)
         part_if_any, any_watch = parts - left, left > 0
         for position, row in enumerate(own):

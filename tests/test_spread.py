@@ -10,7 +10,9 @@ from recall.generators.spread import RECENCY, SpreadAnswer, best_of, spread, str
 
 ITEMS = 6
 MATRIX = st.lists(
-    st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]), min_size=ITEMS, max_size=ITEMS), min_size=1, max_size=5
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0]), min_size=ITEMS, max_size=ITEMS),
+    min_size=1,
+    max_size=5,
 ).map(lambda rows: np.array(rows, np.float32))
 
 
@@ -59,18 +61,25 @@ def test_pairs_read_their_entries_and_what_lies_beyond_the_matrix_is_0(weights):
     rows, items = np.array([0, 1, 5, 2, 2]), np.array([1, 3, 2, ITEMS, ITEMS + 9], np.int32)
     dense = weights[0].toarray()
     expected = [dense[0, 1], dense[1, 3], dense[5, 2], 0, 0]
-    np.testing.assert_array_equal(values_at(weights[0], rows, items), np.array(expected, np.float32))
+    np.testing.assert_array_equal(
+        values_at(weights[0], rows, items), np.array(expected, np.float32)
+    )
 
 
 def test_an_answer_names_nothing_that_was_seen_unless_it_may_repeat(asked):
     scores = sparse.csr_array(np.array([[9, 1, 2, 3, 0, 0], [0, 0, 4, 0, 0, 0]], np.float32))
     requests = asked([[1], [2]], seen=((0, 3), (1, 2)))
     assert SpreadAnswer("x", scores, requests).named(3).items.tolist() == [[2, 1, 0], [0, 0, 0]]
-    assert SpreadAnswer("x", scores, requests, repeats=True).named(3).items.tolist() == [[3, 2, 1], [2, 0, 0]]
+    assert SpreadAnswer("x", scores, requests, repeats=True).named(3).items.tolist() == [
+        [3, 2, 1],
+        [2, 0, 0],
+    ]
 
 
 def test_a_column_rises_with_the_score_and_starts_at_0(asked):
     scores = sparse.csr_array(np.array([[0, 1, 2, 0, 0, 0]], np.float32))
-    column = SpreadAnswer("x", scores, asked([[1]])).columns(np.zeros(3, int), np.array([4, 1, 2], np.int32))["x"]
+    column = SpreadAnswer("x", scores, asked([[1]])).columns(
+        np.zeros(3, int), np.array([4, 1, 2], np.int32)
+    )["x"]
     assert column[0] == 0
     assert 0 < column[1] < column[2]

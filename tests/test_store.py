@@ -1,4 +1,6 @@
-"""The store: an artefact that exists is up to date, and readers see the old version or the new one."""
+"""The store: an artefact that exists is up to date, and readers see the old version or the new
+one.
+"""
 
 import json
 import subprocess
@@ -25,7 +27,9 @@ from funnel.store import (
 )
 
 
-def artefact_key(value: int = 1, name: str = "lists", code: str = "c", **parents: str) -> ArtefactKey:
+def artefact_key(
+    value: int = 1, name: str = "lists", code: str = "c", **parents: str
+) -> ArtefactKey:
     return ArtefactKey(name, {"value": value}, code, parents)
 
 
@@ -52,8 +56,15 @@ def test_an_artefact_is_described_by_a_hash_and_size_and_shape_of_each_file(stor
     manifest = store.make(artefact_key(parents="p"), writer("hello"))
     assert set(manifest.files) == {"deep/a.txt", "b.parquet"}
     assert manifest.files["deep/a.txt"]["bytes"] == 5
-    assert (manifest.files["b.parquet"]["rows"], manifest.files["b.parquet"]["columns"]) == (2, {"x": "int64"})
-    assert (manifest.config, manifest.code, manifest.parents) == ({"value": 1}, "c", {"parents": "p"})
+    assert (manifest.files["b.parquet"]["rows"], manifest.files["b.parquet"]["columns"]) == (
+        2,
+        {"x": "int64"},
+    )
+    assert (manifest.config, manifest.code, manifest.parents) == (
+        {"value": 1},
+        "c",
+        {"parents": "p"},
+    )
     assert store.manifest("lists") == manifest
     assert (store.path("lists") / "deep" / "a.txt").read_text() == "hello"
 
@@ -70,7 +81,9 @@ def test_what_was_measured_is_described_but_no_part_of_the_content(store: Store)
     slow, fast = (store.make(artefact_key(value), timed("hello", f"{value} s")) for value in (1, 2))
     assert set(slow.files) == {"deep/a.txt", "b.parquet", "measured/speed.csv"}
     assert slow.files != fast.files
-    assert slow.content == fast.content != store.make(artefact_key(3), timed("other", "2 s")).content
+    assert (
+        slow.content == fast.content != store.make(artefact_key(3), timed("other", "2 s")).content
+    )
 
 
 def test_what_exists_is_not_made_again(store: Store) -> None:
@@ -84,25 +97,36 @@ def test_what_exists_is_not_made_again(store: Store) -> None:
     [artefact_key(2), artefact_key(name="rows"), artefact_key(code="d"), artefact_key(parent="x")],
     ids=["config", "name", "code", "p"],
 )
-def test_whatever_determines_an_artefact_makes_another_version(store: Store, other: ArtefactKey) -> None:
+def test_whatever_determines_an_artefact_makes_another_version(
+    store: Store, other: ArtefactKey
+) -> None:
     store.make(artefact_key(), writer("one"))
     assert not store.holds(other)
     assert other.version != artefact_key().version
 
 
 def test_equal_content_has_equal_hashes_whatever_it_was_made_of(store: Store) -> None:
-    contents = [store.make(artefact_key(value), writer(text)).content for value, text in ((1, "a"), (2, "a"), (3, "b"))]
+    contents = [
+        store.make(artefact_key(value), writer(text)).content
+        for value, text in ((1, "a"), (2, "a"), (3, "b"))
+    ]
     assert contents[0] == contents[1] != contents[2]
 
 
-def test_a_refused_step_leaves_the_old_version_in_force_and_the_retry_finishes(store: Store) -> None:
+def test_a_refused_step_leaves_the_old_version_in_force_and_the_retry_finishes(
+    store: Store,
+) -> None:
     old = store.make(artefact_key(1), writer("old"))
     with pytest.raises(InputError, match="the input is wrong"):
         store.make(artefact_key(2), refusing)
     assert store.manifest("lists") == old
     assert not store.holds(artefact_key(2))
     store.make(artefact_key(2), writer("new"))
-    assert sorted(path.name for path in store.path("lists").iterdir()) == ["b.parquet", "deep", MANIFEST]
+    assert sorted(path.name for path in store.path("lists").iterdir()) == [
+        "b.parquet",
+        "deep",
+        MANIFEST,
+    ]
 
 
 def test_a_refused_step_leaves_nothing_behind(store: Store) -> None:
@@ -111,7 +135,9 @@ def test_a_refused_step_leaves_nothing_behind(store: Store) -> None:
     assert list((store.root / "lists").iterdir()) == []
 
 
-def test_what_an_attempt_left_for_the_next_one_outlives_a_refusal_and_goes_with_the_artefact(store: Store) -> None:
+def test_what_an_attempt_left_for_the_next_one_outlives_a_refusal_and_goes_with_the_artefact(
+    store: Store,
+) -> None:
     scratch = store.scratch(artefact_key())
     assert not scratch.exists()
     scratch.mkdir(parents=True)
@@ -120,13 +146,21 @@ def test_what_an_attempt_left_for_the_next_one_outlives_a_refusal_and_goes_with_
         store.make(artefact_key(), refusing)
     assert (store.scratch(artefact_key()) / "progress").read_text() == "half way"
     store.make(artefact_key(), writer("whole"))
-    assert {path.name for path in (store.root / "lists").iterdir()} == {artefact_key().version, "current"}
+    assert {path.name for path in (store.root / "lists").iterdir()} == {
+        artefact_key().version,
+        "current",
+    }
 
 
 def test_another_artefact_never_finds_what_an_attempt_left(store: Store) -> None:
     places = {
         store.scratch(other)
-        for other in (artefact_key(1), artefact_key(2), artefact_key(1, code="d"), artefact_key(1, name="rows"))
+        for other in (
+            artefact_key(1),
+            artefact_key(2),
+            artefact_key(1, code="d"),
+            artefact_key(1, name="rows"),
+        )
     }
     assert len(places) == 4
     assert store.scratch(artefact_key(1)) == store.scratch(artefact_key(1))
@@ -140,7 +174,10 @@ def test_what_was_never_made_is_refused_with_what_to_do(store: Store) -> None:
 
 
 def test_a_pinned_version_is_read_until_the_artefact_is_made_anew(store: Store) -> None:
-    old, new = store.make(artefact_key(1), writer("old")), store.make(artefact_key(2), writer("new"))
+    old, new = (
+        store.make(artefact_key(1), writer("old")),
+        store.make(artefact_key(2), writer("new")),
+    )
     pinned = Store(store.root, {"lists": old.version})
     assert (pinned.manifest("lists"), store.manifest("lists")) == (old, new)
     pinned.make(artefact_key(3), writer("newer"))
@@ -158,7 +195,9 @@ def test_a_version_that_was_in_force_again_is_not_the_first_to_go(store: Store) 
 def test_the_newest_few_versions_are_kept_and_the_one_in_force_always(store: Store) -> None:
     for value in range(6):
         store.make(artefact_key(value), writer(str(value)))
-    assert len([path for path in (store.root / "lists").iterdir() if path.is_dir()]) == KEPT_VERSIONS
+    assert (
+        len([path for path in (store.root / "lists").iterdir() if path.is_dir()]) == KEPT_VERSIONS
+    )
     assert [value for value in range(6) if store.holds(artefact_key(value))] == [3, 4, 5]
     oldest = store.make(artefact_key(3), refusing)
     assert store.manifest("lists") == oldest
@@ -172,7 +211,11 @@ def test_only_the_version_in_force_is_current(store: Store) -> None:
 
 
 def test_one_run_holds_the_store_at_a_time(store: Store) -> None:
-    with store.locked(), pytest.raises(InputError, match="another run is writing here"), Store(store.root).locked():
+    with (
+        store.locked(),
+        pytest.raises(InputError, match="another run is writing here"),
+        Store(store.root).locked(),
+    ):
         pass
     with store.locked():
         pass
@@ -184,7 +227,9 @@ def test_a_killed_holder_lets_go(store: Store) -> None:
         "import sys, time, pathlib; from funnel.store import Store\n"
         "with Store(pathlib.Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", program, str(store.root)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, str(store.root)], stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None
     with holder.stdout as said:
         assert said.readline() == "held\n"

@@ -17,11 +17,15 @@ def timeline_of(events: list[tuple[int, int]]) -> Timeline:
 
 
 @given(EVENTS, QUESTIONS)
-def test_before_counts_what_a_loop_counts(events: list[tuple[int, int]], questions: list[tuple[int, int]]) -> None:
+def test_before_counts_what_a_loop_counts(
+    events: list[tuple[int, int]], questions: list[tuple[int, int]]
+) -> None:
     timeline = timeline_of(events)
     keys, timestamps_us = np.array(questions).T
     counts = timeline.before(keys, timestamps_us) - timeline.starts(keys)
-    assert counts.tolist() == [sum(k == key and i < timestamp_us for k, i in events) for key, timestamp_us in questions]
+    assert counts.tolist() == [
+        sum(k == key and i < timestamp_us for k, i in events) for key, timestamp_us in questions
+    ]
 
 
 @given(EVENTS, QUESTIONS)
@@ -31,7 +35,11 @@ def test_the_positions_counted_are_those_of_the_key(
     timeline = timeline_of(events)
     keys, timestamps_us = np.array(questions).T
     for key, timestamp_us, start, end in zip(
-        keys, timestamps_us, timeline.starts(keys), timeline.before(keys, timestamps_us), strict=True
+        keys,
+        timestamps_us,
+        timeline.starts(keys),
+        timeline.before(keys, timestamps_us),
+        strict=True,
     ):
         assert (timeline.keys[start:end] == key).all()
         assert (timeline.timestamps_us[start:end] < timestamp_us).all()
@@ -55,7 +63,10 @@ def test_later_events_change_no_count_before(
     grown = kept + [event for event in later if event[1] >= cut]
     keys = np.arange(7)
     for timestamp_us in (cut - 3, cut):
-        counts = [t.before(keys, timestamp_us) - t.starts(keys) for t in (timeline_of(kept), timeline_of(grown))]
+        counts = [
+            t.before(keys, timestamp_us) - t.starts(keys)
+            for t in (timeline_of(kept), timeline_of(grown))
+        ]
         assert counts[0].tolist() == counts[1].tolist()
 
 
@@ -77,7 +88,10 @@ def test_a_clock_too_long_for_one_number_counts_the_same(
 ) -> None:
     """Key and instant together do not fit 64 bits."""
     keys, timestamps_us = np.array(questions).T
-    plain, long = timeline_of(events), timeline_of([(key, timestamp_us << 57) for key, timestamp_us in events])
+    plain, long = (
+        timeline_of(events),
+        timeline_of([(key, timestamp_us << 57) for key, timestamp_us in events]),
+    )
     here, there = plain.spans(keys, timestamps_us), long.spans(keys, timestamps_us << 57)
     for name in ("rows", "starts", "ends"):
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))

@@ -30,7 +30,10 @@ def random_tower(shape=SHAPE, seed=0):
         "item_out": (shape.items, shape.dim),
         "tokens": (shape.tokens, shape.dim),
     }
-    sizes |= {f"category_{name}": (size, shape.category_dims[name]) for name, size in shape.categories.items()}
+    sizes |= {
+        f"category_{name}": (size, shape.category_dims[name])
+        for name, size in shape.categories.items()
+    }
     wide = 3 * shape.dim + sum(shape.category_dims.values()) + 3 + 1
     sizes |= {"kernel0": (wide, 5), "bias0": (5,), "kernel1": (5, shape.dim), "bias1": (shape.dim,)}
     weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
@@ -40,7 +43,9 @@ def random_tower(shape=SHAPE, seed=0):
 def random_inputs(n, seed=1):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(0, 11, n)
-    watches = np.where(np.arange(10) < lengths[:, None], rng.integers(1, 9, (n, 10)), 0).astype(np.int32)
+    watches = np.where(np.arange(10) < lengths[:, None], rng.integers(1, 9, (n, 10)), 0).astype(
+        np.int32
+    )
     watches[:: max(n // 3, 1), 1] = 0
     tokens = rng.integers(0, 6, (n, 4)).astype(np.int32)
     categories = {
@@ -57,11 +62,19 @@ def mean_of_somebody(table, bag):
 
 
 def vector_by_loop(tower, inputs, row):
-    """One request in plain Python: categories, windows, tokens, numbers, age; one hidden layer; a linear head."""
+    """One request in plain Python: categories, windows, tokens, numbers, age; one hidden layer; a
+    linear head.
+    """
     w = tower.weights
-    parts = [w[f"category_{name}"][inputs.categories[name][row]] for name in ("country", "age_group")]
+    parts = [
+        w[f"category_{name}"][inputs.categories[name][row]] for name in ("country", "age_group")
+    ]
     parts += [mean_of_somebody(w["item_in"], inputs.watches[row, :window]) for window in (3, 10)]
-    parts += [mean_of_somebody(w["tokens"], inputs.tokens[row]), inputs.numbers[row], inputs.example_age[row : row + 1]]
+    parts += [
+        mean_of_somebody(w["tokens"], inputs.tokens[row]),
+        inputs.numbers[row],
+        inputs.example_age[row : row + 1],
+    ]
     hidden = np.maximum(np.concatenate(parts) @ w["kernel0"] + w["bias0"], 0)
     return hidden @ w["kernel1"] + w["bias1"]
 
@@ -83,7 +96,9 @@ def test_nobody_in_a_bag_has_no_influence():
     tower, inputs = random_tower(), random_inputs(12)
     moved = {name: table.copy() for name, table in tower.weights.items()}
     moved["item_in"][0] = moved["tokens"][0] = 1000
-    np.testing.assert_array_equal(Tower(SHAPE, moved, tower.facts).user_vectors(inputs), tower.user_vectors(inputs))
+    np.testing.assert_array_equal(
+        Tower(SHAPE, moved, tower.facts).user_vectors(inputs), tower.user_vectors(inputs)
+    )
 
 
 def test_no_requests_give_no_vectors():
@@ -112,7 +127,9 @@ def test_a_shape_with_an_unknown_field_is_refused():
         TowerSpec.model_validate(SHAPE.model_dump() | {"layers": 3})
 
 
-FULL = SHAPE.model_copy(update={"item_categories": {"channel": 3}, "item_numbers": {"age_hours": (0.0, 1.0)}})
+FULL = SHAPE.model_copy(
+    update={"item_categories": {"channel": 3}, "item_numbers": {"age_hours": (0.0, 1.0)}}
+)
 FACTS = ItemFacts(
     {"channel": np.array([0, 1, 2, 0, 1, 2, 2, 0, 1], np.int32)},
     np.linspace(0, 1, 27, dtype=np.float32).reshape(9, 3),
@@ -122,7 +139,10 @@ FACTS = ItemFacts(
 
 def with_sides(**fields):
     weights, rng = dict(random_tower().weights), np.random.default_rng(5)
-    weights |= {name: rng.normal(size=(n, 3)) for name, n in (("item_category_channel", 3), ("item_values", 3))}
+    weights |= {
+        name: rng.normal(size=(n, 3))
+        for name, n in (("item_category_channel", 3), ("item_values", 3))
+    }
     weights = {name: values.astype(np.float32) for name, values in weights.items()}
     return Tower(FULL.model_copy(update=fields), weights, FACTS)
 
@@ -133,13 +153,19 @@ def test_an_item_s_vector_is_its_own_row_and_those_of_its_side_features():
     for item in range(9):
         own = w["item_out"][item]
         expected = (
-            own + w["item_category_channel"][FACTS.codes["channel"][item]] + FACTS.values[item] @ w["item_values"]
+            own
+            + w["item_category_channel"][FACTS.codes["channel"][item]]
+            + FACTS.values[item] @ w["item_values"]
         )
         np.testing.assert_allclose(tower.item_vectors[item], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_under_cosine_items_have_length_one_and_users_one_over_the_temperature():
-    plain, cosine, inputs = with_sides(), with_sides(metric="cosine", temperature=0.2), random_inputs(12)
+    plain, cosine, inputs = (
+        with_sides(),
+        with_sides(metric="cosine", temperature=0.2),
+        random_inputs(12),
+    )
     for found, raw, length in (
         (cosine.item_vectors, plain.item_vectors, 1),
         (cosine.user_vectors(inputs), plain.user_vectors(inputs), 5),

@@ -1,4 +1,6 @@
-"""Recall's columns of exposures: the newest tower finished by then, against brute force over the catalogue."""
+"""Recall's columns of exposures: the newest tower finished by then, against brute force over the
+catalogue.
+"""
 
 import numpy as np
 import pytest
@@ -17,19 +19,31 @@ NO_SIDE = SideFeatures({}, {}, {})
 def random_tower(as_of, items, seed):
     rng = np.random.default_rng(seed)
     shape = TowerSpec(as_of=as_of, items=items, dim=DIM, hidden=(), recency_windows=(4,))
-    sizes = {"item_in": (items, DIM), "item_out": (items, DIM), "kernel0": (DIM, DIM), "bias0": (DIM,)}
+    sizes = {
+        "item_in": (items, DIM),
+        "item_out": (items, DIM),
+        "kernel0": (DIM, DIM),
+        "bias0": (DIM,),
+    }
     weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
     return Tower(shape, weights, ItemFacts.plain(items))
 
 
 @pytest.fixture(scope="module")
 def world():
-    """Two towers, watches of five users, and 60 exposures from before the first tower to after the second."""
+    """Two towers, watches of five users, and 60 exposures from before the first tower to after the
+    second.
+    """
     rng = np.random.default_rng(7)
     users, timestamps_us = np.sort(rng.integers(1, 6, 40)), rng.integers(0, 30, 40)
     order = np.lexsort((timestamps_us, users))
-    user_inputs = UserInputs(histories_of(users[order], rng.integers(1, 9, 40), timestamps_us[order], 6), None, NO_SIDE)
-    towers = [random_tower(edge, size, seed) for seed, (edge, size) in enumerate(zip(EDGES, SIZES, strict=True))]
+    user_inputs = UserInputs(
+        histories_of(users[order], rng.integers(1, 9, 40), timestamps_us[order], 6), None, NO_SIDE
+    )
+    towers = [
+        random_tower(edge, size, seed)
+        for seed, (edge, size) in enumerate(zip(EDGES, SIZES, strict=True))
+    ]
     exposures = (
         rng.integers(1, 6, 60).astype(np.int32),
         rng.integers(1, 11, 60).astype(np.int32),
@@ -43,7 +57,9 @@ def brute_force(towers, user_inputs, user, item, timestamp_us):
     if not finished or item >= finished[-1].shape.items:
         return np.nan, np.nan
     tower = finished[-1]
-    vector = tower.user_vectors(user_inputs.inputs_at(tower.shape, np.array([user], np.int32), int(timestamp_us)))[0]
+    vector = tower.user_vectors(
+        user_inputs.inputs_at(tower.shape, np.array([user], np.int32), int(timestamp_us))
+    )[0]
     catalogue = tower.item_vectors[1:].astype(np.float64) @ vector
     return catalogue[item - 1], (catalogue[item - 1] - catalogue.mean()) / catalogue.std()
 
@@ -52,7 +68,10 @@ def test_each_row_is_scored_by_the_newest_tower_finished_by_its_instant(world):
     towers, user_inputs, users, items, timestamps_us = world
     columns = rolled_columns(*world)
     expected = np.array(
-        [brute_force(towers, user_inputs, *row) for row in zip(users, items, timestamps_us, strict=True)]
+        [
+            brute_force(towers, user_inputs, *row)
+            for row in zip(users, items, timestamps_us, strict=True)
+        ]
     )
     assert np.isnan(expected[:, 0]).sum() > 5
     np.testing.assert_allclose(columns["recall_score"], expected[:, 0], rtol=1e-4, atol=1e-5)
@@ -69,7 +88,9 @@ def test_a_tower_speaks_from_its_own_instant_on(world):
 def test_an_item_that_came_after_the_tower_has_no_score(world):
     towers, user_inputs, *_ = world
     users, items = np.array([1, 1, 1], np.int32), np.array([5, 6, 0], np.int32)
-    score = rolled_columns(towers, user_inputs, users, items, np.array([12, 12, 12]))["recall_score"]
+    score = rolled_columns(towers, user_inputs, users, items, np.array([12, 12, 12]))[
+        "recall_score"
+    ]
     assert np.isnan(score).tolist() == [False, True, True]
 
 
@@ -95,5 +116,9 @@ def test_a_score_stands_among_those_of_what_may_be_recommended():
     vectors = np.random.default_rng(3).normal(size=(2, DIM)).astype(np.float32)
     some = Tower(tower.shape, tower.weights, ItemFacts({}, tower.facts.values, listed))
     of_listed = vectors @ tower.item_vectors[listed].T
-    found = TowerScoreFeatures(some).columns(vectors, np.array([1.0, 2.0]), np.array([0, 1]))["recall_z"]
-    np.testing.assert_allclose(found, (np.array([1, 2]) - of_listed.mean(axis=1)) / of_listed.std(axis=1), rtol=1e-4)
+    found = TowerScoreFeatures(some).columns(vectors, np.array([1.0, 2.0]), np.array([0, 1]))[
+        "recall_z"
+    ]
+    np.testing.assert_allclose(
+        found, (np.array([1, 2]) - of_listed.mean(axis=1)) / of_listed.std(axis=1), rtol=1e-4
+    )

@@ -1,4 +1,6 @@
-"""What a tower of an instant may know: nothing of later users and items, and layers that growing keeps."""
+"""What a tower of an instant may know: nothing of later users and items, and layers that growing
+keeps.
+"""
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +11,16 @@ from features.schema import PUBLISHED_AT
 from features.side_features import SideFeatures
 from features.vocabulary import NEVER_SHOWN, Vocabulary
 from recall.config import RecallConfig
-from recall.inputs import AGE_HOURS, HOUR, TEMPERATURE, ModelInputs, UserInputs, facts_of, grown_spec, spec_of
+from recall.inputs import (
+    AGE_HOURS,
+    HOUR,
+    TEMPERATURE,
+    ModelInputs,
+    UserInputs,
+    facts_of,
+    grown_spec,
+    spec_of,
+)
 
 USERS, ITEMS = 100, 12
 CONFIG = RecallConfig(dim=4, depth=1, width=8)
@@ -27,16 +38,24 @@ def users_side(**columns):
 def items_side(**numbers):
     channels = np.array([0, 1, 2, 1, 2, 3, 1, 4, 2, 3, 5, 1], np.int32)
     return SideFeatures(
-        {"channel_id": channels}, {}, {"duration_seconds": np.arange(ITEMS, dtype=float) * 100} | numbers
+        {"channel_id": channels},
+        {},
+        {"duration_seconds": np.arange(ITEMS, dtype=float) * 100} | numbers,
     )
 
 
 def model_inputs(users=None, items=None, timed=True):
     """User u's only watch is of item 1 at instant 10 + u."""
     n = np.arange(1, USERS)
-    user_inputs = UserInputs(histories_of(n, np.ones(USERS - 1), 10 + n, USERS), None, users or users_side())
+    user_inputs = UserInputs(
+        histories_of(n, np.ones(USERS - 1), 10 + n, USERS), None, users or users_side()
+    )
     return ModelInputs(
-        user_inputs, Vocabulary(pa.array(n[: ITEMS - 1]), SEEN, SHOWN), None, items or items_side(), timed
+        user_inputs,
+        Vocabulary(pa.array(n[: ITEMS - 1]), SEEN, SHOWN),
+        None,
+        items or items_side(),
+        timed,
     )
 
 
@@ -64,7 +83,9 @@ def test_what_later_users_and_items_are_like_changes_nothing_before():
 
 
 def test_a_category_that_names_its_users_is_left_out():
-    """With fewer than 20 users a category on average it would be learnt by heart; one value says nothing."""
+    """With fewer than 20 users a category on average it would be learnt by heart; one value says
+    nothing.
+    """
     columns = {"device": np.arange(USERS, dtype=np.int32), "planet": np.ones(USERS, np.int32)}
     assert set(spec_of(model_inputs(users_side(**columns)), CONFIG, 1000).categories) == {"country"}
     assert spec_of(model_inputs(), CONFIG, 80).categories == {}
@@ -81,7 +102,13 @@ def test_a_temperature_is_the_cosine_s_alone():
 
 @pytest.mark.parametrize(
     ("split", "history", "expected"),
-    [((1, 5), 5, (1, 5)), ((5, 1), 5, (1, 5)), ((1, 5), 3, (1, 3)), ((1, 5), 9, (1, 5, 9)), ((), 7, (7,))],
+    [
+        ((1, 5), 5, (1, 5)),
+        ((5, 1), 5, (1, 5)),
+        ((1, 5), 3, (1, 3)),
+        ((1, 5), 9, (1, 5, 9)),
+        ((), 7, (7,)),
+    ],
 )
 def test_windows_ascend_and_the_widest_is_the_history(split, history, expected):
     config = CONFIG.model_copy(update={"recency_windows": split, "history": history})
@@ -97,7 +124,9 @@ def test_depth_and_width_are_a_tower_of_halving_layers():
 def test_the_example_age_needs_a_clock_of_time():
     ages = [spec_of(model_inputs(timed=timed), CONFIG, 1000).example_age for timed in (True, False)]
     assert ages == [True, False]
-    assert not spec_of(model_inputs(), CONFIG.model_copy(update={"example_age": "none"}), 1000).example_age
+    assert not spec_of(
+        model_inputs(), CONFIG.model_copy(update={"example_age": "none"}), 1000
+    ).example_age
 
 
 def test_items_that_nobody_was_shown_are_listed_where_side_features_speak_for_them():
@@ -111,14 +140,18 @@ def test_items_that_nobody_was_shown_are_listed_where_side_features_speak_for_th
 
 def test_the_age_of_an_item_is_its_hours_since_publication_by_their_logarithm():
     as_of = 1000 * HOUR
-    published = np.concatenate([[np.nan], as_of - np.array([0, 1, 3, 7, 15, 31, 63, 127, 255, -5, 2]) * HOUR])
+    published = np.concatenate(
+        [[np.nan], as_of - np.array([0, 1, 3, 7, 15, 31, 63, 127, 255, -5, 2]) * HOUR]
+    )
     told = model_inputs(items=items_side(**{PUBLISHED_AT: published}))
     shape = spec_of(told, CONFIG, as_of)
     assert set(shape.item_numbers) == {"duration_seconds", AGE_HOURS}
     ages = facts_of(told, shape).values[:, 3]
     np.testing.assert_allclose(ages[:10], np.array([0, 0, 1, 2, 3, 4, 5, 6, 7, 8]) / 8, atol=1e-6)
     assert ages[10] == 0
-    untimed = spec_of(model_inputs(items=items_side(**{PUBLISHED_AT: published}), timed=False), CONFIG, as_of)
+    untimed = spec_of(
+        model_inputs(items=items_side(**{PUBLISHED_AT: published}), timed=False), CONFIG, as_of
+    )
     assert set(untimed.item_numbers) == {"duration_seconds"}
 
 
@@ -126,7 +159,9 @@ def test_a_grown_shape_has_more_rows_and_the_same_layers():
     new_channel = items_side()
     new_channel.codes["channel_id"][10] = 9
     users = users_side(
-        region=np.where(np.arange(USERS) < 70, 1, np.where(np.arange(USERS) < 95, 2, 3)).astype(np.int32)
+        region=np.where(np.arange(USERS) < 70, 1, np.where(np.arange(USERS) < 95, 2, 3)).astype(
+            np.int32
+        )
     )
     told = model_inputs(users, new_channel)
     old = spec_of(told, CONFIG, 95)

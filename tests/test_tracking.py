@@ -42,14 +42,21 @@ def test_a_second_tracker_with_the_same_key_finds_the_same_runs(store):
 
 def test_another_process_finds_the_same_run(store):
     here = MlflowTracker(store, "two-processes").open("recall")
-    script = f"from funnel.tracking import MlflowTracker as T; print(T({store!r}, 'two-processes').open('recall'))"
-    there = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = (
+        f"from funnel.tracking import MlflowTracker as T; print(T({store!r}, "
+        "'two-processes').open('recall'))"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert there.stdout.strip() == here
     assert there.stderr == ""
 
 
 def test_another_key_is_another_run(store):
-    assert MlflowTracker(store, "monday").open("recall") != MlflowTracker(store, "tuesday").open("recall")
+    assert MlflowTracker(store, "monday").open("recall") != MlflowTracker(store, "tuesday").open(
+        "recall"
+    )
 
 
 def test_each_stage_has_its_experiment_and_points_to_the_summary_run(store, client):
@@ -117,10 +124,24 @@ def curve(client, run, name):
     return [(point.step, point.value) for point in client.get_metric_history(run, name)]
 
 
-def test_epochs_are_steps_of_each_tower_without_the_bookkeeping_and_none_is_logged_twice(store, client):
+def test_epochs_are_steps_of_each_tower_without_the_bookkeeping_and_none_is_logged_twice(
+    store, client
+):
     tracker = MlflowTracker(store, "epochs")
-    first = {"tower": 0, "epoch": 1, "rate": 1.0, "after": 0, "examples": 9, "loss": 3.0, "hit_rate@50": 0.1}
-    rows = [first, first | {"epoch": 2, "loss": 2.0}, {"tower": 1, "epoch": 1, "rate": 1.0, "after": 0, "loss": 2.5}]
+    first = {
+        "tower": 0,
+        "epoch": 1,
+        "rate": 1.0,
+        "after": 0,
+        "examples": 9,
+        "loss": 3.0,
+        "hit_rate@50": 0.1,
+    }
+    rows = [
+        first,
+        first | {"epoch": 2, "loss": 2.0},
+        {"tower": 1, "epoch": 1, "rate": 1.0, "after": 0, "loss": 2.5},
+    ]
     tracker.log_epochs("recall", "towers", rows[:1])
     tracker.log_epochs("recall", "towers", rows)
     run = tracker.open("recall")
@@ -134,7 +155,9 @@ def test_epochs_are_steps_of_each_tower_without_the_bookkeeping_and_none_is_logg
 
 def test_epochs_of_one_training_alone_are_named_after_it(store, client):
     tracker = MlflowTracker(store, "one training")
-    tracker.log_epochs("ranking", "ranker", [{"epoch": n, "loss": 1 / n, "val_loss": 2 / n} for n in (1, 2)])
+    tracker.log_epochs(
+        "ranking", "ranker", [{"epoch": n, "loss": 1 / n, "val_loss": 2 / n} for n in (1, 2)]
+    )
     run = tracker.open("ranking")
     assert curve(client, run, "ranker.loss") == [(1, 1.0), (2, 0.5)]
     assert curve(client, run, "ranker.val_loss") == [(1, 2.0), (2, 1.0)]
@@ -146,7 +169,11 @@ def test_a_finished_run_is_not_taken_up_again_and_names_and_tags_are_as_given(st
     tracker.close("ranking")
     assert tracker.open("ranking") == run
     found = client.get_run(run)
-    assert (found.info.status, found.info.run_name, found.data.tags["asked"]) == ("FINISHED", "a name", "for")
+    assert (found.info.status, found.info.run_name, found.data.tags["asked"]) == (
+        "FINISHED",
+        "a name",
+        "for",
+    )
 
 
 def test_more_than_one_request_holds_is_logged_all_the_same(store, client):
@@ -162,7 +189,11 @@ def test_tags_say_what_ran(store, client):
     tracker.log_tags("recall", {"gate": "passed"})
     tags = client.get_run(tracker.open("recall")).data.tags
     assert tags["gate"] == "passed"
-    assert tags["watchfunnel.version.tensorflow"] == environment()["watchfunnel.version.tensorflow"] != ""
+    assert (
+        tags["watchfunnel.version.tensorflow"]
+        == environment()["watchfunnel.version.tensorflow"]
+        != ""
+    )
 
 
 def test_the_commit_is_that_of_this_repository_and_of_no_other():
@@ -170,7 +201,9 @@ def test_the_commit_is_that_of_this_repository_and_of_no_other():
     if not (root / ".git").exists():
         assert not {"mlflow.source.git.commit", "watchfunnel.commit"} & set(environment())
         return
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+    )
     for name in ("mlflow.source.git.commit", "watchfunnel.commit"):
         assert len(environment()[name]) == len(head.stdout.strip()) == 40
 
@@ -196,17 +229,26 @@ def artefacts(tracker, client, folder):
     for _ in range(2):
         tracker.log_file("ranking", folder / "note.txt", "notes")
         tracker.log_dict("ranking", {"recall": {"k": 200}}, "config.json")
-        tracker.log_table("ranking", pd.DataFrame({"bucket": [0, 1], "mae": [1.5, 2.5]}), "calibration.csv")
+        tracker.log_table(
+            "ranking", pd.DataFrame({"bucket": [0, 1], "mae": [1.5, 2.5]}), "calibration.csv"
+        )
     run = tracker.open("ranking")
-    return [fetched(client, run, name, folder) for name in ("notes/note.txt", "config.json", "calibration.csv")]
+    return [
+        fetched(client, run, name, folder)
+        for name in ("notes/note.txt", "config.json", "calibration.csv")
+    ]
 
 
-def test_files_mappings_and_tables_lie_beside_the_store_and_a_retry_doubles_nothing(store, client, tmp_path):
+def test_files_mappings_and_tables_lie_beside_the_store_and_a_retry_doubles_nothing(
+    store, client, tmp_path
+):
     note, config, table = artefacts(MlflowTracker(store, "artefacts"), client, tmp_path)
     assert note == "kept"
     assert '"k": 200' in config
     assert table == "bucket,mae\n0,1.5\n1,2.5\n"
-    assert list((Path(store.removeprefix("sqlite:///")).parent / "artifacts" / "ranking").rglob("note.txt"))
+    assert list(
+        (Path(store.removeprefix("sqlite:///")).parent / "artifacts" / "ranking").rglob("note.txt")
+    )
 
 
 def test_a_file_store_has_no_page_to_show(store):
@@ -262,13 +304,29 @@ def answers(url):
 def server(tmp_path):
     """The address of an MLflow server that keeps artefacts for its clients."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
     command += ["--serve-artifacts", "--artifacts-destination", str(tmp_path / "kept")]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (tmp_path / "server.log").open("w") as log:
         process = subprocess.Popen(
-            command, env={**os.environ, **quiet}, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+            command,
+            env={**os.environ, **quiet},
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + SERVER_SECONDS

@@ -1,4 +1,6 @@
-"""How towers roll through a log: what each may see, when each is finished, which epoch is kept, what is offered."""
+"""How towers roll through a log: what each may see, when each is finished, which epoch is kept,
+what is offered.
+"""
 
 from dataclasses import replace
 
@@ -43,18 +45,32 @@ def published(timestamps_us):
 
 def two_tastes(rng):
     """(user, item, instant) rows: user u watches only items of u's parity, from time 0 to 1000."""
-    users, timestamps_us = np.repeat(np.arange(1, USERS + 1), WATCHES), rng.integers(0, 1000, USERS * WATCHES)
+    users, timestamps_us = (
+        np.repeat(np.arange(1, USERS + 1), WATCHES),
+        rng.integers(0, 1000, USERS * WATCHES),
+    )
     return users, 2 * rng.integers(1, published(timestamps_us) // 2 + 1) - users % 2, timestamps_us
 
 
-def training_job_of(users, items, timestamps_us, config=QUICK, split=WINDOWS, seed=5, users_side=None, items_side=None):
+def training_job_of(
+    users,
+    items,
+    timestamps_us,
+    config=QUICK,
+    split=WINDOWS,
+    seed=5,
+    users_side=None,
+    items_side=None,
+):
     order = np.lexsort((timestamps_us, users))
     watches = histories_of(users[order], items[order], timestamps_us[order], USERS + 5)
     first_seen = np.searchsorted(published(np.arange(1000)), np.arange(1, ITEMS + 1))
     vocabulary = Vocabulary(pa.array(np.arange(1, ITEMS + 1)), first_seen)
     side = users_side or SideFeatures({}, {}, {})
     user_inputs, timed = UserInputs(watches, None, side), split.clock == "time"
-    model_inputs = ModelInputs(user_inputs, vocabulary, None, items_side or SideFeatures({}, {}, {}), timed)
+    model_inputs = ModelInputs(
+        user_inputs, vocabulary, None, items_side or SideFeatures({}, {}, {}), timed
+    )
     return TrainingJob(model_inputs, samples_of(watches), split, config, seed)
 
 
@@ -113,8 +129,12 @@ def rolled_once(log):
 
 @pytest.mark.parametrize(("edge", "unmoved"), [(700, 1), (900, 3)])
 def test_no_tower_is_trained_on_watches_at_or_after_its_instant(log, rolled_once, edge, unmoved):
-    after, _ = train_incrementally(training_job_of(*scrambled(log, edge, np.random.default_rng(1)), config=SINGLE))
-    assert [same(*pair) for pair in zip(rolled_once, after, strict=True)] == [True] * unmoved + [False] * (3 - unmoved)
+    after, _ = train_incrementally(
+        training_job_of(*scrambled(log, edge, np.random.default_rng(1)), config=SINGLE)
+    )
+    assert [same(*pair) for pair in zip(rolled_once, after, strict=True)] == [True] * unmoved + [
+        False
+    ] * (3 - unmoved)
 
 
 def test_choosing_the_epoch_sees_no_further_than_the_next_edge(log, rolled):
@@ -132,9 +152,14 @@ def test_each_epoch_is_told_and_reported(rolled, told):
 def overtrained():
     """A log whose future says little: training longer helps for a while and then stops helping."""
     rng = np.random.default_rng(3)
-    users, timestamps_us = np.repeat(np.arange(1, USERS + 1), WATCHES), rng.integers(0, 1000, USERS * WATCHES)
+    users, timestamps_us = (
+        np.repeat(np.arange(1, USERS + 1), WATCHES),
+        rng.integers(0, 1000, USERS * WATCHES),
+    )
     config = QUICK.model_copy(update={"epochs": 8, "learning_rate": 0.1, "blocks": 1})
-    return training_job_of(users, rng.integers(1, published(timestamps_us) + 1), timestamps_us, config)
+    return training_job_of(
+        users, rng.integers(1, published(timestamps_us) + 1), timestamps_us, config
+    )
 
 
 def test_the_best_epochs_weights_are_kept_and_patience_ends_the_warm_up(monkeypatch):
@@ -147,7 +172,9 @@ def test_the_best_epochs_weights_are_kept_and_patience_ends_the_warm_up(monkeypa
     best = int(np.argmax(rates)) + 1
     assert best < len(rates) < 8
     assert len(rates) == best + job.config.patience
-    short, _ = train_incrementally(replace(job, config=job.config.model_copy(update={"epochs": best})))
+    short, _ = train_incrementally(
+        replace(job, config=job.config.model_copy(update={"epochs": best}))
+    )
     assert same(short[0], towers[0])
 
 
@@ -166,11 +193,15 @@ def test_in_the_order_clock_the_tower_is_fitted_again_on_all_but_the_holdout(log
     rates = [row["hit_rate@50"] for row in epochs if row["tower"] == 0]
     again = [row for row in epochs if row["tower"] == 1]
     assert len(again) == int(np.argmax(rates)) + 1
-    assert {row["examples"] for row in again} == {int((log[2] < 900).sum()) // SMALLEST_BATCH * SMALLEST_BATCH}
+    assert {row["examples"] for row in again} == {
+        int((log[2] < 900).sum()) // SMALLEST_BATCH * SMALLEST_BATCH
+    }
 
 
 def test_the_holdout_leaves_no_trace_in_the_order_clock(log, rolled_in_order):
-    after, _ = train_incrementally(training_job_of(*scrambled(log, 900, np.random.default_rng(1)), split=ORDER))
+    after, _ = train_incrementally(
+        training_job_of(*scrambled(log, 900, np.random.default_rng(1)), split=ORDER)
+    )
     assert all(same(*pair) for pair in zip(rolled_in_order[0], after, strict=True))
 
 
@@ -224,7 +255,9 @@ def test_the_index_ranks_by_the_score_the_tower_was_trained_on(fitted):
 
 
 def test_a_number_that_is_known_of_nobody_is_left_out_and_the_tower_can_be_reloaded(log, tmp_path):
-    nobody_told = SideFeatures({}, {}, {"age": np.full(USERS + 5, np.nan), "tenure": np.arange(USERS + 5.0)})
+    nobody_told = SideFeatures(
+        {}, {}, {"age": np.full(USERS + 5, np.nan), "tenure": np.arange(USERS + 5.0)}
+    )
     config = QUICK.model_copy(update={"epochs": 1, "blocks": 1})
     towers, _ = train_incrementally(training_job_of(*log, config=config, users_side=nobody_told))
     towers[0].save(tmp_path, "tower")
@@ -237,7 +270,9 @@ def test_blocks_are_as_long_as_the_label_window():
 
 
 def test_blocks_of_a_short_log_leave_a_warm_up_of_one_block():
-    split = Split(mode="time", clock="time", start=100, label_start=400, test_start=600, test_end=800)
+    split = Split(
+        mode="time", clock="time", start=100, label_start=400, test_start=600, test_end=800
+    )
     assert cut_offs_of(split, 4) == [200, 300, 400, 500, 600]
 
 

@@ -30,7 +30,10 @@ def fitted(chain_world):
 @pytest.fixture(scope="module")
 def lists(chain_world, fitted):
     return blend_candidates(
-        generators(chain_world, CONFIG, fitted.blender.popularity), fitted.blender, chain_world.users, CONFIG.k
+        generators(chain_world, CONFIG, fitted.blender.popularity),
+        fitted.blender,
+        chain_world.users,
+        CONFIG.k,
     )
 
 
@@ -58,11 +61,15 @@ def test_lists_are_full_hold_nothing_seen_and_fall_in_score(chain_world, lists):
     assert all(len(set(row)) == CONFIG.k for row in lists.items.tolist())
 
 
-def test_blended_lists_keep_each_generators_rank_and_score_and_the_towers(chain_world, fitted, lists):
+def test_blended_lists_keep_each_generators_rank_and_score_and_the_towers(
+    chain_world, fitted, lists
+):
     found = generators(chain_world, CONFIG, fitted.blender.popularity).find(chain_world.users)
     assert (np.stack(list(lists.ranks.values())) > 0).any(axis=0).all()
     tower = chain_world.towers[-1]
-    inputs = chain_world.log.user_inputs.inputs_at(tower.shape, chain_world.users, chain_world.log.split.test_start)
+    inputs = chain_world.log.user_inputs.inputs_at(
+        tower.shape, chain_world.users, chain_world.log.split.test_start
+    )
     vectors = tower.user_vectors(inputs)
     for name, named in found.union.named.items():
         for row in (0, 3, 399):
@@ -103,7 +110,9 @@ def test_nobody_is_an_empty_shard(chain_world, fitted):
 def test_lists_are_short_only_where_the_unseen_run_out(chain_world):
     config = RecallConfig(k=130, generator_items=5)
     blender = Blender(Popularity(), "round_robin", None)
-    lists = blend_candidates(generators(chain_world, config, Popularity()), blender, chain_world.users, config.k)
+    lists = blend_candidates(
+        generators(chain_world, config, Popularity()), blender, chain_world.users, config.k
+    )
     seen = pairs_before(chain_world.users, chain_world.log.clicks, chain_world.log.split.test_start)
     assert ((lists.items > 0).sum(axis=1) == 120 - seen.counts).all()
     assert np.isneginf(lists.scores[lists.items == 0]).all()
@@ -115,11 +124,15 @@ def test_round_robin_fits_no_weights(chain_world):
     fitted = fit_blender(config, chain_world.log, chain_world.towers, seed=0)
     assert fitted.blender.blend is None
     assert fitted.described()["weights"] == []
-    lists = blend_candidates(generators(chain_world, config, Popularity()), fitted.blender, chain_world.users, config.k)
+    lists = blend_candidates(
+        generators(chain_world, config, Popularity()), fitted.blender, chain_world.users, config.k
+    )
     assert (lists.ranks["tower"][:, 0] == 1).all()
 
 
-def test_too_few_users_to_fit_on_leave_the_order_to_the_ranks_or_the_tower(chain_world, monkeypatch):
+def test_too_few_users_to_fit_on_leave_the_order_to_the_ranks_or_the_tower(
+    chain_world, monkeypatch
+):
     monkeypatch.setattr(train_blender, "FEWEST", 10_000)
     fitted = fit_blender(CONFIG, chain_world.log, chain_world.towers, seed=0)
     assert fitted.blender.order in ("ranks", "tower")
@@ -143,7 +156,8 @@ def test_slices_are_users_who_watched_between_two_towers_and_never_more_than_ask
     watches = chain_world.log.clicks
     drawn = draw_slices(watches, chain_world.towers, 20, np.random.default_rng(1))
     assert [(each.tower.shape.as_of, each.until) for each in drawn] == [
-        (each.since, later.shape.as_of) for each, later in zip(drawn, chain_world.towers[1:], strict=True)
+        (each.since, later.shape.as_of)
+        for each, later in zip(drawn, chain_world.towers[1:], strict=True)
     ]
     for each in drawn:
         assert len(each.users) == 10

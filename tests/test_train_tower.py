@@ -1,4 +1,6 @@
-"""Epoch by epoch: when training slows down and ends, which epoch is kept, and that a kill changes nothing."""
+"""Epoch by epoch: when training slows down and ends, which epoch is kept, and that a kill changes
+nothing.
+"""
 
 import contextlib
 
@@ -29,13 +31,18 @@ class TrainingJob:
 
 
 class Counter:
-    """Stands for a trainer: the tower's one weight is the sum of (rate, and the epoch's random number)."""
+    """Stands for a trainer: the tower's one weight is the sum of (rate, and the epoch's random
+    number).
+    """
 
     def start(self, start):
         self.value, self.since_start = float(start.weights["item_in"][0, 0]), 0
 
     def fit(self, batches, rate):
-        self.value, self.since_start = self.value + rate + next(batches) / 1024, self.since_start + 1
+        self.value, self.since_start = (
+            self.value + rate + next(batches) / 1024,
+            self.since_start + 1,
+        )
         return 1 / self.since_start, 1
 
     @property
@@ -118,7 +125,9 @@ def rows(*rates):
 )
 def test_the_next_rate_of_hand_made_epochs(rates, best, expected):
     run = Progress(rows(*rates), best, 0.5, tower(0), {}, {})
-    found = next_rate(run, TrainingRun(0, tower(0), TrainingJob(), (1,), validator=Plan([])), CONFIG)
+    found = next_rate(
+        run, TrainingRun(0, tower(0), TrainingJob(), (1,), validator=Plan([])), CONFIG
+    )
     assert found == (None if expected is None else pytest.approx(expected))
 
 
@@ -142,9 +151,10 @@ def test_the_rates_that_led_to_the_best_leave_out_what_was_gone_back_on():
 def test_going_through_the_kept_rates_again_takes_as_many_epochs_at_each_rate():
     found, _ = planned([0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.4, 0.1])
     again = TrainingRun(1, tower(0), TrainingJob(), (1,), kept_rates(found.epochs, found.best))
-    assert [row["rate"] for row in fit_tower(Counter(), again, Callbacks(Checkpoints(), lambda _: None)).epochs] == [
-        *(1.0, 1.0, 0.2, 0.2)
-    ]
+    assert [
+        row["rate"]
+        for row in fit_tower(Counter(), again, Callbacks(Checkpoints(), lambda _: None)).epochs
+    ] == [*(1.0, 1.0, 0.2, 0.2)]
 
 
 class Killed(BaseException):
@@ -152,7 +162,9 @@ class Killed(BaseException):
 
 
 def attempt(rates, kept, told, survived):
-    """One attempt at a planned course, which is killed as it tells of the epoch after those it survives."""
+    """One attempt at a planned course, which is killed as it tells of the epoch after those it
+    survives.
+    """
     done, told_before = kept.progress(0), len(told)
 
     def tell(row):
@@ -161,12 +173,20 @@ def attempt(rates, kept, told, survived):
         told.append(row)
 
     plan = Plan(rates[len(done.epochs) if done else 0 :])
-    return fit_tower(Counter(), TrainingRun(0, tower(0), TrainingJob(), (1,), validator=plan), Callbacks(kept, tell))
+    return fit_tower(
+        Counter(),
+        TrainingRun(0, tower(0), TrainingJob(), (1,), validator=plan),
+        Callbacks(kept, tell),
+    )
 
 
 @pytest.mark.parametrize("survived", [(0, 1, 0, 2), (1,), (2,), (3,)])
-def test_training_that_is_killed_again_and_again_ends_where_undisturbed_training_does(tmp_path, survived):
-    """Each attempt gets a few epochs further, over the rate's drop as well; the epoch that is cut short is lost."""
+def test_training_that_is_killed_again_and_again_ends_where_undisturbed_training_does(
+    tmp_path, survived
+):
+    """Each attempt gets a few epochs further, over the rate's drop as well; the epoch that is cut
+    short is lost.
+    """
     rates, kept, told = [0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.4, 0.1], Checkpoints(tmp_path), []
     calm, _ = planned(rates)
     killed = 0

@@ -1,4 +1,6 @@
-"""Tables under row-wise Adam: against dense Adam, against numeric gradients, and what is left alone."""
+"""Tables under row-wise Adam: against dense Adam, against numeric gradients, and what is left
+alone.
+"""
 
 import io
 
@@ -11,11 +13,17 @@ from recall.trainer import new_tower
 
 ITEMS, DIM, RATE = 7, 3, 0.1
 RNG = np.random.default_rng(0)
-CODES = {"channel": np.array([0, 1, 2, 0, 2, 1, 3], np.int32), "language": np.array([0, 1, 1, 2, 2, 0, 0], np.int32)}
+CODES = {
+    "channel": np.array([0, 1, 2, 0, 2, 1, 3], np.int32),
+    "language": np.array([0, 1, 1, 2, 2, 0, 0], np.int32),
+}
 FACTS = ItemFacts(CODES, RNG.random((ITEMS, 3)).astype(np.float32), np.arange(ITEMS) > 0)
 PLAIN = TowerSpec(as_of=0, items=ITEMS, dim=DIM, hidden=(), recency_windows=(2,))
 SIDES = PLAIN.model_copy(
-    update={"item_categories": {"channel": 4, "language": 3}, "item_numbers": {"duration_seconds": (0.0, 1.0)}}
+    update={
+        "item_categories": {"channel": 4, "language": 3},
+        "item_numbers": {"duration_seconds": (0.0, 1.0)},
+    }
 )
 NAMED = np.array([1, 3, 4, 6], np.int32)
 HIDDEN = np.array([[1], [0], [1], [0]], np.float32)
@@ -23,12 +31,18 @@ HIDDEN = np.array([[1], [0], [1], [0]], np.float32)
 
 def tables_of(shape, seed=1):
     rng = np.random.default_rng(seed)
-    weights = {name: rng.normal(size=w.shape) for name, w in new_tower(shape, FACTS, rng).weights.items()}
-    return EmbeddingTables(shape, {name: w.astype(np.float32) for name, w in weights.items()}, FACTS, RATE)
+    weights = {
+        name: rng.normal(size=w.shape) for name, w in new_tower(shape, FACTS, rng).weights.items()
+    }
+    return EmbeddingTables(
+        shape, {name: w.astype(np.float32) for name, w in weights.items()}, FACTS, RATE
+    )
 
 
 def dense_adam(values, gradients, rates, beta1=0.9, beta2=0.999):
-    """Adam as published, in float64: m, v, both corrected for their start, values -= rate m / sqrt(v)."""
+    """Adam as published, in float64: m, v, both corrected for their start, values -= rate m /
+    sqrt(v).
+    """
     values, m, v = values.astype(np.float64), 0.0, 0.0
     for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         m, v = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2
@@ -37,12 +51,17 @@ def dense_adam(values, gradients, rates, beta1=0.9, beta2=0.999):
 
 
 def test_where_all_rows_are_named_the_table_moves_as_under_dense_adam():
-    start, gradients = RNG.normal(size=(5, DIM)).astype(np.float32), RNG.normal(size=(20, 5, DIM)).astype(np.float32)
+    start, gradients = (
+        RNG.normal(size=(5, DIM)).astype(np.float32),
+        RNG.normal(size=(20, 5, DIM)).astype(np.float32),
+    )
     shares = np.where(np.arange(20) < 12, 1.0, 0.2)
     table = RowAdam(start, RATE)
     for gradient, share in zip(gradients, shares, strict=True):
         table.apply(np.arange(5, dtype=np.int32), gradient, share)
-    np.testing.assert_allclose(table.values, dense_adam(start, gradients, RATE * shares), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        table.values, dense_adam(start, gradients, RATE * shares), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_rows_that_are_not_named_keep_values_and_moments():
@@ -66,7 +85,9 @@ def test_a_table_does_not_write_into_the_weights_it_was_given():
 def steps(tables, seeds):
     for seed in seeds:
         rng = np.random.default_rng(seed)
-        pooled = {"item_in": (np.array([2, 5], np.int32), rng.normal(size=(2, DIM)).astype(np.float32))}
+        pooled = {
+            "item_in": (np.array([2, 5], np.int32), rng.normal(size=(2, DIM)).astype(np.float32))
+        }
         tables.apply(pooled, NAMED, HIDDEN, rng.normal(size=(4, DIM)).astype(np.float32), 0.5)
 
 
@@ -85,7 +106,11 @@ def test_restored_tables_go_on_as_if_they_had_never_stopped():
 def applied_gradients(tables):
     """The gradients that the first step took: a tenth of them is in Adam's first moment."""
     state = tables.state()
-    return {name.removesuffix(".first"): state[name] / (1 - 0.9) for name in state if name.endswith(".first")}
+    return {
+        name.removesuffix(".first"): state[name] / (1 - 0.9)
+        for name in state
+        if name.endswith(".first")
+    }
 
 
 def numeric_gradients(loss, weights, step=1e-2):
@@ -112,7 +137,9 @@ VARIANTS = {
 
 @pytest.mark.parametrize(("shape", "known"), VARIANTS.values(), ids=VARIANTS.keys())
 def test_each_table_takes_the_gradient_that_finite_differences_find(shape, known):
-    """The loss: squared distance of the scored rows from targets, and a weighted sum of watched rows."""
+    """The loss: squared distance of the scored rows from targets, and a weighted sum of watched
+    rows.
+    """
     tables, watched = tables_of(shape), np.array([1, 2, 6], np.int32)
     targets, shares = RNG.normal(size=(4, DIM)), RNG.normal(size=(3, DIM)).astype(np.float32)
 

@@ -1,4 +1,6 @@
-"""The Keras tower: the graph that is trained is the one that numpy serves, and training moves what it should."""
+"""The Keras tower: the graph that is trained is the one that numpy serves, and training moves what
+it should.
+"""
 
 import itertools
 import subprocess
@@ -19,7 +21,10 @@ ITEMS = 30
 CONFIG = RecallConfig(dropout=0.0, learning_rate=0.05)
 STANDSTILL = RecallConfig(dropout=0.0, learning_rate=1e-30)
 PLAIN = {"as_of": 0, "items": ITEMS, "dim": 5, "hidden": (), "recency_windows": (4,)}
-CATEGORIES = {"categories": {"region": 9, "country": 4}, "category_dims": {"region": 5, "country": 3}}
+CATEGORIES = {
+    "categories": {"region": 9, "country": 4},
+    "category_dims": {"region": 5, "country": 3},
+}
 EVERYTHING = (
     PLAIN
     | CATEGORIES
@@ -34,7 +39,8 @@ EVERYTHING = (
 )
 SHAPES = {
     "watches alone, no hidden layer": PLAIN,
-    "windows whose names sort otherwise than their lengths": PLAIN | {"recency_windows": (3, 10), "hidden": (6,)},
+    "windows whose names sort otherwise than their lengths": PLAIN
+    | {"recency_windows": (3, 10), "hidden": (6,)},
     "categories": PLAIN | CATEGORIES,
     "tokens": PLAIN | {"tokens": 8, "token_bag": 5},
     "numbers and example age": PLAIN | {"numbers": {"age": (10.0, 60.0)}, "example_age": True},
@@ -60,18 +66,25 @@ def random_inputs(shape, n=12, seed=1):
 
     def bags(width, size):
         lengths = np.minimum(np.arange(n), width)[:, None]
-        return np.where(np.arange(width) < lengths, rng.integers(1, max(size, 2), (n, width)), 0).astype(np.int32)
+        return np.where(
+            np.arange(width) < lengths, rng.integers(1, max(size, 2), (n, width)), 0
+        ).astype(np.int32)
 
-    categories = {name: rng.integers(0, size, n).astype(np.int32) for name, size in shape.categories.items()}
+    categories = {
+        name: rng.integers(0, size, n).astype(np.int32) for name, size in shape.categories.items()
+    }
     numbers = rng.random((n, 3 * len(shape.numbers))).astype(np.float32)
     tokens = bags(shape.token_bag, shape.tokens)
-    return TowerInputs(bags(shape.bag, shape.items), tokens, categories, numbers, rng.random(n).astype(np.float32))
+    return TowerInputs(
+        bags(shape.bag, shape.items), tokens, categories, numbers, rng.random(n).astype(np.float32)
+    )
 
 
 def by_keras(tower, inputs):
     """The vectors of the graph that is trained, read coordinate by coordinate from its loss.
 
-    With the unit vector j as the watched item and a zero vector as the only negative the loss is log(1 + exp(-u_j)).
+    With the unit vector j as the watched item and a zero vector as the only negative the loss is
+    log(1 + exp(-u_j)).
     """
     dim, nothing = tower.shape.dim, tower.shape.dim + 1
     weights = tower.weights | {"item_out": np.eye(tower.shape.items, dim, -1, dtype=np.float32)}
@@ -98,12 +111,18 @@ def test_numpy_computes_the_vectors_of_the_keras_graph(fields):
 def side_facts(shape, seed=4):
     """Facts of which some are unknown, for a shape with item side features."""
     rng = np.random.default_rng(seed)
-    codes = {name: rng.integers(0, size, shape.items).astype(np.int32) for name, size in shape.item_categories.items()}
+    codes = {
+        name: rng.integers(0, size, shape.items).astype(np.int32)
+        for name, size in shape.item_categories.items()
+    }
     values = rng.random((shape.items, 3 * len(shape.item_numbers))).astype(np.float32)
     return ItemFacts(codes, values, np.arange(shape.items) > 0)
 
 
-SIDES = {"item_categories": {"channel": 5, "topics": 4}, "item_numbers": {"duration_seconds": (0.0, 1.0)}}
+SIDES = {
+    "item_categories": {"channel": 5, "topics": 4},
+    "item_numbers": {"duration_seconds": (0.0, 1.0)},
+}
 KINDS = {
     "depth 0": {},
     "depth 1": {"hidden": (6,)},
@@ -114,7 +133,8 @@ KINDS = {
 
 
 def logits_in_training(tower, request):
-    """What the training loss makes of each item for one request, less its logit for item 1: [items 1..].
+    """What the training loss makes of each item for one request, less its logit for item 1: [items
+    1..].
 
     With item 1 watched and item q as the only negative the loss is log(1 + exp(s_q - s_1)).
     """
@@ -132,10 +152,16 @@ def logits_in_training(tower, request):
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_index_and_training_use_the_same_metric(metric, kind):
     """The softmax sees what the served vectors' products are, and faiss orders by exactly that."""
-    shape = TowerSpec(**PLAIN | kind | {"metric": metric, "temperature": 0.4 if metric == "cosine" else 1.0})
+    shape = TowerSpec(
+        **PLAIN | kind | {"metric": metric, "temperature": 0.4 if metric == "cosine" else 1.0}
+    )
     facts = side_facts(shape)
     rng, fresh = np.random.default_rng(8), new_tower(shape, facts, np.random.default_rng(1))
-    tower = Tower(shape, {n: rng.normal(0, 0.5, w.shape).astype(np.float32) for n, w in fresh.weights.items()}, facts)
+    tower = Tower(
+        shape,
+        {n: rng.normal(0, 0.5, w.shape).astype(np.float32) for n, w in fresh.weights.items()},
+        facts,
+    )
     request = random_inputs(shape, 4).take(slice(3, 4))
     trained = logits_in_training(tower, request)
     served = (tower.user_vectors(request) @ tower.item_vectors.T)[0, 1:].astype(np.float64)
@@ -147,7 +173,9 @@ def test_index_and_training_use_the_same_metric(metric, kind):
 
 
 def test_what_was_shown_and_not_clicked_counts_against_its_own_row_unless_it_is_nobody_or_the_positive():
-    """Rows of shown items 4 and 7 (7 is row 1's positive), and padding: the loss by hand, beside negative 9."""
+    """Rows of shown items 4 and 7 (7 is row 1's positive), and padding: the loss by hand, beside
+    negative 9.
+    """
     shape = TowerSpec(**PLAIN)
     tower, inputs = random_weights(shape), random_inputs(shape, 3)
     items, shown = np.array([5, 7, 6], np.int32), np.array([[4, 7], [7, 0], [0, 0]], np.int32)
@@ -162,8 +190,16 @@ def test_what_was_shown_and_not_clicked_counts_against_its_own_row_unless_it_is_
 def test_a_trainer_suits_towers_of_its_own_layers_and_category_sizes_and_any_number_of_items():
     shape = TowerSpec(**EVERYTHING)
     trainer = TowerTrainer(random_weights(shape), CONFIG, 0)
-    others = {"items": 50, "tokens": 20, "hidden": (7, 5), "categories": {"region": 10, "country": 4}, "numbers": {}}
-    suited = [trainer.suits(random_weights(TowerSpec(**EVERYTHING | {k: v}))) for k, v in others.items()]
+    others = {
+        "items": 50,
+        "tokens": 20,
+        "hidden": (7, 5),
+        "categories": {"region": 10, "country": 4},
+        "numbers": {},
+    }
+    suited = [
+        trainer.suits(random_weights(TowerSpec(**EVERYTHING | {k: v}))) for k, v in others.items()
+    ]
     assert suited == [True, True, False, False, False]
 
 
@@ -195,7 +231,9 @@ def test_a_trained_tower_is_served_as_the_graph_computes_it_also_after_reloading
 
 def test_training_moves_every_table_and_every_layer(trained):
     start, trainer = trained
-    still = [name for name, w in trainer.tower.weights.items() if np.array_equal(w, start.weights[name])]
+    still = [
+        name for name, w in trainer.tower.weights.items() if np.array_equal(w, start.weights[name])
+    ]
     assert still == []
 
 
@@ -226,7 +264,9 @@ def test_two_seeded_trainings_give_equal_weights():
     config = RecallConfig(dropout=0.3)
 
     def run():
-        trainer = TowerTrainer(new_tower(shape, facts_of(shape), np.random.default_rng(2)), config, 4)
+        trainer = TowerTrainer(
+            new_tower(shape, facts_of(shape), np.random.default_rng(2)), config, 4
+        )
         return trainer.fit(batches(shape, steps=3)), trainer.tower.weights
 
     (loss, first), (again, second) = run(), run()
@@ -241,7 +281,9 @@ def test_batches_made_ahead_train_the_tower_of_batches_made_one_by_one(monkeypat
     facts, config = side_facts(shape), RecallConfig(dropout=0.3)
 
     def run():
-        trainer = TowerTrainer(new_tower(shape, facts, np.random.default_rng(2)), config, 4, id_dropout=0.5)
+        trainer = TowerTrainer(
+            new_tower(shape, facts, np.random.default_rng(2)), config, 4, id_dropout=0.5
+        )
         return trainer.fit(batches(shape)), trainer.state()
 
     loss, state = run()
@@ -254,14 +296,18 @@ def test_batches_made_ahead_train_the_tower_of_batches_made_one_by_one(monkeypat
 
 
 def test_large_steps_are_compiled_and_train_the_tower_of_small_ones(monkeypatch):
-    """By XLA, with as many further rows as a step's size has room for: dropout, hidden ids, unclicked ones and all."""
+    """By XLA, with as many further rows as a step's size has room for: dropout, hidden ids,
+    unclicked ones and all.
+    """
     shape = TowerSpec(**EVERYTHING | SIDES)
     facts, config = side_facts(shape), RecallConfig(dropout=0.3)
     shown = np.random.default_rng(5).integers(0, 20, (16, 2)).astype(np.int32)
     stream = [replace(batch, shown=shown) for batch in batches(shape, steps=3)]
 
     def run():
-        trainer = TowerTrainer(new_tower(shape, facts, np.random.default_rng(2)), config, 4, id_dropout=0.5)
+        trainer = TowerTrainer(
+            new_tower(shape, facts, np.random.default_rng(2)), config, 4, id_dropout=0.5
+        )
         return trainer.fit(iter(stream))[0], trainer
 
     loss, small = run()
@@ -271,7 +317,8 @@ def test_large_steps_are_compiled_and_train_the_tower_of_small_ones(monkeypatch)
     assert small._large_step.experimental_get_tracing_count() == 0
     assert same == pytest.approx(loss, rel=1e-5)
     for name, weights in large.tower.weights.items():
-        # Adam moves a weight by about the rate, whatever its gradient: where that is nothing but rounding, either way.
+        # Adam moves a weight by about the rate, whatever its gradient: where that is nothing but
+        # rounding, either way.
         far = np.abs(weights - small.tower.weights[name]) > 1e-4
         assert far.mean() < 0.02, name
 
@@ -290,27 +337,36 @@ def test_dropout_silences_a_share_of_the_inputs_and_keeps_their_mean():
     tower, request = random_weights(shape), random_inputs(shape).take(slice(8, 9))
     expected = tower.user_vectors(request)[0, 0]
     weights = tower.weights | {"item_out": np.eye(ITEMS, shape.dim, -1, dtype=np.float32)}
-    trainer = TowerTrainer(Tower(shape, weights, tower.facts), STANDSTILL.model_copy(update={"dropout": 0.25}), 0)
+    trainer = TowerTrainer(
+        Tower(shape, weights, tower.facts), STANDSTILL.model_copy(update={"dropout": 0.25}), 0
+    )
     nobody = Negatives(np.array([shape.dim + 1], np.int32), np.zeros(1, np.float32))
     stream = itertools.repeat(Batch(request, np.array([1], np.int32), nobody), 1500)
     found = -np.log(np.expm1([loss for loss, _ in trainer.steps(iter(stream))]))
     inputs = tower._wide_layer(request)[0] * tower.weights["kernel0"][:, 0]
     assert found.mean() == pytest.approx(expected, abs=4 * found.std() / np.sqrt(len(found)))
-    # Each input is there or not on its own: the variance is the sum of theirs, p / (1 - p) of a square each.
+    # Each input is there or not on its own: the variance is the sum of theirs, p / (1 - p) of a
+    # square each.
     assert found.var() == pytest.approx((inputs**2).sum() / 3, rel=0.2)
 
 
 @pytest.mark.parametrize("example_age", [True, False])
 def test_dropout_leaves_numbers_and_the_example_age_as_they_are(example_age):
-    """A dropped number would say 0, which is a value of its own, and of the example age the one that is served."""
+    """A dropped number would say 0, which is a value of its own, and of the example age the one
+    that is served.
+    """
     shape = TowerSpec(**EVERYTHING | {"hidden": (), "example_age": example_age})
     tower, request = random_weights(shape), random_inputs(shape).take(slice(8, 9))
-    numbers = np.arange(len(tower.weights["kernel0"])) >= len(tower.weights["kernel0"]) - 6 - example_age
+    numbers = (
+        np.arange(len(tower.weights["kernel0"])) >= len(tower.weights["kernel0"]) - 6 - example_age
+    )
     weights = tower.weights | {"kernel0": tower.weights["kernel0"] * numbers[:, None]}
     by_numbers = Tower(shape, weights, tower.facts)
     expected = by_numbers.user_vectors(request)[0, 0]
     weights |= {"item_out": np.eye(ITEMS, shape.dim, -1, dtype=np.float32)}
-    trainer = TowerTrainer(Tower(shape, weights, tower.facts), STANDSTILL.model_copy(update={"dropout": 0.5}), 0)
+    trainer = TowerTrainer(
+        Tower(shape, weights, tower.facts), STANDSTILL.model_copy(update={"dropout": 0.5}), 0
+    )
     nobody = Negatives(np.array([shape.dim + 1], np.int32), np.zeros(1, np.float32))
     stream = itertools.repeat(Batch(request, np.array([1], np.int32), nobody), 20)
     found = -np.log(np.expm1([loss for loss, _ in trainer.steps(iter(stream))]))
@@ -348,14 +404,21 @@ def test_training_that_is_restored_goes_on_as_if_it_had_never_stopped():
 
 
 def test_each_scored_row_moves_against_its_own_gradient():
-    """Adam's first step is the rate against the gradient's sign; of 24 places some name an item twice."""
+    """Adam's first step is the rate against the gradient's sign; of 24 places some name an item
+    twice.
+    """
     shape = TowerSpec(**PLAIN)
     tower, batch = random_weights(shape), next(batches(shape))
     trainer = TowerTrainer(tower, CONFIG, 4)
     trainer.fit(iter([batch]))
-    users, rows = tower.user_vectors(batch.inputs).astype(np.float64), tower.weights["item_out"].astype(np.float64)
+    users, rows = (
+        tower.user_vectors(batch.inputs).astype(np.float64),
+        tower.weights["item_out"].astype(np.float64),
+    )
     drawn = batch.negatives.items
-    logits = np.append((users * rows[batch.items]).sum(axis=1)[:, None], users @ rows[drawn].T + 1, axis=1)
+    logits = np.append(
+        (users * rows[batch.items]).sum(axis=1)[:, None], users @ rows[drawn].T + 1, axis=1
+    )
     logits[:, 1:][batch.items[:, None] == drawn] = -np.inf
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     gradient = np.zeros_like(rows)
@@ -365,13 +428,20 @@ def test_each_scored_row_moves_against_its_own_gradient():
     told = np.abs(gradient) > 1e-3
     assert len(np.unique(np.append(batch.items, drawn))) < 24
     assert told.sum() > 40
-    np.testing.assert_allclose(moved[told], -CONFIG.learning_rate * np.sign(gradient[told]), rtol=1e-3)
+    np.testing.assert_allclose(
+        moved[told], -CONFIG.learning_rate * np.sign(gradient[told]), rtol=1e-3
+    )
 
 
 def test_layers_move_by_adams_formula():
-    """Against Keras's own Adam at half the rate, whose dozen operations the fused one stands for."""
+    """Against Keras's own Adam at half the rate, whose dozen operations the fused one stands
+    for.
+    """
     rng = np.random.default_rng(0)
-    start, gradients = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(9, 5, 3)).astype(np.float32)
+    start, gradients = (
+        rng.normal(size=(5, 3)).astype(np.float32),
+        rng.normal(size=(9, 5, 3)).astype(np.float32),
+    )
     ours, theirs = keras.Variable(start), keras.Variable(start)
     fused, plain = recall.trainer._Adam([ours], [0.5]), keras.optimizers.Adam(0.005)
     for gradient in gradients:
@@ -382,12 +452,17 @@ def test_layers_move_by_adams_formula():
 
 
 def test_a_layer_of_many_inputs_takes_smaller_steps():
-    """The first step of Adam is the rate, wherever there is a gradient: here a layer has four times `WIDE` inputs."""
+    """The first step of Adam is the rate, wherever there is a gradient: here a layer has four times
+    `WIDE` inputs.
+    """
     shape = TowerSpec(**PLAIN | {"hidden": (1024, 7)})
     tower = random_weights(shape)
     trainer = TowerTrainer(tower, CONFIG, 4)
     trainer.fit(batches(shape, steps=1))
-    steps = {n: np.abs(w - tower.weights[n]).max() / CONFIG.learning_rate for n, w in trainer.tower.weights.items()}
+    steps = {
+        n: np.abs(w - tower.weights[n]).max() / CONFIG.learning_rate
+        for n, w in trainer.tower.weights.items()
+    }
     expected = {"kernel0": 1, "bias0": 1, "kernel1": 1 / 4, "bias1": 1, "kernel2": 1, "bias2": 1}
     assert {name: steps[name] for name in expected} == pytest.approx(expected, rel=1e-2)
 
@@ -435,7 +510,12 @@ def test_a_new_tower_knows_nobody_and_depends_on_its_rng_alone():
 
 
 def test_loading_both_models_prints_nothing():
-    code = "import threading; import recall.trainer, ranking.trainer; print(threading.active_count(), end='')"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    code = (
+        "import threading; import recall.trainer, ranking.trainer; "
+        "print(threading.active_count(), end='')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
     assert run.stderr == ""
     assert run.stdout == "1"

@@ -23,17 +23,23 @@ HEADER = "user_id,item_id,timestamp,clicked,watch_seconds\n"
 SOUND = "1,7,2024-05-01T10:00:00Z,1,3.5\n"
 
 
-def door(data: Path, source: str = "canonical", table: str = "interactions") -> Callable[[float], Checked]:
+def door(
+    data: Path, source: str = "canonical", table: str = "interactions"
+) -> Callable[[float], Checked]:
     """Everything before the share is looked at."""
     backend = engine()
     sheet = sheets(source, data, backend)[table]
     staged = data / "staged.arrow"
     backend.to_parquet(evaluation(sheet, NOW), staged)
-    rows = with_id_types({table: backend.read_parquet(staged)}, {table} if sheet.is_text else set())[table]
+    rows = with_id_types(
+        {table: backend.read_parquet(staged)}, {table} if sheet.is_text else set()
+    )[table]
     return lambda share: check(table, sheet, rows, Limits(share, NOW))
 
 
-def checked(data: Path, share: float = 1.0, source: str = "canonical", table: str = "interactions") -> Checked:
+def checked(
+    data: Path, share: float = 1.0, source: str = "canonical", table: str = "interactions"
+) -> Checked:
     return door(data, source, table)(share)
 
 
@@ -50,7 +56,10 @@ def log(place: Path, text: str) -> Path:
 
 def rejected(part: Checked) -> list[tuple[Any, ...]]:
     columns = ["row", "reason", "value"]
-    return [tuple(row.values()) for row in part.rejected.select(columns).order_by("row").to_pyarrow().to_pylist()]
+    return [
+        tuple(row.values())
+        for row in part.rejected.select(columns).order_by("row").to_pyarrow().to_pylist()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,17 +67,71 @@ def rejected(part: Checked) -> list[tuple[Any, ...]]:
     [
         (",7,2024-05-01,1,3", "user_id is null", None, "user_id", "an id in every row"),
         ("1,,2024-05-01,1,3", "item_id is null", None, "item_id", "an id in every row"),
-        ("1,7,,1,3", "timestamp is null", None, "timestamp", "ISO text or whole seconds since 1970"),
+        (
+            "1,7,,1,3",
+            "timestamp is null",
+            None,
+            "timestamp",
+            "ISO text or whole seconds since 1970",
+        ),
         ("1,7,yesterday,1,3", "timestamp cannot be read", "yesterday", "timestamp", "ISO text"),
-        ("1,7,2024-06-01T00:00:01Z,1,3", "timestamp lies in the future", "2024-06-01T00:00:01Z", "timestamp", "1990"),
-        ("1,7,1989-12-31T23:59:59Z,1,3", "timestamp lies before 1990", "1989-12-31T23:59:59Z", "timestamp", "1990"),
-        ("1,7,1714550400000,1,3", "timestamp looks like milliseconds", "1714550400000", "timestamp", "whole seconds"),
-        ("1,7,9999999999999999,1,3", "timestamp cannot be read", "9999999999999999", "timestamp", "1990"),
+        (
+            "1,7,2024-06-01T00:00:01Z,1,3",
+            "timestamp lies in the future",
+            "2024-06-01T00:00:01Z",
+            "timestamp",
+            "1990",
+        ),
+        (
+            "1,7,1989-12-31T23:59:59Z,1,3",
+            "timestamp lies before 1990",
+            "1989-12-31T23:59:59Z",
+            "timestamp",
+            "1990",
+        ),
+        (
+            "1,7,1714550400000,1,3",
+            "timestamp looks like milliseconds",
+            "1714550400000",
+            "timestamp",
+            "whole seconds",
+        ),
+        (
+            "1,7,9999999999999999,1,3",
+            "timestamp cannot be read",
+            "9999999999999999",
+            "timestamp",
+            "1990",
+        ),
         ("1,7,2024-05-01,,3", "clicked is null", None, "clicked", "0 or 1, true or false"),
-        ("1,7,2024-05-01,maybe,3", "clicked cannot be read", "maybe", "clicked", "0 or 1, true or false"),
-        ("1,7,2024-05-01,1,-3.0", "watch_seconds is negative", "-3.0", "watch_seconds", "seconds worth 0 to 86400"),
-        ("1,7,2024-05-01,1,86400.5", "watch_seconds is above 86400", "86400.5", "watch_seconds", "86400"),
-        ("1,7,2024-05-01,1,long", "watch_seconds cannot be read", "long", "watch_seconds", "or blank"),
+        (
+            "1,7,2024-05-01,maybe,3",
+            "clicked cannot be read",
+            "maybe",
+            "clicked",
+            "0 or 1, true or false",
+        ),
+        (
+            "1,7,2024-05-01,1,-3.0",
+            "watch_seconds is negative",
+            "-3.0",
+            "watch_seconds",
+            "seconds worth 0 to 86400",
+        ),
+        (
+            "1,7,2024-05-01,1,86400.5",
+            "watch_seconds is above 86400",
+            "86400.5",
+            "watch_seconds",
+            "86400",
+        ),
+        (
+            "1,7,2024-05-01,1,long",
+            "watch_seconds cannot be read",
+            "long",
+            "watch_seconds",
+            "or blank",
+        ),
     ],
 )
 def test_a_row_fault_is_set_aside_or_refused_with_its_place(
@@ -83,19 +146,30 @@ def test_a_row_fault_is_set_aside_or_refused_with_its_place(
         checked_at(0.01)
     sentence = str(caught.value)
     found = f"{value!r}" if value else "a blank"
-    assert sentence.startswith(f"interactions.csv, column {column}: row 2 holds {found} ({reason}), expected ")
+    assert sentence.startswith(
+        f"interactions.csv, column {column}: row 2 holds {found} ({reason}), expected "
+    )
     assert expected in sentence
     assert "1 of 2 rows are at fault, tolerated are 1.00%" in sentence
 
 
 def test_boundary_values_are_sound(tmp_path: Path) -> None:
-    lines = ["1,7,2024-06-01T00:00:00Z,1,86400", "1,8,1990-01-01T00:00:00Z,0,0", "1,9,2024-05-01,1,"]
+    lines = [
+        "1,7,2024-06-01T00:00:00Z,1,86400",
+        "1,8,1990-01-01T00:00:00Z,0,0",
+        "1,9,2024-05-01,1,",
+    ]
     part = checked(log(tmp_path, HEADER + "\n".join(lines) + "\n"), share=0.0)
     assert (part.rows, part.counts) == (3, {})
 
 
 def test_an_instant_that_is_no_number_is_set_aside(tmp_path: Path) -> None:
-    columns = {"user_id": [1, 1], "item_id": [7, 8], "timestamp": [1.7e9, float("nan")], "clicked": [1.0, 1.0]}
+    columns = {
+        "user_id": [1, 1],
+        "item_id": [7, 8],
+        "timestamp": [1.7e9, float("nan")],
+        "clicked": [1.0, 1.0],
+    }
     pq.write_table(pa.table(columns), tmp_path / "interactions.parquet")
     part = checked(tmp_path)
     assert part.counts == {"timestamp is null": 1}
@@ -107,7 +181,9 @@ def test_no_item_lasts_for_ever_and_one_without_length_has_an_unknown_one(tmp_pa
     (tmp_path / "items.csv").write_text("item_id,duration_seconds\n7,0\n8,inf\n9,60\n10,\n")
     part = checked(tmp_path, table="items")
     assert rejected(part) == [(2, "duration_seconds is infinite", "inf")]
-    kept = part.kept.order_by("item_id").select("item_id", "duration_seconds").to_pyarrow().to_pylist()
+    kept = (
+        part.kept.order_by("item_id").select("item_id", "duration_seconds").to_pyarrow().to_pylist()
+    )
     assert [tuple(row.values()) for row in kept] == [(7, None), (9, 60.0), (10, None)]
 
 
@@ -120,11 +196,15 @@ def test_seconds_in_a_column_of_milliseconds_lie_before_1990(tmp_path: Path) -> 
     names = "user_id,video_id,time_ms,is_click,play_time_ms\n"
     (tmp_path / "log_standard_slice.csv").write_text(names + "1,7,1649346288,1,100\n")
     sentence = refusal(tmp_path, "kuairand")
-    assert sentence.startswith("log_standard_slice.csv, column time_ms: row 1 holds '1649346288' (timestamp lies ")
+    assert sentence.startswith(
+        "log_standard_slice.csv, column time_ms: row 1 holds '1649346288' (timestamp lies "
+    )
     assert "expected milliseconds since 1970" in sentence
 
 
-def test_an_id_that_is_no_whole_number_is_a_fault_where_the_published_ids_are(tmp_path: Path) -> None:
+def test_an_id_that_is_no_whole_number_is_a_fault_where_the_published_ids_are(
+    tmp_path: Path,
+) -> None:
     names = "user_id,video_id,time_ms,is_click,play_time_ms\n"
     good, bad = "1,7,1649346288441,1,100\n", "1.5,x,1649346288441,1,-100\n"
     (tmp_path / "log_standard_slice.csv").write_text(names + good + bad)
@@ -147,7 +227,9 @@ def test_a_second_row_of_the_same_user_item_and_instant_is_set_aside(tmp_path: P
     assert rejected(part) == [(3, "duplicate", None)]
     assert sorted(part.kept.execute()["watch_seconds"]) == [3, 4, 6]
     sentence = refusal(tmp_path)
-    assert sentence.startswith("interactions.csv, column user_id, item_id, timestamp: row 3 holds 1, 7, 2024-05-01")
+    assert sentence.startswith(
+        "interactions.csv, column user_id, item_id, timestamp: row 3 holds 1, 7, 2024-05-01"
+    )
     assert "a second time, expected one row for each user, item and instant" in sentence
 
 
@@ -162,7 +244,9 @@ def test_repeated_ids_of_a_side_table_are_counted_and_never_refused(tmp_path: Pa
 
 def test_searches_at_different_instants_are_no_duplicates(tmp_path: Path) -> None:
     log(tmp_path, HEADER + SOUND)
-    (tmp_path / "searches.csv").write_text("user_id,timestamp,query\n1,2024-05-01,a\n1,2024-05-02,a\n1,2024-05-02,b\n")
+    (tmp_path / "searches.csv").write_text(
+        "user_id,timestamp,query\n1,2024-05-01,a\n1,2024-05-02,a\n1,2024-05-02,b\n"
+    )
     assert checked(tmp_path, share=0.0, table="searches").counts == {}
 
 
@@ -176,7 +260,9 @@ def test_faults_up_to_the_tolerated_share_are_set_aside(tmp_path: Path) -> None:
 
 def test_the_row_is_counted_in_its_own_file(tmp_path: Path) -> None:
     names = "user_id,video_id,time_ms,is_click,play_time_ms\n"
-    (tmp_path / "log_standard_1.csv").write_text(names + "1,7,1649346288441,1,100\n1,8,1649346288441,1,100\n")
+    (tmp_path / "log_standard_1.csv").write_text(
+        names + "1,7,1649346288441,1,100\n1,8,1649346288441,1,100\n"
+    )
     (tmp_path / "log_standard_2.csv").write_text(names + "1,9,1649346288441,1,-5\n")
     sentence = refusal(tmp_path, "kuairand")
     assert sentence.startswith("log_standard_2.csv, column play_time_ms: row 1 holds '-5'")
@@ -193,12 +279,17 @@ def test_a_missing_log_is_refused_by_naming_the_expected_files(tmp_path: Path) -
 def test_two_forms_of_one_table_are_refused(tmp_path: Path) -> None:
     log(tmp_path, HEADER + SOUND)
     pq.write_table(pa.table({"user_id": [1]}), tmp_path / "interactions.parquet")
-    assert "interactions.parquet and interactions.csv both hold the table interactions" in refusal(tmp_path)
+    assert "interactions.parquet and interactions.csv both hold the table interactions" in refusal(
+        tmp_path
+    )
 
 
 def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "interactions.parquet"
-    pq.write_table(pa.table({"user_id": list(range(1000)), "item_id": [1] * 1000, "timestamp": [1] * 1000}), path)
+    pq.write_table(
+        pa.table({"user_id": list(range(1000)), "item_id": [1] * 1000, "timestamp": [1] * 1000}),
+        path,
+    )
     path.write_bytes(path.read_bytes()[:-100])
     assert refusal(tmp_path).startswith("interactions.parquet: not a whole Parquet file")
 
@@ -210,13 +301,17 @@ def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
-    assert refusal(log(tmp_path, HEADER)).startswith("interactions.csv: the table interactions is empty")
+    assert refusal(log(tmp_path, HEADER)).startswith(
+        "interactions.csv: the table interactions is empty"
+    )
     pq.write_table(pa.table({"item_id": pa.array([], pa.int64())}), tmp_path / "items.parquet")
     assert "items.parquet: the table items is empty" in refusal(log(tmp_path, HEADER + SOUND))
 
 
 def test_bytes_that_are_not_utf_8_are_refused_with_their_line(tmp_path: Path) -> None:
-    (tmp_path / "interactions.csv").write_bytes((HEADER + SOUND + "é,8,2024-05-01,1,3\n").encode("latin-1"))
+    (tmp_path / "interactions.csv").write_bytes(
+        (HEADER + SOUND + "é,8,2024-05-01,1,3\n").encode("latin-1")
+    )
     sentence = "interactions.csv, line 3: the bytes are not UTF-8; save the file as UTF-8"
     with pytest.raises(InputError, match=sentence):
         sheets("canonical", tmp_path, engine())
@@ -225,29 +320,46 @@ def test_bytes_that_are_not_utf_8_are_refused_with_their_line(tmp_path: Path) ->
 
 
 def test_a_line_with_a_column_too_few_is_refused_with_its_number(tmp_path: Path) -> None:
-    assert "line 3: 4 columns found, expected 5" in refusal(log(tmp_path, HEADER + SOUND + "1,7,2024-05-01,1\n"))
+    assert "line 3: 4 columns found, expected 5" in refusal(
+        log(tmp_path, HEADER + SOUND + "1,7,2024-05-01,1\n")
+    )
 
 
 def test_a_missing_column_is_refused_by_naming_those_found(tmp_path: Path) -> None:
     sentence = refusal(log(tmp_path, "user_id,item,timestamp\n1,7,2024-05-01\n"))
-    assert sentence.startswith("interactions.csv: column item_id is missing (found: user_id, item, timestamp)")
+    assert sentence.startswith(
+        "interactions.csv: column item_id is missing (found: user_id, item, timestamp)"
+    )
 
 
 def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
-    assert "a column is named twice" in refusal(log(tmp_path, "user_id,item_id,item_id,timestamp\n1,7,7,2024-05-01\n"))
+    assert "a column is named twice" in refusal(
+        log(tmp_path, "user_id,item_id,item_id,timestamp\n1,7,7,2024-05-01\n")
+    )
 
 
 @pytest.mark.parametrize(
     ("column", "values", "kind", "expected"),
     [
         ("user_id", pa.array([1.0]), "float64", "integers or strings"),
-        ("timestamp", pa.array([True]), "boolean", "timestamps (UTC), ISO text or seconds since 1970"),
+        (
+            "timestamp",
+            pa.array([True]),
+            "boolean",
+            "timestamps (UTC), ISO text or seconds since 1970",
+        ),
         ("clicked", pa.array(["yes"]), "string", "booleans or 0 and 1"),
         ("watch_seconds", pa.array(["3"]), "string", "numbers"),
     ],
 )
-def test_a_wrong_type_is_refused(tmp_path: Path, column: str, values: pa.Array, kind: str, expected: str) -> None:
-    sound = {"user_id": pa.array([1]), "item_id": pa.array([7]), "timestamp": pa.array([1714550400])}
+def test_a_wrong_type_is_refused(
+    tmp_path: Path, column: str, values: pa.Array, kind: str, expected: str
+) -> None:
+    sound = {
+        "user_id": pa.array([1]),
+        "item_id": pa.array([7]),
+        "timestamp": pa.array([1714550400]),
+    }
     pq.write_table(pa.table(sound | {column: values}), tmp_path / "interactions.parquet")
     sentence = f"interactions.parquet, column {column}: the type is {kind}, expected {expected}; "
     assert refusal(tmp_path).startswith(sentence)
@@ -255,7 +367,9 @@ def test_a_wrong_type_is_refused(tmp_path: Path, column: str, values: pa.Array, 
 
 def test_ids_of_two_kinds_are_refused() -> None:
     tables = {"interactions": ibis.memtable({ITEM: [1]}), "items": ibis.memtable({ITEM: ["a"]})}
-    with pytest.raises(InputError, match="column item_id: strings in the table items, integers in interactions"):
+    with pytest.raises(
+        InputError, match="column item_id: strings in the table items, integers in interactions"
+    ):
         with_id_types(tables, {"items"})
 
 
@@ -263,10 +377,16 @@ Key = tuple[int, int, int]
 
 
 @settings(max_examples=25)
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=40
+    )
+)
 def test_the_rows_that_stay_are_the_first_of_each_key(keys: Sequence[Key]) -> None:
     names = ["user_id", "item_id", "timestamp"]
-    columns: dict[str, list[int]] = {name: [key[place] for key in keys] for place, name in enumerate(names)}
+    columns: dict[str, list[int]] = {
+        name: [key[place] for key in keys] for place, name in enumerate(names)
+    }
     order = {FILE: [0] * len(keys), ROW: list(range(1, len(keys) + 1))}
     later = duplicates(ibis.memtable(pa.table(columns | order)), names)
     first = {key: row for row, key in reversed(list(enumerate(keys, 1)))}
@@ -284,12 +404,15 @@ def test_the_rows_that_stay_are_the_first_of_each_key(keys: Sequence[Key]) -> No
         ("often", "propensity cannot be read"),
     ],
 )
-def test_a_propensity_that_is_no_chance_is_set_aside(tmp_path: Path, propensity: str, reason: str) -> None:
+def test_a_propensity_that_is_no_chance_is_set_aside(
+    tmp_path: Path, propensity: str, reason: str
+) -> None:
     header = "user_id,item_id,timestamp,propensity\n"
     sound = "1,7,2024-05-01,1\n1,8,2024-05-01,\n1,9,2024-05-01,0.0001\n"
     checked_at = door(log(tmp_path, f"{header}{sound}2,7,2024-05-01,{propensity}\n"))
     assert rejected(checked_at(1.0)) == [(4, reason, propensity)]
     with pytest.raises(
-        InputError, match=rf"column propensity: row 4 holds '{propensity}'.*a chance above 0 and at most 1"
+        InputError,
+        match=rf"column propensity: row 4 holds '{propensity}'.*a chance above 0 and at most 1",
     ):
         checked_at(0.01)

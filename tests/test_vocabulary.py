@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 from features.vocabulary import NEVER_SHOWN, Vocabulary, catalogue_of, impressions_of, vocabulary_of
 
 Row = tuple[int, str, int]
-ROWS = st.lists(st.tuples(st.integers(1, 5), st.sampled_from("abcdef"), st.integers(0, 20)), min_size=1, max_size=30)
+ROWS = st.lists(
+    st.tuples(st.integers(1, 5), st.sampled_from("abcdef"), st.integers(0, 20)),
+    min_size=1,
+    max_size=30,
+)
 
 
 def log_of(rows: list[Row]) -> ibis.Table:
@@ -22,7 +26,9 @@ def log_of(rows: list[Row]) -> ibis.Table:
     columns = {
         "user_id": users,
         "item_id": items,
-        "timestamp": pa.array([start + timedelta(seconds=i) for i in timestamps_us], pa.timestamp("us", "UTC")),
+        "timestamp": pa.array(
+            [start + timedelta(seconds=i) for i in timestamps_us], pa.timestamp("us", "UTC")
+        ),
         "clicked": [timestamp_us % 2 == 0 for timestamp_us in timestamps_us],
         "completed": [timestamp_us % 4 == 0 for timestamp_us in timestamps_us],
         "device": ["phone"] * len(rows),
@@ -48,8 +54,12 @@ def test_ids_are_numbered_by_first_appearance_then_by_id(rows: list[Row]) -> Non
 
 @given(ROWS, ROWS, st.integers(0, 20))
 @settings(max_examples=20)
-def test_later_rows_only_add_indexes_behind_those_known_before(earlier: list[Row], later: list[Row], cut: int) -> None:
-    """Nothing is learnt from after an instant: the vocabulary of then is the first part of every later one."""
+def test_later_rows_only_add_indexes_behind_those_known_before(
+    earlier: list[Row], later: list[Row], cut: int
+) -> None:
+    """Nothing is learnt from after an instant: the vocabulary of then is the first part of every
+    later one.
+    """
     kept = [row for row in earlier if row[2] < cut] or [(1, "a", cut - 1)]
     grown = kept + [row for row in later if row[2] >= cut]
     for side in ("user_id", "item_id"):
@@ -59,7 +69,12 @@ def test_later_rows_only_add_indexes_behind_those_known_before(earlier: list[Row
 
 
 def test_what_was_first_seen_at_the_very_instant_was_not_known_before_it() -> None:
-    assert [words("a", "b", "c").size_as_of(timestamp_us) for timestamp_us in (0, 1, 2, 3)] == [1, 2, 3, 4]
+    assert [words("a", "b", "c").size_as_of(timestamp_us) for timestamp_us in (0, 1, 2, 3)] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_an_id_becomes_an_index_and_the_same_id_again() -> None:
@@ -123,8 +138,12 @@ def published(**timestamps_us: int) -> ibis.Table:
     return ibis.memtable(pa.table(columns))
 
 
-def test_an_item_is_known_from_its_publication_during_the_log_and_others_from_their_first_appearance() -> None:
-    """Log from 3 to 20. a, b: published before; c, d: during; e: after its showing; f: of unknown publication."""
+def test_an_item_is_known_from_its_publication_during_the_log_and_others_from_their_first_appearance() -> (
+    None
+):
+    """Log from 3 to 20. a, b: published before; c, d: during; e: after its showing; f: of unknown
+    publication.
+    """
     log = log_of([(1, "a", 5), (1, "c", 9), (2, "e", 6), (2, "f", 4), (2, "c", 12)])
     catalogue = catalogue_of(log, published(a=1, b=2, c=7, d=8, e=11, late=20), 3, 20)
     shown = [NEVER_SHOWN if i is None else i for i in (4, 5, 6, 9, None)]
@@ -147,7 +166,9 @@ def test_what_is_shown_or_published_later_changes_no_catalogue_of_before(
 ) -> None:
     kept = [row for row in earlier if row[2] < cut] or [(1, "a", cut - 1)]
     grown = kept + [row for row in later if row[2] >= cut]
-    then = catalogue_of(log_of(kept), published(**{k: v for k, v in timestamps_us.items() if v < cut}), since, cut)
+    then = catalogue_of(
+        log_of(kept), published(**{k: v for k, v in timestamps_us.items() if v < cut}), since, cut
+    )
     now = catalogue_of(log_of(grown), published(**timestamps_us), since, 21)
     assert now.size_as_of(cut) == len(then)
     assert now.ids.to_pylist()[: len(then.ids)] == then.ids.to_pylist()
@@ -158,11 +179,16 @@ def test_what_is_shown_or_published_later_changes_no_catalogue_of_before(
 @given(ROWS)
 @settings(max_examples=10)
 def test_without_publications_the_catalogue_is_the_vocabulary(rows: list[Row]) -> None:
-    plain, catalogue = vocabulary_of(log_of(rows), "item_id"), catalogue_of(log_of(rows), published(), 0, 21)
+    plain, catalogue = (
+        vocabulary_of(log_of(rows), "item_id"),
+        catalogue_of(log_of(rows), published(), 0, 21),
+    )
     assert catalogue.ids.to_pylist() == plain.ids.to_pylist()
     assert catalogue.first_seen.tolist() == plain.first_seen.tolist()
     for timestamp_us in range(22):
-        np.testing.assert_array_equal(catalogue.shown_as_of(timestamp_us), plain.shown_as_of(timestamp_us))
+        np.testing.assert_array_equal(
+            catalogue.shown_as_of(timestamp_us), plain.shown_as_of(timestamp_us)
+        )
 
 
 def test_a_catalogue_comes_back_as_it_was_saved(tmp_path: Path) -> None:

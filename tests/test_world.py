@@ -9,7 +9,9 @@ from features.schema import HOUR
 from features.simulation import world as w
 from features.simulation.world import World, WorldConfig, build, expected_seconds
 
-SMALL = WorldConfig(users=400, users_a_day=20, items=200, items_a_day=30, days=5, topics=8, favourite_topics=1.5)
+SMALL = WorldConfig(
+    users=400, users_a_day=20, items=200, items_a_day=30, days=5, topics=8, favourite_topics=1.5
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,9 @@ def test_without_drift_tastes_stand_still() -> None:
 def test_an_item_is_worth_nothing_before_it_is_published(world: World) -> None:
     item = int(np.argmax(world.items.published))
     timestamp_us = world.items.published[item] + np.array([-1, 0])
-    seconds = expected_seconds(world, world.user_ids[[3, 3]], world.item_ids[[item, item]], timestamp_us)
+    seconds = expected_seconds(
+        world, world.user_ids[[3, 3]], world.item_ids[[item, item]], timestamp_us
+    )
     assert seconds[0] == 0 < seconds[1]
 
 
@@ -91,7 +95,9 @@ def test_a_higher_level_the_favourite_channel_and_the_own_language_never_lower_a
 def test_buzz_rises_within_hours_and_fades_within_days(world: World) -> None:
     item = np.zeros(4, dtype=np.int64)
     published = world.items.published[0]
-    newborn, risen, faded, old = w.buzz(world, item, published + HOUR * np.array([0, 12, 96, 2_000]))
+    newborn, risen, faded, old = w.buzz(
+        world, item, published + HOUR * np.array([0, 12, 96, 2_000])
+    )
     assert newborn < risen
     assert risen > 2 * faded > 4 * old > 0
 
@@ -128,6 +134,8 @@ def test_topics_have_distinct_names_however_many() -> None:
         ({"items": 5_000_000, "items_a_day": 100_000, "days": 1_000}, "must stay below"),
     ],
 )
-def test_a_world_that_cannot_be_is_refused_by_name(change: dict[str, object], complaint: str) -> None:
+def test_a_world_that_cannot_be_is_refused_by_name(
+    change: dict[str, object], complaint: str
+) -> None:
     with pytest.raises(ValidationError, match=complaint):
         WorldConfig.model_validate(change)

@@ -1,9 +1,11 @@
-"""Watch time on KuaiRand-Pure by the protocol of CWM (counterfactual watch time), beside its published table.
+"""Watch time on KuaiRand-Pure by the protocol of CWM (counterfactual watch time), beside its
+published table.
 
-Standard logs; videos of 5 to 400 seconds; the target is the play up to the video's end, in whole seconds. Trained on
-8 to 21 April, the epoch chosen on 22 to 28 April, judged on 29 April to 8 May 2022. Predictions are cut at the video's
-length. MAE in seconds; XAUC counts a pair as right unless it stands in the wrong order, so that every tie is right;
-`half credit` leaves out pairs of equal seconds and counts equal predictions half. Run:
+Standard logs; videos of 5 to 400 seconds; the target is the play up to the video's end, in whole
+seconds. Trained on 8 to 21 April, the epoch chosen on 22 to 28 April, judged on 29 April to 8 May
+2022. Predictions are cut at the video's length. MAE in seconds; XAUC counts a pair as right unless
+it stands in the wrong order, so that every tie is right; `half credit` leaves out pairs of equal
+seconds and counts equal predictions half. Run:
 
     funnel bench ranking kuairand_cwm --data KuaiRand-Pure/data
 """
@@ -15,7 +17,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.shared.options import start
-from benchmarks.shared.protocols import KUAIRAND, Split, contest_of, options_of, our_lines, published, rows_in, some
+from benchmarks.shared.protocols import (
+    KUAIRAND,
+    Split,
+    contest_of,
+    options_of,
+    our_lines,
+    published,
+    rows_in,
+    some,
+)
 from benchmarks.shared.rankers import Row, folder_of
 from benchmarks.shared.tables import publish
 from ranking import metrics
@@ -35,14 +46,21 @@ def main(arguments: Sequence[str]) -> list[Row]:
     lengths = whole_seconds(split.test["duration_ms"])
     with folder_of(options) as home:
         contest = contest_of(KUAIRAND, split, options, home)
-        ours = our_lines(contest, options, lambda found: evaluated(split.seconds, np.clip(found, 0, lengths)))
-        rows = [*published(PUBLISHED, ("MAE", "XAUC")), *(row | {"test rows": len(split.test)} for row in ours)]
+        ours = our_lines(
+            contest, options, lambda found: evaluated(split.seconds, np.clip(found, 0, lengths))
+        )
+        rows = [
+            *published(PUBLISHED, ("MAE", "XAUC")),
+            *(row | {"test rows": len(split.test)} for row in ours),
+        ]
     publish("watch time on KuaiRand-Pure, CWM's protocol", rows, options.tracking)
     return rows
 
 
 def split_of(rows: pd.DataFrame) -> Split:
-    """The protocol's rows: a play that reaches half a second counts as a click, its target as what was watched."""
+    """The protocol's rows: a play that reaches half a second counts as a click, its target as what
+    was watched.
+    """
     lengths = whole_seconds(rows["duration_ms"])
     rows = rows[(lengths >= SHORTEST) & (lengths <= LONGEST)]
     seconds = whole_seconds(rows[["play_time_ms", "duration_ms"]].min(axis=1))

@@ -1,10 +1,11 @@
 """In-user ranking of `long_view` on KuaiRand-Pure, beside the published table.
 
-Standard logs; trained on 8 to 21 April, the epoch chosen on 22 to 28 April, judged on 29 April to 8 May 2022, which
-are 170,588 rows as published. What counts is whether a row became a long view: ours learns its chance (`click`) or its
-expected seconds (`exact`). GAUC weighs a user's AUC by the long views, users without both classes left out; nDCG@5 is a
-mean over all users, one without a long view counting 0. Popularity (long views of the video in the rows learnt from)
-and the oracle need no training: they say whether the rows are those of the published table. Run:
+Standard logs; trained on 8 to 21 April, the epoch chosen on 22 to 28 April, judged on 29 April to 8
+May 2022, which are 170,588 rows as published. What counts is whether a row became a long view: ours
+learns its chance (`click`) or its expected seconds (`exact`). GAUC weighs a user's AUC by the long
+views, users without both classes left out; nDCG@5 is a mean over all users, one without a long view
+counting 0. Popularity (long views of the video in the rows learnt from) and the oracle need no
+training: they say whether the rows are those of the published table. Run:
 
     funnel bench ranking kuairand_long_view --data KuaiRand-Pure/data
 """
@@ -17,7 +18,15 @@ import pandas as pd
 
 from benchmarks.ranking.kuairand_cwm import TEST, TRAIN, VALIDATION, between
 from benchmarks.shared.options import start
-from benchmarks.shared.protocols import KUAIRAND, Split, contest_of, options_of, our_lines, published, rows_in
+from benchmarks.shared.protocols import (
+    KUAIRAND,
+    Split,
+    contest_of,
+    options_of,
+    our_lines,
+    published,
+    rows_in,
+)
 from benchmarks.shared.rankers import GroundTruth, Row, folder_of
 from benchmarks.shared.tables import publish
 from ranking import metrics
@@ -42,7 +51,10 @@ def main(arguments: Sequence[str]) -> list[Row]:
     with folder_of(options) as home:
         contest = contest_of(KUAIRAND, split, options, home)
         rows = [*published(PUBLISHED, ("GAUC", f"nDCG@{AT}"))]
-        for name, scores in (("item popularity", popularity(split)), ("oracle", split.clicked.astype(np.float64))):
+        for name, scores in (
+            ("item popularity", popularity(split)),
+            ("oracle", split.clicked.astype(np.float64)),
+        ):
             rows.append({"line": f"{name}, measured"} | evaluated(contest.truth, scores))
         rows += our_lines(contest, options, lambda found: evaluated(contest.truth, found))
     publish("long views on KuaiRand-Pure, in-user ranking", rows, options.tracking)
@@ -52,7 +64,10 @@ def main(arguments: Sequence[str]) -> list[Row]:
 def split_of(rows: pd.DataFrame) -> Split:
     """The protocol's rows: a long view is the click, its play what was watched."""
     rows = rows.assign(is_click=rows["long_view"])
-    fitted, test = pd.concat([between(rows, *TRAIN), between(rows, *VALIDATION)]), between(rows, *TEST)
+    fitted, test = (
+        pd.concat([between(rows, *TRAIN), between(rows, *VALIDATION)]),
+        between(rows, *TEST),
+    )
     clicked = test["long_view"].to_numpy() > 0
     seconds = np.where(clicked, test["play_time_ms"].to_numpy(np.float64) / 1_000, 0.0)
     return Split(fitted, len(between(rows, *VALIDATION)) / len(fitted), test, clicked, seconds)

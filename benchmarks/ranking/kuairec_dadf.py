@@ -1,9 +1,10 @@
 """Watch time on KuaiRec's big matrix by the protocol of DADF, beside its published table.
 
-Advertisements and plays of ten times the video's length or more are dropped. Rows are split at random: 80 % to learn
-from, 10 % for validation, 10 % to judge by. The protocol leaks time, since a model may learn from what came after a row
-it is judged by. Ours does so in training only: its features read what came before each row, and its epoch is chosen on
-the last of the rows it may learn from. MAE in seconds; XAUC is strict: equal predictions are wrong. Run:
+Advertisements and plays of ten times the video's length or more are dropped. Rows are split at
+random: 80 % to learn from, 10 % for validation, 10 % to judge by. The protocol leaks time, since a
+model may learn from what came after a row it is judged by. Ours does so in training only: its
+features read what came before each row, and its epoch is chosen on the last of the rows it may
+learn from. MAE in seconds; XAUC is strict: equal predictions are wrong. Run:
 
     funnel bench ranking kuairec_dadf --data KuaiRec/data
 """
@@ -16,7 +17,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.shared.options import start
-from benchmarks.shared.protocols import KUAIREC, Split, contest_of, options_of, our_lines, published, rows_in, some
+from benchmarks.shared.protocols import (
+    KUAIREC,
+    Split,
+    contest_of,
+    options_of,
+    our_lines,
+    published,
+    rows_in,
+    some,
+)
 from benchmarks.shared.rankers import Row, folder_of
 from benchmarks.shared.tables import publish
 from ranking import metrics
@@ -37,11 +47,16 @@ PUBLISHED: dict[str, tuple[float | None, ...]] = {
 def main(arguments: Sequence[str]) -> list[Row]:
     """Train and judge ours, print it below the published table and log it; returns the rows."""
     options = options_of(__doc__, arguments)
-    split = split_of(kept(rows_in(options.data, "big_matrix.csv", COLUMNS), advertisements(options.data)))
+    split = split_of(
+        kept(rows_in(options.data, "big_matrix.csv", COLUMNS), advertisements(options.data))
+    )
     with folder_of(options) as home:
         contest = contest_of(KUAIREC, split, options, home)
         ours = our_lines(contest, options, lambda found: evaluated(contest.truth.seconds, found))
-        rows = [*published(PUBLISHED, ("MAE", "XAUC")), *(row | {"test rows": len(split.test)} for row in ours)]
+        rows = [
+            *published(PUBLISHED, ("MAE", "XAUC")),
+            *(row | {"test rows": len(split.test)} for row in ours),
+        ]
     publish("watch time on KuaiRec, DADF's protocol", rows, options.tracking)
     return rows
 
@@ -62,7 +77,9 @@ def kept(rows: pd.DataFrame, advertisements: npt.NDArray[np.int64]) -> pd.DataFr
 
 
 def split_of(rows: pd.DataFrame, seed: int = 0) -> Split:
-    """A tenth of the rows at random to judge by; another tenth's worth of the others, the last, is for validation."""
+    """A tenth of the rows at random to judge by; another tenth's worth of the others, the last, is
+    for validation.
+    """
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = round(JUDGED * len(rows))
     test, fitted = rows.iloc[np.sort(order[:cut])], rows.iloc[np.sort(order[cut:])]

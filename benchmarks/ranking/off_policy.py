@@ -1,9 +1,11 @@
-"""Whether off-policy intervals hold: how often a nominal 95 % interval covers what the simulator knows, by seed.
+"""Whether off-policy intervals hold: how often a nominal 95 % interval covers what the simulator
+knows, by seed.
 
-Every seed is a world of its own. Lists are made from the log up to a cut, by popularity and by a Bayes-optimal reader
-of the log; what a softmax over their places would earn in each slot after the cut is estimated from the slots'
-propensities, and compared with the world's own expected seconds of the same draws in the same slots. The model of
-doubly robust is wrong on purpose: the truth at the cut and at position 1, times .8 and a lognormal error of .5. Run:
+Every seed is a world of its own. Lists are made from the log up to a cut, by popularity and by a
+Bayes-optimal reader of the log; what a softmax over their places would earn in each slot after the
+cut is estimated from the slots' propensities, and compared with the world's own expected seconds of
+the same draws in the same slots. The model of doubly robust is wrong on purpose: the truth at the
+cut and at position 1, times .8 and a lognormal error of .5. Run:
 
     funnel bench ranking off_policy
 """
@@ -50,7 +52,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class RelevantItems:
-    """The slots of a world's log from a cut on, by user and time, and the users who come in them (raw ids)."""
+    """The slots of a world's log from a cut on, by user and time, and the users who come in them
+    (raw ids).
+    """
 
     world: World
     cut: np.datetime64
@@ -81,7 +85,9 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--impressions-a-day", type=int, default=20_000)
     parser.add_argument("--k", type=int, default=config.k, help="places of the lists")
     parser.add_argument("--temperature", type=float, default=config.temperature)
-    parser.add_argument("--least", type=float, default=config.least_effective_sample, help="effective sample")
+    parser.add_argument(
+        "--least", type=float, default=config.least_effective_sample, help="effective sample"
+    )
     return parser.parse_args(arguments)
 
 
@@ -118,16 +124,24 @@ def holdout_of(world: World, log: SimulatedLog) -> RelevantItems:
         propensity=log.propensity[rows],
         positions=log.position[rows].astype(np.int32),
     )
-    return RelevantItems(world, cut, logged, timestamps_us[rows], world.user_ids[np.unique(users[rows])])
+    return RelevantItems(
+        world, cut, logged, timestamps_us[rows], world.user_ids[np.unique(users[rows])]
+    )
 
 
-def _trial(relevant: RelevantItems, lists: Int64, options: argparse.Namespace, rng: np.random.Generator) -> Trial:
+def _trial(
+    relevant: RelevantItems, lists: Int64, options: argparse.Namespace, rng: np.random.Generator
+) -> Trial:
     policy = policy_of(relevant, lists, options.temperature, rng)
-    truth = policy_seconds(relevant.world, _ids(relevant.world), policy, relevant.logged, relevant.timestamps_us)
+    truth = policy_seconds(
+        relevant.world, _ids(relevant.world), policy, relevant.logged, relevant.timestamps_us
+    )
     return Trial(evaluated(policy, relevant.logged, options.least, rng), truth)
 
 
-def policy_of(relevant: RelevantItems, lists: Int64, temperature: float, rng: np.random.Generator) -> Policy:
+def policy_of(
+    relevant: RelevantItems, lists: Int64, temperature: float, rng: np.random.Generator
+) -> Policy:
     """A softmax over lists of raw items [users, K], -1 for none, with a model that is wrong."""
     world, (row, column) = relevant.world, np.nonzero(lists >= 0)
     items, model = np.zeros(lists.shape, np.int32), np.zeros(lists.shape)
@@ -139,14 +153,21 @@ def policy_of(relevant: RelevantItems, lists: Int64, temperature: float, rng: np
 
 
 def _ids(world: World) -> RawIds:
-    users, items = (Vocabulary(pa.array(ids), np.zeros(len(ids), np.int64)) for ids in (world.user_ids, world.item_ids))
+    users, items = (
+        Vocabulary(pa.array(ids), np.zeros(len(ids), np.int64))
+        for ids in (world.user_ids, world.item_ids)
+    )
     return RawIds(users, items)
 
 
 def row_of(name: str, estimator: str, trials: Sequence[Trial]) -> Row:
-    """How often the intervals of a policy's trials cover the truth; `width` and `error` are shares of it."""
+    """How often the intervals of a policy's trials cover the truth; `width` and `error` are shares
+    of it.
+    """
     kept = [trial for trial in trials if trial.evaluation.refusal is None]
-    value, low, high = np.array([getattr(trial.evaluation, estimator) for trial in kept]).reshape(-1, 3).T
+    value, low, high = (
+        np.array([getattr(trial.evaluation, estimator) for trial in kept]).reshape(-1, 3).T
+    )
     truth = np.array([trial.truth for trial in kept])
     figures = {
         "covered": mean_of((low <= truth) & (truth <= high)),
@@ -160,7 +181,11 @@ def row_of(name: str, estimator: str, trials: Sequence[Trial]) -> Row:
         "slots": mean_of([trial.evaluation.slots for trial in kept]),
     }
     rounded = {column: round(figure, 3) for column, figure in figures.items()}
-    return {"intervals of": f"{name}, {estimator}"} | rounded | {"seeds": len(kept), "refused": len(trials) - len(kept)}
+    return (
+        {"intervals of": f"{name}, {estimator}"}
+        | rounded
+        | {"seeds": len(kept), "refused": len(trials) - len(kept)}
+    )
 
 
 def mean_of(values: npt.ArrayLike) -> float:

@@ -1,10 +1,12 @@
-"""What pre-rank saves and what it loses: requests of thousands of candidates, with and without the cut, on one core.
+"""What pre-rank saves and what it loses: requests of thousands of candidates, with and without the
+cut, on one core.
 
-Each request is a user's own candidates as recall named them, `recall.k` of them: all ranked; `pre_rank.keep`, half and
-twice as many left by the light scorer, then ranked; as many of recall's first, then ranked. Milliseconds are of a
-request, scoring, cut and ranking together; what recall says of the candidates comes with them, and what depends on the
-item alone has been made once. `lost@10` is the share of the seconds expected of the ranker's first ten of all
-candidates that its first ten of the kept ones lack, for users whose candidates did not teach the light scorer. Run:
+Each request is a user's own candidates as recall named them, `recall.k` of them: all ranked;
+`pre_rank.keep`, half and twice as many left by the light scorer, then ranked; as many of recall's
+first, then ranked. Milliseconds are of a request, scoring, cut and ranking together; what recall
+says of the candidates comes with them, and what depends on the item alone has been made once.
+`lost@10` is the share of the seconds expected of the ranker's first ten of all candidates that its
+first ten of the kept ones lack, for users whose candidates did not teach the light scorer. Run:
 
     funnel simulate --out world
     funnel bench ranking pre_rank --source simulated --data world
@@ -65,13 +67,17 @@ def measured(options: argparse.Namespace) -> list[Row]:
     with folder_of(options) as home:
         request, context = ranking_context(options, home, "pre_ranker")
         if not request.config.pre_rank.keep:
-            raise InputError("pre_rank.keep = 0 leaves nothing to compare; give it candidates to keep.")
+            raise InputError(
+                "pre_rank.keep = 0 leaves nothing to compare; give it candidates to keep."
+            )
         return list(lines(bench_of(request, context), options.requests))
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A ranker and a light scorer, and the lists of users on whom neither of them was fitted to the other."""
+    """A ranker and a light scorer, and the lists of users on whom neither of them was fitted to the
+    other.
+    """
 
     recommender: Recommender
     light: Scorer
@@ -81,7 +87,10 @@ class Bench:
 
 
 def bench_of(request: Request, context: StepContext) -> Bench:
-    folder, candidates = request.store.path("pre_ranker"), saved_candidates(context.inputs["candidates"])
+    folder, candidates = (
+        request.store.path("pre_ranker"),
+        saved_candidates(context.inputs["candidates"]),
+    )
     pre_ranker = PreRanker.load(folder)
     worth = pre_ranker.worth(items_of(context))
     rows = np.searchsorted(candidates.users, np.load(folder / "check_users.npy"))
@@ -96,21 +105,29 @@ def bench_of(request: Request, context: StepContext) -> Bench:
 
 
 def lines(bench: Bench, requests: int) -> Iterator[Row]:
-    """All candidates, then each cut, request by request in turn, so that what disturbs one disturbs all."""
+    """All candidates, then each cut, request by request in turn, so that what disturbs one disturbs
+    all.
+    """
     width = bench.lists.items.shape[1]
     cuts: dict[str, tuple[Scorer, int]] = {"none": (_in_order, width)}
-    keeps = sorted({min(max(n, bench.top_k), width) for n in (bench.keep // 2, bench.keep, 2 * bench.keep)})
+    keeps = sorted(
+        {min(max(n, bench.top_k), width) for n in (bench.keep // 2, bench.keep, 2 * bench.keep)}
+    )
     cuts |= {f"pre-rank, {keep} left": (bench.light, keep) for keep in keeps}
     cuts |= {f"recall's first {bench.keep}": (_in_order, bench.keep)}
     times = _times(bench, cuts, requests)
     seconds = bench.recommender.expected_seconds(bench.lists)
     for name, (scorer, keep) in cuts.items():
-        lost = seconds_lost(seconds, scorer(bench.lists), keep, sorted({min(COSTS_AT, bench.top_k), bench.top_k}))
+        lost = seconds_lost(
+            seconds, scorer(bench.lists), keep, sorted({min(COSTS_AT, bench.top_k), bench.top_k})
+        )
         row: Row = {"cut": name, "candidates": width, "left": keep} | milliseconds(times[name])
         yield row | {f"lost@{k}": round(share, 4) for k, share in lost.items()}
 
 
-def _times(bench: Bench, cuts: dict[str, tuple[Scorer, int]], requests: int) -> dict[str, list[Any]]:
+def _times(
+    bench: Bench, cuts: dict[str, tuple[Scorer, int]], requests: int
+) -> dict[str, list[Any]]:
     """Seconds of every request under each cut, after some to warm up, [requests, 2]."""
     rng = np.random.default_rng(0)
     times: dict[str, list[Any]] = {name: [] for name in cuts}

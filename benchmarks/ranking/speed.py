@@ -1,10 +1,11 @@
 """Rows and requests a second of ranking, on one core.
 
-Feature rows: all blocks of impressions of the log, each as of its instant, once with the counts still to be built and
-once more. Training rows: of an epoch, its look at the validation rows included. Requests: 500 random candidates of one
-user ranked as of the cut, the user's and the pairs' features and the net included; what recall says of the candidates
-comes with them, and what depends on the item alone has been made once for the catalogue. On a machine that does other
-things too, processor time says what an idle one would take. Run:
+Feature rows: all blocks of impressions of the log, each as of its instant, once with the counts
+still to be built and once more. Training rows: of an epoch, its look at the validation rows
+included. Requests: 500 random candidates of one user ranked as of the cut, the user's and the
+pairs' features and the net included; what recall says of the candidates comes with them, and what
+depends on the item alone has been made once for the catalogue. On a machine that does other things
+too, processor time says what an idle one would take. Run:
 
     funnel simulate --out world
     funnel bench ranking speed --source simulated --data world
@@ -21,7 +22,14 @@ import numpy as np
 from benchmarks.shared.clocks import Clocks, clocks, milliseconds, timed
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.processes import in_own_process, one_core
-from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_context, switched, training_rows
+from benchmarks.shared.rankers import (
+    Row,
+    add_log_options,
+    folder_of,
+    ranking_context,
+    switched,
+    training_rows,
+)
 from benchmarks.shared.tables import publish
 from funnel.context import StepContext, listed_users
 from funnel.steps.ranking_steps import exposures_of
@@ -46,7 +54,9 @@ def main(arguments: Sequence[str]) -> list[Row]:
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Options(__doc__)
     add_log_options(parser)
-    parser.add_argument("--rows", type=int, default=500_000, help="impressions whose features are made, at most")
+    parser.add_argument(
+        "--rows", type=int, default=500_000, help="impressions whose features are made, at most"
+    )
     parser.add_argument("--requests", type=int, default=1_000)
     return parser.parse_args(arguments)
 
@@ -79,21 +89,35 @@ def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[
     short = switched(config, epochs=EPOCHS, patience=EPOCHS, refit=False)
     ranker = train_ranker(rows, unit, short, 0, lambda _: laps.append(clocks())).ranker
     took = np.median(np.diff(laps, axis=0), axis=0)
-    return ranker, {"what": "training, one epoch"} | _pace(round(len(rows) * (1 - config.validation_share)), took)
+    return ranker, {"what": "training, one epoch"} | _pace(
+        round(len(rows) * (1 - config.validation_share)), took
+    )
 
 
-def request_lines(context: StepContext, ranker: Ranker, exposures: Exposures, requests: int) -> Iterator[Row]:
+def request_lines(
+    context: StepContext, ranker: Ranker, exposures: Exposures, requests: int
+) -> Iterator[Row]:
     """The catalogue's part, made once, and single requests of random users: median and p99."""
     catalogue = context.ids.items.size_as_of(context.split.test_start)
-    took, recommender = timed(lambda: recommender_of(ranker, context.features, context.split.test_start, catalogue))
+    took, recommender = timed(
+        lambda: recommender_of(ranker, context.features, context.split.test_start, catalogue)
+    )
     yield {"what": "items of the catalogue"} | _pace(catalogue, took)
     rng, users = np.random.default_rng(0), listed_users(context)
-    lists = [asked(rng, rng.choice(users, 1), catalogue, exposures) for _ in range(WARM_UP + requests)]
-    # As a server does: what was made before the first request is no garbage, and is not looked through again and again.
+    lists = [
+        asked(rng, rng.choice(users, 1), catalogue, exposures) for _ in range(WARM_UP + requests)
+    ]
+    # As a server does: what was made before the first request is no garbage, and is not looked
+    # through again and again.
     gc.collect()
     gc.freeze()
-    times = [timed(partial(recommender.recommend, one, ListOrder(), TOP_K))[0] for one in lists][WARM_UP:]
-    what: Row = {"what": f"one user's {lists[0].items.shape[1]} candidates ranked", "rows": requests}
+    times = [timed(partial(recommender.recommend, one, ListOrder(), TOP_K))[0] for one in lists][
+        WARM_UP:
+    ]
+    what: Row = {
+        "what": f"one user's {lists[0].items.shape[1]} candidates ranked",
+        "rows": requests,
+    }
     yield what | milliseconds(times)
 
 
@@ -106,7 +130,11 @@ def asked(rng: np.random.Generator, user: Any, catalogue: int, exposures: Exposu
 
 def _pace(rows: int, took: Any) -> Row:
     """How many, and how many a second by the wall's clock and by the processor's."""
-    return {"rows": rows, "rows/s": round(rows / took[0]), "rows/processor s": round(rows / took[1])}
+    return {
+        "rows": rows,
+        "rows/s": round(rows / took[0]),
+        "rows/processor s": round(rows / took[1]),
+    }
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""What each choice of the tower is worth: one switch at a time, three seeds, mean and spread.
+r"""What each choice of the tower is worth: one switch at a time, three seeds, mean and spread.
 
-Every line trains a tower on what came before the label window with the same number of examples, and is judged on that
-window's watches over the full catalogue, what was watched before left out; the test window is not read. Run:
+Every line trains a tower on what came before the label window with the same number of examples, and
+is judged on that window's watches over the full catalogue, what was watched before left out; the
+test window is not read. Run:
 
-    funnel bench recall ablation --source canonical --data ml-1m --set split.mode=last
-    funnel bench recall ablation --source globo --data globo --set split.test_start=2017-10-12T12:00:00Z
+    funnel bench recall ablation --source canonical --data ml-1m \
+        --set split.mode=last
+    funnel bench recall ablation --source globo --data globo \
+        --set split.test_start=2017-10-12T12:00:00Z
 """
 
 import argparse
@@ -65,9 +68,13 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Options(__doc__)
     parser.add_argument("--source", default="canonical")
     parser.add_argument("--data", required=True, help="folder of the log")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], help="stage.field=value"
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--examples", type=int, default=1_500_000, help="examples each tower is trained on")
+    parser.add_argument(
+        "--examples", type=int, default=1_500_000, help="examples each tower is trained on"
+    )
     parser.add_argument("--only", nargs="*", choices=SWITCHES, metavar="LINE", help="default: all")
     return parser.parse_args(arguments)
 
@@ -75,27 +82,41 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def _rows(job: TrainingJob, options: argparse.Namespace) -> list[Row]:
     rows, validator = [], validator_at(job)
     for name in options.only or _fitting(job):
-        towers = [_evaluated(job, validator, seed, name, options.examples) for seed in range(options.seeds)]
+        towers = [
+            _evaluated(job, validator, seed, name, options.examples)
+            for seed in range(options.seeds)
+        ]
         rows.append({"line": name} | _summary(towers))
         print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 
 def _fitting(job: TrainingJob) -> list[str]:
-    """The lines that say something on this log: what it has no columns for is what the default has none of either."""
-    ignored = {*(() if job.model_inputs.timed else TIMED), *(() if job.shown else ("5 shown and not clicked",))}
+    """The lines that say something on this log: what it has no columns for is what the default has
+    none of either.
+    """
+    ignored = {
+        *(() if job.model_inputs.timed else TIMED),
+        *(() if job.shown else ("5 shown and not clicked",)),
+    }
     default = job.config.model_dump()
-    ignored |= {name for name, switch in SWITCHES.items() if switch and switch.items() <= default.items()}
+    ignored |= {
+        name for name, switch in SWITCHES.items() if switch and switch.items() <= default.items()
+    }
     return [name for name in SWITCHES if name not in ignored]
 
 
-def _evaluated(job: TrainingJob, validator: Validator, seed: int, name: str, examples: int) -> Int64:
+def _evaluated(
+    job: TrainingJob, validator: Validator, seed: int, name: str, examples: int
+) -> Int64:
     """Ranks of the label window's watches under a tower of one line and seed."""
     return validator.ranks(trained(job, SWITCHES[name], examples, seed)[0])
 
 
 def _summary(towers: Sequence[Int64]) -> Row:
-    """Mean over the seeds of HR at each K and NDCG@10, and the spread (standard deviation) of two of them."""
+    """Mean over the seeds of HR at each K and NDCG@10, and the spread (standard deviation) of two
+    of them.
+    """
     hit_rates = {k: [float((ranks <= k).mean()) for ranks in towers] for k in KS}
     ndcg = [float(np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0).mean()) for ranks in towers]
     row: Row = {f"HR@{k}": round(float(np.mean(values)), 4) for k, values in hit_rates.items()}

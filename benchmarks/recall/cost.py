@@ -1,9 +1,11 @@
-"""What one training example costs as the catalogue grows: microseconds, and times those of the smallest catalogue.
+"""What one training example costs as the catalogue grows: microseconds, and times those of the
+smallest catalogue.
 
-Every size trains a tower of its own on a synthetic log of about 100 watches a user, in which the r-th most watched
-item has weight r^-skew: the flatter, the more rows a batch names. `with channels` every item has a channel
-(20 items each) and a duration; elsewhere items have no side columns. The towers take turns, a window of steps each, so
-that all of them meet the machine as it is; figures are medians over the windows. Batches are made as in training. Run:
+Every size trains a tower of its own on a synthetic log of about 100 watches a user, in which the
+r-th most watched item has weight r^-skew: the flatter, the more rows a batch names. `with channels`
+every item has a channel (20 items each) and a duration; elsewhere items have no side columns. The
+towers take turns, a window of steps each, so that all of them meet the machine as it is; figures
+are medians over the windows. Batches are made as in training. Run:
 
     funnel bench recall cost
 """
@@ -41,11 +43,17 @@ def main(arguments: Sequence[str]) -> list[Row]:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Options(__doc__)
-    parser.add_argument("--items", type=int, nargs="+", default=(4_000, 100_000, 1_000_000), help="catalogue sizes")
+    parser.add_argument(
+        "--items", type=int, nargs="+", default=(4_000, 100_000, 1_000_000), help="catalogue sizes"
+    )
     parser.add_argument("--watches", type=int, default=2_000_000, help="watches of each log")
-    parser.add_argument("--skew", type=float, default=1.0, help="how steeply popularity falls; 1 is Zipf's law")
+    parser.add_argument(
+        "--skew", type=float, default=1.0, help="how steeply popularity falls; 1 is Zipf's law"
+    )
     parser.add_argument("--warm-up", type=int, default=40, help="steps before the clock starts")
-    parser.add_argument("--windows", type=int, default=25, help="windows of each tower; the median is shown")
+    parser.add_argument(
+        "--windows", type=int, default=25, help="windows of each tower; the median is shown"
+    )
     parser.add_argument("--steps", type=int, default=10, help="steps of a window")
     return parser.parse_args(arguments)
 
@@ -67,7 +75,9 @@ def _rows(choice: str, options: argparse.Namespace) -> list[Row]:
 
 def _tower(choice: str, items: int, options: argparse.Namespace) -> Ours:
     log = synthetic(items, options.watches, options.skew)
-    return Ours(log, RecallConfig(**CHOICES[choice]), 0, item_side(items) if choice == CHANNELS else None)
+    return Ours(
+        log, RecallConfig(**CHOICES[choice]), 0, item_side(items) if choice == CHANNELS else None
+    )
 
 
 def _window(tower: Ours, steps: int) -> float:
@@ -82,7 +92,9 @@ def item_side(items: int) -> SideFeatures:
     rng = np.random.default_rng(0)
     channels = np.append(0, rng.integers(1, items // ITEMS_A_CHANNEL + 2, items)).astype(np.int32)
     durations = np.append(np.nan, rng.lognormal(4, 1, items))
-    return SideFeatures({CHANNEL: channels}, {CHANNEL: int(channels.max()) + 1}, {DURATION_SECONDS: durations})
+    return SideFeatures(
+        {CHANNEL: channels}, {CHANNEL: int(channels.max()) + 1}, {DURATION_SECONDS: durations}
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The paper's two pictures of candidate generation, drawn from towers trained here and logged to MLflow.
+"""The paper's two pictures of candidate generation, drawn from towers trained here and logged to
+MLflow.
 
-Figure 4: the predicted probability of an item against its age, with and without the example age among the inputs,
-beside what was watched. Figure 6: quality against depth, for more and more inputs. Towers are trained on what came
-before the label window; figure 6 judges them on it. Run:
+Figure 4: the predicted probability of an item against its age, with and without the example age
+among the inputs, beside what was watched. Figure 6: quality against depth, for more and more
+inputs. Towers are trained on what came before the label window; figure 6 judges them on it. Run:
 
     funnel simulate --out world
     funnel bench recall figures --source simulated --data world
@@ -47,14 +48,24 @@ INPUTS: dict[str, frozenset[str]] = {
 
 
 def main(arguments: Sequence[str]) -> list[Row]:
-    """Train the towers, print both tables, log them with their pictures; returns the rows of figure 6."""
+    """Train the towers, print both tables, log them with their pictures; returns the rows of figure
+    6.
+    """
     options = _parsed(arguments)
     with tempfile.TemporaryDirectory() as home:
         job = training_job_at(options, Path(home))
         by_age, by_depth = figure_4(job, options.examples), figure_6(job, options.examples)
         age, depth = Path(home) / "figure_4.png", Path(home) / "figure_6.png"
-        line_chart(by_age, "Probability of an item by its age", "days since publication", "mean probability", age)
-        line_chart(by_depth, "Quality by depth and inputs", "hidden layers", "mean reciprocal rank", depth)
+        line_chart(
+            by_age,
+            "Probability of an item by its age",
+            "days since publication",
+            "mean probability",
+            age,
+        )
+        line_chart(
+            by_depth, "Quality by depth and inputs", "hidden layers", "mean reciprocal rank", depth
+        )
         publish("figure 4: probability by item age", _rows(by_age), options.tracking, [age])
         publish("figure 6: quality by depth and inputs", _rows(by_depth), options.tracking, [depth])
     return _rows(by_depth)
@@ -63,20 +74,31 @@ def main(arguments: Sequence[str]) -> list[Row]:
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Options(__doc__)
     parser.add_argument("--source", default="simulated")
-    parser.add_argument("--data", required=True, help="folder of the log; its items need published_at")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
-    parser.add_argument("--examples", type=int, default=1_000_000, help="examples each tower is trained on")
+    parser.add_argument(
+        "--data", required=True, help="folder of the log; its items need published_at"
+    )
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], help="stage.field=value"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=1_000_000, help="examples each tower is trained on"
+    )
     return parser.parse_args(arguments)
 
 
 def _rows(table: pd.DataFrame) -> list[Row]:
-    return [{str(table.index.name): index} | row for index, row in table.round(6).to_dict("index").items()]
+    return [
+        {str(table.index.name): index} | row
+        for index, row in table.round(6).to_dict("index").items()
+    ]
 
 
 def figure_4(job: TrainingJob, examples: int) -> pd.DataFrame:
-    """Mean probability of items published during the log by their age in days: two towers, and what was watched.
+    """Mean probability of items published during the log by their age in days: two towers, and what
+    was watched.
 
-    For watches of the training stretch, each at its own instant; an item counts at the ages it has on them.
+    For watches of the training stretch, each at its own instant; an item counts at the ages it has
+    on them.
     """
     start, as_of = job.split.start, job.split.label_start
     published = job.model_inputs.side.numbers[PUBLISHED_AT]
@@ -92,7 +114,9 @@ def figure_4(job: TrainingJob, examples: int) -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis("days")
 
 
-def _by_age(job: TrainingJob, tower: Tower, examples: Examples, items: Int64, published: Float64) -> dict[str, Any]:
+def _by_age(
+    job: TrainingJob, tower: Tower, examples: Examples, items: Int64, published: Float64
+) -> dict[str, Any]:
     """Mean predicted probability, and share of watches, of items by age in whole days."""
     histories = job.model_inputs.user_inputs.histories
     positions = examples.positions(0, len(histories.items))
@@ -109,19 +133,26 @@ def _by_age(job: TrainingJob, tower: Tower, examples: Examples, items: Int64, pu
         watched += np.bincount(age, histories.items[chosen][row] == items[column], days)
         met += np.bincount(age, minlength=days)
     known = met > 0
-    return {"predicted": pd.Series(predicted[known] / met[known]), "watched": pd.Series(watched[known] / met[known])}
+    return {
+        "predicted": pd.Series(predicted[known] / met[known]),
+        "watched": pd.Series(watched[known] / met[known]),
+    }
 
 
 def _probabilities(tower: Tower, examples: Examples, positions: Int64) -> Float64:
     """The tower's softmax over its catalogue for examples at their own age, [n, items]."""
-    scores = (tower.user_vectors(examples.inputs(positions)) @ tower.item_vectors.T).astype(np.float64)
+    scores = (tower.user_vectors(examples.inputs(positions)) @ tower.item_vectors.T).astype(
+        np.float64
+    )
     scores[:, ~tower.facts.listed] = -np.inf
     chances: Float64 = np.exp(scores - scores.max(axis=1, keepdims=True))
     return chances / chances.sum(axis=1, keepdims=True)
 
 
 def figure_6(job: TrainingJob, examples: int) -> pd.DataFrame:
-    """Mean reciprocal rank of the label window's watches, by hidden layers: the paper's MAP, one item being right."""
+    """Mean reciprocal rank of the label window's watches, by hidden layers: the paper's MAP, one
+    item being right.
+    """
 
     def quality(name: str, depth: int) -> float:
         told = told_of(job, INPUTS[name])
@@ -135,13 +166,21 @@ def figure_6(job: TrainingJob, examples: int) -> pd.DataFrame:
 
 
 def told_of(job: TrainingJob, inputs: frozenset[str]) -> TrainingJob:
-    """The course in which a tower is told of watches, and of what is named in INPUTS beside them."""
+    """The course in which a tower is told of watches, and of what is named in INPUTS beside
+    them.
+    """
     model_inputs, user_inputs, config = job.model_inputs, job.model_inputs.user_inputs, job.config
     if "side features" not in inputs:
         nothing = SideFeatures({}, {}, {})
-        model_inputs, user_inputs = replace(model_inputs, side=nothing), replace(user_inputs, users=nothing)
+        model_inputs, user_inputs = (
+            replace(model_inputs, side=nothing),
+            replace(user_inputs, users=nothing),
+        )
     if "searches" not in inputs:
-        model_inputs, user_inputs = replace(model_inputs, tokens=None), replace(user_inputs, searches=None)
+        model_inputs, user_inputs = (
+            replace(model_inputs, tokens=None),
+            replace(user_inputs, searches=None),
+        )
     if "example age" not in inputs:
         config = config.model_copy(update={"example_age": "none"})
     return replace(job, model_inputs=replace(model_inputs, user_inputs=user_inputs), config=config)

@@ -1,10 +1,12 @@
-"""Sweep of the item index: overlap with exact, queries a second, memory, seconds to build, by catalogue size.
+"""Sweep of the item index: overlap with exact, queries a second, memory, seconds to build, by
+catalogue size.
 
-Every kind's parameters are raised until it passes; `chosen` is what `auto` would publish. The queries
-come 1,000 at a time, the exact index answers the same ones in the same run, speeds are medians of three. Vectors are
-a mixture of Gaussians around 1,000 centres, as far apart within a group as given by `spread`: 0.5 is well grouped,
-1.0 has half of its variance inside the groups. Speeds stand beside two exact indexes: this project's, and that of
-faiss as it comes, which compares row by row up to some 2,000 queries. Run: `funnel bench recall index`.
+Every kind's parameters are raised until it passes; `chosen` is what `auto` would publish. The
+queries come 1,000 at a time, the exact index answers the same ones in the same run, speeds are
+medians of three. Vectors are a mixture of Gaussians around 1,000 centres, as far apart within a
+group as given by `spread`: 0.5 is well grouped, 1.0 has half of its variance inside the groups.
+Speeds stand beside two exact indexes: this project's, and that of faiss as it comes, which compares
+row by row up to some 2,000 queries. Run: `funnel bench recall index`.
 """
 
 import argparse
@@ -31,15 +33,23 @@ FAISS_THRESHOLD = 128_000
 
 
 def main(arguments: Sequence[str]) -> list[dict[str, Any]]:
-    """Sweep every size, print the trials that came near or passed and log them; returns all of them."""
+    """Sweep every size, print the trials that came near or passed and log them; returns all of
+    them.
+    """
     options = _parsed(arguments)
     found = rows(options.items, options.spread, options.k)
-    publish(f"index sweep, {DIM} dimensions", [shown(row, options.k) for row in found if near(row)], options.tracking)
+    publish(
+        f"index sweep, {DIM} dimensions",
+        [shown(row, options.k) for row in found if near(row)],
+        options.tracking,
+    )
     return found
 
 
 def rows(sizes: Sequence[int], spreads: Sequence[float], k: int) -> list[dict[str, Any]]:
-    """A row for every trial: of each size and spread first exact, then each kind; `auto` marks what it chooses."""
+    """A row for every trial: of each size and spread first exact, then each kind; `auto` marks what
+    it chooses.
+    """
     found = []
     for spread in spreads:
         for size in sizes:
@@ -55,11 +65,17 @@ def sweep(items: np.ndarray, queries: np.ndarray, k: int) -> list[dict[str, Any]
     tried = [tuner.raised(kind)[1] for kind in (AUTO if len(tuner.exact) >= FEWEST else ())]
     passing = [trials[-1].kind for trials in tried if trials[-1].chosen]
     published = passing[0] if passing and len(tuner.exact) > EXACT_UP_TO else "exact"
-    trials = [replace(tuner.exact_trial, chosen=True), *(trial for trials in tried for trial in trials)]
+    trials = [
+        replace(tuner.exact_trial, chosen=True),
+        *(trial for trials in tried for trial in trials),
+    ]
     plain = plain_speed(tuner.exact, tuner.choosing, k)
     return [
         asdict(trial)
-        | {"ratio_to_plain_faiss": trial.queries_per_second / plain, "auto": trial.chosen and trial.kind == published}
+        | {
+            "ratio_to_plain_faiss": trial.queries_per_second / plain,
+            "auto": trial.chosen and trial.kind == published,
+        }
         for trial in trials
     ]
 
@@ -77,9 +93,14 @@ def plain_speed(exact: ItemIndex, queries: np.ndarray, k: int) -> float:
 
 
 def world(size: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Item vectors [size + 1, dim], row 0 padding, of norms that vary by a quarter; users' vectors [q, dim]."""
+    """Item vectors [size + 1, dim], row 0 padding, of norms that vary by a quarter; users' vectors
+    [q, dim].
+    """
     rng = np.random.default_rng(seed)
-    centres, share = rng.standard_normal((CENTRES, DIM), np.float32), rng.dirichlet(np.full(CENTRES, 0.5))
+    centres, share = (
+        rng.standard_normal((CENTRES, DIM), np.float32),
+        rng.dirichlet(np.full(CENTRES, 0.5)),
+    )
 
     def around(rows: int) -> np.ndarray:
         noise = rng.standard_normal((rows, DIM), np.float32)
@@ -95,10 +116,12 @@ def near(row: dict[str, Any]) -> bool:
 
 
 def shown(row: dict[str, Any], k: int) -> dict[str, Any]:
-    """A trial for people: what it is, what it came to, and whether it passes and is what `auto` would publish."""
-    asked = f"{row['items']:,} items, spread {row['spread']:g}, {row['kind']} {row['parameters']}".strip()
+    """A trial for people: what it is, what it came to, and whether it passes and is what `auto`
+    would publish.
+    """
+    asked = f"{row['items']:,} items, spread {row['spread']:g}, {row['kind']} {row['parameters']}"
     return {
-        "index": asked,
+        "index": asked.strip(),
         f"overlap@{k}": row["overlap"],
         "held out": row["overlap_held_out"],
         "queries/s": row["queries_per_second"],
@@ -112,8 +135,12 @@ def shown(row: dict[str, Any], k: int) -> dict[str, Any]:
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Options(__doc__)
-    parser.add_argument("--items", type=int, nargs="+", default=SIZES, help="sizes of the catalogue")
-    parser.add_argument("--spread", type=float, nargs="+", default=(0.5, 1.0), help="spread within a group")
+    parser.add_argument(
+        "--items", type=int, nargs="+", default=SIZES, help="sizes of the catalogue"
+    )
+    parser.add_argument(
+        "--spread", type=float, nargs="+", default=(0.5, 1.0), help="spread within a group"
+    )
     parser.add_argument("--k", type=int, default=200, help="neighbours asked for")
     return parser.parse_args(arguments)
 

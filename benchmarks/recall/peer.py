@@ -1,16 +1,18 @@
-"""DeepMatch's YoutubeDNN and our tower: examples a second, minutes to HR@50 = .50, memory at the peak.
+"""DeepMatch's YoutubeDNN and our tower: examples a second, minutes to HR@50 = .50, memory at the
+peak.
 
-Both have 32 dimensions, hidden layers of 128 and 64, histories of 50, batches of 1,024 and 255 drawn negatives. Each
-line is a process of its own, from a log to trained vectors. `same` is our tower with the peer's choices: one mean of
-the history, negatives by popularity, no dropout, no cap a user; `ours` has the project's defaults for what is not named
-above.
+Both have 32 dimensions, hidden layers of 128 and 64, histories of 50, batches of 1,024 and 255
+drawn negatives. Each line is a process of its own, from a log to trained vectors. `same` is our
+tower with the peer's choices: one mean of the history, negatives by popularity, no dropout, no cap
+a user; `ours` has the project's defaults for what is not named above.
 
-Examples a second are medians over laps of training, the first left out, and over turns: the machine changes while it
-measures, so every side has several short turns, one after the other, and `x the peer` is the median of the turns' own
-ratios. Both sides run with TensorFlow's default threads. The peer's laps read arrays that its builder
-has padded before and shuffle them; ours build bags from flat histories, draw negatives and shuffle. Minutes are of
-training alone, compiling included, what comes before (`seconds to prepare`) and judging left out. HR@50 is of last
-watches, over the full catalogue, without what the user had watched before. The peer is trained on all watches but each
+Examples a second are medians over laps of training, the first left out, and over turns: the machine
+changes while it measures, so every side has several short turns, one after the other, and `x the
+peer` is the median of the turns' own ratios. Both sides run with TensorFlow's default threads. The
+peer's laps read arrays that its builder has padded before and shuffle them; ours build bags from
+flat histories, draw negatives and shuffle. Minutes are of training alone, compiling included, what
+comes before (`seconds to prepare`) and judging left out. HR@50 is of last watches, over the full
+catalogue, without what the user had watched before. The peer is trained on all watches but each
 user's first and last, ours on the first too.
 
     funnel bench recall peer --data ml-1m
@@ -63,17 +65,33 @@ def main(arguments: Sequence[str]) -> list[Row]:
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Options(__doc__)
     parser.add_argument("--data", type=Path, help="folder of MovieLens-1M in canonical form")
-    parser.add_argument("--towers", nargs="+", choices=TOWERS, default=list(TOWERS), help="which of ours")
-    parser.add_argument("--items", type=int, default=1_000_000, help="catalogue of the synthetic log")
+    parser.add_argument(
+        "--towers", nargs="+", choices=TOWERS, default=list(TOWERS), help="which of ours"
+    )
+    parser.add_argument(
+        "--items", type=int, default=1_000_000, help="catalogue of the synthetic log"
+    )
     parser.add_argument("--watches", type=int, default=200_000, help="size of the synthetic log")
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--negatives", type=int, default=255)
-    parser.add_argument("--lap", type=int, default=50, help="steps timed at once; HR is taken after every second lap")
     parser.add_argument(
-        "--short-lap", type=int, default=8, help="the same on the synthetic log, of which there are six"
+        "--lap",
+        type=int,
+        default=50,
+        help="steps timed at once; HR is taken after every second lap",
     )
-    parser.add_argument("--turns", type=int, default=3, help="turns of each side at examples a second")
-    parser.add_argument("--minutes", type=float, default=8, help="training at most, where HR is taken")
+    parser.add_argument(
+        "--short-lap",
+        type=int,
+        default=8,
+        help="the same on the synthetic log, of which there are six",
+    )
+    parser.add_argument(
+        "--turns", type=int, default=3, help="turns of each side at examples a second"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=8, help="training at most, where HR is taken"
+    )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
@@ -81,7 +99,10 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
 def compared(name: str, options: argparse.Namespace, evaluated: bool) -> list[Row]:
     """The lines of one log, ours beside the peer's."""
     towers = (PEER, *options.towers)
-    turns = [{t: in_own_process(measure, t, options, evaluated, False) for t in towers} for _ in range(options.turns)]
+    turns = [
+        {t: in_own_process(measure, t, options, evaluated, False) for t in towers}
+        for _ in range(options.turns)
+    ]
     rows = (
         [in_own_process(measure, tower, options, evaluated, True) for tower in towers]
         if evaluated
@@ -91,19 +112,28 @@ def compared(name: str, options: argparse.Namespace, evaluated: bool) -> list[Ro
 
 
 def _speed(turns: Sequence[dict[str, Row]], tower: str) -> Row:
-    """The medians over the turns of a tower's examples a second, and of its ratio to the peer's of the same turn."""
+    """The medians over the turns of a tower's examples a second, and of its ratio to the peer's of
+    the same turn.
+    """
     paces = [(turn[tower]["examples/s"], turn[PEER]["examples/s"]) for turn in turns]
-    return {"examples/s": median(own for own, _ in paces), "x the peer": median(own / peer for own, peer in paces)}
+    return {
+        "examples/s": median(own for own, _ in paces),
+        "x the peer": median(own / peer for own, peer in paces),
+    }
 
 
 def measure(tower: str, options: argparse.Namespace, real: bool, evaluated: bool) -> Row:
-    """One line: prepare, train on the real log or the synthetic one, judged or for a few laps; what it took."""
+    """One line: prepare, train on the real log or the synthetic one, judged or for a few laps; what
+    it took.
+    """
     log = movielens(options.data) if real else synthetic(options.items, options.watches, skew=0.0)
     began = time.perf_counter()
     fit, vectors = _peer(log, options) if tower == PEER else _ours(tower, log, options)
     prepared = time.perf_counter() - began
     validator = partial(_evaluated, log, vectors) if evaluated else None
-    pace = Pace(options.lap if real else options.short_lap, validator=validator, target=TARGET, every=2)
+    pace = Pace(
+        options.lap if real else options.short_lap, validator=validator, target=TARGET, every=2
+    )
     fit(pace.start(minutes=options.minutes) if evaluated else pace.start(laps=SHORT_LAPS))
     return {
         "tower": tower,
@@ -124,7 +154,9 @@ def _minutes(pace: Pace) -> float | str | None:
 def _peer(log: Log, options: argparse.Namespace) -> tuple[Fit, Vectors]:
     from benchmarks.shared.deepmatch_peer import Peer, examples_of, fed_by, frame_of
 
-    train, test = (fed_by(examples, log, HISTORY) for examples in examples_of(frame_of(log), HISTORY))
+    train, test = (
+        fed_by(examples, log, HISTORY) for examples in examples_of(frame_of(log), HISTORY)
+    )
     peer = Peer(log, train, DIM, options.negatives, options.seed)
     return partial(peer.fit, batch=options.batch), partial(peer.vectors, test)
 
@@ -145,7 +177,8 @@ def _evaluated(log: Log, vectors: Vectors) -> float:
 def hit_rate(log: Log, users: Float32, items: Float32) -> float:
     """Share of users whose last watch is among the first 50 of what they had not watched before.
 
-    User vectors [users with two watches, dim] in the order of the log, item vectors [items, dim]; nobody is left out.
+    User vectors [users with two watches, dim] in the order of the log, item vectors [items, dim];
+    nobody is left out.
     """
     counts = np.bincount(log.users, minlength=log.user_count)
     several = np.flatnonzero(counts > 1)

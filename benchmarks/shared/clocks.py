@@ -1,5 +1,6 @@
-"""Seconds by the wall's clock and by the processor's: on a machine that does other things too, the latter says what
-an idle one would take."""
+"""Seconds by the wall's clock and by the processor's: on a machine that does other things too, the
+latter says what an idle one would take.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,13 @@ def timed(function: Callable[[], T]) -> tuple[Any, T]:
 
 def milliseconds(times: Sequence[Any]) -> dict[str, float]:
     """Median and p99 of calls' seconds by both clocks [n, 2], as a row of a table."""
-    (p50, of_processor), (p99, of_processor_99) = MILLISECONDS * np.quantile(times, [0.5, 0.99], axis=0)
-    row = {"ms p50": p50, "ms p99": p99, "processor ms p50": of_processor, "processor ms p99": of_processor_99}
+    (p50, of_processor), (p99, of_processor_99) = MILLISECONDS * np.quantile(
+        times, [0.5, 0.99], axis=0
+    )
+    row = {
+        "ms p50": p50,
+        "ms p99": p99,
+        "processor ms p50": of_processor,
+        "processor ms p99": of_processor_99,
+    }
     return {name: round(float(value), 2) for name, value in row.items()}

@@ -1,8 +1,9 @@
 """The peer: DeepMatch's YoutubeDNN under Keras 3, fed and trained as in its own MovieLens example.
 
-Its graph is assembled from its parts in the order of `deepmatch.models.youtubednn` (0.3.2), which as shipped cannot be
-built under Keras 3; the two lambdas that normalise are `UnitNormalization`. Defaults are the package's and the
-example's: temperature .05, L2 of 1e-6, hidden layers 128 and 64, user features of 16 dimensions, Adam.
+Its graph is assembled from its parts in the order of `deepmatch.models.youtubednn` (0.3.2), which
+as shipped cannot be built under Keras 3; the two lambdas that normalise are `UnitNormalization`.
+Defaults are the package's and the example's: temperature .05, L2 of 1e-6, hidden layers 128 and 64,
+user features of 16 dimensions, Adam.
 """
 
 import random
@@ -26,13 +27,17 @@ Fed = dict[str, npt.NDArray[Any]]
 
 def frame_of(log: Log) -> pd.DataFrame:
     """A log as the example's builder takes it."""
-    return pd.DataFrame({"user_id": log.users, "movie_id": log.items, "timestamp": log.timestamps_us})
+    return pd.DataFrame(
+        {"user_id": log.users, "movie_id": log.items, "timestamp": log.timestamps_us}
+    )
 
 
 def examples_of(data: pd.DataFrame, length: int) -> tuple[list[Example], list[Example]]:
-    """(user, history newest first, item, label, history's length) of every watch but each user's first: train, test.
+    """(user, history newest first, item, label, history's length) of every watch but each user's
+    first: train, test.
 
-    In the manner of the example's `gen_data_set`: row by row, the last watch of each user being the test.
+    In the manner of the example's `gen_data_set`: row by row, the last watch of each user being the
+    test.
     """
     data = data.sort_values("timestamp")
     train: list[Example] = []
@@ -48,14 +53,20 @@ def examples_of(data: pd.DataFrame, length: int) -> tuple[list[Example], list[Ex
 
 
 def fed_by(examples: list[Example], log: Log, length: int) -> Fed:
-    """Arrays for `fit`, in the manner of the example's `gen_model_input`: padded histories, user columns beside."""
+    """Arrays for `fit`, in the manner of the example's `gen_model_input`: padded histories, user
+    columns beside.
+    """
     users = np.array([example[0] for example in examples])
     histories = np.zeros((len(examples), length), np.int32)
     # What Keras's pad_sequences does with padding="post", truncating="post".
     for row, example in enumerate(examples):
         kept = example[1][:length]
         histories[row, : len(kept)] = kept
-    fed = {"user_id": users, "hist_movie_id": histories, "hist_len": np.array([example[4] for example in examples])}
+    fed = {
+        "user_id": users,
+        "hist_movie_id": histories,
+        "hist_len": np.array([example[4] for example in examples]),
+    }
     fed |= {name: codes[users] for name, codes in log.sides.items()}
     return fed | {"movie_id": np.array([example[2] for example in examples])}
 
@@ -72,9 +83,12 @@ class Peer:
         keras.utils.set_random_seed(seed)
         length = train["hist_movie_id"].shape[1]
         self._train = train
-        # deepmatch's layers take masks without saying so, and are told each time they are built or traced.
+        # deepmatch's layers take masks without saying so, and are told each time they are built or
+        # traced.
         warnings.filterwarnings("ignore", message=".*does not support masking")
-        self._model, self._user_model, self._items = _graph(log, train["movie_id"], (dim, length, negatives), seed)
+        self._model, self._user_model, self._items = _graph(
+            log, train["movie_id"], (dim, length, negatives), seed
+        )
 
     def fit(self, pace: Pace, batch: int) -> None:
         """`model.fit` over its arrays, until the pace says that it is enough."""
@@ -85,7 +99,8 @@ class Peer:
                 if pace.step(batch):
                     self.model.stop_training = True
 
-        # A last batch of another size would be compiled once more: what is over is left out, as on our side.
+        # A last batch of another size would be compiled once more: what is over is left out, as on
+        # our side.
         whole = len(self._train["movie_id"]) // batch * batch
         fed = {name: values[:whole] for name, values in self._train.items()}
         labels = np.ones(whole)
@@ -99,7 +114,9 @@ class Peer:
         return users, items / np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-12)
 
 
-def _graph(log: Log, watched: npt.NDArray[Any], sizes: tuple[int, int, int], seed: int) -> tuple[Any, Any, Any]:
+def _graph(
+    log: Log, watched: npt.NDArray[Any], sizes: tuple[int, int, int], seed: int
+) -> tuple[Any, Any, Any]:
     """The compiled model, the part of it that gives user vectors, and its item embedding."""
     from features.quiet import quietly
 
@@ -113,7 +130,9 @@ def _graph(log: Log, watched: npt.NDArray[Any], sizes: tuple[int, int, int], see
         from deepmatch.utils import NegativeSampler, sampledsoftmaxloss
 
     dim, length, negatives = sizes
-    named = {"user_id": log.user_count} | {name: int(codes.max()) + 1 for name, codes in log.sides.items()}
+    named = {"user_id": log.user_count} | {
+        name: int(codes.max()) + 1 for name, codes in log.sides.items()
+    }
     item = SparseFeat("movie_id", log.item_count, dim)
     history = SparseFeat("hist_movie_id", log.item_count, dim, embedding_name="movie_id")
     user_columns = [SparseFeat(name, size, SIDE_DIM) for name, size in named.items()]
@@ -132,7 +151,9 @@ def _graph(log: Log, watched: npt.NDArray[Any], sizes: tuple[int, int, int], see
     everything = EmbeddingIndex(list(range(log.item_count)))(item_inputs["movie_id"])
     items = PoolingLayer()([NoMask()(embeddings["movie_id"](everything))])
     items = keras.layers.UnitNormalization()(items)
-    loss = SampledSoftmaxLayer(sampler._asdict(), TEMPERATURE)([items, users, item_inputs["movie_id"]])
+    loss = SampledSoftmaxLayer(sampler._asdict(), TEMPERATURE)(
+        [items, users, item_inputs["movie_id"]]
+    )
     model = keras.Model({**user_inputs, **item_inputs}, loss)
     # Its sampler has no XLA kernel.
     model.compile(optimizer="adam", loss=sampledsoftmaxloss, jit_compile=False)

@@ -1,8 +1,9 @@
-"""The peers: `implicit`'s ALS and BPR, trained on the completed watches of a run and asked for lists of its users.
+"""The peers: `implicit`'s ALS and BPR, trained on the completed watches of a run and asked for
+lists of its users.
 
-Both have the package's defaults (100 factors, 15 rounds of ALS, 100 of BPR): of a small grid of factors, weights and
-rates none was better on every log. As our baselines' lists, theirs leave out what was seen and are filled up by
-popularity.
+Both have the package's defaults (100 factors, 15 rounds of ALS, 100 of BPR): of a small grid of
+factors, weights and rates none was better on every log. As our baselines' lists, theirs leave out
+what was seen and are filled up by popularity.
 """
 
 from collections.abc import Mapping
@@ -43,7 +44,8 @@ def lists_of(
     seed: int,
     **settings: Any,
 ) -> Candidates:
-    """The k best unseen items of users [n] by a model of MODELS, trained on what was watched before an instant.
+    """The k best unseen items of users [n] by a model of MODELS, trained on what was watched before
+    an instant.
 
     `settings` are the model's own where they are not the package's defaults.
     """
@@ -56,7 +58,9 @@ def lists_of(
         mine = sparse.csr_matrix(clicks[requests.users][:, known])
         places, scores = model.recommend(requests.users, mine, N=min(k, len(known)))
         listed = (scores > LOWEST) & (lengths[requests.users] > 0)[:, None]
-        return Named(np.where(listed, known[places], 0).astype(np.int32), np.where(listed, scores, 0))
+        return Named(
+            np.where(listed, known[places], 0).astype(np.int32), np.where(listed, scores, 0)
+        )
 
     return filled_lists(named, popularity(watches, items, as_of), users, seen, as_of, k)
 

@@ -1,9 +1,9 @@
 """The peer: gradient-boosted trees (LightGBM) on the very rows and features of the ranker.
 
-Three objectives. `squared error`: T. `click`: the chance of a click, times the mean seconds of a click.
-`exact`: weighted logistic regression as ours, label T / (1 + T) with weight 1 + T, whose odds are E[T]. The size of a
-tree, and whether it reads codes (as categories) or numbers alone, are chosen on the last rows by instant, with early
-stopping; the model is then fitted on all rows.
+Three objectives. `squared error`: T. `click`: the chance of a click, times the mean seconds of a
+click. `exact`: weighted logistic regression as ours, label T / (1 + T) with weight 1 + T, whose
+odds are E[T]. The size of a tree, and whether it reads codes (as categories) or numbers alone, are
+chosen on the last rows by instant, with early stopping; the model is then fitted on all rows.
 """
 
 from collections.abc import Sequence
@@ -67,20 +67,33 @@ class Trees:
         raw: Float64 = np.asarray(answers, np.float64)
         if self.choice.objective == "exact":
             return np.exp(np.minimum(raw, LARGEST_LOGIT))
-        return raw if self.choice.objective == "squared error" else self.seconds_a_click / (1 + np.exp(-raw))
+        return (
+            raw
+            if self.choice.objective == "squared error"
+            else self.seconds_a_click / (1 + np.exp(-raw))
+        )
 
 
 def matrix_of(blocks: dict[str, Block], codes: bool) -> tuple[Float32, list[int]]:
     """All blocks side by side, [n, columns], NaN unknown; and which columns are categories."""
     numbers = [values for name in BLOCKS for values in blocks[name].numbers.values()]
-    coded = [np.where(c > 0, c, np.nan) for name in BLOCKS for c in blocks[name].codes.values()] if codes else []
+    coded = (
+        [np.where(c > 0, c, np.nan) for name in BLOCKS for c in blocks[name].codes.values()]
+        if codes
+        else []
+    )
     matrix = np.stack([*numbers, *coded], axis=1).astype(np.float32)
     return matrix, list(range(len(numbers), matrix.shape[1]))
 
 
 def chosen(rows: RankingRows, objective: str, share: float, leaves: Sequence[int]) -> Choice:
-    """The best of all sizes, with and without codes, by the loss of the last `share` of the rows by instant."""
-    return min((_tried(rows, objective, share, *trial) for trial in product(leaves, (True, False))), key=_loss)
+    """The best of all sizes, with and without codes, by the loss of the last `share` of the rows by
+    instant.
+    """
+    return min(
+        (_tried(rows, objective, share, *trial) for trial in product(leaves, (True, False))),
+        key=_loss,
+    )
 
 
 def _loss(choice: Choice) -> float:
@@ -89,8 +102,14 @@ def _loss(choice: Choice) -> float:
 
 def fitted(rows: RankingRows, choice: Choice, seed: int) -> Trees:
     """The chosen model on all rows."""
-    booster = lightgbm.train(_parameters(choice, seed), _data(rows, choice.objective, choice.codes), choice.rounds)
-    return Trees(booster, choice, float(np.average(rows.seconds[rows.clicked], weights=rows.weight[rows.clicked])))
+    booster = lightgbm.train(
+        _parameters(choice, seed), _data(rows, choice.objective, choice.codes), choice.rounds
+    )
+    return Trees(
+        booster,
+        choice,
+        float(np.average(rows.seconds[rows.clicked], weights=rows.weight[rows.clicked])),
+    )
 
 
 def _tried(rows: RankingRows, objective: str, share: float, leaves: int, codes: bool) -> Choice:
@@ -100,17 +119,29 @@ def _tried(rows: RankingRows, objective: str, share: float, leaves: int, codes: 
     late = _data(rows.take(order[cut:]), objective, codes)
     untried = Choice(objective, leaves, codes, 2_000, 0.0)
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
-    booster = lightgbm.train(_parameters(untried, 0), early, untried.rounds, valid_sets=[late], callbacks=[stop])
+    booster = lightgbm.train(
+        _parameters(untried, 0), early, untried.rounds, valid_sets=[late], callbacks=[stop]
+    )
     (loss,) = booster.best_score["valid_0"].values()
     return Choice(objective, leaves, codes, max(booster.best_iteration, 1), float(loss))
 
 
 def _parameters(choice: Choice, seed: int) -> dict[str, Any]:
-    return FIXED | {"objective": OBJECTIVES[choice.objective], "num_leaves": choice.leaves, "seed": seed}
+    return FIXED | {
+        "objective": OBJECTIVES[choice.objective],
+        "num_leaves": choice.leaves,
+        "seed": seed,
+    }
 
 
 def _data(rows: RankingRows, objective: str, codes: bool) -> lightgbm.Dataset:
     matrix, categories = matrix_of(rows.blocks, codes)
-    labels = {"squared error": rows.seconds, "click": rows.clicked, "exact": rows.seconds / (1 + rows.seconds)}
+    labels = {
+        "squared error": rows.seconds,
+        "click": rows.clicked,
+        "exact": rows.seconds / (1 + rows.seconds),
+    }
     weight = rows.weight * (1 + rows.seconds) if objective == "exact" else rows.weight
-    return lightgbm.Dataset(matrix, labels[objective].astype(np.float64), weight=weight, categorical_feature=categories)
+    return lightgbm.Dataset(
+        matrix, labels[objective].astype(np.float64), weight=weight, categorical_feature=categories
+    )

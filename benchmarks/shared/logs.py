@@ -1,4 +1,6 @@
-"""Logs to measure on: MovieLens-1M in canonical form, and synthetic ones with a catalogue of any size."""
+"""Logs to measure on: MovieLens-1M in canonical form, and synthetic ones with a catalogue of any
+size.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +19,11 @@ WATCHES_A_USER = 100
 
 @dataclass(frozen=True)
 class Log:
-    """Watches sorted by user and time, in indexes from 1 on: `users`, `items` [n]; `sides` are users' categories.
+    """Watches sorted by user and time, in indexes from 1 on: `users`, `items` [n]; `sides` are
+    users' categories.
 
-    `sides[name]` int32 [user_count], 0 unknown; `item_count` and `user_count` include nobody, index 0.
+    `sides[name]` int32 [user_count], 0 unknown; `item_count` and `user_count` include nobody, index
+    0.
     """
 
     users: Int32
@@ -43,15 +47,21 @@ class Log:
 
     @property
     def timestamps_us(self) -> Int64:
-        """Timestamps that know nothing but order: the position in the sequence, and LAST for everybody's last watch."""
+        """Timestamps that know nothing but order: the position in the sequence, and LAST for
+        everybody's last watch.
+        """
         timestamps_us = self.positions
         timestamps_us[self.lasts] = LAST
         return timestamps_us
 
 
 def movielens(folder: Path) -> Log:
-    """MovieLens-1M from `interactions.parquet` and `users.parquet`: films by first appearance, users by id."""
-    rows = pd.read_parquet(folder / "interactions.parquet").sort_values(["user_id", "timestamp"], kind="stable")
+    """MovieLens-1M from `interactions.parquet` and `users.parquet`: films by first appearance,
+    users by id.
+    """
+    rows = pd.read_parquet(folder / "interactions.parquet").sort_values(
+        ["user_id", "timestamp"], kind="stable"
+    )
     people = pd.read_parquet(folder / "users.parquet").set_index("user_id")
     codes, ids = pd.factorize(rows["user_id"])
     items, films = pd.factorize(rows["item_id"])
@@ -66,7 +76,9 @@ def _codes(column: "pd.Series[object]") -> Int32:
 
 
 def synthetic(items: int, watches: int, skew: float = 0.8, seed: int = 0) -> Log:
-    """A log of so many items and watches, about 100 watches a user; the r-th most watched item has weight r^-skew."""
+    """A log of so many items and watches, about 100 watches a user; the r-th most watched item has
+    weight r^-skew.
+    """
     rng = np.random.default_rng(seed)
     users = np.sort(rng.integers(1, max(watches // WATCHES_A_USER, 1) + 1, watches, dtype=np.int32))
     weights = np.cumsum(np.arange(1, items + 1, dtype=np.float64) ** -skew)

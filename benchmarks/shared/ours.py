@@ -24,12 +24,15 @@ Float32 = npt.NDArray[np.float32]
 
 
 class Ours:
-    """A tower that trains on all but everybody's last watch, fed from flat histories, and the vectors it has come to.
+    """A tower that trains on all but everybody's last watch, fed from flat histories, and the
+    vectors it has come to.
 
     Bags, negatives and shuffling are made as it trains.
     """
 
-    def __init__(self, log: Log, config: RecallConfig, seed: int, item_side: SideFeatures | None = None) -> None:
+    def __init__(
+        self, log: Log, config: RecallConfig, seed: int, item_side: SideFeatures | None = None
+    ) -> None:
         self._course = _course(log, config, seed, item_side or SideFeatures({}, {}, {}))
         split = self._course.split
         training_run = first_training_run(self._course, [split.test_start, split.test_end])
@@ -49,16 +52,22 @@ class Ours:
                     return
 
     def items_a_step(self) -> int:
-        """How many different items a step names: in its bags, as its positives, as its negatives."""
+        """How many different items a step names: in its bags, as its positives, as its
+        negatives.
+        """
         batch = next(self._batches)
-        return np.count_nonzero(np.union1d(batch.inputs.watches, np.append(batch.items, batch.negatives.items)))
+        return np.count_nonzero(
+            np.union1d(batch.inputs.watches, np.append(batch.items, batch.negatives.items))
+        )
 
     def vectors(self) -> tuple[Float32, Float32]:
         """Vectors of users before their last watch [users, dim] and of items [items, dim]."""
         user_inputs, tower = self._course.model_inputs.user_inputs, self._trainer.tower
         histories = user_inputs.histories
         users, timestamps_us = histories.users[self._lasts], histories.timestamps_us[self._lasts]
-        inputs = user_inputs.inputs(tower.shape, users, self._course.ends[self._lasts], timestamps_us)
+        inputs = user_inputs.inputs(
+            tower.shape, users, self._course.ends[self._lasts], timestamps_us
+        )
         return tower.user_vectors(inputs), tower.item_vectors
 
 
@@ -69,9 +78,15 @@ def _endless(examples: Examples, rng: np.random.Generator) -> Iterator[Batch]:
 
 def _course(log: Log, config: RecallConfig, seed: int, item_side: SideFeatures) -> TrainingJob:
     histories = histories_of(log.users, log.items, log.timestamps_us, log.user_count)
-    people = SideFeatures(log.sides, {name: int(codes.max(initial=0)) + 1 for name, codes in log.sides.items()}, {})
+    people = SideFeatures(
+        log.sides, {name: int(codes.max(initial=0)) + 1 for name, codes in log.sides.items()}, {}
+    )
     ids = pa.array(np.arange(1, log.item_count))
     items = Vocabulary(ids, np.zeros(len(ids), np.int64))
-    model_inputs = ModelInputs(UserInputs(histories, None, people), items, None, item_side, timed=False)
-    split = Split(mode="last", clock="order", start=0, label_start=LAST, test_start=LAST, test_end=LAST + 1)
+    model_inputs = ModelInputs(
+        UserInputs(histories, None, people), items, None, item_side, timed=False
+    )
+    split = Split(
+        mode="last", clock="order", start=0, label_start=LAST, test_start=LAST, test_end=LAST + 1
+    )
     return TrainingJob(model_inputs, samples_of(histories), split, config, seed)

@@ -1,4 +1,6 @@
-"""Pace of a training: seconds of each window of steps, and how well it does, judged while the clock stands."""
+"""Pace of a training: seconds of each window of steps, and how well it does, judged while the clock
+stands.
+"""
 
 import math
 import time
@@ -11,8 +13,8 @@ from statistics import median
 class Pace:
     """Told of every step; says when training is to end.
 
-    A lap is `lap` steps. Training ends after `laps` laps, after `minutes` of training, or once `judge`, asked after
-    every `every` laps, gives `target`.
+    A lap is `lap` steps. Training ends after `laps` laps, after `minutes` of training, or once
+    `judge`, asked after every `every` laps, gives `target`.
     """
 
     lap: int
@@ -33,7 +35,9 @@ class Pace:
         return self
 
     def step(self, examples: int) -> bool:
-        """One more step, of so many examples, was trained; True where it was the last one wanted."""
+        """One more step, of so many examples, was trained; True where it was the last one
+        wanted.
+        """
         self._steps, self._examples = self._steps + 1, self._examples + examples
         if self._steps % self.lap:
             return False

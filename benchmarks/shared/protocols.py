@@ -1,7 +1,8 @@
-"""Published splits of public logs: the ranker is trained on one part of the rows and judged on the other.
+"""Published splits of public logs: the ranker is trained on one part of the rows and judged on the
+other.
 
-Features are as of each row's own instant, and no row of the test is among what they tell of: like the models it is
-compared with, ours learns nothing after its training rows.
+Features are as of each row's own instant, and no row of the test is among what they tell of: like
+the models it is compared with, ours learns nothing after its training rows.
 """
 
 from argparse import Namespace
@@ -26,7 +27,9 @@ MICROSECONDS = 1_000_000
 
 @dataclass(frozen=True)
 class Layout:
-    """A published layout: its source, the file that rows are written to, its side tables, and its clock's tick."""
+    """A published layout: its source, the file that rows are written to, its side tables, and its
+    clock's tick.
+    """
 
     source: str
     log: str
@@ -36,12 +39,21 @@ class Layout:
 
 
 KUAIRAND = Layout(
-    "kuairand", "log_standard_split.csv", ("video_features_basic_*.csv", "user_features_*.csv"), "time_ms", 1e-3
+    "kuairand",
+    "log_standard_split.csv",
+    ("video_features_basic_*.csv", "user_features_*.csv"),
+    "time_ms",
+    1e-3,
 )
 KUAIREC = Layout(
     "kuairec",
     "big_matrix.csv",
-    ("item_daily_features.csv", "item_categories.csv", "kuairec_caption_category.csv", "user_features.csv"),
+    (
+        "item_daily_features.csv",
+        "item_categories.csv",
+        "kuairec_caption_category.csv",
+        "user_features.csv",
+    ),
     "timestamp",
     1.0,
 )
@@ -49,7 +61,8 @@ KUAIREC = Layout(
 
 @dataclass(frozen=True)
 class Split:
-    """Rows in their published layout: those to learn from, of which a share is for validation, and those to judge by.
+    """Rows in their published layout: those to learn from, of which a share is for validation, and
+    those to judge by.
 
     `clicked` and `seconds` [n] are the labels of the test rows, in their order.
     """
@@ -61,33 +74,52 @@ class Split:
     seconds: Any
 
 
-def options_of(description: str | None, arguments: Sequence[str], objectives: Sequence[str] = ("exact",)) -> Namespace:
-    """The options that every protocol has; `objectives` are those of ours, unless others are asked for."""
+def options_of(
+    description: str | None, arguments: Sequence[str], objectives: Sequence[str] = ("exact",)
+) -> Namespace:
+    """The options that every protocol has; `objectives` are those of ours, unless others are asked
+    for.
+    """
     parser = Options(description)
     parser.add_argument("--data", type=Path, required=True, help="folder of the published files")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
-    parser.add_argument("--objectives", nargs="+", default=objectives, help="of ours: exact, paper, click, multi_task")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], help="stage.field=value"
+    )
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        default=objectives,
+        help="of ours: exact, paper, click, multi_task",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.set_defaults(out=None)
     return parser.parse_args(arguments)
 
 
 def rows_in(data: Path, pattern: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of all files of a name, all columns; InputError where there is no such file or a column is missing."""
+    """The rows of all files of a name, all columns; InputError where there is no such file or a
+    column is missing.
+    """
     paths = sorted(data.glob(pattern))
     if not paths:
-        raise InputError(f"{data}: there is no {pattern} here; --data names the folder of the published files.")
+        raise InputError(
+            f"{data}: there is no {pattern} here; --data names the folder of the published files."
+        )
     rows = pd.concat([pd.read_csv(path) for path in paths], ignore_index=True)
     missing = [name for name in columns if name not in rows]
     if missing:
-        raise InputError(f"{paths[0].name}: no column {', '.join(missing)}; the published file has it.")
+        raise InputError(
+            f"{paths[0].name}: no column {', '.join(missing)}; the published file has it."
+        )
     return rows
 
 
 def some(rows: pd.DataFrame, what: str) -> pd.DataFrame:
     """The rows; InputError where there are none."""
     if rows.empty:
-        raise InputError(f"The log has no rows of {what}; this protocol needs the whole published log.")
+        raise InputError(
+            f"The log has no rows of {what}; this protocol needs the whole published log."
+        )
     return rows
 
 
@@ -100,16 +132,22 @@ def contest_of(layout: Layout, split: Split, options: Namespace, home: Path) -> 
         vocabulary.index_of(pa.array(test[column].to_numpy(np.int64)))
         for vocabulary, column in ((context.ids.users, "user_id"), (context.ids.items, "video_id"))
     )
-    timestamps_us = np.round(test[layout.time].to_numpy(np.float64) * layout.tick * MICROSECONDS).astype(np.int64)
+    timestamps_us = np.round(
+        test[layout.time].to_numpy(np.float64) * layout.tick * MICROSECONDS
+    ).astype(np.int64)
     blocks = blocks_of(context.features, Exposures(users, items, timestamps_us, {}))
     truth = GroundTruth(
-        test["user_id"].to_numpy(), np.asarray(split.clicked, bool), np.asarray(split.seconds, np.float64)
+        test["user_id"].to_numpy(),
+        np.asarray(split.clicked, bool),
+        np.asarray(split.seconds, np.float64),
     )
     return Contest(config, "seconds", rows, blocks, truth)
 
 
 def _features(layout: Layout, rows: pd.DataFrame, options: Namespace, home: Path) -> StepContext:
-    """The line walked up to its features on a log of these rows, beside the side tables that are there."""
+    """The line walked up to its features on a log of these rows, beside the side tables that are
+    there.
+    """
     folder = home / "log"
     folder.mkdir(parents=True)
     rows.to_csv(folder / layout.log, index=False)
@@ -134,10 +172,15 @@ def our_lines(contest: Contest, options: Namespace, evaluated: Any) -> Iterator[
     """A line an objective; `judged` gives the columns of a prediction [n]."""
     for objective in options.objectives:
         rankers = (ours(contest, seed, objective=objective) for seed in range(options.seeds))
-        found: list[Mapping[str, Any]] = [evaluated(scores(ranker, contest.blocks)) for ranker in rankers]
+        found: list[Mapping[str, Any]] = [
+            evaluated(scores(ranker, contest.blocks)) for ranker in rankers
+        ]
         yield {"line": f"ours, {objective}"} | summary(found, tuple(found[0]))
 
 
 def published(lines: Mapping[str, tuple[float | None, ...]], columns: Sequence[str]) -> list[Row]:
     """The published table's lines."""
-    return [{"line": f"{name}, published"} | dict(zip(columns, line, strict=True)) for name, line in lines.items()]
+    return [
+        {"line": f"{name}, published"} | dict(zip(columns, line, strict=True))
+        for name, line in lines.items()
+    ]

@@ -1,4 +1,6 @@
-"""Rankers for benchmarks: trained on the rows that the line makes, judged on every impression of its test window."""
+"""Rankers for benchmarks: trained on the rows that the line makes, judged on every impression of
+its test window.
+"""
 
 import tempfile
 from argparse import ArgumentParser, Namespace
@@ -38,7 +40,9 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Contest:
-    """Training rows, and the test window's impressions as blocks of features [n] with what became of them."""
+    """Training rows, and the test window's impressions as blocks of features [n] with what became
+    of them.
+    """
 
     config: RankingConfig
     unit: str
@@ -51,8 +55,12 @@ def add_log_options(parser: ArgumentParser) -> None:
     """The options that say which log the line is walked on, and where its artefacts are kept."""
     parser.add_argument("--source", default="simulated")
     parser.add_argument("--data", required=True, help="folder of the log")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], help="stage.field=value")
-    parser.add_argument("--out", type=Path, help="keep the artefacts here, and take those that are there already")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], help="stage.field=value"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="keep the artefacts here, and take those that are there already"
+    )
 
 
 @contextmanager
@@ -65,8 +73,12 @@ def folder_of(options: Namespace) -> Iterator[Path]:
         yield Path(folder)
 
 
-def ranking_context(options: Namespace, home: Path, last: str = "ranking_rows") -> tuple[Request, StepContext]:
-    """The line of `source`, `data` and `overrides`, walked up to an artefact, and a work that may read its parents."""
+def ranking_context(
+    options: Namespace, home: Path, last: str = "ranking_rows"
+) -> tuple[Request, StepContext]:
+    """The line of `source`, `data` and `overrides`, walked up to an artefact, and a work that may
+    read its parents.
+    """
     data = str(Path(options.data).resolve())
     request = request_for(options.source, data, str(home), "benchmark", None, options.overrides)
     for name in list(STEPS)[: list(STEPS).index(last) + 1]:
@@ -97,7 +109,9 @@ def ours(contest: Contest, seed: int, **fields: Any) -> Ranker:
     """Our ranker, trained as the line does, with some fields of its configuration switched."""
     from ranking.train import train_ranker
 
-    return train_ranker(contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None).ranker
+    return train_ranker(
+        contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None
+    ).ranker
 
 
 def scores(ranker: Ranker, blocks: Blocks) -> Float64:
@@ -108,8 +122,8 @@ def scores(ranker: Ranker, blocks: Blocks) -> Float64:
 def figures(truth: GroundTruth, predicted: Float64, in_seconds: bool = True) -> Row:
     """How well a prediction [n] orders and, where it is one of seconds, how true it is.
 
-    XAUC with half credit and strict, the paper's weighted per-user loss, MAE in seconds, predicted over true seconds
-    (`ratio`), AUC, and GAUC by rows.
+    XAUC with half credit and strict, the paper's weighted per-user loss, MAE in seconds, predicted
+    over true seconds (`ratio`), AUC, and GAUC by rows.
     """
     pairs = metrics.xauc(truth.seconds, predicted)
     loss = metrics.weighted_user_loss(truth.users, truth.clicked, truth.seconds, predicted)
@@ -121,9 +135,15 @@ def figures(truth: GroundTruth, predicted: Float64, in_seconds: bool = True) -> 
 
 
 def summary(seeds: Sequence[Mapping[str, Any]], spread: Sequence[str] = SPREAD) -> Row:
-    """Means of rows over their seeds, four digits; of some columns the standard deviation too, of several seeds."""
+    """Means of rows over their seeds, four digits; of some columns the standard deviation too, of
+    several seeds.
+    """
     known = [name for name in seeds[0] if seeds[0][name] is not None]
     row: Row = {name: round(float(np.mean([each[name] for each in seeds])), 4) for name in known}
     if len(seeds) > 1:
-        row |= {f"sd {n}": round(float(np.std([each[n] for each in seeds])), 4) for n in spread if n in known}
+        row |= {
+            f"sd {n}": round(float(np.std([each[n] for each in seeds])), 4)
+            for n in spread
+            if n in known
+        }
     return row

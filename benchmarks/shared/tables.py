@@ -20,12 +20,18 @@ WIDTH = 160
 DATABASE = Path("out", "benchmarks", "mlflow.db")
 
 
-def publish(name: str, rows: Sequence[Mapping[str, Any]], tracking: str | None, pictures: Sequence[Path] = ()) -> None:
-    """Print a benchmark's rows as one table and log it: as CSV, and every figure as `<first cell>.<column>`.
+def publish(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    tracking: str | None,
+    pictures: Sequence[Path] = (),
+) -> None:
+    """Print a benchmark's rows as one table and log it: as CSV, and every figure as `<first
+    cell>.<column>`.
 
-    `tracking` is an MLflow address; without one MLFLOW_TRACKING_URI, else a database under `out/benchmarks` of the
-    working directory. The same benchmark again goes on with its run: figures keep what they were before. InputError
-    where no server answers at the address.
+    `tracking` is an MLflow address; without one MLFLOW_TRACKING_URI, else a database under
+    `out/benchmarks` of the working directory. The same benchmark again goes on with its run:
+    figures keep what they were before. InputError where no server answers at the address.
     """
     Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(name, rows))
     tracker = MlflowTracker(_address(tracking), name.replace("'", ""))
@@ -42,7 +48,10 @@ def machine() -> str:
     """What the figures were measured on: cores, memory, system, Python."""
     memory = psutil.virtual_memory().total / 2**30
     system = f"{platform.system()} {platform.machine()}"
-    return f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {system}, Python {platform.python_version()}"
+    return (
+        f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {system}, Python "
+        f"{platform.python_version()}"
+    )
 
 
 def _address(tracking: str | None) -> str:
@@ -53,7 +62,9 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = _columns(rows)
     table = Table(title=name, caption=machine())
     for column in columns:
-        table.add_column(column, justify="right" if any(_is_figure(row.get(column)) for row in rows) else "left")
+        table.add_column(
+            column, justify="right" if any(_is_figure(row.get(column)) for row in rows) else "left"
+        )
     for row in rows:
         table.add_row(*(_shown(row.get(column)) for column in columns))
     return table

@@ -33,18 +33,26 @@ class CleaningConfig(BaseModel):
     sample_users: int | None = Field(
         None,
         ge=1,
-        description="Number of users kept, drawn by a stable hash of `cleaning.seed` and their id; unset keeps all.",
+        description="Number of users kept, drawn by a stable hash of `cleaning.seed` and their id; "
+        "unset keeps all.",
     )
     seed: int = Field(0, description="Seed of the sample of users: another one draws other users.")
     last_days: float | None = Field(
-        None, gt=0, description="Number of days kept, counted back from the log's last row; unset keeps all."
+        None,
+        gt=0,
+        description="Number of days kept, counted back from the log's last row; unset keeps all.",
     )
-    known_items_only: bool = Field(False, description="Whether to drop rows of items that the table `items` lacks.")
+    known_items_only: bool = Field(
+        False, description="Whether to drop rows of items that the table `items` lacks."
+    )
     no_exposure_before_publication: bool = Field(
-        False, description="Whether to drop rows that are earlier than the publication of their item."
+        False,
+        description="Whether to drop rows that are earlier than the publication of their item.",
     )
     min_watch_seconds: float | None = Field(
-        None, ge=0, description="Seconds below which a click counts as none; unset keeps every click."
+        None,
+        ge=0,
+        description="Seconds below which a click counts as none; unset keeps every click.",
     )
     min_history: int | None = Field(
         None, ge=1, description="Clicks that a user needs to be kept; unset keeps everybody."
@@ -53,32 +61,40 @@ class CleaningConfig(BaseModel):
         None, ge=1, description="Clicks above which a user is dropped; unset keeps everybody."
     )
     max_rejected_share: float = Field(
-        0.01, ge=0, le=1, description="Share of faulty rows that are set aside before the log is refused."
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of faulty rows that are set aside before the log is refused.",
     )
     completed_seconds: float = Field(
         10.0,
         ge=0,
-        description="Watch seconds that complete a watch of any item; a click of unknown seconds is complete.",
+        description="Watch seconds that complete a watch of any item; a click of unknown seconds "
+        "is complete.",
     )
     completed_share: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Share of the item's duration that completes a watch, where that is less than `completed_seconds`.",
+        description="Share of the item's duration that completes a watch, where that is less than "
+        "`completed_seconds`.",
     )
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
         if self.min_history and self.max_history and self.min_history > self.max_history:
-            raise ValueError(f"min_history {self.min_history} is above max_history {self.max_history}")
+            raise ValueError(
+                f"min_history {self.min_history} is above max_history {self.max_history}"
+            )
         return self
 
 
 def clean(tables: Tables, config: CleaningConfig) -> tuple[Tables, dict[str, int]]:
-    """The tables under the rules that are on, and the rows each rule dropped, in the order they ran.
+    """The tables under the rules that are on, and the rows each rule dropped, in the order they
+    ran.
 
-    `min_watch_seconds` drops nothing: it counts the clicks it took back. InputError where a rule needs
-    a table or column that the log has not.
+    `min_watch_seconds` drops nothing: it counts the clicks it took back. InputError where a rule
+    needs a table or column that the log has not.
     """
     dropped: dict[str, int] = {}
     for name, (rule, measure) in RULES.items():
@@ -90,7 +106,9 @@ def clean(tables: Tables, config: CleaningConfig) -> tuple[Tables, dict[str, int
 
 
 def with_completed(tables: Tables, config: CleaningConfig) -> ir.Table:
-    """Interactions with `completed`: clicked, and seconds null or >= min(10 s, half the known duration)."""
+    """Interactions with `completed`: clicked, and seconds null or >= min(10 s, half the known
+    duration).
+    """
     log, needed = tables.interactions, ibis.literal(config.completed_seconds)
     if tables.items is not None and DURATION_SECONDS in tables.items.columns:
         length = tables.items.select(_item=ITEM, _duration=DURATION_SECONDS)
@@ -105,7 +123,9 @@ def with_completed(tables: Tables, config: CleaningConfig) -> ir.Table:
 def _sample_users(tables: Tables, config: CleaningConfig) -> Tables:
     users = tables.interactions.select(USER).distinct()
     draw = (ibis.literal(f"{config.seed}:") + users[USER].cast("string")).hexdigest("md5")
-    drawn = users.mutate(_draw=draw).order_by(["_draw", USER]).limit(config.sample_users).select(USER)
+    drawn = (
+        users.mutate(_draw=draw).order_by(["_draw", USER]).limit(config.sample_users).select(USER)
+    )
     return Tables(
         tables.interactions.semi_join(drawn, USER),
         tables.items,
@@ -117,7 +137,9 @@ def _sample_users(tables: Tables, config: CleaningConfig) -> Tables:
 def _last_days(tables: Tables, config: CleaningConfig) -> Tables:
     log = tables.interactions
     window = ibis.interval(milliseconds=round((config.last_days or 0.0) * DAY_MILLISECONDS))
-    return replace(tables, interactions=log.filter(log[TIMESTAMP] > log[TIMESTAMP].max().as_scalar() - window))
+    return replace(
+        tables, interactions=log.filter(log[TIMESTAMP] > log[TIMESTAMP].max().as_scalar() - window)
+    )
 
 
 def _known_items_only(tables: Tables, _: CleaningConfig) -> Tables:
@@ -154,7 +176,10 @@ def _with_watches(tables: Tables, condition: Deferred) -> Tables:
 
 def _items_with(tables: Tables, column: str, rule: str) -> ir.Table:
     if tables.items is None or column not in tables.items.columns:
-        raise InputError(f"cleaning.{rule} needs an items table with column {column}; add it or switch the rule off")
+        raise InputError(
+            f"cleaning.{rule} needs an items table with column {column}; add it or switch the rule "
+            "off"
+        )
     return tables.items
 
 
@@ -173,7 +198,8 @@ def _number(counted: ir.IntegerScalar) -> int:
 Rule = Callable[[Tables, CleaningConfig], Tables]
 Measure = Callable[[ir.Table], ir.IntegerScalar]
 
-# The sample comes first because it makes the others cheap, histories last because the others shorten them.
+# The sample comes first because it makes the others cheap, histories last because the others
+# shorten them.
 RULES: dict[str, tuple[Rule, Measure]] = {
     "sample_users": (_sample_users, _rows),
     "last_days": (_last_days, _rows),

@@ -11,7 +11,8 @@ from features.schema import Kind
 
 UTC = dt.Timestamp(timezone="UTC")
 SECONDS, MILLISECONDS = 1.0, 0.001
-# Beyond this (year 6429) the arithmetic of milliseconds overflows; the checks call such instants unreadable.
+# Beyond this (year 6429) the arithmetic of milliseconds overflows; the checks call such instants
+# unreadable.
 FARTHEST_MILLISECONDS = 1.4e14
 
 
@@ -19,8 +20,9 @@ FARTHEST_MILLISECONDS = 1.4e14
 class Field:
     """One column: its name here, its name in the file, and what it holds.
 
-    `unit` is the seconds in one unit of the file's number (instants, durations); `separator` parts the
-    categories of a text cell; `whole` says that the published ids are integers and nothing else.
+    `unit` is the seconds in one unit of the file's number (instants, durations); `separator` parts
+    the categories of a text cell; `whole` says that the published ids are integers and nothing
+    else.
     """
 
     name: str

@@ -27,8 +27,8 @@ FILE, ROW = "_file", "_row"
 class Dialect:
     """How a text file is laid out; `names` are given where the file has no header line.
 
-    `typed_header` takes "user_id:token" as the column user_id; `tolerant` skips lines that do not parse, for
-    published files known to have some.
+    `typed_header` takes "user_id:token" as the column user_id; `tolerant` skips lines that do not
+    parse, for published files known to have some.
     """
 
     delimiter: str = ","
@@ -58,9 +58,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A published layout: alternative lists of parts (the interactions first) and what joins the parts.
+    """A published layout: alternative lists of parts (the interactions first) and what joins the
+    parts.
 
-    `repeats` says that the published log itself repeats rows: they are set aside but not held against it.
+    `repeats` says that the published log itself repeats rows: they are set aside but not held
+    against it.
     """
 
     layouts: tuple[tuple[Part, ...], ...]
@@ -70,7 +72,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The rows of one part as they stand in its files, with `_file` (index) and `_row` (from 1) of each."""
+    """The rows of one part as they stand in its files, with `_file` (index) and `_row` (from 1) of
+    each.
+    """
 
     files: tuple[Path, ...]
     raw: ir.Table
@@ -93,12 +97,16 @@ class Sheet:
 def find(name: str, source: Source, data: Path) -> dict[Part, tuple[Path, ...]]:
     """The files of each part, by the first layout whose interactions are in the folder."""
     if not data.is_dir():
-        raise InputError(f"{data}: there is no such folder; --data names the folder that holds the log")
+        raise InputError(
+            f"{data}: there is no such folder; --data names the folder that holds the log"
+        )
     for layout in source.layouts:
         if _matching(layout[0], data):
             return {part: files for part in layout if (files := _matching(part, data))}
     expected = " or ".join(pattern for layout in source.layouts for pattern in layout[0].patterns)
-    raise InputError(f"{data}: no interactions of source '{name}' in this folder; expected {expected}")
+    raise InputError(
+        f"{data}: no interactions of source '{name}' in this folder; expected {expected}"
+    )
 
 
 def _matching(part: Part, data: Path) -> tuple[Path, ...]:
@@ -118,12 +126,18 @@ def open_sheet(part: Part, files: tuple[Path, ...], backend: Backend) -> Sheet:
     sheet = Sheet(files, raw, _present(part.fields, common), _rest(part, common))
     with refusing_unreadable(files):
         if raw.limit(1).count().execute() == 0:
-            raise InputError(f"{files[0].name}: the table {part.table} is empty; expected at least one row")
+            raise InputError(
+                f"{files[0].name}: the table {part.table} is empty; expected at least one row"
+            )
     return sheet
 
 
 def _open(path: Path, index: int, part: Part, backend: Backend) -> ir.Table:
-    table = _open_parquet(path, backend) if path.suffix == ".parquet" else _open_text(path, part, backend)
+    table = (
+        _open_parquet(path, backend)
+        if path.suffix == ".parquet"
+        else _open_text(path, part, backend)
+    )
     _require_columns(path, part.fields, table)
     if path.suffix == ".parquet":
         _require_types(path, part.fields, table)
@@ -134,18 +148,23 @@ def _open_parquet(path: Path, backend: Backend) -> ir.Table:
     try:
         pq.ParquetFile(path).close()
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path.name}: not a whole Parquet file (is it truncated?); write it again") from error
+        raise InputError(
+            f"{path.name}: not a whole Parquet file (is it truncated?); write it again"
+        ) from error
     table = _read_parquet(path, backend)
     return table.mutate(**{ROW: table["file_row_number"] + 1}).drop("file_row_number")
 
 
 def _read_parquet(path: Path, backend: Backend) -> ir.Table:
-    """The file with its row numbers; instants in nanoseconds, as pandas writes them, become microseconds."""
+    """The file with its row numbers; instants in nanoseconds, as pandas writes them, become
+    microseconds.
+    """
     schema = pq.read_schema(path)
     fine = [f.name for f in schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns"]
     if not fine:
         return backend.read_parquet(path, file_row_number=True)
-    # Ibis has no name for DuckDB's instants in nanoseconds, so they are cast before it sees the table.
+    # Ibis has no name for DuckDB's instants in nanoseconds, so they are cast before it sees the
+    # table.
     quoted = ['"' + name.replace('"', '""') + '"' for name in fine]
     casts = ", ".join(f"CAST({name} AS TIMESTAMPTZ) AS {name}" for name in quoted)
     source = f"read_parquet('{sql_text(path)}', file_row_number = true)"
@@ -176,16 +195,24 @@ def _header(path: Path, dialect: Dialect) -> tuple[str, ...]:
             line = file.readline()
         text = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path.name}, line 1: the bytes are not UTF-8; save the file as UTF-8") from error
+        raise InputError(
+            f"{path.name}, line 1: the bytes are not UTF-8; save the file as UTF-8"
+        ) from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be opened ({error.strerror}); make it readable") from error
+        raise InputError(
+            f"{path}: cannot be opened ({error.strerror}); make it readable"
+        ) from error
     names = next(csv.reader([text], delimiter=dialect.delimiter), [])
     if dialect.typed_header:
         names = [name.split(":")[0] for name in names]
     if len(set(names)) < len(names):
-        raise InputError(f"{path.name}, line 1: a column is named twice in {text!r}; names must differ")
+        raise InputError(
+            f"{path.name}, line 1: a column is named twice in {text!r}; names must differ"
+        )
     if not names:
-        raise InputError(f"{path.name}: the file is empty; expected a line of column names and rows below it")
+        raise InputError(
+            f"{path.name}: the file is empty; expected a line of column names and rows below it"
+        )
     return tuple(names)
 
 
@@ -193,7 +220,9 @@ def _require_columns(path: Path, fields: tuple[Field, ...], table: ir.Table) -> 
     for wanted in fields:
         if wanted.required and wanted.raw not in table.columns:
             found = ", ".join(name for name in table.columns if not name.startswith("_"))
-            raise InputError(f"{path.name}: column {wanted.raw} is missing (found: {found}); add or rename it")
+            raise InputError(
+                f"{path.name}: column {wanted.raw} is missing (found: {found}); add or rename it"
+            )
 
 
 def _require_types(path: Path, fields: tuple[Field, ...], table: ir.Table) -> None:
@@ -227,7 +256,11 @@ def _present(fields: tuple[Field, ...], columns: list[str]) -> tuple[Field, ...]
 
 
 def _rest(part: Part, columns: list[str]) -> tuple[str, ...]:
-    taken = {wanted.raw for wanted in part.fields} | {wanted.name for wanted in part.fields} | {FILE, ROW}
+    taken = (
+        {wanted.raw for wanted in part.fields}
+        | {wanted.name for wanted in part.fields}
+        | {FILE, ROW}
+    )
     return tuple(name for name in columns if part.keep_rest and name not in taken)
 
 

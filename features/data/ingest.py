@@ -13,27 +13,46 @@ from ibis.backends.duckdb import Backend
 from features.data.clean import CleaningConfig, clean, with_completed
 from features.data.files import FILE, ROW, Sheet, refusing_unreadable
 from features.data.formats import sheets as open_sheets
-from features.data.formats import source_files, source_named, with_defaults, with_id_types, without_provenance
+from features.data.formats import (
+    source_files,
+    source_named,
+    with_defaults,
+    with_id_types,
+    without_provenance,
+)
 from features.data.validate import Checked, Limits, check, evaluation
 from features.errors import InputError
-from features.schema import CLICKED, CONTRACTS, ITEM, TIMESTAMP, USER, WATCH_SECONDS, Tables, engine, sql_text
+from features.schema import (
+    CLICKED,
+    CONTRACTS,
+    ITEM,
+    TIMESTAMP,
+    USER,
+    WATCH_SECONDS,
+    Tables,
+    engine,
+    sql_text,
+)
 
 __all__ = ["ingest", "source_files"]
 
 ORDERS = {"items": [ITEM], "users": [USER], "searches": [USER, TIMESTAMP, FILE, ROW]}
 
 
-def ingest(source: str, data: Path, out: Path, config: CleaningConfig, now: datetime) -> dict[str, Any]:
+def ingest(
+    source: str, data: Path, out: Path, config: CleaningConfig, now: datetime
+) -> dict[str, Any]:
     """Read, check and clean a data folder; write its tables into `out` and say what was done.
 
-    `out` exists and is empty; it receives interactions.parquet (by user, time and original order, with the column
-    `completed`), items.parquet, users.parquet and searches.parquet where the log has them, and rejected.parquet. Null
-    seconds stay null. The summary holds rows_read, rejected (by table and reason), dropped (by rule), missing (columns
-    of the contract that the log has not, by table), unused (further columns of the log), unread (files of the folder
-    called like a table, and not read), rows, users, items (of the rows kept), clicked_share, null_seconds_share and
-    mean_seconds (of the clicks), first_timestamp, last_timestamp (ISO, UTC) and catalogue (rows of items, None without
-    the table). InputError, with nothing written, where the input is at fault; `now` is the instant after which nothing
-    can have happened.
+    `out` exists and is empty; it receives interactions.parquet (by user, time and original order,
+    with the column `completed`), items.parquet, users.parquet and searches.parquet where the log
+    has them, and rejected.parquet. Null seconds stay null. The summary holds rows_read, rejected
+    (by table and reason), dropped (by rule), missing (columns of the contract that the log has not,
+    by table), unused (further columns of the log), unread (files of the folder called like a table,
+    and not read), rows, users, items (of the rows kept), clicked_share, null_seconds_share and
+    mean_seconds (of the clicks), first_timestamp, last_timestamp (ISO, UTC) and catalogue (rows of
+    items, None without the table). InputError, with nothing written, where the input is at fault;
+    `now` is the instant after which nothing can have happened.
     """
     backend = engine()
     try:
@@ -46,7 +65,10 @@ def ingest(source: str, data: Path, out: Path, config: CleaningConfig, now: date
 def in_words(summary: Mapping[str, Any]) -> str:
     """What was read, as one line: enough to see that a column is not what it was taken for."""
     rejected = summary["rejected"].get("interactions", {}) | summary["dropped"]
-    aside = f" of {summary['rows_read']:,} ({', '.join(f'{reason}: {n:,}' for reason, n in rejected.items() if n)})"
+    aside = (
+        f" of {summary['rows_read']:,} "
+        f"({', '.join(f'{reason}: {n:,}' for reason, n in rejected.items() if n)})"
+    )
     mean = summary["mean_seconds"]
     parts = [
         f"{summary['rows']:,} rows{aside if any(rejected.values()) else ''}",
@@ -60,7 +82,12 @@ def in_words(summary: Mapping[str, Any]) -> str:
         "not used": summary["unused"],
         "not read": summary["unread"],
     }
-    return "; ".join([", ".join(parts), *(f"{what}: {', '.join(names)}" for what, names in notes.items() if names)])
+    return "; ".join(
+        [
+            ", ".join(parts),
+            *(f"{what}: {', '.join(names)}" for what, names in notes.items() if names),
+        ]
+    )
 
 
 class _Places:
@@ -82,7 +109,9 @@ class _Places:
         return path
 
 
-def _ingest(source: str, data: Path, places: _Places, config: CleaningConfig, now: datetime) -> dict[str, Any]:
+def _ingest(
+    source: str, data: Path, places: _Places, config: CleaningConfig, now: datetime
+) -> dict[str, Any]:
     sheets = open_sheets(source, data, places.backend)
     limits = Limits(config.max_rejected_share, now, source_named(source).repeats)
     checked = _check_all(sheets, places, limits)
@@ -97,7 +126,9 @@ def _ingest(source: str, data: Path, places: _Places, config: CleaningConfig, no
         "rejected": {name: part.counts for name, part in checked.items() if part.counts},
         "dropped": dropped,
         "missing": missing,
-        "unused": sorted(set(_plain(derived.interactions).columns) - set(CONTRACTS["interactions"].kinds)),
+        "unused": sorted(
+            set(_plain(derived.interactions).columns) - set(CONTRACTS["interactions"].kinds)
+        ),
         "unread": _unread(data, {path for sheet in sheets.values() for path in sheet.files}),
         **_facts(kept, tables),
     }
@@ -113,11 +144,15 @@ def _check_all(sheets: Mapping[str, Sheet], places: _Places, limits: Limits) -> 
 
 
 def _missing(tables: Tables) -> dict[str, list[str]]:
-    """The columns of the contract that the log has not, by table; the features that read them are off."""
+    """The columns of the contract that the log has not, by table; the features that read them are
+    off.
+    """
     missing: dict[str, list[str]] = {}
     for name, contract in CONTRACTS.items():
         table = getattr(tables, name)
-        absent = [column for column in contract.kinds if table is None or column not in table.columns]
+        absent = [
+            column for column in contract.kinds if table is None or column not in table.columns
+        ]
         if absent:
             missing[name] = absent
     return missing
@@ -125,17 +160,29 @@ def _missing(tables: Tables) -> dict[str, list[str]]:
 
 def _unread(data: Path, read: set[Path]) -> list[str]:
     """Files of the folder that are called like a table of the contract, and were not read."""
-    alike = (path for name in CONTRACTS for path in data.glob(f"{name}*") if path.is_file() and path not in read)
+    alike = (
+        path
+        for name in CONTRACTS
+        for path in data.glob(f"{name}*")
+        if path.is_file() and path not in read
+    )
     return sorted(path.name for path in alike)
 
 
 def _require_rows(tables: Tables, dropped: Mapping[str, int]) -> None:
     if tables.interactions.limit(1).count().execute() == 0:
-        rules = ", ".join(f"{name} dropped {n}" for name, n in dropped.items()) or "all rows are faulty"
-        raise InputError(f"no interaction is left after cleaning ({rules}); expected at least one; relax the rules")
+        rules = (
+            ", ".join(f"{name} dropped {n}" for name, n in dropped.items()) or "all rows are faulty"
+        )
+        raise InputError(
+            f"no interaction is left after cleaning ({rules}); expected at least one; relax the "
+            "rules"
+        )
 
 
-def _write(tables: Tables, checked: Mapping[str, Checked], places: _Places, config: CleaningConfig) -> ir.Table:
+def _write(
+    tables: Tables, checked: Mapping[str, Checked], places: _Places, config: CleaningConfig
+) -> ir.Table:
     by_user = with_completed(tables, config).order_by([USER, TIMESTAMP, FILE, ROW]).drop(FILE, ROW)
     path = places.write("interactions", by_user)
     for name, order in ORDERS.items():

@@ -1,4 +1,6 @@
-"""The door: rows that cannot be true are set aside with a reason; too many of them refuse the whole log."""
+"""The door: rows that cannot be true are set aside with a reason; too many of them refuse the whole
+log.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +13,16 @@ import ibis.expr.types as ir
 from features.data.fields import MILLISECONDS, Field
 from features.data.files import FILE, ROW, Sheet
 from features.errors import InputError
-from features.schema import CLICKED, DURATION_SECONDS, ITEM, PROPENSITY, QUERY, TIMESTAMP, USER, WATCH_SECONDS
+from features.schema import (
+    CLICKED,
+    DURATION_SECONDS,
+    ITEM,
+    PROPENSITY,
+    QUERY,
+    TIMESTAMP,
+    USER,
+    WATCH_SECONDS,
+)
 
 REASON, VALUE = "_reason", "_value"
 KEYS = (USER, ITEM, TIMESTAMP)
@@ -22,13 +33,16 @@ UNIQUE = {"interactions": KEYS, "users": (USER,), "searches": (USER, TIMESTAMP, 
 LONGEST_WATCH_SECONDS = 86_400
 TOO_LONG = f"is above {LONGEST_WATCH_SECONDS}"
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
-# 1990 and 2100 in milliseconds since 1970: read as seconds, both lie tens of thousands of years ahead.
+# 1990 and 2100 in milliseconds since 1970: read as seconds, both lie tens of thousands of years
+# ahead.
 MILLISECONDS_FROM, MILLISECONDS_TO = 631_152_000_000, 4_102_444_800_000
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One way a cell can be wrong: when, what the `rejected` table calls it, what was expected instead."""
+    """One way a cell can be wrong: when, what the `rejected` table calls it, what was expected
+    instead.
+    """
 
     condition: ir.BooleanValue
     reason: str
@@ -37,7 +51,9 @@ class Fault:
 
 
 class Checked(NamedTuple):
-    """Rows in the contract's types, those set aside, how many of these by reason, and how many were read."""
+    """Rows in the contract's types, those set aside, how many of these by reason, and how many were
+    read.
+    """
 
     kept: ir.Table
     rejected: ir.Table
@@ -46,7 +62,8 @@ class Checked(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The share of rows that may be set aside, the instant nothing can be later than, and the log's habit.
+    """The share of rows that may be set aside, the instant nothing can be later than, and the log's
+    habit.
 
     With `repeats` duplicates are set aside as ever, but not counted against the share.
     """
@@ -57,12 +74,16 @@ class Limits(NamedTuple):
 
 
 def evaluation(sheet: Sheet, now: datetime) -> ir.Table:
-    """The typed columns of a sheet and, where a row is at fault, the reason, the value and the keys as text."""
+    """The typed columns of a sheet and, where a row is at fault, the reason, the value and the keys
+    as text.
+    """
     faults = list(_faults(sheet, now))
     reason = ibis.cases(*((fault.condition, fault.reason) for fault in faults))
     value = ibis.cases(*((fault.condition, _text(sheet.raw[fault.column])) for fault in faults))
     keys = {
-        f"_{taken.name}": ibis.ifelse(reason.notnull(), _text(sheet.raw[taken.raw]), ibis.null("string"))
+        f"_{taken.name}": ibis.ifelse(
+            reason.notnull(), _text(sheet.raw[taken.raw]), ibis.null("string")
+        )
         for taken in sheet.fields
         if taken.name in KEYS
     }
@@ -113,24 +134,37 @@ def _expected(taken: Field, now: datetime) -> str:
     if taken.kind == "timestamp":
         form = "milliseconds" if milliseconds else "ISO text or whole seconds"
         span = f" between 1990 and {now:%Y-%m-%d}" if taken.name == TIMESTAMP else ""
-        return f"{form} since 1970{span} (seconds times 1000)" if milliseconds else f"{form} since 1970{span}"
+        return (
+            f"{form} since 1970{span} (seconds times 1000)"
+            if milliseconds
+            else f"{form} since 1970{span}"
+        )
     if taken.name == WATCH_SECONDS:
-        return f"{'milliseconds' if milliseconds else 'seconds'} worth 0 to {LONGEST_WATCH_SECONDS} s, or blank"
+        return (
+            f"{'milliseconds' if milliseconds else 'seconds'} worth 0 to "
+            f"{LONGEST_WATCH_SECONDS} s, or blank"
+        )
     if taken.name == PROPENSITY:
         return "a chance above 0 and at most 1, or blank"
     if taken.kind == "id":
         return "a whole number in every row" if taken.whole else "an id in every row"
-    return {"flag": "0 or 1, true or false", "number": "a number >= 0 or blank"}.get(taken.kind, "readable text")
+    return {"flag": "0 or 1, true or false", "number": "a number >= 0 or blank"}.get(
+        taken.kind, "readable text"
+    )
 
 
 def check(name: str, sheet: Sheet, rows: ir.Table, limits: Limits) -> Checked:
-    """Part `judged` rows into kept and rejected; InputError where more are rejected than the limits allow."""
+    """Part `judged` rows into kept and rejected; InputError where more are rejected than the limits
+    allow.
+    """
     total = int(rows.count().execute())
     faulty = rows.filter(rows[REASON].notnull())
     sound = rows.filter(rows[REASON].isnull())
     repeated = duplicates(sound, list(UNIQUE.get(name, (ITEM,))))
     counts = _counted(faulty) | ({DUPLICATE: n} if (n := int(repeated.count().execute())) else {})
-    held_against = {reason: n for reason, n in counts.items() if reason != DUPLICATE or _counts(name, limits)}
+    held_against = {
+        reason: n for reason, n in counts.items() if reason != DUPLICATE or _counts(name, limits)
+    }
     if sum(held_against.values()) > limits.max_rejected_share * total:
         worst = max(held_against, key=lambda reason: held_against[reason])
         first = _first(repeated if worst == DUPLICATE else faulty.filter(faulty[REASON] == worst))
@@ -141,10 +175,13 @@ def check(name: str, sheet: Sheet, rows: ir.Table, limits: Limits) -> Checked:
 
 
 def duplicates(rows: ir.Table, keys: list[str]) -> ir.Table:
-    """The rows whose keys an earlier row (of an earlier file, or higher up) already had; held in memory."""
+    """The rows whose keys an earlier row (of an earlier file, or higher up) already had; held in
+    memory.
+    """
     marked = rows.mutate(**{REASON: ibis.literal(DUPLICATE)})
     repeated = rows.group_by(keys).agg(_times=rows.count()).filter(ibis._["_times"] > 1)
-    # Only rows that share their keys are numbered: a window over the whole log would sort all of it.
+    # Only rows that share their keys are numbered: a window over the whole log would sort all of
+    # it.
     again = marked.semi_join(repeated, keys)
     place = ibis.row_number().over(ibis.window(group_by=keys, order_by=[FILE, ROW]))
     later = again.mutate(_place=place).filter(ibis._["_place"] > 0).drop("_place")
@@ -165,7 +202,9 @@ def _first(rows: ir.Table) -> dict[str, object]:
     return first
 
 
-def _refusal(sheet: Sheet, reason: str, first: dict[str, object], share: tuple[int, int], limits: Limits) -> str:
+def _refusal(
+    sheet: Sheet, reason: str, first: dict[str, object], share: tuple[int, int], limits: Limits
+) -> str:
     file = sheet.files[cast(int, first[FILE])].name
     if reason == DUPLICATE:
         keys = ", ".join(str(first[key]) for key in KEYS)
@@ -179,16 +218,21 @@ def _refusal(sheet: Sheet, reason: str, first: dict[str, object], share: tuple[i
     if "milliseconds" in reason:
         remedy = "divide the column by 1000"
     elif reason == f"{WATCH_SECONDS} {TOO_LONG}":
-        remedy = "if these are milliseconds divide the column by 1000, else repair or drop these rows"
+        remedy = (
+            "if these are milliseconds divide the column by 1000, else repair or drop these rows"
+        )
     return (
         f"{file}, column {column}: row {first[ROW]} holds {found}, expected {expected}; "
-        f"{share[0]} of {share[1]} rows are at fault, tolerated are {limits.max_rejected_share:.2%} "
+        f"{share[0]} of {share[1]} rows are at fault, tolerated are "
+        f"{limits.max_rejected_share:.2%} "
         f"(cleaning.max_rejected_share): {remedy}"
     )
 
 
 def _rejected(name: str, sheet: Sheet, rows: ir.Table) -> ir.Table:
-    files = ibis.cases(*((rows[FILE] == index, path.name) for index, path in enumerate(sheet.files)))
+    files = ibis.cases(
+        *((rows[FILE] == index, path.name) for index, path in enumerate(sheet.files))
+    )
     return rows.select(
         table=ibis.literal(name),
         file=files,

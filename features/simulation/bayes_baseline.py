@@ -1,16 +1,19 @@
-"""What a careful reader who knows a simulated world's laws can tell of each user's tastes from the log.
+"""What a careful reader who knows a simulated world's laws can tell of each user's tastes from the
+log.
 
-Tastes are a hidden Markov chain: the level of each (user, topic) is drawn anew on a few days, the favourite channel
-never. The reader runs the forward filter over the days, jointly over level and favourite channel, on two kinds of
-evidence:
+Tastes are a hidden Markov chain: the level of each (user, topic) is drawn anew on a few days, the
+favourite channel never. The reader runs the forward filter over the days, jointly over level and
+favourite channel, on two kinds of evidence:
 
 - *reactions*: clicks, non-clicks and shares watched. Exact: each depends on one topic of one user.
-- *exposures*: how often each channel was shown, for the feed knows the tastes and its choices betray them. An
-  approximation: counts are taken as Poisson with the rates of the feed's policy, the sum of a user's pulls over
-  the other topics as its expectation so far, the catalogue as at noon; that clicked items are not shown again,
-  the searches and the choice of the pages that follow them are not read.
+- *exposures*: how often each channel was shown, for the feed knows the tastes and its choices
+  betray them. An approximation: counts are taken as Poisson with the rates of the feed's policy,
+  the sum of a user's pulls over the other topics as its expectation so far, the catalogue as at
+  noon; that clicked items are not shown again, the searches and the choice of the pages that follow
+  them are not read.
 
-So a learner that passes this reader has found what those approximations miss; only the oracle is a true bound.
+So a learner that passes this reader has found what those approximations miss; only the oracle is a
+true bound.
 """
 
 import numpy as np
@@ -22,10 +25,12 @@ from features.simulation.world import LEVELS, Floats, Instant, Ints, World
 
 
 def beliefs(world: World, log: SimulatedLog, at: Instant) -> Floats:
-    """Posterior of tastes by the log before the instant: [users, topics, levels, channels of the topic].
+    """Posterior of tastes by the log before the instant: [users, topics, levels, channels of the
+    topic].
 
-    By user index; each [levels, channels] is the joint distribution of the topic's level and of which of its
-    channels is the favourite, and sums to 1. Rows at or after the instant are not read.
+    By user index; each [levels, channels] is the joint distribution of the topic's level and of
+    which of its channels is the favourite, and sums to 1. Rows at or after the instant are not
+    read.
     """
     users, drift, until = world.users, world.config.drift, int(w.microseconds(at))
     prior = world.prior[users.band][..., None]
@@ -47,7 +52,9 @@ def _rows_of(world: World, log: SimulatedLog, day: int, until: int) -> slice:
 
 
 def _reactions_say(world: World, log: SimulatedLog, rows: slice) -> Floats:
-    """Log likelihood of what was clicked and watched: [users, topics, levels, channels of the topic]."""
+    """Log likelihood of what was clicked and watched: [users, topics, levels, channels of the
+    topic].
+    """
     user, item = world.user_index(log.user_id[rows]), world.item_index(log.item_id[rows])
     likelihood = _log_likelihood(world, log, rows, user, item)
     topic, place = np.divmod(world.items.channel[item], world.config.channels_a_topic)
@@ -55,11 +62,17 @@ def _reactions_say(world: World, log: SimulatedLog, rows: slice) -> Floats:
     cell = ((user * world.config.topics + topic) * LEVELS)[:, None] + np.arange(LEVELS)
     elsewhere = _summed(cell, likelihood[:, :, 0], shape[:3])
     more_if_favourite = likelihood[:, :, 1] - likelihood[:, :, 0]
-    return elsewhere[..., None] + _summed(cell * shape[3] + place[:, None], more_if_favourite, shape)
+    return elsewhere[..., None] + _summed(
+        cell * shape[3] + place[:, None], more_if_favourite, shape
+    )
 
 
-def _log_likelihood(world: World, log: SimulatedLog, rows: slice, users: Ints, items: Ints) -> Floats:
-    """Log likelihood of each row at every level, not in and in the favourite channel: [n, levels, 2]."""
+def _log_likelihood(
+    world: World, log: SimulatedLog, rows: slice, users: Ints, items: Ints
+) -> Floats:
+    """Log likelihood of each row at every level, not in and in the favourite channel: [n, levels,
+    2].
+    """
     behaviour = world.config.behaviour
     language = w.channel_language(world.config)[world.items.channel[items]]
     foreign = (world.users.language[users] != language).astype(np.int64)
@@ -74,7 +87,9 @@ def _log_likelihood(world: World, log: SimulatedLog, rows: slice, users: Ints, i
     return np.where(log.clicked[rows, None, None], np.log(click) + watched, np.log1p(-click))
 
 
-def _exposures_say(world: World, log: SimulatedLog, rows: slice, day: int, belief: Floats) -> Floats:
+def _exposures_say(
+    world: World, log: SimulatedLog, rows: slice, day: int, belief: Floats
+) -> Floats:
     """Log likelihood of how often each channel was shown, shaped like the belief it starts from."""
     users, shown = _shown(world, log, rows)
     evidence = np.zeros(belief.shape)
@@ -88,7 +103,9 @@ def _exposures_say(world: World, log: SimulatedLog, rows: slice, day: int, belie
 
 
 def _shown(world: World, log: SimulatedLog, rows: slice) -> tuple[Ints, Ints]:
-    """Users with pages that no search steered, and what these showed: [users], [users, topics, channels]."""
+    """Users with pages that no search steered, and what these showed: [users], [users, topics,
+    channels].
+    """
     config = world.config
     unsteered = log.surface[rows] != SURFACES.index("search")
     user = world.user_index(log.user_id[rows][unsteered])
@@ -99,24 +116,35 @@ def _shown(world: World, log: SimulatedLog, rows: slice) -> tuple[Ints, Ints]:
 
 
 def _feed_rates(world: World, day: int, users: Ints, belief: Floats) -> Floats:
-    """Chance that a slot shows a channel, by level and by favourite or not: [users, topics, channels, levels, 2]."""
+    """Chance that a slot shows a channel, by level and by favourite or not: [users, topics,
+    channels, levels, 2].
+    """
     behaviour = world.config.behaviour
     pull = np.array(behaviour.level_pull)
     believed_pull = belief.sum(axis=3) @ pull
     others = believed_pull.sum(axis=1, keepdims=True) - believed_pull
     topic_chance = (pull / (others[..., None] + pull))[:, :, None, :, None]
-    odds = (1 - behaviour.favourite_pull) * w.channel_odds(world.config)[world.users.language[users]]
+    odds = (1 - behaviour.favourite_pull) * w.channel_odds(world.config)[
+        world.users.language[users]
+    ]
     channel_chance = np.stack([odds, odds + behaviour.favourite_pull], axis=-1)[:, :, :, None, :]
-    return np.asarray(world.config.taste_share * topic_chance * channel_chance + _rates_without_taste(world, day))
+    return np.asarray(
+        world.config.taste_share * topic_chance * channel_chance + _rates_without_taste(world, day)
+    )
 
 
 def _rates_without_taste(world: World, day: int) -> Floats:
-    """Chance that a slot shows each channel by popularity or at random, at noon: [topics, channels, 1, 1]."""
+    """Chance that a slot shows each channel by popularity or at random, at noon: [topics, channels,
+    1, 1].
+    """
     config = world.config
     catalogue = shelves(world, day, config.origin + day * DAY + 12 * HOUR)
-    popular = np.bincount(world.items.channel[: catalogue.popular.size], catalogue.popular, config.channels)
+    popular = np.bincount(
+        world.items.channel[: catalogue.popular.size], catalogue.popular, config.channels
+    )
     at_random = (
-        np.bincount(world.items.channel[catalogue.published], minlength=config.channels) / catalogue.published.size
+        np.bincount(world.items.channel[catalogue.published], minlength=config.channels)
+        / catalogue.published.size
     )
     random_share = 1 - config.taste_share - config.popular_share
     rates = config.popular_share * popular + random_share * at_random

@@ -1,8 +1,10 @@
-"""The best lists a simulated world allows, and reference lists that say how far from them a list is.
+"""The best lists a simulated world allows, and reference lists that say how far from them a list
+is.
 
-`oracle` knows every taste. `bayes_baseline` knows the world's laws, its items and each user's profile (country, age,
-language), but infers tastes from the log; `popular` and `random` need nothing. All ids are raw; items are those
-published by the instant, seen ones (clicked before it) left out.
+`oracle` knows every taste. `bayes_baseline` knows the world's laws, its items and each user's
+profile (country, age, language), but infers tastes from the log; `popular` and `random` need
+nothing. All ids are raw; items are those published by the instant, seen ones (clicked before it)
+left out.
 """
 
 from collections.abc import Callable
@@ -58,10 +60,11 @@ def oracle_lists(world: World, ask: Ask, seen: UserItems) -> tuple[Ints, Floats]
 
 
 def oracle_share(world: World, ask: Ask, lists: npt.ArrayLike, seen: UserItems) -> float:
-    """Sum of E[seconds] at position 1 over the lists [users, k] of raw items, over that of the oracle's lists.
+    """Sum of E[seconds] at position 1 over the lists [users, k] of raw items, over that of the
+    oracle's lists.
 
-    Row order is that of `ask.users`; -1 is an empty place, and a seen item is worth nothing. NaN without users;
-    refuses lists of another shape or with an item twice.
+    Row order is that of `ask.users`; -1 is an empty place, and a seen item is worth nothing. NaN
+    without users; refuses lists of another shape or with an item twice.
     """
     given = _checked(lists, (len(ask.users), ask.k))
     row, place = np.nonzero(given != PADDING)
@@ -71,11 +74,14 @@ def oracle_share(world: World, ask: Ask, lists: npt.ArrayLike, seen: UserItems) 
     return float(seconds.sum() / best) if best else float("nan")
 
 
-def reference_lists(world: World, log: SimulatedLog, ask: Ask, rng: np.random.Generator) -> dict[str, Ints]:
+def reference_lists(
+    world: World, log: SimulatedLog, ask: Ask, rng: np.random.Generator
+) -> dict[str, Ints]:
     """Lists [users, k] of unseen raw items by policy: random, popular, bayes_baseline, oracle.
 
-    popular: most completed watches in the 24 hours before the instant (completed: clicked and watched for 10 seconds or
-    half the duration). bayes_baseline: highest posterior mean of E[seconds], see `features.simulation.bayes_baseline`.
+    popular: most completed watches in the 24 hours before the instant (completed: clicked and
+    watched for 10 seconds or half the duration). bayes_baseline: highest posterior mean of
+    E[seconds], see `features.simulation.bayes_baseline`.
     """
     seen = seen_before(log, ask.at)
     scores: dict[str, Scores] = {
@@ -116,8 +122,12 @@ def _believed_scores(world: World, belief: Floats, at: Instant) -> Scores:
 def _situation_values(world: World, at: Instant) -> Floats:
     """E[seconds] of each item in each situation: [items, 16]."""
     behaviour, items = world.config.behaviour, np.arange(len(world.items.channel))
-    click = w.sigmoid(w.click_scores(world, items, w.microseconds(at))[:, None] + w.click_effects(behaviour))
-    watched = w.sigmoid(w.watch_logits(w.watch_scores(world, items)[:, None], w.watch_effects(behaviour)))
+    click = w.sigmoid(
+        w.click_scores(world, items, w.microseconds(at))[:, None] + w.click_effects(behaviour)
+    )
+    watched = w.sigmoid(
+        w.watch_logits(w.watch_scores(world, items)[:, None], w.watch_effects(behaviour))
+    )
     return click * watched * world.items.duration[:, None]
 
 
@@ -158,7 +168,9 @@ def _best(world: World, ask: Ask, seen: UserItems, score: Scores) -> tuple[Ints,
 def _barred(world: World, users: Ints, seen: UserItems) -> tuple[Ints, Ints]:
     """Rows of the asked users and the items barred there, by row."""
     if np.unique(users).size < users.size:
-        raise InputError("lists for a user twice were asked of the simulated world; ask for each user once.")
+        raise InputError(
+            "lists for a user twice were asked of the simulated world; ask for each user once."
+        )
     row_of = np.full(len(world.users.age), PADDING)
     row_of[users] = np.arange(users.size)
     row, item = row_of[world.user_index(seen.user_id)], world.item_index(seen.item_id)
@@ -190,10 +202,15 @@ def _among(world: World, users: Ints, items: Ints, seen: UserItems) -> Flags:
 def _checked(lists: npt.ArrayLike, shape: tuple[int, int]) -> Ints:
     given = np.asarray(lists, dtype=np.int64)
     if given.shape != shape:
-        raise InputError(f"lists of shape {given.shape} were given; one row a user and k places are expected: {shape}.")
+        raise InputError(
+            f"lists of shape {given.shape} were given; one row a user and k places are expected: "
+            f"{shape}."
+        )
     ordered = np.sort(given, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PADDING)
     if twice.any():
         row, place = np.argwhere(twice)[0]
-        raise InputError(f"lists, row {row}: item {ordered[row, place]} stands there twice; list an item once.")
+        raise InputError(
+            f"lists, row {row}: item {ordered[row, place]} stands there twice; list an item once."
+        )
     return given

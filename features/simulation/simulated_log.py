@@ -1,10 +1,12 @@
-"""The log of a simulated world: who came when, what the feed showed, what was clicked and how long watched.
+"""The log of a simulated world: who came when, what the feed showed, what was clicked and how long
+watched.
 
-The feed fills a page slot by slot. For each slot it picks by taste (a liked topic, then often the favourite
-channel, then what is talked about there), by popularity, or at random; taste and popularity never show what
-the user has clicked before, and no page holds an item twice. `propensity` is the exact probability, over the
-three ways together, that this slot of this user's page shows this item, given the user's clicks before and the
-slots above. An impression is stamped when its tile comes on screen, `SLOT_SECONDS` after the one above.
+The feed fills a page slot by slot. For each slot it picks by taste (a liked topic, then often the
+favourite channel, then what is talked about there), by popularity, or at random; taste and
+popularity never show what the user has clicked before, and no page holds an item twice.
+`propensity` is the exact probability, over the three ways together, that this slot of this user's
+page shows this item, given the user's clicks before and the slots above. An impression is stamped
+when its tile comes on screen, `SLOT_SECONDS` after the one above.
 """
 
 import os
@@ -23,15 +25,27 @@ from features import schema as t
 from features.errors import InputError
 from features.schema import DAY, HOUR, SECOND
 from features.simulation import world as w
-from features.simulation.world import Block, Codes, Flags, Floats, Ints, TimestampsUs, World, WorldConfig
+from features.simulation.world import (
+    Block,
+    Codes,
+    Flags,
+    Floats,
+    Ints,
+    TimestampsUs,
+    World,
+    WorldConfig,
+)
 
 SURFACES = ("home", "up_next", "search")
 QUERY_FORMS = ("{}", "{} for beginners", "best {}", "{} explained")
-RHYTHM = np.array([2, 1, 1, 1, 1, 2, 4, 6, 6, 5, 5, 6, 7, 6, 5, 5, 6, 8, 10, 12, 12, 10, 7, 4]) / 132
+RHYTHM = (
+    np.array([2, 1, 1, 1, 1, 2, 4, 6, 6, 5, 5, 6, 7, 6, 5, 5, 6, 8, 10, 12, 12, 10, 7, 4]) / 132
+)
 TASTE, POPULAR, RANDOM = range(3)
 SLOT_SECONDS = 3
 SEARCH_FOCUS = 0.7
-# A way of picking that has shown a user nearly all it could is left to chance, so that redrawing always ends.
+# A way of picking that has shown a user nearly all it could is left to chance, so that redrawing
+# always ends.
 EXHAUSTED = 0.99
 # Ends every list of seen keys, so that a search always lands on an entry.
 NO_KEY = np.iinfo(np.int64).max
@@ -39,7 +53,9 @@ NO_KEY = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Searches:
-    """Searches by time: raw user ids, instants (UTC), query texts; each some seconds before a page."""
+    """Searches by time: raw user ids, instants (UTC), query texts; each some seconds before a
+    page.
+    """
 
     user_id: Ints
     timestamp: TimestampsUs
@@ -48,7 +64,9 @@ class Searches:
 
 @dataclass(frozen=True)
 class SimulatedLog:
-    """Impressions by time: raw ids, instants (UTC), codes into DEVICES and SURFACES, positions from 1."""
+    """Impressions by time: raw ids, instants (UTC), codes into DEVICES and SURFACES, positions from
+    1.
+    """
 
     user_id: Ints
     item_id: Ints
@@ -64,7 +82,9 @@ class SimulatedLog:
 
 @dataclass(frozen=True)
 class _Visits:
-    """The pages opened in one hour, [pages]; `odds` [pages, topics] steer the taste part of the feed."""
+    """The pages opened in one hour, [pages]; `odds` [pages, topics] steer the taste part of the
+    feed.
+    """
 
     top: int
     user: Ints
@@ -76,7 +96,9 @@ class _Visits:
 
 @dataclass(frozen=True)
 class Shelves:
-    """The catalogue at the top of an hour: what is out, how hot it is, and running sums to draw from."""
+    """The catalogue at the top of an hour: what is out, how hot it is, and running sums to draw
+    from.
+    """
 
     published: Ints
     heat: Floats
@@ -91,7 +113,9 @@ class Shelves:
 
 @dataclass(frozen=True)
 class _Feed:
-    """What the policy looks at in one hour; `seen`: sorted keys user * items + item of all clicks so far."""
+    """What the policy looks at in one hour; `seen`: sorted keys user * items + item of all clicks
+    so far.
+    """
 
     world: World
     shelves: Shelves
@@ -139,7 +163,9 @@ class _Queries:
 
 
 def simulate(config: WorldConfig) -> tuple[World, SimulatedLog]:
-    """The world of a configuration and its log: the same seed, the same rows; more days only add rows."""
+    """The world of a configuration and its log: the same seed, the same rows; more days only add
+    rows.
+    """
     world = w.build(config)
     seen = np.array([NO_KEY])
     rows, searches = [], []
@@ -156,7 +182,8 @@ def simulate(config: WorldConfig) -> tuple[World, SimulatedLog]:
 def write(world: World, log: SimulatedLog, out: Path) -> None:
     """Writes the four tables of the canonical layout and `truth/` (npy and JSON) under `out`.
 
-    Every file is renamed into its place, the interactions last: who finds new interactions finds the rest.
+    Every file is renamed into its place, the interactions last: who finds new interactions finds
+    the rest.
     """
     truth = out / "truth"
     truth.mkdir(parents=True, exist_ok=True)
@@ -168,12 +195,18 @@ def write(world: World, log: SimulatedLog, out: Path) -> None:
 
 
 def load_ground_truth(data: Path) -> World:
-    """The world that `write` kept under `data`; refuses a folder without it or with a damaged one."""
+    """The world that `write` kept under `data`; refuses a folder without it or with a damaged
+    one.
+    """
     truth = data / "truth"
     try:
         config = WorldConfig.model_validate_json((truth / "config.json").read_text())
-        users = w.Users(**{field.name: _array(truth, f"users.{field.name}") for field in fields(w.Users)})
-        items = w.Items(**{field.name: _array(truth, f"items.{field.name}") for field in fields(w.Items)})
+        users = w.Users(
+            **{field.name: _array(truth, f"users.{field.name}") for field in fields(w.Users)}
+        )
+        items = w.Items(
+            **{field.name: _array(truth, f"items.{field.name}") for field in fields(w.Items)}
+        )
         return World(config, users, items, _array(truth, "prior"), _array(truth, "levels"))
     except (OSError, ValueError, EOFError) as fault:
         raise InputError(
@@ -216,7 +249,9 @@ def _visits(world: World, day: int, rng: np.random.Generator) -> Iterator[_Visit
         yield _opened(world.config, top, users, odds[users], rng)
 
 
-def _opened(config: WorldConfig, top: int, users: Ints, odds: Floats, rng: np.random.Generator) -> _Visits:
+def _opened(
+    config: WorldConfig, top: int, users: Ints, odds: Floats, rng: np.random.Generator
+) -> _Visits:
     # Two minutes at either end keep searches and the page's last slot inside the hour.
     timestamp_us = top + rng.integers(120 * SECOND, HOUR - 120 * SECOND, size=users.size)
     size = rng.integers(w.PAGE_SIZES[0], w.PAGE_SIZES[1] + 1, size=users.size)
@@ -230,12 +265,17 @@ def _opened(config: WorldConfig, top: int, users: Ints, odds: Floats, rng: np.ra
 def shelves(world: World, day: int, top: int) -> Shelves:
     """The catalogue of a day at an instant (microseconds) of it."""
     config = world.config
-    # Only what is published by the day's end: sums run over the same numbers however long the world goes on.
+    # Only what is published by the day's end: sums run over the same numbers however long the world
+    # goes on.
     items = np.arange(config.items_by(day))
     out = world.items.published[items] <= top
-    heat = np.where(out, np.exp(world.items.appeal[items]) * w.buzz(world, items, np.asarray(top)), 0.0)
+    heat = np.where(
+        out, np.exp(world.items.appeal[items]) * w.buzz(world, items, np.asarray(top)), 0.0
+    )
     by_channel = np.argsort(world.items.channel[items], kind="stable")
-    ends = np.searchsorted(world.items.channel[by_channel], np.arange(config.channels), side="right")
+    ends = np.searchsorted(
+        world.items.channel[by_channel], np.arange(config.channels), side="right"
+    )
     running = np.cumsum(heat[by_channel])
     channel_to = running[ends - 1]
     channel_from = np.append(0.0, channel_to[:-1])
@@ -265,7 +305,9 @@ def _filled_pages(feed: _Feed, rng: np.random.Generator) -> _Pages:
         chances = _chances(feed, rows, items) * ~feed.is_seen(rows, items)[:, None]
         allowed = np.maximum(1 - barred[rows], 1 - EXHAUSTED)
         at_random = ways[:, RANDOM] / (feed.shelves.published.size - slot)
-        pages.propensity[rows, slot] = (ways[:, :RANDOM] * chances / allowed).sum(axis=1) + at_random
+        pages.propensity[rows, slot] = (ways[:, :RANDOM] * chances / allowed).sum(
+            axis=1
+        ) + at_random
         pages.item[rows, slot] = items
         barred[rows] += chances
     return pages
@@ -281,9 +323,13 @@ def _ways(config: WorldConfig, barred: Floats) -> Floats:
 def _seen_chances(feed: _Feed) -> Floats:
     """Taste's and popularity's chance of what each page's user has clicked before: [pages, 2]."""
     size = len(feed.world.items.channel)
-    first, last = np.searchsorted(feed.seen, [feed.visits.user * size, (feed.visits.user + 1) * size])
+    first, last = np.searchsorted(
+        feed.seen, [feed.visits.user * size, (feed.visits.user + 1) * size]
+    )
     pages = np.repeat(np.arange(first.size), last - first)
-    within = np.arange(pages.size) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
+    within = np.arange(pages.size) - np.repeat(
+        np.cumsum(last - first) - (last - first), last - first
+    )
     chances = _chances(feed, pages, feed.seen[first[pages] + within] % size)
     sums = [np.bincount(pages, chances[:, way], first.size) for way in (TASTE, POPULAR)]
     return np.stack(sums, axis=1).astype(np.float64)
@@ -297,12 +343,18 @@ def _chances(feed: _Feed, pages: Ints, items: Ints) -> Floats:
     favourite = world.users.favourite[users, topic] == place
     language = w.COUNTRY_LANGUAGE[world.users.country[users]]
     other = (1 - behaviour.favourite_pull) * shelves.channel_odds[language, topic, place]
-    in_topic = (behaviour.favourite_pull * favourite + other) * shelves.heat[items] / shelves.channel_heat[channel]
+    in_topic = (
+        (behaviour.favourite_pull * favourite + other)
+        * shelves.heat[items]
+        / shelves.channel_heat[channel]
+    )
     return np.stack([feed.visits.odds[pages, topic] * in_topic, shelves.popular[items]], axis=1)
 
 
 def _chosen(feed: _Feed, pages: Ints, shown: Ints, ways: Floats, rng: np.random.Generator) -> Ints:
-    """One item a page; what is on the page, or seen and not picked at random, is drawn again the same way."""
+    """One item a page; what is on the page, or seen and not picked at random, is drawn again the
+    same way.
+    """
     way = w.drawn(ways, rng.random(pages.size))
     items = np.empty(pages.size, dtype=np.int64)
     left = np.arange(pages.size)
@@ -371,7 +423,9 @@ def _context(world: World, visits: _Visits, rng: np.random.Generator) -> tuple[C
 
 def _searched(visits: _Visits, rng: np.random.Generator) -> _Queries:
     page = np.flatnonzero(visits.searched >= 0)
-    timestamp_us = visits.timestamp_us[page] - rng.integers(20 * SECOND, 90 * SECOND, size=page.size)
+    timestamp_us = visits.timestamp_us[page] - rng.integers(
+        20 * SECOND, 90 * SECOND, size=page.size
+    )
     form = rng.integers(len(QUERY_FORMS), size=page.size)
     queries = _Queries(visits.user[page], timestamp_us, visits.searched[page], form)
     return _taken(queries, np.lexsort((queries.user, timestamp_us)))
@@ -441,7 +495,9 @@ def _topic_lists(world: World) -> pa.ListArray:
     tags = np.column_stack([own, second])
     kept = np.column_stack([own >= 0, (second >= 0) & (second != own)])
     offsets = np.append(0, np.cumsum(kept.sum(axis=1)))
-    return pa.ListArray.from_arrays(offsets.astype(np.int32), _named(w.topic_names(world.config), tags[kept]))
+    return pa.ListArray.from_arrays(
+        offsets.astype(np.int32), _named(w.topic_names(world.config), tags[kept])
+    )
 
 
 def _users_table(world: World) -> pa.Table:
@@ -451,7 +507,9 @@ def _users_table(world: World) -> pa.Table:
         {
             t.USER: world.user_ids,
             t.COUNTRY: _named(w.COUNTRIES, users.country),
-            t.REGION: _named(regions, users.country.astype(np.int64) * len(w.REGIONS) + users.region),
+            t.REGION: _named(
+                regions, users.country.astype(np.int64) * len(w.REGIONS) + users.region
+            ),
             t.DEVICE: _named(w.DEVICES, users.device),
             t.GENDER: _named(w.GENDERS, users.gender),
             t.AGE: users.age,

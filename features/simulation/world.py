@@ -1,15 +1,18 @@
-"""A made-up world of viewers and videos whose laws are known, so that every estimate can be checked.
+"""A made-up world of viewers and videos whose laws are known, so that every estimate can be
+checked.
 
-The laws. A viewer likes a few of the topics, each at a level 0 to 3, and in each topic has one favourite
-channel; now and then a level is drawn anew. A video belongs to one channel, hence to one topic and one
-language; it is new, rises, and fades. Where a viewer meets a video the *situation* is one of 16 (foreign
-language or not, level, favourite channel or not); a click and the share watched follow from it and the video:
+The laws. A viewer likes a few of the topics, each at a level 0 to 3, and in each topic has one
+favourite channel; now and then a level is drawn anew. A video belongs to one channel, hence to one
+topic and one language; it is new, rises, and fades. Where a viewer meets a video the *situation* is
+one of 16 (foreign language or not, level, favourite channel or not); a click and the share watched
+follow from it and the video:
 
     P(click at position p) = p ** -examination * sigmoid(click score of video + effect of situation)
-    watch seconds          = duration * U ** (1 / a),  log a = watch score of video + effect of situation
+    watch seconds          = duration * U ** (1 / a)
+    log a                  = watch score of video + effect of situation
 
-with U uniform, so that E[seconds | click] = duration * a / (1 + a). Inside this module viewers and videos are
-indexes; outside they are raw ids, scattered so that no id is ever a valid index.
+with U uniform, so that E[seconds | click] = duration * a / (1 + a). Inside this module viewers and
+videos are indexes; outside they are raw ids, scattered so that no id is ever a valid index.
 """
 
 from collections.abc import Sequence
@@ -45,15 +48,16 @@ GENDERS = ("female", "male", "other")
 AGE_BANDS = np.array([25, 45])
 # fmt: off
 TOPIC_WORDS = (
-    "chess", "cooking", "sailing", "guitar", "history", "astronomy", "gardening", "cycling", "football",
-    "cinema", "painting", "economics", "travel", "fashion", "robotics", "fishing", "poetry", "yoga",
-    "photography", "wildlife", "architecture", "physics", "medicine", "law", "comedy", "theatre",
-    "pottery", "climbing", "aviation", "railways", "knitting", "baking", "coffee", "tennis", "swimming",
-    "magic", "languages", "volcanoes", "dogs", "cats",
+    "chess", "cooking", "sailing", "guitar", "history", "astronomy", "gardening", "cycling",
+    "football", "cinema", "painting", "economics", "travel", "fashion", "robotics", "fishing",
+    "poetry", "yoga", "photography", "wildlife", "architecture", "physics", "medicine", "law",
+    "comedy", "theatre", "pottery", "climbing", "aviation", "railways", "knitting", "baking",
+    "coffee", "tennis", "swimming", "magic", "languages", "volcanoes", "dogs", "cats",
 )
 # fmt: on
 
-# Ids run through an arithmetic sequence modulo a prime: scattered, invertible, and stable as the world grows.
+# Ids run through an arithmetic sequence modulo a prime: scattered, invertible, and stable as the
+# world grows.
 ID_PRIME, FIRST_ID = 9_999_991, 10_000_000
 USER_STRIDE, ITEM_STRIDE = 3_618_034, 7_071_068
 
@@ -61,7 +65,9 @@ _STRUCTURE, _USERS, _ITEMS, _TASTES, VISITS = range(5)
 
 
 class Behaviour(BaseModel):
-    """How strongly viewers react; scores are on the logit scale, level_* run over the taste levels 0 to 3."""
+    """How strongly viewers react; scores are on the logit scale, level_* run over the taste levels
+    0 to 3.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -87,11 +93,13 @@ class Behaviour(BaseModel):
 
 
 class WorldConfig(BaseModel):
-    """Size and seed of the world; what grows is stated per day, so that more days change nothing before them.
+    """Size and seed of the world; what grows is stated per day, so that more days change nothing
+    before them.
 
     `users` and `items` are there at the start (items published over the `backlog_days` before it);
-    `impressions_a_day` is what the starting users see in a day. The feed picks a slot's item by taste, by
-    popularity, and else at random; `drift` is the chance that a taste is drawn anew in a day.
+    `impressions_a_day` is what the starting users see in a day. The feed picks a slot's item by
+    taste, by popularity, and else at random; `drift` is the chance that a taste is drawn anew in a
+    day.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -119,15 +127,26 @@ class WorldConfig(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.taste_share + self.popular_share >= 1:
-            raise ValueError("taste_share + popular_share must leave some random slots: their sum must be below 1")
+            raise ValueError(
+                "taste_share + popular_share must leave some random slots: their sum must be below "
+                "1"
+            )
         if self.items < max(self.channels, 4 * PAGE_SIZES[1]):
-            raise ValueError(f"items is {self.items}: at least one a channel ({self.channels}) and {4 * PAGE_SIZES[1]}")
+            raise ValueError(
+                f"items is {self.items}: at least one a channel ({self.channels}) and "
+                f"{4 * PAGE_SIZES[1]}"
+            )
         if self.favourite_topics > self.topics / 4:
-            raise ValueError(f"favourite_topics is {self.favourite_topics}: at most a quarter of {self.topics} topics")
+            raise ValueError(
+                f"favourite_topics is {self.favourite_topics}: at most a quarter of {self.topics} "
+                "topics"
+            )
         if self.start.utcoffset() != timedelta(0) or self.start.timestamp() % 86_400:
             raise ValueError(f"start is {self.start.isoformat()}: a midnight in UTC is expected")
         if max(self.users_by(self.days - 1), self.items_by(self.days - 1)) > ID_PRIME:
-            raise ValueError(f"users and items together with the daily new ones must stay below {ID_PRIME:,}")
+            raise ValueError(
+                f"users and items together with the daily new ones must stay below {ID_PRIME:,}"
+            )
         return self
 
     @property
@@ -155,7 +174,9 @@ class WorldConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Users:
-    """Arrays over user indexes; categories are codes into the names above, `favourite` is [users, topics]."""
+    """Arrays over user indexes; categories are codes into the names above, `favourite` is [users,
+    topics].
+    """
 
     country: Codes
     region: Codes
@@ -179,7 +200,9 @@ class Users:
 
 @dataclass(frozen=True)
 class Items:
-    """Arrays over item indexes; `published` in microseconds, `lifetime` in days, `duration` in seconds."""
+    """Arrays over item indexes; `published` in microseconds, `lifetime` in days, `duration` in
+    seconds.
+    """
 
     published: Ints
     duration: Floats
@@ -193,7 +216,9 @@ class Items:
 
 @dataclass(frozen=True)
 class World:
-    """All that is true; `prior` [age bands, topics, levels] of the taste `levels` [days, users, topics]."""
+    """All that is true; `prior` [age bands, topics, levels] of the taste `levels` [days, users,
+    topics].
+    """
 
     config: WorldConfig
     users: Users
@@ -224,12 +249,16 @@ class World:
         return _gathered(item_ids, ITEM_STRIDE, len(self.items.channel), "item_id")
 
     def day_of(self, timestamps_us: Ints) -> Ints:
-        """Day number, from 0, of instants in microseconds; the first before the start, the last after the end."""
+        """Day number, from 0, of instants in microseconds; the first before the start, the last
+        after the end.
+        """
         return np.clip((timestamps_us - self.config.origin) // DAY, 0, self.config.days - 1)
 
 
 def build(config: WorldConfig) -> World:
-    """The world of a configuration: the same seed gives the same world, one more day only adds to it."""
+    """The world of a configuration: the same seed gives the same world, one more day only adds to
+    it.
+    """
     blocks = range(config.days + 1)
     prior = _prior(config)
     users = joined([_arriving_users(config, block) for block in blocks])
@@ -237,11 +266,14 @@ def build(config: WorldConfig) -> World:
     return World(config, users, items, prior, _levels(config, prior, users.band))
 
 
-def expected_seconds(world: World, users: npt.ArrayLike, items: npt.ArrayLike, at: Instant) -> Floats:
-    """E[watch seconds] of showing each item to each user at position 1, 0 if not clicked: [n] -> [n].
+def expected_seconds(
+    world: World, users: npt.ArrayLike, items: npt.ArrayLike, at: Instant
+) -> Floats:
+    """E[watch seconds] of showing each item to each user at position 1, 0 if not clicked: [n] ->
+    [n].
 
-    `users` and `items` are raw ids, `at` one instant or one for each pair (UTC); an item not yet published
-    has 0. Refuses unknown ids.
+    `users` and `items` are raw ids, `at` one instant or one for each pair (UTC); an item not yet
+    published has 0. Refuses unknown ids.
     """
     user, item = world.user_index(users), world.item_index(items)
     timestamps_us = np.broadcast_to(microseconds(at), item.shape)
@@ -251,7 +283,9 @@ def expected_seconds(world: World, users: npt.ArrayLike, items: npt.ArrayLike, a
 
 
 def reactions(world: World, users: Ints, items: Ints, timestamps_us: Ints) -> tuple[Floats, Floats]:
-    """P(click) at position 1 and log a of the share watched; takes indexes and microseconds, [n] each."""
+    """P(click) at position 1 and log a of the share watched; takes indexes and microseconds, [n]
+    each.
+    """
     behaviour = world.config.behaviour
     situation = situations(world, users, world.items.channel[items], world.day_of(timestamps_us))
     click = sigmoid(click_scores(world, items, timestamps_us) + click_effects(behaviour)[situation])
@@ -259,10 +293,14 @@ def reactions(world: World, users: Ints, items: Ints, timestamps_us: Ints) -> tu
 
 
 def situations(world: World, users: Ints, channels: Ints, days: Ints) -> Ints:
-    """Situation (0 to 15) in which users meet the items of channels on days; indexes, broadcast together."""
+    """Situation (0 to 15) in which users meet the items of channels on days; indexes, broadcast
+    together.
+    """
     topic, place = np.divmod(channels, world.config.channels_a_topic)
     favourite = world.users.favourite[users, topic] == place
-    foreign = COUNTRY_LANGUAGE[world.users.country[users]] != channel_language(world.config)[channels]
+    foreign = (
+        COUNTRY_LANGUAGE[world.users.country[users]] != channel_language(world.config)[channels]
+    )
     level = world.levels[days, users, topic].astype(np.int64)
     return np.asarray(2 * LEVELS * foreign + 2 * level + favourite)
 
@@ -300,14 +338,20 @@ def watch_effects(behaviour: Behaviour) -> Floats:
 
 
 def watch_logits(scores: Floats, effects: Floats) -> Floats:
-    """log a = logit of the expected share watched, given a click; bounded, so that no watch vanishes."""
+    """log a = logit of the expected share watched, given a click; bounded, so that no watch
+    vanishes.
+    """
     return np.clip(scores + effects, -3.5, 4.0)
 
 
 def buzz(world: World, items: Ints, timestamps_us: Ints) -> Floats:
-    """How much each item is talked about, 0 to 1: rises within hours, fades over its lifetime, never dies."""
+    """How much each item is talked about, 0 to 1: rises within hours, fades over its lifetime,
+    never dies.
+    """
     age = np.maximum(timestamps_us - world.items.published[items], 0) / DAY
-    return np.asarray((1 - 0.7 * np.exp(-age / 0.2)) * np.exp(-age / world.items.lifetime[items]) + 0.01)
+    return np.asarray(
+        (1 - 0.7 * np.exp(-age / 0.2)) * np.exp(-age / world.items.lifetime[items]) + 0.01
+    )
 
 
 def channel_language(config: WorldConfig) -> Codes:
@@ -317,7 +361,9 @@ def channel_language(config: WorldConfig) -> Codes:
 
 
 def channel_odds(config: WorldConfig) -> Floats:
-    """Chance of each channel within its topic by the user's language: [languages, topics, channels a topic]."""
+    """Chance of each channel within its topic by the user's language: [languages, topics, channels
+    a topic].
+    """
     foreign = np.arange(len(LANGUAGES))[:, None] != channel_language(config)
     weight = np.where(foreign, config.behaviour.foreign_pull, 1.0)
     weight = weight.reshape(len(LANGUAGES), config.topics, config.channels_a_topic)
@@ -328,7 +374,9 @@ def topic_names(config: WorldConfig) -> list[str]:
     """One name a topic: a word, numbered from the second round on."""
     rounds, words = np.divmod(np.arange(config.topics), len(TOPIC_WORDS))
     names = np.array(TOPIC_WORDS)[words]
-    return [name if lap == 0 else f"{name}{lap + 1}" for lap, name in zip(rounds, names, strict=True)]
+    return [
+        name if lap == 0 else f"{name}{lap + 1}" for lap, name in zip(rounds, names, strict=True)
+    ]
 
 
 def examination(behaviour: Behaviour, positions: npt.ArrayLike) -> Floats:
@@ -337,19 +385,25 @@ def examination(behaviour: Behaviour, positions: npt.ArrayLike) -> Floats:
 
 
 def microseconds(at: Instant) -> Ints:
-    """TimestampsUs as microseconds since 1970, which integers are taken for; what has no zone is UTC."""
+    """TimestampsUs as microseconds since 1970, which integers are taken for; what has no zone is
+    UTC.
+    """
     if isinstance(at, datetime):
         at = np.datetime64((at.astimezone(UTC) if at.tzinfo else at).replace(tzinfo=None), "us")
     return np.asarray(at).astype("datetime64[us]").astype(np.int64)
 
 
 def scattered(index: Ints, stride: int) -> Ints:
-    """Raw ids of indexes: distinct, at least 10,000,000, in no order; the inverse is `World.*_index`."""
+    """Raw ids of indexes: distinct, at least 10,000,000, in no order; the inverse is
+    `World.*_index`.
+    """
     return np.asarray(FIRST_ID + (index + 1) * stride % ID_PRIME)
 
 
 def drawn(odds: Floats, uniform: Floats) -> Ints:
-    """One category for each row of odds [n, categories] (rows sum to 1) by its uniform number: [n]."""
+    """One category for each row of odds [n, categories] (rows sum to 1) by its uniform number:
+    [n].
+    """
     passed = (np.cumsum(odds, axis=1) <= uniform[:, None]).sum(axis=1)
     return np.asarray(np.minimum(passed, odds.shape[1] - 1))
 
@@ -365,20 +419,25 @@ def _gathered(ids: npt.ArrayLike, stride: int, count: int, column: str) -> Ints:
     strange = (index < 0) | (index >= count) | (raw < FIRST_ID) | (raw >= FIRST_ID + ID_PRIME)
     if strange.any():
         raise InputError(
-            f"simulated world, column {column}: {int(strange.sum())} ids that are not of this world "
+            f"simulated world, column {column}: {int(strange.sum())} ids that are not of this "
+            "world "
             f"(first: {raw[strange].flat[0]}); use the ids of the tables written with it."
         )
     return index
 
 
 def _effects(levels: Sequence[float], favourite: float, foreign: float) -> Floats:
-    grid = np.array([0, foreign])[:, None, None] + np.array(levels)[:, None] + np.array([0, favourite])
+    grid = (
+        np.array([0, foreign])[:, None, None] + np.array(levels)[:, None] + np.array([0, favourite])
+    )
     return np.asarray(grid.reshape(SITUATIONS))
 
 
 def _prior(config: WorldConfig) -> Floats:
     rng = config.stream(0, _STRUCTURE)
-    liked = rng.lognormal(sigma=0.5, size=config.topics) * rng.lognormal(sigma=0.4, size=(3, config.topics))
+    liked = rng.lognormal(sigma=0.5, size=config.topics) * rng.lognormal(
+        sigma=0.4, size=(3, config.topics)
+    )
     liked *= config.favourite_topics / liked.sum(axis=1, keepdims=True)
     liked = np.minimum(liked, 0.5)[:, :, None]
     return np.concatenate([1 - liked, liked * np.array(config.behaviour.level_odds)], axis=2)
@@ -420,7 +479,9 @@ def _new_items(config: WorldConfig, block: int) -> Items:
         published=until - rng.integers(1, span + 1, size=count),
         duration=np.clip(np.round(rng.lognormal(np.log(240), 0.6, size=count)), 20, 1_800),
         channel=channel,
-        second_topic=np.where(rng.random(count) < 0.25, rng.integers(config.topics, size=count), -1),
+        second_topic=np.where(
+            rng.random(count) < 0.25, rng.integers(config.topics, size=count), -1
+        ),
         clickbait=rng.random(count) < config.clickbait_share,
         appeal=rng.normal(0, 0.8, size=count),
         quality=rng.normal(0, 0.5, size=count),

@@ -1,7 +1,7 @@
 """The demo: both services, a refreshed log, the chain of DAGs on it, and what came out of it.
 
-Interrupted at any point it leaves no process behind (after `kill -9`: none once it runs again or `stop` is
-called), and running it again finishes. What is up to date is not made again.
+Interrupted at any point it leaves no process behind (after `kill -9`: none once it runs again or
+`stop` is called), and running it again finishes. What is up to date is not made again.
 """
 
 import fcntl
@@ -33,7 +33,9 @@ Json = dict[str, Any]
 
 
 class ChainError(SystemExit):
-    """A task failed for good; the message, for standard error, names it and ends with its log. Exit code 1."""
+    """A task failed for good; the message, for standard error, names it and ends with its log. Exit
+    code 1.
+    """
 
 
 class Airflow:
@@ -52,7 +54,11 @@ class Airflow:
     def trigger(self, dag: str, params: Json) -> str:
         """Start a run with these Params: its id."""
         body = {"logical_date": None, "conf": params}
-        return str(_answer(self._session.post(f"{self._api}/dags/{dag}/dagRuns", json=body, timeout=30))["dag_run_id"])
+        return str(
+            _answer(self._session.post(f"{self._api}/dags/{dag}/dagRuns", json=body, timeout=30))[
+                "dag_run_id"
+            ]
+        )
 
     def state(self, dag: str, run: str) -> str:
         """queued, running, success or failed."""
@@ -65,11 +71,18 @@ class Airflow:
 
     def follower(self, dag: str, run: str, next_dag: str) -> str | None:
         """The run of `next_dag` that an asset event of this run has started, once it has begun."""
-        # Asked about an event whose run has not begun, Airflow 3.3.2 answers with an error: begun runs are asked.
+        # Asked about an event whose run has not begun, Airflow 3.3.2 answers with an error: begun
+        # runs are asked.
         begun = self.get(f"dags/{next_dag}/dagRuns", order_by="-run_after", limit="5")["dag_runs"]
-        for candidate in (str(found["dag_run_id"]) for found in begun if found["state"] != "queued"):
-            events = self.get(f"dags/{next_dag}/dagRuns/{candidate}/upstreamAssetEvents")["asset_events"]
-            if any((event["source_dag_id"], event["source_run_id"]) == (dag, run) for event in events):
+        for candidate in (
+            str(found["dag_run_id"]) for found in begun if found["state"] != "queued"
+        ):
+            events = self.get(f"dags/{next_dag}/dagRuns/{candidate}/upstreamAssetEvents")[
+                "asset_events"
+            ]
+            if any(
+                (event["source_dag_id"], event["source_run_id"]) == (dag, run) for event in events
+            ):
                 return candidate
         return None
 
@@ -82,14 +95,16 @@ class Airflow:
 
     def log(self, task: Json) -> list[Json]:
         """The log of a task's last try, an entry an event."""
-        return list(self.get(f"{_path(task)}/logs/{task['try_number']}", full_content="true")["content"])
+        return list(
+            self.get(f"{_path(task)}/logs/{task['try_number']}", full_content="true")["content"]
+        )
 
 
 def demo(source: str, data: Path | None, home: Path) -> None:
     """Run the whole line under Airflow on this machine and leave both UIs up to look at.
 
-    `data` may be left out for the simulated world only. InputError on bad input, or where a service cannot start;
-    ChainError, with the UIs left up, where a task fails.
+    `data` may be left out for the simulated world only. InputError on bad input, or where a service
+    cannot start; ChainError, with the UIs left up, where a task fails.
     """
     console, home = _console(), home.resolve()
     folder = _folder(source, data, home)
@@ -114,10 +129,13 @@ def write_world(folder: Path) -> None:
 def _folder(source: str, data: Path | None, home: Path) -> Path:
     if data is None and source != SIMULATED:
         raise InputError(
-            f"The source `{source}` needs data: name its folder, as in `make demo SOURCE={source} DATA=folder`."
+            f"The source `{source}` needs data: name its folder, as in `make demo SOURCE={source} "
+            "DATA=folder`."
         )
     if data is not None and not data.exists():
-        raise InputError(f"{data}: there is no such file or folder; name the one that holds the log.")
+        raise InputError(
+            f"{data}: there is no such file or folder; name the one that holds the log."
+        )
     return data.resolve() if data else home / "data" / SIMULATED
 
 
@@ -131,8 +149,12 @@ def _started(defaults: s.Defaults, home: Path, console: Console) -> s.Services:
             services = s.spawn(services, SIMULATION, command)
         services = s.wait_until_healthy(services)
     for service, port in services.moved_ports().items():
-        console.print(f"Port {s.DEFAULT_PORTS[service]} is taken, so {service.title()} listens on {port}.")
-    console.print(f"Airflow {services.airflow} and MLflow {services.mlflow} are up", _seconds(begun))
+        console.print(
+            f"Port {s.DEFAULT_PORTS[service]} is taken, so {service.title()} listens on {port}."
+        )
+    console.print(
+        f"Airflow {services.airflow} and MLflow {services.mlflow} are up", _seconds(begun)
+    )
     return services
 
 
@@ -158,7 +180,9 @@ class _Chain:
         run = self.airflow.trigger(DAGS[0], params)
         tasks = self._follow(DAGS[0], run)
         if any(task["state"] == "skipped" for task in tasks):
-            self.console.print("Nothing has changed since the last run: every artefact is up to date.")
+            self.console.print(
+                "Nothing has changed since the last run: every artefact is up to date."
+            )
             return
         for dag, next_dag in pairwise(DAGS):
             run = self._next_run(dag, run, next_dag)
@@ -173,7 +197,9 @@ class _Chain:
             if errors or time.monotonic() > deadline:
                 stacks = "\n".join(error["stack_trace"] for error in errors)
                 log = self.services.log(s.DAG_PROCESSOR)
-                raise InputError(f"Airflow cannot load the DAGs of {s.dags_folder()}; see {log}.\n{stacks}")
+                raise InputError(
+                    f"Airflow cannot load the DAGs of {s.dags_folder()}; see {log}.\n{stacks}"
+                )
             time.sleep(POLL_SECONDS)
 
     def _next_run(self, dag: str, run: str, next_dag: str) -> str:
@@ -207,10 +233,14 @@ class _Chain:
                 outcome = self.airflow.returned(task)
                 line = outcome.get("line", "") if isinstance(outcome, dict) else ""
                 name = f"{task['dag_id']:9}{task['task_id']:16}"
-                self.console.print(f"  {name}{task['duration']:6.1f} s  {escape(line)}", soft_wrap=True)
+                self.console.print(
+                    f"  {name}{task['duration']:6.1f} s  {escape(line)}", soft_wrap=True
+                )
 
     def _fail(self, tasks: list[Json]) -> NoReturn:
-        """End with the failed task's own sentence where it refused its input, else with the end of its log."""
+        """End with the failed task's own sentence where it refused its input, else with the end of
+        its log.
+        """
         task = next(task for task in tasks if task["state"] == "failed")
         log = self.airflow.log(task)
         for detail in (detail for entry in log for detail in entry.get("error_detail") or []):
@@ -219,13 +249,16 @@ class _Chain:
         told = [entry for entry in log if not str(entry.get("event", "")).startswith("::")]
         lines = "\n".join(_readable(entry) for entry in told[-LOG_LINES:])
         raise ChainError(
-            f"The task `{task['task_id']}` of the DAG `{task['dag_id']}` failed; its log ends with\n{lines}\n"
+            f"The task `{task['task_id']}` of the DAG `{task['dag_id']}` failed; its log ends "
+            f"with\n{lines}\n"
             f"All of it: {self.services.airflow}/dags/{task['dag_id']}/runs/{task['dag_run_id']}"
         )
 
 
 def _readable(entry: Json) -> str:
-    details = [f"{detail['exc_type']}: {detail['exc_value']}" for detail in entry.get("error_detail") or []]
+    details = [
+        f"{detail['exc_type']}: {detail['exc_value']}" for detail in entry.get("error_detail") or []
+    ]
     return "\n".join([str(entry.get("event", "")), *details])
 
 
@@ -243,13 +276,17 @@ def _alone(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{home}: another demo is running here; wait for it or interrupt it.") from None
+            raise InputError(
+                f"{home}: another demo is running here; wait for it or interrupt it."
+            ) from None
         yield
 
 
 @contextmanager
 def _nothing_left_behind(home: Path) -> Iterator[None]:
-    """Stop the services when what is inside is interrupted or refuses; leave them up when a task failed."""
+    """Stop the services when what is inside is interrupted or refuses; leave them up when a task
+    failed.
+    """
     before = signal.signal(signal.SIGTERM, _leave)
     try:
         yield
@@ -276,7 +313,9 @@ def _path(task: Json) -> str:
 
 def _answer(response: requests.Response) -> Json:
     if not response.ok:
-        raise InputError(f"Airflow answered {response.status_code} at {response.url}: {response.text[:500]}")
+        raise InputError(
+            f"Airflow answered {response.status_code} at {response.url}: {response.text[:500]}"
+        )
     return dict(response.json())
 
 

@@ -1,9 +1,11 @@
 """MLflow and an embedded Airflow on this machine: started together, found again, stopped together.
 
-Everything listens on 127.0.0.1 and lives under one home folder. Every process is written to the state file before
-it may begin its work, so that no interruption, not even `kill -9`, leaves one behind that cannot be found.
+Everything listens on 127.0.0.1 and lives under one home folder. Every process is written to the
+state file before it may begin its work, so that no interruption, not even `kill -9`, leaves one
+behind that cannot be found.
 
-The triggerer is left out: nothing in the line defers, and the health page reports it as absent, not as ill.
+The triggerer is left out: nothing in the line defers, and the health page reports it as absent, not
+as ill.
 """
 
 import os
@@ -36,7 +38,8 @@ STOPPING_ORDER = (*LASTING[:-1], MIGRATION, MLFLOW)
 DEFAULT_PORTS = {"AIRFLOW": 8080, "MLFLOW": 5000}
 PORTS_TRIED = 20
 GRACE_SECONDS, POLL_SECONDS, HEALTHY_WITHIN_SECONDS = 10.0, 0.25, 240.0
-# A process's start time is read back through the clock, which may be corrected by a little in between.
+# A process's start time is read back through the clock, which may be corrected by a little in
+# between.
 CLOCK_TOLERANCE_SECONDS = 2.0
 # The child waits for a line on its standard input: it begins only once the state file names it.
 GATE = ("/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "gate")
@@ -62,10 +65,14 @@ class Process(BaseModel):
             return False
 
     def session(self) -> list[psutil.Process]:
-        """The live processes of its session, whether it lives or not; none once its number is another's."""
+        """The live processes of its session, whether it lives or not; none once its number is
+        another's.
+        """
         if psutil.pid_exists(self.pid) and not self._same(_created(self.pid)):
             return []
-        return [process for process in psutil.process_iter() if _session_of(process.pid) == self.pid]
+        return [
+            process for process in psutil.process_iter() if _session_of(process.pid) == self.pid
+        ]
 
     def _same(self, created: float | None) -> bool:
         return created is not None and abs(created - self.started) < CLOCK_TOLERANCE_SECONDS
@@ -81,7 +88,9 @@ class Defaults(BaseModel):
 
 
 class Services(BaseModel):
-    """What the state file says: where the two services listen, what runs them, and whether they got ready."""
+    """What the state file says: where the two services listen, what runs them, and whether they got
+    ready.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -105,7 +114,11 @@ class Services(BaseModel):
     def moved_ports(self) -> dict[str, int]:
         """The ports, by service, that are not the usual ones and were not asked for."""
         ports = {"AIRFLOW": self.airflow_port, "MLFLOW": self.mlflow_port}
-        return {name: port for name, port in ports.items() if port != DEFAULT_PORTS[name] and not _asked(name)}
+        return {
+            name: port
+            for name, port in ports.items()
+            if port != DEFAULT_PORTS[name] and not _asked(name)
+        }
 
     def log(self, name: str) -> Path:
         """Where the process called `name` writes its output."""
@@ -120,7 +133,8 @@ class Services(BaseModel):
 
 
 def launch(home: Path, defaults: Defaults) -> Services:
-    """Both services on their way: those that run already, else new ones. Leftovers of a killed start are stopped.
+    """Both services on their way: those that run already, else new ones. Leftovers of a killed
+    start are stopped.
 
     InputError when a port that was asked for is taken or the database cannot be prepared.
     """
@@ -138,7 +152,9 @@ def launch(home: Path, defaults: Defaults) -> Services:
 
 
 def wait_until_healthy(services: Services) -> Services:
-    """Wait until both services say that they are well; InputError, with a log's end, when a process gives up."""
+    """Wait until both services say that they are well; InputError, with a log's end, when a process
+    gives up.
+    """
     deadline = time.monotonic() + HEALTHY_WITHIN_SECONDS
     while not healthy(services):
         refuse_if_one_ended(services)
@@ -156,15 +172,24 @@ def healthy(services: Services) -> bool:
     report = _json(f"{services.airflow}/api/v2/monitor/health")
     parts = ("metadatabase", "scheduler", "dag_processor")
     well = all(report.get(part, {}).get("status") == "healthy" for part in parts)
-    # Airflow builds what tasks talk to when first asked, which takes seconds: here, not in the first task.
-    return well and _answers(f"{services.mlflow}/health") and _answers(f"{services.airflow}/execution/health")
+    # Airflow builds what tasks talk to when first asked, which takes seconds: here, not in the
+    # first task.
+    return (
+        well
+        and _answers(f"{services.mlflow}/health")
+        and _answers(f"{services.airflow}/execution/health")
+    )
 
 
 def wait_for_the_end_of(services: Services, name: str) -> None:
-    """Wait for a process of ours that ends by itself; InputError, with the end of its log, when it fails."""
+    """Wait for a process of ours that ends by itself; InputError, with the end of its log, when it
+    fails.
+    """
     process = next(process for process in services.processes if process.name == name)
     if _children[process.pid].wait() != 0:
-        raise InputError(f"`{name}` failed; the end of {services.log(name)}:\n{tail(services.log(name))}")
+        raise InputError(
+            f"`{name}` failed; the end of {services.log(name)}:\n{tail(services.log(name))}"
+        )
 
 
 def refuse_if_one_ended(services: Services) -> None:
@@ -172,7 +197,9 @@ def refuse_if_one_ended(services: Services) -> None:
     for process in services.processes:
         if process.name in LASTING and not process.alive():
             log = services.log(process.name)
-            raise InputError(f"`{process.name}` has ended by itself; the end of {log}:\n{tail(log)}")
+            raise InputError(
+                f"`{process.name}` has ended by itself; the end of {log}:\n{tail(log)}"
+            )
 
 
 def running(home: Path) -> Services | None:
@@ -180,7 +207,11 @@ def running(home: Path) -> Services | None:
     services = state(home)
     if services is None or not services.ready:
         return None
-    lasting = [process for process in services.processes if process.name in (MLFLOW, API, SCHEDULER, DAG_PROCESSOR)]
+    lasting = [
+        process
+        for process in services.processes
+        if process.name in (MLFLOW, API, SCHEDULER, DAG_PROCESSOR)
+    ]
     return services if len(lasting) == 4 and all(process.alive() for process in lasting) else None
 
 
@@ -191,7 +222,9 @@ def state(home: Path) -> Services | None:
 
 
 def stop(home: Path) -> list[str]:
-    """End every process of this home, the scheduler first, and forget them: the names of those that lived."""
+    """End every process of this home, the scheduler first, and forget them: the names of those that
+    lived.
+    """
     services = state(home)
     if services is None:
         return []
@@ -201,7 +234,9 @@ def stop(home: Path) -> list[str]:
 
 
 def spawn(services: Services, name: str, command: Sequence[str]) -> Services:
-    """Start one process in a session of its own, its output in a log file, and write it to the state file."""
+    """Start one process in a session of its own, its output in a log file, and write it to the
+    state file.
+    """
     log = services.log(name)
     log.parent.mkdir(parents=True, exist_ok=True)
     gate, opener = os.pipe()
@@ -226,11 +261,20 @@ def spawn(services: Services, name: str, command: Sequence[str]) -> Services:
 
 
 def environment(services: Services, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of every process: what was inherited, and the settings of an embedded, quiet stack."""
-    # Where it is set, Python compiles TensorFlow and Airflow anew in every process: ten seconds each.
+    """The environment of every process: what was inherited, and the settings of an embedded, quiet
+    stack.
+    """
+    # Where it is set, Python compiles TensorFlow and Airflow anew in every process: ten seconds
+    # each.
     kept = {key: value for key, value in inherited.items() if key != "PYTHONDONTWRITEBYTECODE"}
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
-    return kept | {"PATH": path} | _funnel_settings(services) | _mlflow_settings() | _airflow_settings(services)
+    return (
+        kept
+        | {"PATH": path}
+        | _funnel_settings(services)
+        | _mlflow_settings()
+        | _airflow_settings(services)
+    )
 
 
 def _funnel_settings(services: Services) -> dict[str, str]:
@@ -277,23 +321,32 @@ def _airflow_settings(services: Services) -> dict[str, str]:
 
 
 def dags_folder() -> Path:
-    """The DAG files beside the packages; InputError where the packages are installed without the repository."""
+    """The DAG files beside the packages; InputError where the packages are installed without the
+    repository.
+    """
     folder = Path(__file__).resolve().parents[2] / "dags"
     if not folder.is_dir():
-        raise InputError(f"{folder}: the DAG files are not there; run from a checkout that was installed with `-e`.")
+        raise InputError(
+            f"{folder}: the DAG files are not there; run from a checkout that was installed with "
+            "`-e`."
+        )
     return folder
 
 
 def tail(path: Path, lines: int = 15) -> str:
     """The last lines of a log."""
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+    return (
+        "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+    )
 
 
 def _prepared(home: Path, defaults: Defaults) -> Services:
     (home / "airflow").mkdir(parents=True, exist_ok=True)
     (home / "mlflow").mkdir(exist_ok=True)
     airflow_port, mlflow_port = (_port(service) for service in ("AIRFLOW", "MLFLOW"))
-    return Services(home=home, defaults=defaults, airflow_port=airflow_port, mlflow_port=mlflow_port)
+    return Services(
+        home=home, defaults=defaults, airflow_port=airflow_port, mlflow_port=mlflow_port
+    )
 
 
 def _port(service: str) -> int:
@@ -305,7 +358,8 @@ def _port(service: str) -> int:
         if _free(port):
             return port
     raise InputError(
-        f"Ports {usual} to {usual + PORTS_TRIED - 1} are all taken, so {service.title()} has nowhere to listen; "
+        f"Ports {usual} to {usual + PORTS_TRIED - 1} are all taken, so {service.title()} has "
+        "nowhere to listen; "
         f"name a free one in {variable}."
     )
 
@@ -322,7 +376,10 @@ def _port_asked_for(variable: str, asked: str) -> int:
     if not (asked.isdecimal() and 0 < int(asked) < 65536):
         raise InputError(f"{variable} is {asked!r}, which is not a port number from 1 to 65535.")
     if not _free(int(asked)):
-        raise InputError(f"{variable} names port {asked}, which another process is using; end it or name another port.")
+        raise InputError(
+            f"{variable} names port {asked}, which another process is using; end it or name "
+            "another port."
+        )
     return int(asked)
 
 

@@ -1,4 +1,6 @@
-"""What a run came to, for the eye: the metrics, and three users' histories beside their recommendations."""
+"""What a run came to, for the eye: the metrics, and three users' histories beside their
+recommendations.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +14,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from features.schema import EXPECTED_SECONDS, ITEM, RANK, TIMESTAMP, TOPICS, UNIT, USER, WATCH_SECONDS
+from features.schema import (
+    EXPECTED_SECONDS,
+    ITEM,
+    RANK,
+    TIMESTAMP,
+    TOPICS,
+    UNIT,
+    USER,
+    WATCH_SECONDS,
+)
 from features.split import Split
 from funnel.evaluation.recall_tables import generator_tables, slice_tables
 from funnel.headline import HEADLINES
@@ -23,7 +34,9 @@ BASELINES = ("recall", "popularity", "item_knn", "ease", "item_mean", "oracle")
 
 
 def show(home: Path, console: Console) -> None:
-    """Print the metrics to look at first and three users; InputError where the line has not been run."""
+    """Print the metrics to look at first and three users; InputError where the line has not been
+    run.
+    """
     store = Store(home / "artefacts")
     report = store.path("report") / "report.json"
     metrics = json.loads(report.read_text())
@@ -40,11 +53,16 @@ def show(home: Path, console: Console) -> None:
 def metrics_table(report: Mapping[str, Any]) -> Table:
     """The metrics to look at first, beside those of recall alone and of the baselines."""
     values = dict(_numbers(report))
-    baselines = [name for name in BASELINES if any(f"{metric}.{name}" in values for metric in HEADLINES)]
+    baselines = [
+        name for name in BASELINES if any(f"{metric}.{name}" in values for metric in HEADLINES)
+    ]
     headings = ("metric", "funnel", *(name.replace("_", " ") for name in baselines))
     table = Table(*headings, title="On the holdout", title_justify="left")
     for metric in (metric for metric in HEADLINES if metric in values):
-        cells = [values.get(name) for name in (metric, *(f"{metric}.{baseline}" for baseline in baselines))]
+        cells = [
+            values.get(name)
+            for name in (metric, *(f"{metric}.{baseline}" for baseline in baselines))
+        ]
         table.add_row(metric, *("" if cell is None else f"{cell:,.3f}" for cell in cells))
     return table
 
@@ -56,7 +74,9 @@ def detail_tables(report: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def user_tables(store: Store) -> Iterator[Table]:
-    """For each of three users: the last watches before the lists were made, beside the first recommendations."""
+    """For each of three users: the last watches before the lists were made, beside the first
+    recommendations.
+    """
     lists = pd.read_parquet(store.path("recommendations") / "recommendations.parquet")
     chosen = _busiest(store, lists)
     topics = _topics(store)
@@ -69,7 +89,9 @@ def user_tables(store: Store) -> Iterator[Table]:
 def _shares_table(title: str, frame: pd.DataFrame) -> Table:
     table = Table("", *map(str, frame.columns), title=title, title_justify="left")
     for name, *cells in frame.itertuples():
-        table.add_row(str(name), *(f"{cell:,}" if isinstance(cell, int) else _text(cell) for cell in cells))
+        table.add_row(
+            str(name), *(f"{cell:,}" if isinstance(cell, int) else _text(cell) for cell in cells)
+        )
     return table
 
 
@@ -89,7 +111,9 @@ def _busiest(store: Store, lists: pd.DataFrame) -> list[Any]:
     """The users with lists who have watched most; equals in the order of their ids."""
     watches = _watches(store, lists[USER].unique().tolist())
     counts = watches[USER].value_counts().rename_axis(USER).reset_index(name="watches")
-    return list(counts.sort_values(["watches", USER], ascending=[False, True])[USER].head(USERS_SHOWN))
+    return list(
+        counts.sort_values(["watches", USER], ascending=[False, True])[USER].head(USERS_SHOWN)
+    )
 
 
 def _watches(store: Store, users: list[Any]) -> pd.DataFrame:
@@ -97,7 +121,9 @@ def _watches(store: Store, users: list[Any]) -> pd.DataFrame:
     split = Split.load(store.path("split"))
     filters = [("completed", "==", True), (USER, "in", users)]
     columns = [USER, ITEM, TIMESTAMP, WATCH_SECONDS]
-    rows = pd.read_parquet(store.path("interactions") / "interactions.parquet", columns=columns, filters=filters)
+    rows = pd.read_parquet(
+        store.path("interactions") / "interactions.parquet", columns=columns, filters=filters
+    )
     if split.clock == "time":
         return rows[rows[TIMESTAMP] < pd.Timestamp(split.test_start, unit="us", tz="UTC")]
     return rows[rows.groupby(USER).cumcount(ascending=False) >= (1 if split.mode == "last" else 0)]
@@ -113,7 +139,9 @@ def _topics(store: Store) -> dict[Any, str]:
     return dict(zip(items[ITEM], words, strict=True))
 
 
-def _user_table(user: Any, watched: pd.DataFrame, offered: pd.DataFrame, topics: Mapping[Any, str]) -> Table:
+def _user_table(
+    user: Any, watched: pd.DataFrame, offered: pd.DataFrame, topics: Mapping[Any, str]
+) -> Table:
     seconds = UNIT not in offered or (offered[UNIT] == "seconds").all()
     title = "expected minutes" if seconds else "watch probability"
     table = Table(title=f"User {user}", title_justify="left")
@@ -127,8 +155,13 @@ def _user_table(user: Any, watched: pd.DataFrame, offered: pd.DataFrame, topics:
     return table
 
 
-def _cells(items: Iterable[Any], numbers: Iterable[float], topics: Mapping[Any, str]) -> list[tuple[str, str]]:
+def _cells(
+    items: Iterable[Any], numbers: Iterable[float], topics: Mapping[Any, str]
+) -> list[tuple[str, str]]:
     return [
-        (escape(f"{item}  {topics.get(item, '')}".strip()), "" if pd.isna(number) else f"{number:.2f}")
+        (
+            escape(f"{item}  {topics.get(item, '')}".strip()),
+            "" if pd.isna(number) else f"{number:.2f}",
+        )
         for item, number in zip(items, numbers, strict=True)
     ]

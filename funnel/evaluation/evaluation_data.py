@@ -1,4 +1,6 @@
-"""What a run is judged by: its lists, the baselines' lists for the same users, and what they went on to watch."""
+"""What a run is judged by: its lists, the baselines' lists for the same users, and what they went
+on to watch.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +46,9 @@ class EvaluationData:
 
     @cached_property
     def ranked(self) -> Int32:
-        """Items of the lists before the re-rank, [users, top_k]; the final ones where there was none."""
+        """Items of the lists before the re-rank, [users, top_k]; the final ones where there was
+        none.
+        """
         path = self.context.inputs["recommendations"] / "ranked_items.npy"
         items: Int32 = np.load(path) if path.exists() else self.final
         return items
@@ -65,13 +69,19 @@ class EvaluationData:
     def popular_by_span(self) -> dict[str, Int32]:
         """Items of popularity's lists, by how far back it counts, [users, k] each."""
         as_of, k = self.context.split.test_start, self.context.config.recall.k
-        counts = counts_by_span(self.context.user_inputs.histories, self.catalogue, as_of, self.timed)
+        counts = counts_by_span(
+            self.context.user_inputs.histories, self.catalogue, as_of, self.timed
+        )
         return popular_lists_by_span(counts, self.users, self._seen, as_of, k)
 
     @cached_property
     def popular_span(self) -> str:
-        """The span whose lists hold most of what was watched in the test window: no baseline is a straw man."""
-        return max(self.popular_by_span, key=lambda name: self.gains(self.popular_by_span[name]).log_total)
+        """The span whose lists hold most of what was watched in the test window: no baseline is a
+        straw man.
+        """
+        return max(
+            self.popular_by_span, key=lambda name: self.gains(self.popular_by_span[name]).log_total
+        )
 
     @property
     def popular(self) -> Int32:
@@ -80,8 +90,9 @@ class EvaluationData:
 
     @cached_property
     def baselines(self) -> dict[str, Int32]:
-        """Items of the lists that final ones must beat, by name, [users, k] each: recall's order, popularity, item-kNN
-        and, where the catalogue is small enough, EASE."""
+        """Items of the lists that final ones must beat, by name, [users, k] each: recall's order,
+        popularity, item-kNN and, where the catalogue is small enough, EASE.
+        """
         watches, as_of, k = (
             self.context.user_inputs.histories,
             self.context.split.test_start,
@@ -90,10 +101,14 @@ class EvaluationData:
         lists = {"recall": np.asarray(self.candidates), "popularity": self.popular}
         given = (watches, self.catalogue, self.users, self._seen, as_of, k)
         lists["item_knn"] = item_knn_lists(*given).items
-        return lists | ({"ease": ease_lists(*given).items} if ease_fits(watches, self.catalogue, as_of) else {})
+        return lists | (
+            {"ease": ease_lists(*given).items} if ease_fits(watches, self.catalogue, as_of) else {}
+        )
 
     def gains(self, items: Int32) -> Gains:
-        """What lists hold of what their users went on to watch, at the lengths that lists are compared at."""
+        """What lists hold of what their users went on to watch, at the lengths that lists are
+        compared at.
+        """
         clicks, seconds = self.clicked
         lengths = cutoffs(JUDGED_AT, self.context.config.ranking.top_k)
         return Gains({k: listed_seconds_at(k, items, clicks, seconds) for k in lengths})
@@ -120,21 +135,28 @@ class EvaluationData:
 
     @cached_property
     def watches_of_items(self) -> Float64:
-        """All completed watches before test_start by item of the whole vocabulary, also of items still unknown then."""
+        """All completed watches before test_start by item of the whole vocabulary, also of items
+        still unknown then.
+        """
         return self._watches(len(self.context.ids.items), hours=None)
 
     @cached_property
     def watches_of_users(self) -> Int64:
         """Completed watches before test_start of each user with a list."""
         histories = self.context.user_inputs.histories
-        return histories.ends(self.users, self.context.split.test_start) - histories.offsets[self.users]
+        return (
+            histories.ends(self.users, self.context.split.test_start)
+            - histories.offsets[self.users]
+        )
 
     @cached_property
     def days(self) -> Float64:
-        """Each item's age in days at test_start, by index; 0 or less = not there yet, -inf for nobody.
+        """Each item's age in days at test_start, by index; 0 or less = not there yet, -inf for
+        nobody.
 
-        An item is there when the vocabulary knows it by then; its age counts from its publication, or from its first
-        showing where that is earlier or all that is known. On the order clock it tells only whether an item was there.
+        An item is there when the vocabulary knows it by then; its age counts from its publication,
+        or from its first showing where that is earlier or all that is known. On the order clock it
+        tells only whether an item was there.
         """
         test_start = self.context.split.test_start
         born = np.append(np.inf, self.context.ids.items.first_seen)
@@ -157,7 +179,9 @@ class EvaluationData:
 
     @cached_property
     def clicked(self) -> tuple[RelevantItems, Float64]:
-        """Every click of the test window with its seconds (or watches, in the log's unit), repeats included."""
+        """Every click of the test window with its seconds (or watches, in the log's unit), repeats
+        included.
+        """
         split = self.context.split
         return clicks_between(self.context, self.users, split.test_start, split.test_end)
 
@@ -168,15 +192,21 @@ class EvaluationData:
         return np.bincount(clicks.rows, seconds, clicks.users).astype(np.float64)
 
     def _watches(self, items: int, hours: float | None) -> Float64:
-        return popularity(self.context.user_inputs.histories, items, self.context.split.test_start, hours)
+        return popularity(
+            self.context.user_inputs.histories, items, self.context.split.test_start, hours
+        )
 
     @cached_property
     def _seen(self) -> Histories:
         return Histories.load(self.context.inputs["histories"] / "clicks")
 
 
-def clicks_between(context: StepContext, users: Int32, since: int, until: int) -> tuple[RelevantItems, Float64]:
-    """What users [n], ascending, clicked from one instant to before another, repeats included, and T of each."""
+def clicks_between(
+    context: StepContext, users: Int32, since: int, until: int
+) -> tuple[RelevantItems, Float64]:
+    """What users [n], ascending, clicked from one instant to before another, repeats included, and
+    T of each.
+    """
     log = context.impressions
     inside = log.clicked & (log.timestamps_us >= since) & (log.timestamps_us < until)
     rows = log.take(np.flatnonzero(inside & np.isin(log.users, users)))
@@ -186,7 +216,9 @@ def clicks_between(context: StepContext, users: Int32, since: int, until: int) -
 
 
 def cutoffs(at: Sequence[int], length: int) -> list[int]:
-    """At which places lists of a length are judged: those asked for that they reach, else their whole length."""
+    """At which places lists of a length are judged: those asked for that they reach, else their
+    whole length.
+    """
     return [k for k in at if k <= length] or [length]
 
 

@@ -1,6 +1,8 @@
-"""What the report says of the candidates: accuracy in all and by slice, what is listed, what each generator adds.
+"""What the report says of the candidates: accuracy in all and by slice, what is listed, what each
+generator adds.
 
-A slice or a generator follows a slash, a baseline a dot: `recall.hr@50/users_with_0_watches.popularity`.
+A slice or a generator follows a slash, a baseline a dot:
+`recall.hr@50/users_with_0_watches.popularity`.
 """
 
 from collections.abc import Mapping
@@ -28,7 +30,9 @@ NEW_ITEMS = "items_with_0_watches"
 
 
 def recall_metrics(evaluation: EvaluationData) -> Metrics:
-    """Every recall metric of the candidates, and beside each that of popularity's lists of the same users."""
+    """Every recall metric of the candidates, and beside each that of popularity's lists of the same
+    users.
+    """
     config = evaluation.context.config
     ks = cutoffs(config.report.at, config.recall.k)
     metrics = _counts(evaluation) | _generators(evaluation)
@@ -40,7 +44,8 @@ def recall_metrics(evaluation: EvaluationData) -> Metrics:
 
 
 def oracle_metrics(evaluation: EvaluationData) -> Metrics:
-    """The share of the watches of new items that the simulated world's best lists find, on the candidates' rows.
+    """The share of the watches of new items that the simulated world's best lists find, on the
+    candidates' rows.
 
     Only users with such a watch are asked for: the others' lists change nothing.
     """
@@ -48,24 +53,41 @@ def oracle_metrics(evaluation: EvaluationData) -> Metrics:
         return {}
     from funnel.evaluation.simulation_report import best_lists
 
-    context, of_new = evaluation.context, _item_slices(evaluation)[NEW_ITEMS][evaluation.completed.items]
+    context, of_new = (
+        evaluation.context,
+        _item_slices(evaluation)[NEW_ITEMS][evaluation.completed.items],
+    )
     rows = np.unique(evaluation.completed.rows[of_new])
     users = context.ids.users.id_of(evaluation.users[rows]).to_numpy()
     lists = np.zeros_like(evaluation.candidates)
-    lists[rows] = best_lists(context.data, users, context.ids.items, context.split.test_start, context.config.recall.k)
-    found = slices.found_shares(_sliced_at(evaluation), recall.places(lists, evaluation.completed), {"": of_new})
-    return {f"recall.new_item_recall@{k}.oracle": found[f"watches_found@{k}/"] for k in _sliced_at(evaluation)}
+    lists[rows] = best_lists(
+        context.data, users, context.ids.items, context.split.test_start, context.config.recall.k
+    )
+    found = slices.found_shares(
+        _sliced_at(evaluation), recall.places(lists, evaluation.completed), {"": of_new}
+    )
+    return {
+        f"recall.new_item_recall@{k}.oracle": found[f"watches_found@{k}/"]
+        for k in _sliced_at(evaluation)
+    }
 
 
 def draw_recall(report: Mapping[str, Any], folder: Path) -> None:
     """Pictures of a report's slices and of its generators' contributions, as far as it has them."""
     if sliced := slice_tables(report):
         counted = {_in_words(metric): _counted(table) for metric, table in sliced.items()}
-        share_bars("Candidates beside popularity, by kind of user and of item", counted, folder / "slices.png")
+        share_bars(
+            "Candidates beside popularity, by kind of user and of item",
+            counted,
+            folder / "slices.png",
+        )
     for name, table in generator_tables(report).items():
         named = table.rename(index=lambda generator: generator.replace("_", " "))
         places = f"of the first {name.split('@')[1]} places, and of their hits"
-        panels = {f"Share {places}": named.iloc[:, :2], "Hits that no other generator found": named.iloc[:, 2:]}
+        panels = {
+            f"Share {places}": named.iloc[:, :2],
+            "Hits that no other generator found": named.iloc[:, 2:],
+        }
         share_bars("What each candidate generator adds", panels, folder / "generators.png")
 
 
@@ -80,7 +102,9 @@ def _counts(evaluation: EvaluationData) -> Metrics:
     """How many users and watches there are to be judged by, in all and by slice."""
     relevant = evaluation.completed
     users = slices.evaluation_users(relevant, slices.users_by_activity(evaluation.watches_of_users))
-    watches = {name: int(chosen[relevant.items].sum()) for name, chosen in _item_slices(evaluation).items()}
+    watches = {
+        name: int(chosen[relevant.items].sum()) for name, chosen in _item_slices(evaluation).items()
+    }
     late = int((evaluation.days[relevant.items] <= 0).sum())
     return {
         "recall.users": int((relevant.sizes > 0).sum()),
@@ -97,13 +121,17 @@ def _accuracy(evaluation: EvaluationData, lists: Int32, suffix: str) -> Metrics:
     ks, sliced = cutoffs(config.report.at, config.recall.k), _sliced_at(evaluation)
     values = recall.accuracy(sorted({*ks, *sliced}), lists, evaluation.completed)
     at = {name: int(name.split("@")[1]) for name in values}
-    by_slice = slices.sliced_means({name: v for name, v in values.items() if at[name] in sliced}, users)
+    by_slice = slices.sliced_means(
+        {name: v for name, v in values.items() if at[name] in sliced}, users
+    )
     whole = {name: mean(v) for name, v in values.items() if at[name] in ks}
     return {f"recall.{name}{suffix}": value for name, value in (whole | by_slice).items()}
 
 
 def _found(evaluation: EvaluationData, lists: Int32, suffix: str) -> Metrics:
-    """The share of the test window's watches that lists hold, by slice of the item; new items also by that name."""
+    """The share of the test window's watches that lists hold, by slice of the item; new items also
+    by that name.
+    """
     ks, relevant = _sliced_at(evaluation), evaluation.completed
     of_watches = {name: chosen[relevant.items] for name, chosen in _item_slices(evaluation).items()}
     found = slices.found_shares(ks, recall.places(lists, relevant), of_watches)
@@ -112,7 +140,9 @@ def _found(evaluation: EvaluationData, lists: Int32, suffix: str) -> Metrics:
 
 
 def _spread(evaluation: EvaluationData, k: int, lists: Int32, suffix: str) -> Metrics:
-    """How many items the lists reach, how unequally, how popular they are, and how many places go to new ones."""
+    """How many items the lists reach, how unequally, how popular they are, and how many places go
+    to new ones.
+    """
     catalogue = evaluation.catalogue - 1
     metrics = {
         "coverage": recall.coverage(k, lists, catalogue),
@@ -126,12 +156,17 @@ def _spread(evaluation: EvaluationData, k: int, lists: Int32, suffix: str) -> Me
 
 
 def _generators(evaluation: EvaluationData) -> Metrics:
-    """What each generator named, found, and found alone, where the candidates say who named them."""
+    """What each generator named, found, and found alone, where the candidates say who named
+    them.
+    """
     metrics: Metrics = {}
     for k in _sliced_at(evaluation) if evaluation.generator_ranks else []:
         lists = evaluation.candidates[:, :k]
         ranks = {generator: rank[:, :k] for generator, rank in evaluation.generator_ranks.items()}
-        hit, watches = recall.hits(lists, evaluation.completed), int(evaluation.completed.sizes.sum())
+        hit, watches = (
+            recall.hits(lists, evaluation.completed),
+            int(evaluation.completed.sizes.sum()),
+        )
         for generator, contribution in contributions(ranks, lists > 0, hit, watches).items():
             shares = asdict(contribution).items()
             metrics |= {f"recall.generator_{name}@{k}/{generator}": share for name, share in shares}
@@ -146,12 +181,16 @@ def _counted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _item_slices(evaluation: EvaluationData) -> Mapping[str, Flags]:
-    """Slices of items that were there at test_start, [items] each: by popularity, and by age where there is time."""
+    """Slices of items that were there at test_start, [items] each: by popularity, and by age where
+    there is time.
+    """
     by_age = slices.items_by_age(evaluation.days) if evaluation.timed else {}
     return by_age | slices.items_by_popularity(evaluation.watches_of_items, evaluation.days > 0)
 
 
 def _sliced_at(evaluation: EvaluationData) -> list[int]:
-    """Slices and generators are judged at 50 places and at the whole list: more would only be more to read."""
+    """Slices and generators are judged at 50 places and at the whole list: more would only be more
+    to read.
+    """
     k = evaluation.context.config.recall.k
     return sorted({min(SLICED_AT, k), k})

@@ -1,12 +1,14 @@
-"""The report: every metric of a run under a flat key, and beside each the baselines on the same rows.
+"""The report: every metric of a run under a flat key, and beside each the baselines on the same
+rows.
 
-`recall.hr@50` is the candidates', `recall.hr@50.popularity` that of what was most watched, over the span that serves
-the test window best. `recall.hr@50/users_with_0_watches` is a slice, `recall.generator_hits@50/tower` a generator.
-`funnel.*`
-judges the final lists, `.recall`, `.popularity`, `.item_knn` and `.ease` their rivals; `funnel.*_ahead.recall` says by
-how much the final lists are ahead, `funnel.*_ahead_error.recall` with what standard error. `funnel.*.ranked` are the
-lists before the re-rank, `list_order.*` how they are ordered, `off_policy.*` what they would have earned in the log's
-slots. A metric that the log cannot give is null. `run.verdict` says whether the lists are fit to serve.
+`recall.hr@50` is the candidates', `recall.hr@50.popularity` that of what was most watched, over the
+span that serves the test window best. `recall.hr@50/users_with_0_watches` is a slice,
+`recall.generator_hits@50/tower` a generator. `funnel.*` judges the final lists, `.recall`,
+`.popularity`, `.item_knn` and `.ease` their rivals; `funnel.*_ahead.recall` says by how much the
+final lists are ahead, `funnel.*_ahead_error.recall` with what standard error. `funnel.*.ranked` are
+the lists before the re-rank, `list_order.*` how they are ordered, `off_policy.*` what they would
+have earned in the log's slots. A metric that the log cannot give is null. `run.verdict` says
+whether the lists are fit to serve.
 """
 
 import json
@@ -41,7 +43,10 @@ def report_of(context: StepContext) -> dict[str, Any]:
     evaluation = EvaluationData(context)
     off_policy = OffPolicy(evaluation)
     metrics = (
-        _list_metrics(evaluation) | _pre_rank_metrics(evaluation) | _re_rank_metrics(evaluation) | off_policy.metrics()
+        _list_metrics(evaluation)
+        | _pre_rank_metrics(evaluation)
+        | _re_rank_metrics(evaluation)
+        | off_policy.metrics()
     )
     for lists, reason in off_policy.refused.items():
         context.tell(f"no off-policy estimate of {lists}: {reason}")
@@ -68,8 +73,13 @@ def _funnel_metrics(evaluation: EvaluationData) -> Metrics:
     metrics: Metrics = {}
     rivals = {f".{name}": items for name, items in evaluation.baselines.items()}
     for suffix, lists in ({"": evaluation.final} | rivals).items():
-        metrics |= {f"funnel.watch_seconds_share@{k}{suffix}": _share(k, lists, clicks, seconds) for k in ks}
-        metrics |= {f"funnel.{m}{suffix}": mean(v) for m, v in recall.accuracy(ks, lists, evaluation.completed).items()}
+        metrics |= {
+            f"funnel.watch_seconds_share@{k}{suffix}": _share(k, lists, clicks, seconds) for k in ks
+        }
+        metrics |= {
+            f"funnel.{m}{suffix}": mean(v)
+            for m, v in recall.accuracy(ks, lists, evaluation.completed).items()
+        }
     for margin in replayed_margins(evaluation):
         metrics[f"funnel.{margin.measure}_ahead.{margin.rival}"] = margin.ahead
         metrics[f"funnel.{margin.measure}_ahead_error.{margin.rival}"] = margin.error
@@ -81,12 +91,16 @@ def _funnel_metrics(evaluation: EvaluationData) -> Metrics:
 
 
 def _order_metrics(evaluation: EvaluationData) -> Metrics:
-    """How lists are ordered, and by how much the choice was ahead of recall's order on the validation window.
+    """How lists are ordered, and by how much the choice was ahead of recall's order on the
+    validation window.
 
     That is a difference of mean logarithms, or of lower bounds where lists are judged off-policy.
     """
     choice = choice_of(evaluation.context.inputs["list_order"])
-    metrics = {f"list_order.{name}": float(choice["order"][name]) for name in ("seconds_weight", "chance_weight")}
+    metrics = {
+        f"list_order.{name}": float(choice["order"][name])
+        for name in ("seconds_weight", "chance_weight")
+    }
     trials = {trial["list"]: trial for trial in choice["trials"]}
     if RECALLS_ORDER in trials:
         chosen = next(trial for trial in choice["trials"] if trial["chosen"])
@@ -95,19 +109,30 @@ def _order_metrics(evaluation: EvaluationData) -> Metrics:
 
 
 def _pre_rank_metrics(evaluation: EvaluationData) -> Metrics:
-    """Share of the ranker's expected seconds that pre-rank's cut loses, and that cutting in recall's order would."""
+    """Share of the ranker's expected seconds that pre-rank's cut loses, and that cutting in
+    recall's order would.
+    """
     told = json.loads((evaluation.context.inputs["pre_ranker"] / "pre_ranker.json").read_text())
     lost = {suffix: told.get(f"seconds_lost{suffix}", {}) for suffix in ("", ".recall")}
-    return {f"funnel.pre_rank_seconds_lost@{k}{s}": value for s, by_k in lost.items() for k, value in by_k.items()}
+    return {
+        f"funnel.pre_rank_seconds_lost@{k}{s}": value
+        for s, by_k in lost.items()
+        for k, value in by_k.items()
+    }
 
 
 def _re_rank_metrics(evaluation: EvaluationData) -> Metrics:
-    """What each switch of the re-rank costs in expected seconds, and what the ranker's own lists would have held."""
+    """What each switch of the re-rank costs in expected seconds, and what the ranker's own lists
+    would have held.
+    """
     described = evaluation.context.inputs["recommendations"] / "re_rank.json"
     if not described.exists():
         return {}
     costs = json.loads(described.read_text())
-    metrics = {f"funnel.re_rank_seconds_lost@{costs['k']}/{n}": lost for n, lost in costs["seconds_lost"].items()}
+    metrics = {
+        f"funnel.re_rank_seconds_lost@{costs['k']}/{n}": lost
+        for n, lost in costs["seconds_lost"].items()
+    }
     if evaluation.context.split.mode != "none":
         share = _share(costs["k"], evaluation.ranked, *evaluation.clicked)
         metrics[f"funnel.watch_seconds_share@{costs['k']}.ranked"] = share
@@ -119,7 +144,8 @@ def _share(k: int, lists: Int32, clicks: RelevantItems, seconds: Float64) -> flo
 
 
 def _list_metrics(evaluation: EvaluationData) -> Metrics:
-    """How many lists there are and how many are short, because the catalogue of unseen items ran out.
+    """How many lists there are and how many are short, because the catalogue of unseen items ran
+    out.
 
     No final list is longer than its candidates.
     """
@@ -134,12 +160,18 @@ def _simulated_metrics(evaluation: EvaluationData) -> Metrics:
     from funnel.evaluation.simulation_report import oracle_shares
 
     context = evaluation.context
-    lists = {"final": evaluation.final, "recall": evaluation.candidates, "popularity": evaluation.popular}
+    lists = {
+        "final": evaluation.final,
+        "recall": evaluation.candidates,
+        "popularity": evaluation.popular,
+    }
     lists |= {"ranked": evaluation.ranked} if evaluation.ranked is not evaluation.final else {}
     ids = {name: _raw(evaluation, items) for name, items in lists.items()}
     users = context.ids.users.id_of(evaluation.users).to_numpy()
     best = oracle_shares(context.data, users, ids, context.split.test_start, context.config.seed)
-    return {f"funnel.oracle_share@{k}": share for k, share in best.items()} | oracle_metrics(evaluation)
+    return {f"funnel.oracle_share@{k}": share for k, share in best.items()} | oracle_metrics(
+        evaluation
+    )
 
 
 def _raw(evaluation: EvaluationData, lists: Int32) -> npt.NDArray[np.int64]:
@@ -167,10 +199,17 @@ def _description(evaluation: EvaluationData) -> dict[str, Any]:
 
 
 def draw(context: StepContext, report: Mapping[str, Any]) -> None:
-    """Pictures beside the report: the candidates' popularity, slices and generators, expected against true seconds."""
-    evaluation, candidates = EvaluationData(context), saved_candidates(context.inputs["candidates"]).items
+    """Pictures beside the report: the candidates' popularity, slices and generators, expected
+    against true seconds.
+    """
+    evaluation, candidates = (
+        EvaluationData(context),
+        saved_candidates(context.inputs["candidates"]).items,
+    )
     candidate_popularity(
-        evaluation.counts[candidates[candidates > 0]], evaluation.counts[1:], context.out / "popularity.png"
+        evaluation.counts[candidates[candidates > 0]],
+        evaluation.counts[1:],
+        context.out / "popularity.png",
     )
     draw_recall(report, context.out)
     draw_ranking(evaluation, report, context.out)

@@ -1,8 +1,10 @@
-"""Whether a run's lists are fit to serve: the final lists against every rival on the test window, in one sentence.
+"""Whether a run's lists are fit to serve: the final lists against every rival on the test window,
+in one sentence.
 
-Lists are compared as lists: by the seconds (or watches) of the test window that they hold at 10 and at 50 places, or,
-where the log has propensities, by the off-policy estimate of seconds per impression. They are fit where no rival is
-ahead by more than a standard error of the difference over users.
+Lists are compared as lists: by the seconds (or watches) of the test window that they hold at 10 and
+at 50 places, or, where the log has propensities, by the off-policy estimate of seconds per
+impression. They are fit where no rival is ahead by more than a standard error of the difference
+over users.
 """
 
 from collections.abc import Mapping
@@ -18,12 +20,19 @@ from funnel.evaluation.off_policy_report import OffPolicy
 Float64 = npt.NDArray[np.float64]
 Metrics = dict[str, float]
 
-NAMES = {"recall": "recall's order", "popularity": "popularity", "item_knn": "item-kNN", "ease": "EASE"}
+NAMES = {
+    "recall": "recall's order",
+    "popularity": "popularity",
+    "item_knn": "item-kNN",
+    "ease": "EASE",
+}
 
 
 @dataclass(frozen=True)
 class Margin:
-    """By how much the final lists are ahead of a rival's, with its standard error: `value` and `rival` in a unit."""
+    """By how much the final lists are ahead of a rival's, with its standard error: `value` and
+    `rival` in a unit.
+    """
 
     measure: str
     rival: str
@@ -42,17 +51,23 @@ class Margin:
 
 
 def margins_of(evaluation: EvaluationData, off_policy: OffPolicy) -> list[Margin]:
-    """The margins that decide: by the off-policy estimate where there is one, else by what lists hold."""
+    """The margins that decide: by the off-policy estimate where there is one, else by what lists
+    hold.
+    """
     return _estimated(off_policy) or replayed_margins(evaluation)
 
 
 def replayed_margins(evaluation: EvaluationData) -> list[Margin]:
-    """Margins in the share of the test window's watch seconds that lists hold, by length and rival."""
+    """Margins in the share of the test window's watch seconds that lists hold, by length and
+    rival.
+    """
     total = float(evaluation.clicked[1].sum())
     if not total:
         return []
     final = evaluation.gains(evaluation.final).by_length
-    rivals = {name: evaluation.gains(items).by_length for name, items in evaluation.baselines.items()}
+    rivals = {
+        name: evaluation.gains(items).by_length for name, items in evaluation.baselines.items()
+    }
     return [
         Margin(
             f"watch_seconds_share@{k}",
@@ -67,7 +82,9 @@ def replayed_margins(evaluation: EvaluationData) -> list[Margin]:
 
 
 def _error(surplus: Float64, seconds: Float64) -> float:
-    """Standard error over users of sum(surplus) / sum(seconds), a ratio, to first order; both [users]."""
+    """Standard error over users of sum(surplus) / sum(seconds), a ratio, to first order; both
+    [users].
+    """
     ratio = surplus.sum() / seconds.sum()
     return float(np.sqrt(np.square(surplus - ratio * seconds).sum()) / seconds.sum())
 
@@ -77,13 +94,22 @@ def _estimated(off_policy: OffPolicy) -> list[Margin]:
         return []
     found = off_policy.advantages()
     mine = off_policy.evaluations[""].doubly_robust.value
-    return [Margin("seconds_per_impression", name, mine, mine - each.value, each.error) for name, each in found.items()]
+    return [
+        Margin("seconds_per_impression", name, mine, mine - each.value, each.error)
+        for name, each in found.items()
+    ]
 
 
 def verdict_of(evaluation: EvaluationData, off_policy: OffPolicy) -> dict[str, Any]:
-    """`fit` (null where nothing was held out, or watched), the `sentence`, and the margins behind it."""
+    """`fit` (null where nothing was held out, or watched), the `sentence`, and the margins behind
+    it.
+    """
     if evaluation.context.split.mode == "none":
-        return {"fit": None, "sentence": "Not judged: nothing was held out (split.mode = none).", "margins": []}
+        return {
+            "fit": None,
+            "sentence": "Not judged: nothing was held out (split.mode = none).",
+            "margins": [],
+        }
     margins = margins_of(evaluation, off_policy)
     if not margins:
         return {
@@ -93,11 +119,16 @@ def verdict_of(evaluation: EvaluationData, off_policy: OffPolicy) -> dict[str, A
         }
     fit = all(margin.holds for margin in margins)
     what = "watch time" if evaluation.context.unit == "seconds" else "watches"
-    return {"fit": fit, "sentence": sentence_of(margins, what), "margins": [_row(margin) for margin in margins]}
+    return {
+        "fit": fit,
+        "sentence": sentence_of(margins, what),
+        "margins": [_row(margin) for margin in margins],
+    }
 
 
 def sentence_of(margins: list[Margin], what: str) -> str:
-    """One sentence: fit or not, the strongest rival (of those that are ahead, if any are), and the margins.
+    """One sentence: fit or not, the strongest rival (of those that are ahead, if any are), and the
+    margins.
 
     `what` is of the test window: its watch time, or its watches.
     """
@@ -106,7 +137,8 @@ def sentence_of(margins: list[Margin], what: str) -> str:
     measures = list(dict.fromkeys(margin.measure for margin in margins))
     of_rival = [margin for margin in margins if margin.rival == worst.rival]
     said = "; ".join(
-        _said(margin, what) for margin in sorted(of_rival, key=lambda margin: measures.index(margin.measure))
+        _said(margin, what)
+        for margin in sorted(of_rival, key=lambda margin: measures.index(margin.measure))
     )
     head = (
         "Not fit to serve: behind"
@@ -119,7 +151,8 @@ def sentence_of(margins: list[Margin], what: str) -> str:
 def _said(margin: Margin, what: str) -> str:
     if margin.measure == "seconds_per_impression":
         return (
-            f"{margin.final_value:.2f} seconds an impression (off-policy) against {margin.rival_value:.2f}, "
+            f"{margin.final_value:.2f} seconds an impression (off-policy) against "
+            f"{margin.rival_value:.2f}, "
             f"{margin.ahead:+.2f} +- {margin.error:.2f}"
         )
     k = margin.measure.split("@")[1]

@@ -1,9 +1,10 @@
 """The waterfall: of the test window's watch seconds, how many survive each stage of the funnel.
 
 Keys are `waterfall.<stage>`, shares of the test window's watch seconds; a generator alone is
-`waterfall.generator/<name>`, a slice of users `waterfall.<stage>/<slice>` with the slice's own seconds as the whole.
-`all`, what was `known` to the catalogue as of test_start, what was `unseen` and so may be listed, then the `blended`
-candidates, those that pre-rank left, the ranker's lists, and the re-ranked ones.
+`waterfall.generator/<name>`, a slice of users `waterfall.<stage>/<slice>` with the slice's own
+seconds as the whole. `all`, what was `known` to the catalogue as of test_start, what was `unseen`
+and so may be listed, then the `blended` candidates, those that pre-rank left, the ranker's lists,
+and the re-ranked ones.
 """
 
 from collections.abc import Mapping
@@ -29,14 +30,21 @@ KEY, GENERATOR = "waterfall.", "generator/"
 
 
 def waterfall_metrics(evaluation: EvaluationData) -> Metrics:
-    """Shares of the test window's watch seconds that are left at each stage, for all users and by slice."""
+    """Shares of the test window's watch seconds that are left at each stage, for all users and by
+    slice.
+    """
     clicks, seconds = evaluation.clicked
     stages = _survivors(evaluation)
     shares = {f"{KEY}{name}": _share(seconds, left) for name, left in stages.items()}
     shares[f"{KEY}watches"] = len(clicks.items)
-    of_slices = {name: chosen[clicks.rows] for name, chosen in users_by_activity(evaluation.watches_of_users).items()}
+    of_slices = {
+        name: chosen[clicks.rows]
+        for name, chosen in users_by_activity(evaluation.watches_of_users).items()
+    }
     if evaluation.timed:
-        of_slices |= {name: chosen[clicks.items] for name, chosen in items_by_age(evaluation.days).items()}
+        of_slices |= {
+            name: chosen[clicks.items] for name, chosen in items_by_age(evaluation.days).items()
+        }
     for slice_name, chosen in of_slices.items():
         for name, left in stages.items():
             if not name.startswith(GENERATOR):
@@ -45,14 +53,22 @@ def waterfall_metrics(evaluation: EvaluationData) -> Metrics:
 
 
 def waterfall_table(report: Mapping[str, Any]) -> pd.DataFrame:
-    """The stages of a report in their order: index stage, columns share and kind (stage or generator)."""
-    stages = [name for name in report if name.startswith(KEY) and report[name] is not None and name != f"{KEY}watches"]
+    """The stages of a report in their order: index stage, columns share and kind (stage or
+    generator).
+    """
+    stages = [
+        name
+        for name in report
+        if name.startswith(KEY) and report[name] is not None and name != f"{KEY}watches"
+    ]
     names = [name.removeprefix(KEY) for name in stages]
     kept = [name for name in names if "/" not in name or name.startswith(GENERATOR)]
     order = sorted(kept, key=lambda name: (_place(name), -float(report[KEY + name])))
     kinds = ["generator" if name.startswith(GENERATOR) else "stage" for name in order]
     shares = [float(report[KEY + name]) for name in order]
-    return pd.DataFrame({"share": shares, "kind": kinds}, index=[name.replace("/", " ") for name in order])
+    return pd.DataFrame(
+        {"share": shares, "kind": kinds}, index=[name.replace("/", " ") for name in order]
+    )
 
 
 def draw_waterfall(report: Mapping[str, Any], folder: Path) -> None:
@@ -64,8 +80,16 @@ def draw_waterfall(report: Mapping[str, Any], folder: Path) -> None:
 def _in_words(stage: str) -> str:
     """A stage of the table, for people."""
     name, _, k = stage.partition("@")
-    known = {"all": "all of it", "known": "on items of the catalogue", "unseen": "on items new to the user"}
-    lists = {"merged": "in the candidates", "pre_ranked": "in what pre-rank leaves", "ranked": f"in the best {k}"}
+    known = {
+        "all": "all of it",
+        "known": "on items of the catalogue",
+        "unseen": "on items new to the user",
+    }
+    lists = {
+        "merged": "in the candidates",
+        "pre_ranked": "in what pre-rank leaves",
+        "ranked": f"in the best {k}",
+    }
     texts = known | lists | {"re_ranked": f"in the best {k}, re-ranked"}
     return texts.get(name) or f"{stage.removeprefix('channel ').replace('_', ' ')} alone"
 
@@ -74,18 +98,29 @@ def _survivors(evaluation: EvaluationData) -> dict[str, Flags]:
     """Which of the test window's watches [n] each stage still has."""
     clicks, config = evaluation.clicked[0], evaluation.context.config
     known = (clicks.items > 0) & (clicks.items < evaluation.catalogue)
-    stages = {"all": np.ones(len(known), bool), "known": known, "unseen": known & ~_seen(evaluation)}
+    stages = {
+        "all": np.ones(len(known), bool),
+        "known": known,
+        "unseen": known & ~_seen(evaluation),
+    }
     stages |= {
         f"{GENERATOR}{name}": _listed(evaluation, np.where(ranks > 0, evaluation.candidates, 0))
         for name, ranks in evaluation.generator_ranks.items()
     }
     stages["blended"] = _listed(evaluation, evaluation.candidates)
-    stages |= {"pre_ranked": _listed(evaluation, evaluation.pre_ranked)} if config.pre_rank.keep else {}
+    stages |= (
+        {"pre_ranked": _listed(evaluation, evaluation.pre_ranked)} if config.pre_rank.keep else {}
+    )
     lists = {"ranked": evaluation.ranked} | (
         {"re_ranked": evaluation.final} if evaluation.ranked is not evaluation.final else {}
     )
-    ks = sorted({min(k, config.ranking.top_k) for k in (*config.report.at, config.ranking.top_k)}, reverse=True)
-    return stages | {f"{n}@{k}": _listed(evaluation, items[:, :k]) for n, items in lists.items() for k in ks}
+    ks = sorted(
+        {min(k, config.ranking.top_k) for k in (*config.report.at, config.ranking.top_k)},
+        reverse=True,
+    )
+    return stages | {
+        f"{n}@{k}": _listed(evaluation, items[:, :k]) for n, items in lists.items() for k in ks
+    }
 
 
 def _listed(evaluation: EvaluationData, lists: Int32) -> Flags:
@@ -109,8 +144,12 @@ def _share(seconds: Float64, left: Flags) -> float:
 
 
 def _place(name: str) -> tuple[int, int]:
-    """Where a stage stands: ceilings, generators, the blender, pre-rank, then ranked lists from long to short."""
+    """Where a stage stands: ceilings, generators, the blender, pre-rank, then ranked lists from
+    long to short.
+    """
     if "@" in name:
         stage, k = name.split("@")
         return 6 + (stage == "re_ranked"), -int(k)
-    return ["all", "known", "unseen", "generator", "blended", "pre_ranked"].index(name.split("/")[0]), 0
+    return ["all", "known", "unseen", "generator", "blended", "pre_ranked"].index(
+        name.split("/")[0]
+    ), 0

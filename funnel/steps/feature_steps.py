@@ -1,4 +1,6 @@
-"""What each step of ingest and features reads, calls and writes: files in, one call into a package, files out."""
+"""What each step of ingest and features reads, calls and writes: files in, one call into a package,
+files out.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -22,16 +24,31 @@ from funnel.evaluation.plots import data_profile
 
 
 def write_interactions(context: StepContext) -> None:
-    summary = ingestion.ingest(context.source, context.data, context.out, context.config.cleaning, datetime.now(UTC))
+    summary = ingestion.ingest(
+        context.source, context.data, context.out, context.config.cleaning, datetime.now(UTC)
+    )
     context.write_json("summary.json", summary)
     context.tell(f"the log: {ingestion.in_words(summary)}")
 
 
 def figures_of_log(folder: Path) -> dict[str, float]:
-    """Counts of the cleaned log: rows, rows rejected and dropped, users, items, share clicked, mean seconds."""
+    """Counts of the cleaned log: rows, rows rejected and dropped, users, items, share clicked, mean
+    seconds.
+    """
     summary = json.loads((folder / "summary.json").read_text())
-    figures = {"rejected_rows": summary["rejected"].get("interactions", {}), "dropped_rows": summary["dropped"]}
-    names = ("rows", "rows_read", "users", "items", "clicked_share", "mean_seconds", "null_seconds_share")
+    figures = {
+        "rejected_rows": summary["rejected"].get("interactions", {}),
+        "dropped_rows": summary["dropped"],
+    }
+    names = (
+        "rows",
+        "rows_read",
+        "users",
+        "items",
+        "clicked_share",
+        "mean_seconds",
+        "null_seconds_share",
+    )
     known = {name: float(summary[name]) for name in names if summary[name] is not None}
     return known | {name: float(sum(by_reason.values())) for name, by_reason in figures.items()}
 
@@ -45,26 +62,38 @@ def write_vocabulary(context: StepContext) -> None:
     log, split = _log_with_instants(context), context.split
     vocabulary_of(log, USER).save(context.out / "users.parquet")
     published = _published(context, log.get_backend()) if split.clock == "time" else None
-    items = vocabulary_of(log, ITEM) if published is None else catalogue_of(log, published, split.start, split.test_end)
+    items = (
+        vocabulary_of(log, ITEM)
+        if published is None
+        else catalogue_of(log, published, split.start, split.test_end)
+    )
     items.save(context.out / "items.parquet")
 
 
 def write_impressions(context: StepContext) -> None:
     log = _log_with_instants(context)
-    users, items = (_table(context, "vocabulary", side, log.get_backend()) for side in ("users", "items"))
-    log.get_backend().to_parquet(impressions_of(log, users, items), context.out / "impressions.parquet")
+    users, items = (
+        _table(context, "vocabulary", side, log.get_backend()) for side in ("users", "items")
+    )
+    log.get_backend().to_parquet(
+        impressions_of(log, users, items), context.out / "impressions.parquet"
+    )
     _draw_log(context)
 
 
 def write_histories(context: StepContext) -> None:
-    """Completed watches (what towers read and predict), clicks (what is seen), what was ignored, search tokens."""
+    """Completed watches (what towers read and predict), clicks (what is seen), what was ignored,
+    search tokens.
+    """
     log, users = context.impressions, len(context.ids.users)
     for name, rows in (("watches", log.completed), ("clicks", log.clicked)):
         kept = log.take(rows)
         histories_of(kept.users, kept.items, kept.timestamps_us, users).save(context.out / name)
     if logs_impressions(context):
         ignored = log.take(~log.clicked)
-        histories_of(ignored.users, ignored.items, ignored.timestamps_us, users).save(context.out / "ignored")
+        histories_of(ignored.users, ignored.items, ignored.timestamps_us, users).save(
+            context.out / "ignored"
+        )
     searches = context.inputs["interactions"] / "searches.parquet"
     if searches.exists() and context.split.clock == "time":
         tokens, histories = token_histories(table_at(searches), context.ids.users)
@@ -78,7 +107,11 @@ def write_samples(context: StepContext) -> None:
 
 
 def write_profiles(context: StepContext) -> None:
-    users, items, ids = _optional_table(context, "users"), _optional_table(context, "items"), context.ids
+    users, items, ids = (
+        _optional_table(context, "users"),
+        _optional_table(context, "items"),
+        context.ids,
+    )
     of_users = side_features_of(users, USER, ids.users)
     of_items = side_features_of(items, ITEM, ids.items, category_values(users, USER, ids.users))
     of_users.save(context.out / "users.parquet", len(ids.users))
@@ -90,7 +123,8 @@ def _refuse_name_clashes(features: AsOfFeatures) -> None:
     for column in features.name_clashes():
         side, _, name = column.partition("_")
         raise InputError(
-            f"The {side}s table has a column {name}, and {column} is a feature that is made of the log: rename the "
+            f"The {side}s table has a column {name}, and {column} is a feature that is made of the "
+            "log: rename the "
             "column, or leave it out."
         )
 
@@ -98,7 +132,9 @@ def _refuse_name_clashes(features: AsOfFeatures) -> None:
 def _draw_log(context: StepContext) -> None:
     """A picture of the log, for those who would rather look than read."""
     log = Impressions.load(context.out)
-    as_of = pq.read_table(context.out / "impressions.parquet", columns=[TIMESTAMP])[TIMESTAMP].to_numpy()
+    as_of = pq.read_table(context.out / "impressions.parquet", columns=[TIMESTAMP])[
+        TIMESTAMP
+    ].to_numpy()
     data_profile(as_of, log.clicked, log.seconds, log.users, context.out / "log.png")
 
 

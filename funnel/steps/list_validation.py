@@ -1,9 +1,11 @@
-"""The choice of a run: how its final lists are ordered, by what lists of the validation window would have held.
+"""The choice of a run: how its final lists are ordered, by what lists of the validation window
+would have held.
 
-The validation window lies between the last two towers' instants, `since` and test_start. Its lists are recall's as of
-`since`, blended by what was fitted on earlier instants and ordered by the ranker that was trained on the rows before
-it. They are judged as lists: by the off-policy estimate where the log has propensities, else by the seconds (or
-watches) that they hold of what their users went on to watch.
+The validation window lies between the last two towers' instants, `since` and test_start. Its lists
+are recall's as of `since`, blended by what was fitted on earlier instants and ordered by the ranker
+that was trained on the rows before it. They are judged as lists: by the off-policy estimate where
+the log has propensities, else by the seconds (or watches) that they hold of what their users went
+on to watch.
 """
 
 import json
@@ -50,9 +52,12 @@ def validation_tower(context: StepContext) -> Tower:
     return context.towers[-2]
 
 
-def validation_rows(context: StepContext, users: Int32, timestamps_us: Int64, clicked: Flags) -> tuple[Flags, str]:
-    """Which training rows [n] validate, and what they are: those of the validation `window`, or, where all rows are
-    lists of one instant, those of a fifth of the `users`; `nothing` where the others could teach nothing.
+def validation_rows(
+    context: StepContext, users: Int32, timestamps_us: Int64, clicked: Flags
+) -> tuple[Flags, str]:
+    """Which training rows [n] validate, and what they are: those of the validation `window`, or,
+    where all rows are lists of one instant, those of a fifth of the `users`; `nothing` where the
+    others could teach nothing.
     """
     since = validation_tower(context).shape.as_of
     earlier = timestamps_us < since
@@ -74,10 +79,11 @@ def validation_users(context: StepContext) -> Flags:
 class OrderTrial:
     """One way to order lists on the validation window.
 
-    `value` is what is compared: the mean logarithm of the seconds held at 10 and 50 places, or the lower bound of the
-    off-policy estimate. `behind` is by how much the best is ahead, and `error` the standard error of that (0 for lower
-    bounds, which are cautious already). An order that holds less than recall's at some length, by more than a standard
-    error, is not `harmless` and never chosen: no stage may do harm.
+    `value` is what is compared: the mean logarithm of the seconds held at 10 and 50 places, or the
+    lower bound of the off-policy estimate. `behind` is by how much the best is ahead, and `error`
+    the standard error of that (0 for lower bounds, which are cautious already). An order that holds
+    less than recall's at some length, by more than a standard error, is not `harmless` and never
+    chosen: no stage may do harm.
     """
 
     order: ListOrder
@@ -89,13 +95,19 @@ class OrderTrial:
 
 
 def choose_order(context: StepContext) -> dict[str, Any]:
-    """The order of the run's lists, and why: the measure, every trial, and the rivals on the same window."""
-    validates = json.loads((context.inputs["ranking_rows"] / "summary.json").read_text())["validates"]
+    """The order of the run's lists, and why: the measure, every trial, and the rivals on the same
+    window.
+    """
+    validates = json.loads((context.inputs["ranking_rows"] / "summary.json").read_text())[
+        "validates"
+    ]
     if validates == NOTHING:
         return _settled(_default(context), "the log before the validation window teaches no ranker")
     validation = Validation(context, validates)
     if not len(validation.candidates) or not validation.clicks[1].sum():
-        return _settled(_default(context), "nobody with a list watched anything in the validation window")
+        return _settled(
+            _default(context), "nobody with a list watched anything in the validation window"
+        )
     return validation.choice()
 
 
@@ -104,12 +116,20 @@ def _default(context: StepContext) -> ListOrder:
 
 
 def _settled(order: ListOrder, reason: str) -> dict[str, Any]:
-    return {"order": order.model_dump(), "described": order.described, "measure": None, "reason": reason, "trials": []}
+    return {
+        "order": order.model_dump(),
+        "described": order.described,
+        "measure": None,
+        "reason": reason,
+        "trials": [],
+    }
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation window's lists and what became of them; `validates` says which rows no ranker learnt from."""
+    """The validation window's lists and what became of them; `validates` says which rows no ranker
+    learnt from.
+    """
 
     context: StepContext
     validates: str
@@ -121,7 +141,11 @@ class Validation:
     @cached_property
     def candidates(self) -> Candidates:
         saved = saved_candidates(self.context.inputs["candidates"] / VALIDATION)
-        rows = validation_users(self.context)[saved.users] if self.validates == USERS else np.ones(len(saved), bool)
+        rows = (
+            validation_users(self.context)[saved.users]
+            if self.validates == USERS
+            else np.ones(len(saved), bool)
+        )
         return saved.take(np.flatnonzero(rows))
 
     @cached_property
@@ -135,29 +159,41 @@ class Validation:
         """What the ranker that never saw the window expects of each candidate, [n, k]."""
         ranker = Ranker.load(self.context.inputs["ranker"] / VALIDATION)
         as_of = self.tower.shape.as_of
-        recommender = recommender_of(ranker, self.context.features, as_of, len(self.context.ids.items))
+        recommender = recommender_of(
+            ranker, self.context.features, as_of, len(self.context.ids.items)
+        )
         return recommender.expected_seconds(lists_of(self.context, self.candidates, self.tower))
 
     def ordered(self, order: ListOrder) -> Ordered:
         """The lists in an order, as long as final ones."""
         candidates = taking_part(self.candidates, order)
         lists = lists_of(self.context, candidates, self.tower, order.chance_of)
-        return ordered(lists, self.seconds[:, : lists.items.shape[1]], order, self.context.config.ranking.top_k)
+        return ordered(
+            lists, self.seconds[:, : lists.items.shape[1]], order, self.context.config.ranking.top_k
+        )
 
     def choice(self) -> dict[str, Any]:
         """The chosen order, and every trial."""
         orders = orders_to_try(self.context, self.candidates)
         lists = [self.ordered(order) for order in orders]
         bounds = self._bounds(lists)
-        trials = self._replayed(orders, lists) if bounds is None else self._bounded(orders, lists, bounds)
+        trials = (
+            self._replayed(orders, lists)
+            if bounds is None
+            else self._bounded(orders, lists, bounds)
+        )
         chosen = first_within_an_error(trials)
         return {
             "order": orders[chosen].model_dump(),
             "described": orders[chosen].described,
             "measure": REPLAY if bounds is None else OFF_POLICY,
             "users": len(self.candidates),
-            "trials": [_row(trial) | {"chosen": number == chosen} for number, trial in enumerate(trials)],
-            "rivals": [{"list": name, **self.shares(items)} for name, items in self.popular.items()],
+            "trials": [
+                _row(trial) | {"chosen": number == chosen} for number, trial in enumerate(trials)
+            ],
+            "rivals": [
+                {"list": name, **self.shares(items)} for name, items in self.popular.items()
+            ],
         }
 
     def gains(self, items: Int32) -> Gains:
@@ -169,16 +205,24 @@ class Validation:
         """Share of all watch seconds of the window that lists hold, by length."""
         total = float(self.clicks[1].sum())
         return {
-            f"watch_seconds_share@{k}": float(held.sum()) / total for k, held in self.gains(items).by_length.items()
+            f"watch_seconds_share@{k}": float(held.sum()) / total
+            for k, held in self.gains(items).by_length.items()
         }
 
     @cached_property
     def popular(self) -> Mapping[str, Int32]:
         """What was most watched before the window, by span, for the same users."""
         context, as_of = self.context, self.tower.shape.as_of
-        seen, size = Histories.load(context.inputs["histories"] / "clicks"), context.ids.items.size_as_of(as_of)
-        counts = counts_by_span(context.user_inputs.histories, size, as_of, context.split.clock == "time")
-        return popular_lists_by_span(counts, self.candidates.users, seen, as_of, context.config.ranking.top_k)
+        seen, size = (
+            Histories.load(context.inputs["histories"] / "clicks"),
+            context.ids.items.size_as_of(as_of),
+        )
+        counts = counts_by_span(
+            context.user_inputs.histories, size, as_of, context.split.clock == "time"
+        )
+        return popular_lists_by_span(
+            counts, self.candidates.users, seen, as_of, context.config.ranking.top_k
+        )
 
     @property
     def _lengths(self) -> list[int]:
@@ -186,9 +230,14 @@ class Validation:
 
     def _replayed(self, orders: Sequence[ListOrder], lists: Sequence[Ordered]) -> list[OrderTrial]:
         gains = [self.gains(each.items) for each in lists]
-        recalls = next((g for o, g in zip(orders, gains, strict=True) if o.described == RECALLS_ORDER), None)
+        recalls = next(
+            (g for o, g in zip(orders, gains, strict=True) if o.described == RECALLS_ORDER), None
+        )
         harmless = [recalls is None or not held.harms(recalls) for held in gains]
-        best = max((g for g, allowed in zip(gains, harmless, strict=True) if allowed), key=lambda each: each.log_total)
+        best = max(
+            (g for g, allowed in zip(gains, harmless, strict=True) if allowed),
+            key=lambda each: each.log_total,
+        )
         return [
             OrderTrial(
                 order,
@@ -206,10 +255,15 @@ class Validation:
     ) -> list[OrderTrial]:
         best = max(bounds)
         pairs = zip(orders, lists, bounds, strict=True)
-        return [OrderTrial(order, bound, self.shares(each.items), best - bound, 0.0) for order, each, bound in pairs]
+        return [
+            OrderTrial(order, bound, self.shares(each.items), best - bound, 0.0)
+            for order, each, bound in pairs
+        ]
 
     def _bounds(self, lists: Sequence[Ordered]) -> list[float] | None:
-        """The lower bound of each list's off-policy estimate in the window's slots; None where there is none."""
+        """The lower bound of each list's off-policy estimate in the window's slots; None where
+        there is none.
+        """
         context, since = self.context, self.tower.shape.as_of
         config = context.config.off_policy
         slots = logged_slots(context, self.candidates.users, since, context.split.test_start)
@@ -219,11 +273,17 @@ class Validation:
         for each in lists:
             items = each.items[:, : config.k]
             policy = Policy(
-                each.users, items, softmax_of_places(items, config.temperature), each.seconds[:, : config.k]
+                each.users,
+                items,
+                softmax_of_places(items, config.temperature),
+                each.seconds[:, : config.k],
             )
             # The same draws of users for every list, so that chance does not tell them apart.
             found = evaluated(
-                policy, slots, config.least_effective_sample, np.random.default_rng([context.config.seed, 37])
+                policy,
+                slots,
+                config.least_effective_sample,
+                np.random.default_rng([context.config.seed, 37]),
             )
             bounds.append(found.doubly_robust.low)
         return None if np.isnan(bounds).any() else bounds
@@ -232,24 +292,29 @@ class Validation:
 def orders_to_try(context: StepContext, candidates: Candidates) -> list[ListOrder]:
     """The orders, the preferred first: seconds times chance, recall's, each generator's alone.
 
-    The ranker orders all candidates but those in kept places, fewer, or all of them. With `ranking.chance_weight` only
-    that is chosen.
+    The ranker orders all candidates but those in kept places, fewer, or all of them. With
+    `ranking.chance_weight` only that is chosen.
     """
     given, top_k = context.config.ranking.chance_weight, context.config.ranking.top_k
     own, all_of_them = unreserved(context.config, candidates), candidates.items.shape[1]
     depths = dict.fromkeys((own, min(2 * top_k, own), min(top_k, own), all_of_them))
     weights = CHANCE_WEIGHTS if given is None else (given,)
-    orders = [ListOrder(chance_weight=weight, depth=depth) for weight in weights for depth in depths]
+    orders = [
+        ListOrder(chance_weight=weight, depth=depth) for weight in weights for depth in depths
+    ]
     if given is not None:
         return orders
-    return orders + [ListOrder(seconds_weight=0, chance_of=name) for name in (BLENDER, *candidates.ranks)]
+    return orders + [
+        ListOrder(seconds_weight=0, chance_of=name) for name in (BLENDER, *candidates.ranks)
+    ]
 
 
 def first_within_an_error(trials: Sequence[OrderTrial]) -> int:
-    """The first harmless trial, in order of preference, that is not behind the best by more than a standard error.
+    """The first harmless trial, in order of preference, that is not behind the best by more than a
+    standard error.
 
-    Seconds are heavy-tailed and validation users few: what is not clearly better is no reason to leave the preferred.
-    The preferred one, too, where no list holds anything.
+    Seconds are heavy-tailed and validation users few: what is not clearly better is no reason to
+    leave the preferred. The preferred one, too, where no list holds anything.
     """
     fit = (trial.harmless and (trial.behind <= trial.error or not trial.behind) for trial in trials)
     return next((number for number, chosen in enumerate(fit) if chosen), 0)
@@ -279,5 +344,10 @@ def choice_text(choice: Mapping[str, Any]) -> str:
     chosen = next(trial for trial in choice["trials"] if trial["chosen"])
     recall = [trial for trial in choice["trials"] if trial["list"] == RECALLS_ORDER]
     shares = ", ".join(f"{name} {chosen[name]:.4f}" for name in chosen if "@" in name)
-    beside = "".join(f" (recall's order {', '.join(f'{t[n]:.4f}' for n in t if '@' in n)})" for t in recall)
-    return f"lists are ordered by {choice['described']}, chosen by {choice['measure']}: {shares}{beside}"
+    beside = "".join(
+        f" (recall's order {', '.join(f'{t[n]:.4f}' for n in t if '@' in n)})" for t in recall
+    )
+    return (
+        f"lists are ordered by {choice['described']}, chosen by {choice['measure']}: "
+        f"{shares}{beside}"
+    )

@@ -1,4 +1,6 @@
-"""The pre-rank of a run: a light scorer distilled from the ranker, what its cut costs, and the cut."""
+"""The pre-rank of a run: a light scorer distilled from the ranker, what its cut costs, and the
+cut.
+"""
 
 from typing import Any
 
@@ -16,18 +18,26 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Intp = npt.NDArray[np.intp]
 
-# Users on whose candidates the ranker teaches, and as many others on whose candidates the cut is judged.
+# Users on whose candidates the ranker teaches, and as many others on whose candidates the cut is
+# judged.
 USERS = 500
 
 
 def distil(context: StepContext) -> dict[str, Any]:
-    """Write the light scorer, and `check_users.npy`, whose candidates did not teach it; what the cut costs them.
+    """Write the light scorer, and `check_users.npy`, whose candidates did not teach it; what the
+    cut costs them.
 
-    `seconds_lost` is the share of the seconds that the ranker expects of its own first k of all candidates which its
-    first k of the kept ones lack, `seconds_lost.recall` the same where recall's first candidates are kept.
+    `seconds_lost` is the share of the seconds that the ranker expects of its own first k of all
+    candidates which its first k of the kept ones lack, `seconds_lost.recall` the same where
+    recall's first candidates are kept.
     """
-    recommender, candidates = recommender_at(context), saved_candidates(context.inputs["candidates"])
-    teachers, checkers = _halves(len(candidates.users), np.random.default_rng([context.config.seed, 17]))
+    recommender, candidates = (
+        recommender_at(context),
+        saved_candidates(context.inputs["candidates"]),
+    )
+    teachers, checkers = _halves(
+        len(candidates.users), np.random.default_rng([context.config.seed, 17])
+    )
     taught, checked = (lists_of(context, candidates.take(rows)) for rows in (teachers, checkers))
     pre_ranker = distilled(items_of(context), taught, recommender.expected_seconds(taught))
     pre_ranker.save(context.out)
@@ -37,15 +47,22 @@ def distil(context: StepContext) -> dict[str, Any]:
         context.config.ranking.top_k,
         context.config.pre_rank.keep,
     )
-    orders = {"": pre_ranker.scores(pre_ranker.worth(items_of(context)), checked), ".recall": in_order(checked.items)}
+    orders = {
+        "": pre_ranker.scores(pre_ranker.worth(items_of(context)), checked),
+        ".recall": in_order(checked.items),
+    }
     ks = sorted({min(COSTS_AT, top_k), top_k})
-    lost = {f"seconds_lost{name}": seconds_lost(seconds, scores, keep, ks) for name, scores in orders.items()}
+    lost = {
+        f"seconds_lost{name}": seconds_lost(seconds, scores, keep, ks)
+        for name, scores in orders.items()
+    }
     return {"taught_users": len(teachers), "checked_users": len(checkers)} | lost
 
 
 def pre_ranked(context: StepContext, candidates: Candidates) -> Lists:
-    """What pre-rank leaves of candidates, in the order of final lists but by its own seconds, kept as
-    `pre_ranked_items.npy`; all of them where it is off."""
+    """What pre-rank leaves of candidates, in the order of final lists but by its own seconds, kept
+    as `pre_ranked_items.npy`; all of them where it is off.
+    """
     keep, order = context.config.pre_rank.keep, order_of(context)
     lists = lists_of(context, candidates, chance_of=order.chance_of)
     if not keep:
@@ -59,7 +76,9 @@ def pre_ranked(context: StepContext, candidates: Candidates) -> Lists:
 
 def items_of(context: StepContext) -> Block:
     """All items as of test_start."""
-    return context.features.item_block(np.arange(len(context.ids.items), dtype=np.int32), context.split.test_start)
+    return context.features.item_block(
+        np.arange(len(context.ids.items), dtype=np.int32), context.split.test_start
+    )
 
 
 def _halves(users: int, rng: np.random.Generator) -> tuple[Intp, Intp]:

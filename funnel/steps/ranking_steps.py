@@ -1,4 +1,6 @@
-"""What each step of ranking reads, calls and writes: files in, one call into a package, files out."""
+"""What each step of ranking reads, calls and writes: files in, one call into a package, files
+out.
+"""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +14,15 @@ import pyarrow.parquet as pq
 
 from features.errors import InputError
 from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
-from funnel.context import VALIDATION, Impressions, StepContext, in_test, logs_impressions, saved_candidates, watched
+from funnel.context import (
+    VALIDATION,
+    Impressions,
+    StepContext,
+    in_test,
+    logs_impressions,
+    saved_candidates,
+    watched,
+)
 from funnel.epochs import draw_epochs
 from funnel.evaluation.plots import draw_choice
 from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
@@ -34,15 +44,29 @@ def write_ranking_rows(context: StepContext) -> None:
     if clicked.sum() < 2 or clicked.all():
         _refuse_to_rank(context, len(clicked), int(clicked.sum()))
     check_leakage(context.features, exposures, np.random.default_rng([context.config.seed, 13]))
-    positions = exposures.positions if exposures.positions is not None else np.zeros(len(exposures), np.int32)
+    positions = (
+        exposures.positions
+        if exposures.positions is not None
+        else np.zeros(len(exposures), np.int32)
+    )
     rows = RankingRows(
-        blocks_of(context.features, exposures), exposures.timestamps_us, clicked, seconds, weight, positions
+        blocks_of(context.features, exposures),
+        exposures.timestamps_us,
+        clicked,
+        seconds,
+        weight,
+        positions,
     )
     rows.save(context.out / "ranking_rows.parquet")
     flags, validates = validation_rows(context, exposures.users, exposures.timestamps_us, clicked)
     np.save(context.out / FLAGS, flags)
     origin = "impressions" if logs_impressions(context) else "candidates"
-    summary = {"from": origin, "unit": context.unit, "rows": len(rows), "clicked": int(clicked.sum())}
+    summary = {
+        "from": origin,
+        "unit": context.unit,
+        "rows": len(rows),
+        "clicked": int(clicked.sum()),
+    }
     context.write_json("summary.json", summary | {"validates": validates})
 
 
@@ -77,7 +101,9 @@ def write_list_order(context: StepContext) -> None:
 
 
 def write_pre_ranker(context: StepContext) -> None:
-    """The light scorer between recall and ranking, and what its cut costs; nothing but that where it is off."""
+    """The light scorer between recall and ranking, and what its cut costs; nothing but that where
+    it is off.
+    """
     from funnel.steps.pre_ranking import distil
 
     keep = context.config.pre_rank.keep
@@ -93,7 +119,10 @@ def write_recommendations(context: StepContext) -> None:
     lists = re_ranked_lists(context, recommender, pre_ranked(context, candidates))
     np.save(context.out / "items.npy", lists.items)
     write_lists(
-        context.out / "recommendations.parquet", context.ids, _ranked(candidates, lists), {"unit": context.unit}
+        context.out / "recommendations.parquet",
+        context.ids,
+        _ranked(candidates, lists),
+        {"unit": context.unit},
     )
     _write_scored(context, recommender.ranker)
 
@@ -108,10 +137,13 @@ def write_report(context: StepContext) -> None:
 
 def _refuse_to_rank(context: StepContext, rows: int, clicked: int) -> None:
     origin = (
-        "impressions before test_start" if logs_impressions(context) else "recall's lists as of its towers' instants"
+        "impressions before test_start"
+        if logs_impressions(context)
+        else "recall's lists as of its towers' instants"
     )
     raise InputError(
-        f"The ranker has {rows} rows from {origin}, {clicked} of them watched; it needs at least two watched and one "
+        f"The ranker has {rows} rows from {origin}, {clicked} of them watched; it needs at least "
+        "two watched and one "
         f"not. The split is {context.split.described()}: choose others, or give it more of the log."
     )
 
@@ -120,15 +152,24 @@ def _labelled_impressions(context: StepContext) -> Labelled:
     """Every impression before test_start, with T."""
     log = context.impressions
     rows = log.take(np.flatnonzero(log.timestamps_us < context.split.test_start))
-    return exposures_of(context, rows), rows.clicked, watched(context, rows), np.ones(len(rows.users))
+    return (
+        exposures_of(context, rows),
+        rows.clicked,
+        watched(context, rows),
+        np.ones(len(rows.users)),
+    )
 
 
 def exposures_of(context: StepContext, rows: Impressions) -> Exposures:
-    """Impressions as exposures, in their own contexts and positions; no list that was merged is known of them."""
+    """Impressions as exposures, in their own contexts and positions; no list that was merged is
+    known of them.
+    """
     unplaced = exposures_at(context, rows.users, rows.items, rows.timestamps_us)
     contexts = {name: getattr(rows, name) for name in context.features.log.contexts}
     unmerged = {} if logs_impressions(context) else {MERGED: np.full(len(rows.users), np.nan)}
-    return replace(unplaced, recall=unplaced.recall | unmerged, contexts=contexts, positions=rows.positions)
+    return replace(
+        unplaced, recall=unplaced.recall | unmerged, contexts=contexts, positions=rows.positions
+    )
 
 
 def _ranked(candidates: Candidates, lists: Ordered) -> Iterator[Ranked]:
@@ -142,7 +183,9 @@ def _ranked(candidates: Candidates, lists: Ordered) -> Iterator[Ranked]:
 
 
 def _write_scored(context: StepContext, ranker: Any) -> None:
-    """scored.parquet: every impression of the test window with its expected seconds, features as of its own instant."""
+    """scored.parquet: every impression of the test window with its expected seconds, features as of
+    its own instant.
+    """
     log = context.impressions
     rows = log.take(np.flatnonzero(in_test(log, context.split)))
     blocks = blocks_of(context.features, exposures_of(context, rows))
@@ -151,11 +194,12 @@ def _write_scored(context: StepContext, ranker: Any) -> None:
     table = table.add_column(0, USER, context.ids.users.id_of(rows.users))
     table = table.add_column(1, ITEM, context.ids.items.id_of(rows.items))
     pq.write_table(
-        table.append_column(EXPECTED_SECONDS, pa.array(seconds.astype(np.float32))), context.out / "scored.parquet"
+        table.append_column(EXPECTED_SECONDS, pa.array(seconds.astype(np.float32))),
+        context.out / "scored.parquet",
     )
 
 
 def _timestamps(context: StepContext, rows: npt.NDArray[np.bool_]) -> pa.Table:
-    return pq.read_table(context.inputs["impressions"] / "impressions.parquet", columns=[TIMESTAMP]).filter(
-        pa.array(rows)
-    )
+    return pq.read_table(
+        context.inputs["impressions"] / "impressions.parquet", columns=[TIMESTAMP]
+    ).filter(pa.array(rows))

@@ -1,4 +1,6 @@
-"""What each step of recall reads, calls and writes: files in, one call into a package, files out."""
+"""What each step of recall reads, calls and writes: files in, one call into a package, files
+out.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -74,27 +76,39 @@ def write_item_vectors(context: StepContext) -> None:
 
 
 def write_index(context: StepContext) -> None:
-    """The index, what it is, and the sweep it was chosen by; users as of test_start are the sweep's queries."""
+    """The index, what it is, and the sweep it was chosen by; users as of test_start are the sweep's
+    queries.
+    """
     from recall.index_tuning import tune_index
 
-    users, tower = _sample(listed_users(context), INDEX_QUERIES, context.config.seed), context.towers[-1]
-    queries = tower.user_vectors(context.user_inputs.inputs_at(tower.shape, users, context.split.test_start))
+    users, tower = (
+        _sample(listed_users(context), INDEX_QUERIES, context.config.seed),
+        context.towers[-1],
+    )
+    queries = tower.user_vectors(
+        context.user_inputs.inputs_at(tower.shape, users, context.split.test_start)
+    )
     item_vectors = np.load(context.inputs["item_vectors"] / "item_vectors.npy")
     index, trials = tune_index(item_vectors, tower.catalogue, queries, context.config.recall)
     index.save(context.out / "items.faiss")
     (chosen,) = [trial for trial in trials if trial.chosen]
     names = ("kind", "parameters", "overlap", "overlap_held_out")
-    context.write_json("index.json", {"items": len(index)} | {name: getattr(chosen, name) for name in names})
+    context.write_json(
+        "index.json", {"items": len(index)} | {name: getattr(chosen, name) for name in names}
+    )
     (context.out / MEASURED).mkdir()
     table = pd.DataFrame([asdict(trial) for trial in trials])
     table.to_csv(context.out / MEASURED / "index_sweep.csv", index=False)
-    index_sweep(table, context.config.recall.index_overlap, context.out / MEASURED / "index_sweep.png")
+    index_sweep(
+        table, context.config.recall.index_overlap, context.out / MEASURED / "index_sweep.png"
+    )
 
 
 def write_candidates(context: StepContext) -> None:
-    """Candidates as of test_start for the users who get lists, and as of the last tower before it for users whose next
-    watches are known (`validation/`); where the log does not say what was shown, also lists as of all towers' instants
-    with labels."""
+    """Candidates as of test_start for the users who get lists, and as of the last tower before it
+    for users whose next watches are known (`validation/`); where the log does not say what was
+    shown, also lists as of all towers' instants with labels.
+    """
     from recall.index import ItemIndex
     from recall.labelled_lists import blend_slice, draw_validation_slice, labelled_lists
 
@@ -109,10 +123,16 @@ def write_candidates(context: StepContext) -> None:
         listed_users(context),
         fitted.blender,
     )
-    snapshot = Snapshot(log, context.split.test_start, context.towers[-1], index, users, blender.popularity)
+    snapshot = Snapshot(
+        log, context.split.test_start, context.towers[-1], index, users, blender.popularity
+    )
     shards = blend_in_shards(build_generators(config, snapshot), blender, users, config)
     write_lists(
-        context.out / "candidates.parquet", context.ids, _saved(context.out, config, users, shards), {}, ranks=True
+        context.out / "candidates.parquet",
+        context.ids,
+        _saved(context.out, config, users, shards),
+        {},
+        ranks=True,
     )
     validation = draw_validation_slice(
         log, context.towers, VALIDATION_USERS, np.random.default_rng([context.config.seed, 29])
@@ -126,18 +146,22 @@ def write_candidates(context: StepContext) -> None:
 
 
 def _refuse_long_lists(context: StepContext) -> None:
-    """A k of one's own beyond the catalogue is a mistake; the default one gives short lists, which are reported."""
+    """A k of one's own beyond the catalogue is a mistake; the default one gives short lists, which
+    are reported.
+    """
     k, items = context.config.recall.k, context.ids.items.size_as_of(context.split.test_start) - 1
     if k > items and k != RecallConfig.model_fields["k"].default:
         raise InputError(
-            f"recall.k = {k} but the catalogue has {items:,} items before test_start; choose at most as many as items."
+            f"recall.k = {k} but the catalogue has {items:,} items before test_start; choose at "
+            "most as many as items."
         )
 
 
 def _cut_off_text(tower: Tower, split: Split) -> str:
     """Until when a tower was trained, for people."""
     if split.clock == "order":
-        return f"until {split.described()['label_start' if tower.shape.as_of == split.label_start else 'test_start']}"
+        cut_off = "label_start" if tower.shape.as_of == split.label_start else "test_start"
+        return f"until {split.described()[cut_off]}"
     return f"until {text_of(tower.shape.as_of)[:16].replace('T', ' ')}"
 
 
@@ -150,23 +174,39 @@ def _generator_log(context: StepContext) -> Log:
 
 
 def _blender_text(fitted: FittedBlender) -> str:
-    rates = [f"{name} {', '.join(f'{rate:.3f}' for rate in by_k.values())}" for name, by_k in fitted.rates.items()]
+    rates = [
+        f"{name} {', '.join(f'{rate:.3f}' for rate in by_k.values())}"
+        for name, by_k in fitted.rates.items()
+    ]
     lengths = next(iter(fitted.rates.values()), {})
-    return f"blender: {fitted.blender.order}; {', '.join(lengths)} of validation users: {'; '.join(rates)}"
+    return (
+        f"blender: {fitted.blender.order}; {', '.join(lengths)} of validation users: "
+        f"{'; '.join(rates)}"
+    )
 
 
-def _saved(folder: Path, config: RecallConfig, users: Int32, shards: Iterable[Candidates]) -> Iterator[Ranked]:
+def _saved(
+    folder: Path, config: RecallConfig, users: Int32, shards: Iterable[Candidates]
+) -> Iterator[Ranked]:
     """Blended lists of users, shard by shard, as they are written to a folder as arrays."""
     folder.mkdir(exist_ok=True)
     np.save(folder / "users.npy", users)
     files: dict[str, ArrayFile] = {}
     for part in shards:
-        arrays: dict[str, Any] = {"items": part.items, "scores": part.scores, "tower_scores": part.tower_scores}
+        arrays: dict[str, Any] = {
+            "items": part.items,
+            "scores": part.scores,
+            "tower_scores": part.tower_scores,
+        }
         arrays |= {f"rank_{name}": of_generator for name, of_generator in part.ranks.items()}
-        arrays |= {f"score_{name}": of_generator for name, of_generator in part.generator_scores.items()}
+        arrays |= {
+            f"score_{name}": of_generator for name, of_generator in part.generator_scores.items()
+        }
         for name, values in arrays.items():
             if name not in files:
-                files[name] = ArrayFile(folder / f"{name}.npy", len(users), config.k, KINDS[name.split("_")[0]])
+                files[name] = ArrayFile(
+                    folder / f"{name}.npy", len(users), config.k, KINDS[name.split("_")[0]]
+                )
             files[name].append(values)
         yield Ranked(part.users, part.items, part.scores, part.ranks)
     (folder / "generators.json").write_text(json.dumps(list(part.ranks)))

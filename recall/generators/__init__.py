@@ -1,1 +1,3 @@
-"""Ways to name candidates, one file each, and what they share: see `recall.generators.retrieval` for the table."""
+"""Ways to name candidates, one file each, and what they share: see `recall.generators.retrieval`
+for the table.
+"""

@@ -1,4 +1,6 @@
-"""What every candidate generator is built from, is asked, and answers: the one interface they share."""
+"""What every candidate generator is built from, is asked, and answers: the one interface they
+share.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +36,8 @@ HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
 
 @dataclass(frozen=True)
 class Log:
-    """What generators are built from: user_inputs, clicks (what is seen), items and their side columns.
+    """What generators are built from: user_inputs, clicks (what is seen), items and their side
+    columns.
 
     `features` is None where the log does not say what was shown and not clicked.
     """
@@ -63,7 +66,9 @@ class Log:
 
 @dataclass(frozen=True)
 class Popularity:
-    """Which half life (hours, None: none) and which column of users (None: everybody alike) popularity goes by."""
+    """Which half life (hours, None: none) and which column of users (None: everybody alike)
+    popularity goes by.
+    """
 
     half_life: float | None = None
     segment: str | None = None
@@ -71,7 +76,8 @@ class Popularity:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A log as of an instant, the tower finished by then with its index, and the users who will be asked about.
+    """A log as of an instant, the tower finished by then with its index, and the users who will be
+    asked about.
 
     All that generators are built from: nothing in it tells of the instant or of what came after.
     """
@@ -89,7 +95,9 @@ class Snapshot:
 
         Of those that the tower knows what it lists; of those that came later what had been shown.
         """
-        catalogue = self.log.vocabulary.shown_as_of(self.as_of)[: self.log.vocabulary.size_as_of(self.as_of)]
+        catalogue = self.log.vocabulary.shown_as_of(self.as_of)[
+            : self.log.vocabulary.size_as_of(self.as_of)
+        ]
         known = np.isin(np.arange(self.tower.shape.items), self.tower.catalogue)
         catalogue[: len(known)] = known[: len(catalogue)]
         return catalogue
@@ -107,14 +115,20 @@ class Snapshot:
     def new(self) -> Flags:
         """Which items are new and few have watched, [items]; on an order clock none."""
         ever = decayed(self.watches, len(self.catalogue), self.as_of, None)[0]
-        return self.catalogue & self.log.timed & is_new(self.first_seen, ever, self.as_of, self.log.span)
+        return (
+            self.catalogue
+            & self.log.timed
+            & is_new(self.first_seen, ever, self.as_of, self.log.span)
+        )
 
     def requests(self, users: Int32) -> "Requests":
         """Users [n] as every generator is asked about them."""
         ends = self.watches.ends(users, self.as_of)
         return Requests(
             users,
-            self.tower.user_vectors(self.log.user_inputs.inputs_at(self.tower.shape, users, self.as_of)),
+            self.tower.user_vectors(
+                self.log.user_inputs.inputs_at(self.tower.shape, users, self.as_of)
+            ),
             self.watches.bags(users, ends, LAST_WATCHES),
             pairs_before(users, self.log.clicks, self.as_of),
             ends - self.watches.offsets[users],
@@ -122,36 +136,50 @@ class Snapshot:
 
 
 def is_new(first_seen: Int64, watches: Float64, as_of: int, span: int) -> Flags:
-    """Which items [n] were first seen at most `span` before an instant and have at most FEW_WATCHES watches."""
+    """Which items [n] were first seen at most `span` before an instant and have at most FEW_WATCHES
+    watches.
+    """
     age = as_of - first_seen
     return (age > 0) & (age <= span) & (watches <= FEW_WATCHES)
 
 
 def decay(ages: Int64, half_life: float | None) -> Float64:
-    """What watches of ages [n], in microseconds, count: 1, halved every `half_life` hours; None: always 1."""
+    """What watches of ages [n], in microseconds, count: 1, halved every `half_life` hours; None:
+    always 1.
+    """
     return np.ones(len(ages)) if half_life is None else np.exp2(-ages / (half_life * HOUR))
 
 
 def decayed(
-    watches: Histories, items: int, as_of: int, half_life: float | None, segments: Int32 | None = None
+    watches: Histories,
+    items: int,
+    as_of: int,
+    half_life: float | None,
+    segments: Int32 | None = None,
 ) -> Float64:
-    """Watches strictly before an instant, decayed, by segment of their user and item: [segments, items].
+    """Watches strictly before an instant, decayed, by segment of their user and item: [segments,
+    items].
 
     `segments` int32 [users] are codes from 0; without them there is one segment, everybody.
     """
     kept = np.flatnonzero((watches.timestamps_us < as_of) & (watches.items < items))
     weights = decay(as_of - watches.timestamps_us[kept], half_life)
     if segments is None:
-        return np.bincount(watches.items[kept], weights, minlength=items)[None, :].astype(np.float64)
+        return np.bincount(watches.items[kept], weights, minlength=items)[None, :].astype(
+            np.float64
+        )
     size = int(segments.max(initial=0)) + 1
     cells = segments[watches.users[kept]].astype(np.int64) * items + watches.items[kept]
-    return np.bincount(cells, weights, minlength=size * items).reshape(size, items).astype(np.float64)
+    return (
+        np.bincount(cells, weights, minlength=size * items).reshape(size, items).astype(np.float64)
+    )
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Users [n], their vectors float32 [n, dim], their last watches int32 [n, m] newest first (0 = none), what they
-    had seen, and how many watches they had, [n]."""
+    """Users [n], their vectors float32 [n, dim], their last watches int32 [n, m] newest first (0 =
+    none), what they had seen, and how many watches they had, [n].
+    """
 
     users: Int32
     vectors: Float32
@@ -171,7 +199,9 @@ def seen_only(users: Int32, seen: Pairs) -> Requests:
 
 @dataclass(frozen=True)
 class Named:
-    """What one generator names: `items` int32 [n, m] and `scores` float32 [n, m], best first; 0 past a list's end."""
+    """What one generator names: `items` int32 [n, m] and `scores` float32 [n, m], best first; 0
+    past a list's end.
+    """
 
     items: Int32
     scores: Float32
@@ -184,7 +214,9 @@ class Answer(Protocol):
         """Its best k items of each user, none of them seen (but for the re-watch generator)."""
 
     def columns(self, rows: Intp, items: Int32) -> Columns:
-        """What it says of any pairs [p] of a request's row and an item, as standardised columns of the blender, [p]."""
+        """What it says of any pairs [p] of a request's row and an item, as standardised columns of
+        the blender, [p].
+        """
 
 
 class CandidateGenerator(Protocol):

@@ -31,12 +31,15 @@ class CoVisitation:
         return SpreadAnswer("co_visitation", spread(requests, [self.weights]), requests)
 
 
-def count_co_visits(watches: Histories, items: int, as_of: int, half_life: float | None) -> CoVisitation:
+def count_co_visits(
+    watches: Histories, items: int, as_of: int, half_life: float | None
+) -> CoVisitation:
     """Co-visitation of items 0..items - 1 from the watches strictly before an instant.
 
-    A pair of watches d <= WINDOW apart in a user's history counts 1 / d, halved every `half_life` hours before the
-    instant (None: never) and again where j came before i. Rows are divided by their sum and by the root of j's, which
-    keeps the most watched items from standing beside everything. Each item keeps its NEIGHBOURS strongest.
+    A pair of watches d <= WINDOW apart in a user's history counts 1 / d, halved every `half_life`
+    hours before the instant (None: never) and again where j came before i. Rows are divided by
+    their sum and by the root of j's, which keeps the most watched items from standing beside
+    everything. Each item keeps its NEIGHBOURS strongest.
     """
     counts = sparse.csr_array((items, items), dtype=np.float32)
     for earlier, later, weight in _pairs(watches, items, as_of, half_life):
@@ -49,15 +52,25 @@ def normalised(counts: Sparse) -> Sparse:
     """Counts [items, items] over their row's sum and the root of their column's share of all."""
     rows, columns = (np.maximum(np.asarray(counts.sum(axis=axis)).ravel(), 1e-9) for axis in (1, 0))
     damped = np.sqrt(columns / columns.sum())
-    return (sparse.diags_array(1 / rows) @ counts @ sparse.diags_array(1 / damped)).astype(np.float32).tocsr()
+    return (
+        (sparse.diags_array(1 / rows) @ counts @ sparse.diags_array(1 / damped))
+        .astype(np.float32)
+        .tocsr()
+    )
 
 
 def _pairs(
     watches: Histories, items: int, as_of: int, half_life: float | None
 ) -> Iterator[tuple[Int32, Int32, npt.NDArray[np.float32]]]:
-    """Earlier item, later item and weight of the pairs of watches d apart, for each d: memory grows with the log."""
+    """Earlier item, later item and weight of the pairs of watches d apart, for each d: memory grows
+    with the log.
+    """
     kept = np.flatnonzero((watches.timestamps_us < as_of) & (watches.items < items))
-    users, what, ages = watches.users[kept], watches.items[kept], as_of - watches.timestamps_us[kept]
+    users, what, ages = (
+        watches.users[kept],
+        watches.items[kept],
+        as_of - watches.timestamps_us[kept],
+    )
     for distance in range(1, WINDOW + 1):
         earlier, later = what[:-distance], what[distance:]
         both = (users[:-distance] == users[distance:]) & (earlier != later)

@@ -1,9 +1,11 @@
-"""What would be watched longest: items by expected watch seconds, where the log says what was shown and not clicked.
+"""What would be watched longest: items by expected watch seconds, where the log says what was shown
+and not clicked.
 
-The other generators go by what users watch next, and what is watched was shown before. This one asks how long an item
-would be watched if it were shown: a weighted logistic regression (paper, section 4.2; the odds are E[T]) on what the
-log tells of the item, and of the user with its channel and its topic. It is a sum of parts, the item's once for
-all users and the user's once a channel or topic, so that whole catalogues are scored.
+The other generators go by what users watch next, and what is watched was shown before. This one
+asks how long an item would be watched if it were shown: a weighted logistic regression (paper,
+section 4.2; the odds are E[T]) on what the log tells of the item, and of the user with its channel
+and its topic. It is a sum of parts, the item's once for all users and the user's once a channel or
+topic, so that whole catalogues are scored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +32,22 @@ Numbers = Mapping[str, Float64]
 
 OF_ITEMS = (
     *("item_seconds_per_impression", "item_shown", "item_seconds_per_click", "item_click_rate"),
-    *("item_click_log_ratio", "item_seconds_log_ratio", "item_age_hours", "item_duration_seconds", "item_completion"),
+    *(
+        "item_click_log_ratio",
+        "item_seconds_log_ratio",
+        "item_age_hours",
+        "item_duration_seconds",
+        "item_completion",
+    ),
     *("channel_seconds_per_impression", "topic_seconds_per_impression"),
 )
 OF_PAIRS = {
     "channel": (
-        *("user_channel_seconds_per_impression", "user_channel_shown", "user_channel_click_log_ratio"),
+        *(
+            "user_channel_seconds_per_impression",
+            "user_channel_shown",
+            "user_channel_click_log_ratio",
+        ),
         *("user_channel_seconds_log_ratio", "user_channel_exposure_log_ratio"),
     ),
     "topic": (
@@ -43,7 +55,8 @@ OF_PAIRS = {
         *("user_topic_seconds_log_ratio", "user_topic_exposure_log_ratio"),
     ),
 }
-# It is fitted on the newest impressions: what was known by then is as much as what is known at serving.
+# It is fitted on the newest impressions: what was known by then is as much as what is known at
+# serving.
 ROWS, FEWEST_CLICKS = 100_000, 50
 # No more than these items are scored for each user: the best by their own part.
 POOL, USERS_A_SHARD = 5_000, 256
@@ -53,7 +66,9 @@ PENALTY, ITERATIONS = 1e-4, 100
 
 @dataclass(frozen=True)
 class Odds:
-    """log E[T] as a sum over columns of a z + b z^2, z the standardised column, 0 where unknown: [columns] each."""
+    """log E[T] as a sum over columns of a z + b z^2, z the standardised column, 0 where unknown:
+    [columns] each.
+    """
 
     names: tuple[str, ...]
     mean: Float64
@@ -76,12 +91,16 @@ NO_ODDS = Odds((), np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0), 0.0)
 
 
 def fit_odds(numbers: Numbers, seconds: Float64) -> Odds:
-    """The model of rows [n]: label T / (1 + T), weight 1 + T, whose odds are E[T]; a small ridge, no randomness."""
+    """The model of rows [n]: label T / (1 + T), weight 1 + T, whose odds are E[T]; a small ridge,
+    no randomness.
+    """
     names = tuple(numbers)
     columns = [numbers[name] for name in names]
     mean = np.array([np.nanmean(x) if not np.isnan(x).all() else 0.0 for x in columns])
     spread = np.array([max(np.nanstd(x), 1e-6) if not np.isnan(x).all() else 1.0 for x in columns])
-    z = np.stack([_standard(x, m, s) for x, m, s in zip(columns, mean, spread, strict=True)], axis=1)
+    z = np.stack(
+        [_standard(x, m, s) for x, m, s in zip(columns, mean, spread, strict=True)], axis=1
+    )
     matrix = np.concatenate([z, z**2, np.ones((len(z), 1))], axis=1).astype(np.float32)
     weights = _minimum(matrix, seconds / (1 + seconds), (1 + seconds) / (1 + seconds).mean())
     a, b = weights[: len(names)], weights[len(names) : -1]
@@ -94,23 +113,35 @@ def _standard(x: Float64, mean: float, spread: float) -> Float64:
 
 
 def _minimum(matrix: Float32, labels: Float64, weights: Float64) -> Float64:
-    """Coefficients of least mean weighted cross-entropy plus the ridge, which leaves the last, the bias, alone."""
+    """Coefficients of least mean weighted cross-entropy plus the ridge, which leaves the last, the
+    bias, alone.
+    """
     rows, ridge = len(matrix), np.append(np.full(matrix.shape[1] - 1, PENALTY), 0.0)
 
     def loss(w: Float64) -> tuple[float, Float64]:
         logits = (matrix @ w.astype(np.float32)).astype(np.float64)
         surplus = weights * (1 / (1 + np.exp(-logits)) - labels)
-        value = float(np.mean(weights * (np.logaddexp(0, logits) - labels * logits)) + ridge @ w**2 / 2)
+        value = float(
+            np.mean(weights * (np.logaddexp(0, logits) - labels * logits)) + ridge @ w**2 / 2
+        )
         return value, (surplus.astype(np.float32) @ matrix).astype(np.float64) / rows + ridge * w
 
-    found: Any = minimize(loss, np.zeros(matrix.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
+    found: Any = minimize(
+        loss,
+        np.zeros(matrix.shape[1]),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": ITERATIONS},
+    )
     best: Float64 = found.x
     return best
 
 
 @dataclass(frozen=True)
 class ExpectedWatch:
-    """The generator as of an instant: `items` int32 [m], ascending, and log E[T] of each apart from any user, [m]."""
+    """The generator as of an instant: `items` int32 [m], ascending, and log E[T] of each apart from
+    any user, [m].
+    """
 
     features: AsOfFeatures
     as_of: int
@@ -125,7 +156,9 @@ class ExpectedWatch:
         """log E[T] of all items for users [n]: [n, m]."""
         scores = np.tile(self.of_items, (len(users), 1))
         for group in _groups(self.features):
-            codes, place = np.unique(self.features.log.group_codes[group][self.items], return_inverse=True)
+            codes, place = np.unique(
+                self.features.log.group_codes[group][self.items], return_inverse=True
+            )
             scores += self._of_group(group, users, codes)[:, place]
         return scores + self._of_matches(users)
 
@@ -133,7 +166,9 @@ class ExpectedWatch:
         """What users [n] with codes [c] of a group of items add, [n, c]."""
         pairs = np.repeat(users, len(codes)), np.tile(codes, len(users))
         rows = self.features.log.rows_of_groups(group, *pairs, self.as_of)
-        return self.odds.part(_evened(self.features, OF_PAIRS[group], rows)).reshape(len(users), len(codes))
+        return self.odds.part(_evened(self.features, OF_PAIRS[group], rows)).reshape(
+            len(users), len(codes)
+        )
 
     def _of_matches(self, users: Int32) -> Float32:
         """What it adds that user and item agree, as in the language, [n, m]."""
@@ -151,15 +186,24 @@ class ExpectedWatchAnswer:
     @cached_property
     def _logits(self) -> Float32:
         users = self.requests.users
-        shards = [self.generator.logits(users[at : at + USERS_A_SHARD]) for at in range(0, len(users), USERS_A_SHARD)]
-        return np.concatenate(shards) if shards else np.zeros((0, len(self.generator.items)), np.float32)
+        shards = [
+            self.generator.logits(users[at : at + USERS_A_SHARD])
+            for at in range(0, len(users), USERS_A_SHARD)
+        ]
+        return (
+            np.concatenate(shards)
+            if shards
+            else np.zeros((0, len(self.generator.items)), np.float32)
+        )
 
     def named(self, k: int) -> Named:
         """The best k by expected seconds, which are the scores."""
         logits, seen = self._logits, self.requests.seen
         wanted = min(k + int(seen.counts.max(initial=0)), logits.shape[1])
         some = (
-            np.argpartition(-logits, max(wanted - 1, 0), axis=1)[:, :wanted] if wanted else np.zeros_like(logits, int)
+            np.argpartition(-logits, max(wanted - 1, 0), axis=1)[:, :wanted]
+            if wanted
+            else np.zeros_like(logits, int)
         )
         scores = np.take_along_axis(logits, some, axis=1)
         order = np.argsort(-scores, axis=1, kind="stable")
@@ -172,7 +216,9 @@ class ExpectedWatchAnswer:
         return Named(items, np.where(items > 0, np.exp(best), 0).astype(np.float32))
 
     def columns(self, rows: Intp, items: Int32) -> Columns:
-        """log E[T] less its mean over the user's pool, over its spread; what is not in the pool stands at -1."""
+        """log E[T] less its mean over the user's pool, over its spread; what is not in the pool
+        stands at -1.
+        """
         logits, pool = self._logits, self.generator.items
         if not len(pool):
             return {"expected_watch": np.full(len(items), -1, np.float32)}
@@ -183,27 +229,36 @@ class ExpectedWatchAnswer:
 
 
 def fit_expected_watch(features: AsOfFeatures, catalogue: Flags, as_of: int) -> ExpectedWatch:
-    """The generator as of an instant: fitted on the newest impressions before it, each as of its own instant.
+    """The generator as of an instant: fitted on the newest impressions before it, each as of its
+    own instant.
 
-    `catalogue` flags over the items that existed by then say which may be named. With too few clicks, everything is
-    alike and it names nothing.
+    `catalogue` flags over the items that existed by then say which may be named. With too few
+    clicks, everything is alike and it names nothing.
     """
     numbers, seconds = _training_rows(features, as_of)
     some = np.flatnonzero(catalogue).astype(np.int32)
     if np.count_nonzero(seconds) < FEWEST_CLICKS:
         return ExpectedWatch(features, as_of, NO_ODDS, some[:0], np.zeros(0, np.float32))
     odds = fit_odds(numbers, np.minimum(seconds, np.quantile(seconds[seconds > 0], CAP_QUANTILE)))
-    alone = odds.part(_evened(features, OF_ITEMS, features.log.rows_of_items(some, as_of))) + np.float32(odds.bias)
+    alone = odds.part(
+        _evened(features, OF_ITEMS, features.log.rows_of_items(some, as_of))
+    ) + np.float32(odds.bias)
     best = np.sort(np.argsort(-alone, kind="stable")[:POOL])
     return ExpectedWatch(features, as_of, odds, some[best], alone[best])
 
 
 def _training_rows(features: AsOfFeatures, as_of: int) -> tuple[Numbers, Float64]:
-    """Columns and T of the newest impressions before an instant; clicks of unknown seconds are left out."""
+    """Columns and T of the newest impressions before an instant; clicks of unknown seconds are left
+    out.
+    """
     events = features.log.events
     before = np.flatnonzero((events.timestamps_us < as_of) & ~np.isnan(events.seconds))
     newest = before[np.argsort(events.timestamps_us[before], kind="stable")[-ROWS:]]
-    users, items, timestamps_us = events.users[newest], events.items[newest], events.timestamps_us[newest]
+    users, items, timestamps_us = (
+        events.users[newest],
+        events.items[newest],
+        events.timestamps_us[newest],
+    )
     rows = features.log.rows(users, items, timestamps_us)
     numbers = _evened(features, OF_ITEMS, rows) | dict(agreements(rows))
     for group in _groups(features):
@@ -216,7 +271,9 @@ def _groups(features: AsOfFeatures) -> Sequence[str]:
 
 
 def _evened(features: AsOfFeatures, names: Sequence[str], rows: AsOfRows) -> dict[str, Float64]:
-    """Columns of rows [n] by name: rates, seconds and lengths as logarithms; counts and ratios are ones already."""
+    """Columns of rows [n] by name: rates, seconds and lengths as logarithms; counts and ratios are
+    ones already.
+    """
     found = features.columns(names, rows)
     return {name: _logarithm(FEATURES[name].unit, found[name]) for name in found}
 

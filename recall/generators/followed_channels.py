@@ -19,17 +19,24 @@ OF_A_CHANNEL = 50
 
 @dataclass(frozen=True)
 class FollowedChannels:
-    """`channel_of` [items, channels]: 1 where an item is of a channel; `offered` [channels, items]: what it offers."""
+    """`channel_of` [items, channels]: 1 where an item is of a channel; `offered` [channels, items]:
+    what it offers.
+    """
 
     channel_of: Sparse
     offered: Sparse
 
     def answer(self, requests: Requests) -> SpreadAnswer:
-        return SpreadAnswer("followed_channels", spread(requests, [self.channel_of, self.offered]), requests)
+        return SpreadAnswer(
+            "followed_channels", spread(requests, [self.channel_of, self.offered]), requests
+        )
 
 
-def offer_channels(channels: Int32, watches: Float64, new: npt.NDArray[np.bool_]) -> FollowedChannels:
-    """Channels by item (codes [items], 0 = unknown); each offers by (recent) watches [items], a new item as if by one.
+def offer_channels(
+    channels: Int32, watches: Float64, new: npt.NDArray[np.bool_]
+) -> FollowedChannels:
+    """Channels by item (codes [items], 0 = unknown); each offers by (recent) watches [items], a new
+    item as if by one.
 
     An item's weight is its share of its channel's.
     """
@@ -42,7 +49,8 @@ def offer_channels(channels: Int32, watches: Float64, new: npt.NDArray[np.bool_]
     known = np.flatnonzero(channels)
     ones = np.ones(len(known), np.float32)
     return FollowedChannels(
-        sparse.coo_array((ones, (known, channels[known])), shape=size).tocsr(), strongest(offered, OF_A_CHANNEL)
+        sparse.coo_array((ones, (known, channels[known])), shape=size).tocsr(),
+        strongest(offered, OF_A_CHANNEL),
     )
 
 

@@ -18,7 +18,9 @@ NEIGHBOURS = 50
 
 @dataclass(frozen=True)
 class ItemToItem:
-    """`nearest` [items, items]: cosines of each item's NEIGHBOURS nearest items, for those somebody watched lately."""
+    """`nearest` [items, items]: cosines of each item's NEIGHBOURS nearest items, for those somebody
+    watched lately.
+    """
 
     nearest: Sparse
 
@@ -27,11 +29,15 @@ class ItemToItem:
 
 
 def link_nearest(item_vectors: Float32, catalogue: Int32, watched: Int32) -> ItemToItem:
-    """Inverted lists of the items in `watched` (any shape, 0 = none) out of a catalogue, from vectors [items, dim]."""
+    """Inverted lists of the items in `watched` (any shape, 0 = none) out of a catalogue, from
+    vectors [items, dim].
+    """
     size = len(item_vectors)
     sources = np.unique(watched[(watched > 0) & (watched < size)])
     unit = item_vectors / np.maximum(np.linalg.norm(item_vectors, axis=1, keepdims=True), 1e-9)
-    found, cosines = index_of(unit, catalogue).search(unit[sources], max(min(NEIGHBOURS + 1, len(catalogue)), 1))
+    found, cosines = index_of(unit, catalogue).search(
+        unit[sources], max(min(NEIGHBOURS + 1, len(catalogue)), 1)
+    )
     row = np.repeat(sources, found.shape[1])
     kept = (found.ravel() > 0) & (found.ravel() != row) & (cosines.ravel() > 0)
     pairs = (row[kept], found.ravel()[kept])

@@ -21,7 +21,9 @@ NEWEST = 4096
 
 @dataclass(frozen=True)
 class NewItems:
-    """`items` int32 [m] are new, newest first, `vectors` float32 [m, dim] theirs; `hours` float64 [items]: all ages."""
+    """`items` int32 [m] are new, newest first, `vectors` float32 [m, dim] theirs; `hours` float64
+    [items]: all ages.
+    """
 
     items: Int32
     vectors: Float32
@@ -50,8 +52,12 @@ class NewAnswer:
         return {"age": np.log1p(self.generator.hours).astype(np.float32)[items]}
 
 
-def gather_new(first_seen: Int64, new: npt.NDArray[np.bool_], item_vectors: Float32, as_of: int) -> NewItems:
-    """The new items that a tower knows, [items] each: of instants first seen, of flags, of vectors."""
+def gather_new(
+    first_seen: Int64, new: npt.NDArray[np.bool_], item_vectors: Float32, as_of: int
+) -> NewItems:
+    """The new items that a tower knows, [items] each: of instants first seen, of flags, of
+    vectors.
+    """
     known = np.flatnonzero(new[: len(item_vectors)])
     newest = known[np.argsort(-first_seen[known], kind="stable")][:NEWEST].astype(np.int32)
     hours = np.maximum(as_of - first_seen, 0) / HOUR
@@ -60,7 +66,9 @@ def gather_new(first_seen: Int64, new: npt.NDArray[np.bool_], item_vectors: Floa
 
 def build(snapshot: Snapshot) -> NewItems:
     """The generator as of a snapshot."""
-    return gather_new(snapshot.first_seen, snapshot.new, snapshot.tower.item_vectors, snapshot.as_of)
+    return gather_new(
+        snapshot.first_seen, snapshot.new, snapshot.tower.item_vectors, snapshot.as_of
+    )
 
 
 def missing(log: Log) -> str | None:

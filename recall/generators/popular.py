@@ -9,8 +9,25 @@ import numpy.typing as npt
 
 from features.histories import Histories
 from features.schema import HOUR
-from recall.candidates import Candidates, Flags, Pairs, first, pairs_before, pairs_between, shards_of
-from recall.generators.base import Columns, Log, Named, Popularity, Requests, Snapshot, decayed, seen_only
+from recall.candidates import (
+    Candidates,
+    Flags,
+    Pairs,
+    first,
+    pairs_before,
+    pairs_between,
+    shards_of,
+)
+from recall.generators.base import (
+    Columns,
+    Log,
+    Named,
+    Popularity,
+    Requests,
+    Snapshot,
+    decayed,
+    seen_only,
+)
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -19,7 +36,12 @@ Int64 = npt.NDArray[np.int64]
 Intp = npt.NDArray[np.intp]
 
 # How far back popularity counts as a baseline, in hours; None: since the log began.
-SPANS: Mapping[str, float | None] = {"last day": 24.0, "last week": 168.0, "last hour": 1.0, "all time": None}
+SPANS: Mapping[str, float | None] = {
+    "last day": 24.0,
+    "last week": 168.0,
+    "last hour": 1.0,
+    "all time": None,
+}
 # A segment's own counts weigh as much as the whole's once it has so many (decayed) watches.
 SHRINKAGE = 500.0
 # A column of users with more codes than this is not tried as a segment.
@@ -28,7 +50,9 @@ JUDGED_AT = 50
 
 
 def popularity(watches: Histories, items: int, as_of: int, hours: float | None = None) -> Float64:
-    """Completed watches of items 0..items - 1 before an instant, in the last `hours` of it or in all: [items]."""
+    """Completed watches of items 0..items - 1 before an instant, in the last `hours` of it or in
+    all: [items].
+    """
     inside = watches.timestamps_us < as_of
     if hours is not None:
         inside &= watches.timestamps_us >= as_of - round(hours * HOUR)
@@ -36,11 +60,18 @@ def popularity(watches: Histories, items: int, as_of: int, hours: float | None =
 
 
 def popular_lists(counts: Float64, users: Int32, seen: Histories, as_of: int, k: int) -> Candidates:
-    """The k most watched items that each user had not seen before an instant; of equals the newest first."""
-    catalogue, everybody = np.arange(len(counts)) > 0, np.zeros(int(users.max(initial=0)) + 1, np.int32)
+    """The k most watched items that each user had not seen before an instant; of equals the newest
+    first.
+    """
+    catalogue, everybody = (
+        np.arange(len(counts)) > 0,
+        np.zeros(int(users.max(initial=0)) + 1, np.int32),
+    )
     generator = Popular(counts[None, :], catalogue, everybody, {})
     named = PopularAnswer(generator, seen_only(users, pairs_before(users, seen, as_of))).named(k)
-    return Candidates(users, named.items, np.where(named.items > 0, named.scores, -np.inf).astype(np.float32))
+    return Candidates(
+        users, named.items, np.where(named.items > 0, named.scores, -np.inf).astype(np.float32)
+    )
 
 
 def counts_by_span(watches: Histories, items: int, as_of: int, timed: bool) -> dict[str, Float64]:
@@ -53,13 +84,18 @@ def popular_lists_by_span(
     counts: Mapping[str, Float64], users: Int32, seen: Histories, as_of: int, k: int
 ) -> dict[str, Int32]:
     """Items of the lists of what was most watched, by span, [users, k] each."""
-    return {name: popular_lists(of_span, users, seen, as_of, k).items for name, of_span in counts.items()}
+    return {
+        name: popular_lists(of_span, users, seen, as_of, k).items
+        for name, of_span in counts.items()
+    }
 
 
 def shares(counts: Float64) -> Float64:
-    """Each segment's share of watches by item [segments, items], shrunk towards the share among everybody.
+    """Each segment's share of watches by item [segments, items], shrunk towards the share among
+    everybody.
 
-    (c_si + m p_i) / (n_s + m), m = SHRINKAGE; an item nobody watched has a share of one watch in a hundred.
+    (c_si + m p_i) / (n_s + m), m = SHRINKAGE; an item nobody watched has a share of one watch in a
+    hundred.
     """
     whole = counts.sum(axis=0) + 0.01
     whole /= whole.sum()
@@ -69,8 +105,9 @@ def shares(counts: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class Popular:
-    """`shares` [segments, items] of watches, `catalogue` [items] which of them may be named, the `segments` int32
-    [users] of people, and everybody's shares by half life."""
+    """`shares` [segments, items] of watches, `catalogue` [items] which of them may be named, the
+    `segments` int32 [users] of people, and everybody's shares by half life.
+    """
 
     shares: Float64
     catalogue: Flags
@@ -82,14 +119,18 @@ class Popular:
 
     @cached_property
     def order(self) -> Int32:
-        """The catalogue's items by segment, the most watched first, of equals the newest: [segments, listed]."""
+        """The catalogue's items by segment, the most watched first, of equals the newest:
+        [segments, listed].
+        """
         newest_first = np.flatnonzero(self.catalogue)[::-1].astype(np.int32)
         return newest_first[np.argsort(-self.shares[:, newest_first], axis=1, kind="stable")]
 
     @cached_property
     def logs(self) -> dict[str, Float32]:
         """log10 shares by half life, [items] each."""
-        return {name: np.log10(values).astype(np.float32) for name, values in self.by_half_life.items()}
+        return {
+            name: np.log10(values).astype(np.float32) for name, values in self.by_half_life.items()
+        }
 
     @cached_property
     def lift(self) -> Float32:
@@ -104,7 +145,9 @@ class PopularAnswer:
     requests: Requests
 
     def named(self, k: int) -> Named:
-        """The most watched of the user's segment; items nobody watched follow, so that a list is full."""
+        """The most watched of the user's segment; items nobody watched follow, so that a list is
+        full.
+        """
         items = np.zeros((len(self.requests), k), np.int32)
         scores = np.full(items.shape, -np.inf, np.float32)
         for rows in shards_of(self.requests.seen.counts, k):
@@ -112,7 +155,9 @@ class PopularAnswer:
         return Named(items, np.where(items > 0, scores, 0).astype(np.float32))
 
     def columns(self, rows: Intp, items: Int32) -> Columns:
-        """log10 of the item's share of all watches at each half life, and of its lift in the user's segment."""
+        """log10 of the item's share of all watches at each half life, and of its lift in the user's
+        segment.
+        """
         columns = {name: values[items] for name, values in self.generator.logs.items()}
         if len(self.generator.shares) > 1:
             columns["segment"] = self.generator.lift[self._segments[rows], items]
@@ -127,11 +172,15 @@ class PopularAnswer:
         segments = self._segments[rows]
         offered = self.generator.order[segments, :depth]
         fresh = ~self.requests.seen.holds(rows[:, None], offered)
-        return first(fresh, offered, self.generator.shares[segments[:, None], offered].astype(np.float32), k)
+        return first(
+            fresh, offered, self.generator.shares[segments[:, None], offered].astype(np.float32), k
+        )
 
 
 def hit_share(answer: PopularAnswer, watched: Pairs, k: int) -> float:
-    """Share of the requests' users whose first k popular items hold one that they went on to watch."""
+    """Share of the requests' users whose first k popular items hold one that they went on to
+    watch.
+    """
     items = answer.named(k).items
     hits: Flags = watched.holds(np.arange(len(items))[:, None], items) & (items > 0)
     return float(hits.any(axis=1).mean()) if len(items) else 0.0
@@ -141,9 +190,9 @@ def build(snapshot: Snapshot) -> Popular:
     """The generator as of a snapshot, by its choice of half life and segment."""
     log, as_of, catalogue = snapshot.log, snapshot.as_of, snapshot.catalogue
     whole = {
-        "popular_ever" if h is None else f"popular_{h:g}h": shares(decayed(snapshot.watches, len(catalogue), as_of, h))[
-            0
-        ]
+        "popular_ever" if h is None else f"popular_{h:g}h": shares(
+            decayed(snapshot.watches, len(catalogue), as_of, h)
+        )[0]
         for h in log.half_lives
     }
     return replace(_popular_alone(log, catalogue, as_of, snapshot.popularity), by_half_life=whole)
@@ -153,14 +202,18 @@ def _popular_alone(log: Log, catalogue: Flags, as_of: int, popularity: Popularit
     """What popular lists need, without the columns."""
     everybody = np.zeros(len(log.user_inputs.histories.offsets) - 1, np.int32)
     segments = log.user_inputs.users.codes[popularity.segment] if popularity.segment else everybody
-    counts = decayed(log.user_inputs.histories, len(catalogue), as_of, popularity.half_life, segments)
+    counts = decayed(
+        log.user_inputs.histories, len(catalogue), as_of, popularity.half_life, segments
+    )
     return Popular(shares(counts), catalogue, segments, {})
 
 
 def choose_popularity(log: Log, slices: Sequence[tuple[Int32, int, int]]) -> Popularity:
-    """The half life, and then the segment, whose popular lists hit most of what users watched after.
+    """The half life, and then the segment, whose popular lists hit most of what users watched
+    after.
 
-    Each slice is users and two instants: lists are as of the first, and hit what was watched before the second.
+    Each slice is users and two instants: lists are as of the first, and hit what was watched before
+    the second.
     """
     rounds = [_Round(log, *each) for each in slices if len(each[0])]
 
@@ -168,7 +221,9 @@ def choose_popularity(log: Log, slices: Sequence[tuple[Int32, int, int]]) -> Pop
         return sum(each.hit_share(popularity) for each in rounds)
 
     alike = max((Popularity(half_life) for half_life in log.half_lives), key=hits)
-    codes = {name: size for name, size in log.user_inputs.users.sizes.items() if size <= MOST_SEGMENTS}
+    codes = {
+        name: size for name, size in log.user_inputs.users.sizes.items() if size <= MOST_SEGMENTS
+    }
     return max((alike, *(Popularity(alike.half_life, name) for name in codes)), key=hits)
 
 

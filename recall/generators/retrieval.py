@@ -1,7 +1,8 @@
-"""All candidate generators as of an instant: the table of them, what they name for users, and what they say of it.
+"""All candidate generators as of an instant: the table of them, what they name for users, and what
+they say of it.
 
-A new one is a module of this folder with `build(snapshot)`, and with `missing(log)` where some logs cannot give it; and
-a row of GENERATORS.
+A new one is a module of this folder with `build(snapshot)`, and with `missing(log)` where some logs
+cannot give it; and a row of GENERATORS.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +35,9 @@ SLAB = 1 << 18
 
 @dataclass(frozen=True)
 class Row:
-    """How a generator is built, whether it alone can fill a list, and why a log cannot give it (None: it can)."""
+    """How a generator is built, whether it alone can fill a list, and why a log cannot give it
+    (None: it can).
+    """
 
     build: Callable[[Snapshot], CandidateGenerator]
     fills: bool = False
@@ -67,7 +70,9 @@ def in_force(config: RecallConfig, log: Log) -> tuple[GeneratorName, ...]:
 
 @dataclass(frozen=True)
 class Found:
-    """The union of what generators name for users, its columns, and the tower's score of every pair, [p]."""
+    """The union of what generators name for users, its columns, and the tower's score of every
+    pair, [p].
+    """
 
     union: Union
     columns: Columns
@@ -87,7 +92,9 @@ class Generators:
         """What the generators name for users, and the columns that the blender reads."""
         requests, item_vectors = self.snapshot.requests(users), self.snapshot.tower.item_vectors
         answers = {name: generator.answer(requests) for name, generator in self.by_name.items()}
-        union = union_of({name: answer.named(self.wanted[name]) for name, answer in answers.items()})
+        union = union_of(
+            {name: answer.named(self.wanted[name]) for name, answer in answers.items()}
+        )
         scores = pair_scores(requests.vectors, item_vectors, union.rows, union.items)
         said = [answer.columns(union.rows, union.items) for answer in answers.values()]
         columns = joined([standardised(scores, union), union.rank_columns, *said])
@@ -113,7 +120,9 @@ def pair_scores(vectors: Float32, item_vectors: Float32, rows: Intp, items: Int3
 
 
 def standardised(scores: Float32, union: Union) -> Columns:
-    """The tower's scores less their mean over the user's union, over their deviation; unknown items stand at 0."""
+    """The tower's scores less their mean over the user's union, over their deviation; unknown items
+    stand at 0.
+    """
     known = ~np.isnan(scores)
     values, rows = np.where(known, scores, 0).astype(np.float64), union.rows
     counts = np.maximum(np.bincount(rows, known, union.users), 1)

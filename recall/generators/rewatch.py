@@ -1,4 +1,6 @@
-"""What a user has watched before, to be watched again: the only generator that names what was seen."""
+"""What a user has watched before, to be watched again: the only generator that names what was
+seen.
+"""
 
 from dataclasses import dataclass
 

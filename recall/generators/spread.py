@@ -24,7 +24,9 @@ FAINT = 1e-4
 
 
 def spread(requests: Requests, steps: Sequence[Sparse]) -> Sparse:
-    """Scores [n, items] of requests: the recency-weighted last watches times each sparse matrix in turn."""
+    """Scores [n, items] of requests: the recency-weighted last watches times each sparse matrix in
+    turn.
+    """
     scores = _recent(requests.watches, steps[0].shape[0] if steps else None)
     for step in steps:
         scores = scores @ step
@@ -33,7 +35,9 @@ def spread(requests: Requests, steps: Sequence[Sparse]) -> Sparse:
 
 
 def _recent(watches: Int32, items: int | None) -> Sparse:
-    """One row a request: the weight of each of its last watches, [n, items]; a watch of a later item is left out."""
+    """One row a request: the weight of each of its last watches, [n, items]; a watch of a later
+    item is left out.
+    """
     items = int(watches.max(initial=0)) + 1 if items is None else items
     row, place = np.nonzero((watches > 0) & (watches < items))
     weights = (RECENCY**place).astype(np.float32)
@@ -42,7 +46,8 @@ def _recent(watches: Int32, items: int | None) -> Sparse:
 
 @dataclass(frozen=True)
 class SpreadAnswer:
-    """The answer of a generator whose scores are sparse: `scores` [n, items], larger is better, 0 = nothing to say.
+    """The answer of a generator whose scores are sparse: `scores` [n, items], larger is better, 0 =
+    nothing to say.
 
     `name` heads its column: the logarithm of the score.
     """
@@ -72,14 +77,19 @@ class SpreadAnswer:
 
 
 def best_of(scores: Sparse, k: int) -> Named:
-    """The k largest of each row of a sparse matrix of positive scores [n, items]; ties go to the later item."""
+    """The k largest of each row of a sparse matrix of positive scores [n, items]; ties go to the
+    later item.
+    """
     counts = np.diff(scores.indptr)
     width = max(int(counts.max(initial=0)), 1)
     row = np.repeat(np.arange(len(counts)), counts)
     within = np.arange(len(row)) - np.repeat(scores.indptr[:-1].astype(np.int64), counts)
-    # The bits of positive floats order as the floats do: one sort of integers carries the item along.
+    # The bits of positive floats order as the floats do: one sort of integers carries the item
+    # along.
     keys = np.zeros((len(counts), width), np.int64)
-    keys[row, within] = (scores.data.astype(np.float32).view(np.int32).astype(np.int64) << 32) | scores.indices
+    keys[row, within] = (
+        scores.data.astype(np.float32).view(np.int32).astype(np.int64) << 32
+    ) | scores.indices
     keys.sort(axis=1)
     best = keys[:, ::-1][:, :k]
     items = (best & 0xFFFFFFFF).astype(np.int32)
@@ -89,7 +99,9 @@ def best_of(scores: Sparse, k: int) -> Named:
 
 
 def values_at(scores: Sparse, rows: Intp, items: Int32) -> Float32:
-    """The entries of a sparse matrix at pairs [p], 0 where it has none or the item lies beyond it."""
+    """The entries of a sparse matrix at pairs [p], 0 where it has none or the item lies beyond
+    it.
+    """
     inside = items < scores.shape[1]
     values = np.zeros(len(rows), np.float32)
     if inside.any():
@@ -101,7 +113,8 @@ def strongest(scores: Sparse, most: int) -> Sparse:
     """The `most` largest entries of each row of a matrix of positive scores, the others dropped."""
     counts = np.diff(scores.indptr)
     row = np.repeat(np.arange(scores.shape[0]), counts)
-    # Only rows with too many entries are sorted; the bits of positive floats order as the floats do.
+    # Only rows with too many entries are sorted; the bits of positive floats order as the floats
+    # do.
     long = np.flatnonzero(np.repeat(counts > most, counts))
     bits = scores.data[long].astype(np.float32).view(np.int32).astype(np.int64)
     order = long[np.argsort((row[long] << 32) - bits, kind="stable")]

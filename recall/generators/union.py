@@ -21,7 +21,8 @@ _RANK_BITS, _ITEM_BITS = 16, 32
 class Union:
     """The distinct candidates of some users: pairs [p] of `rows` and `items`, by row, then item.
 
-    `named` is what each generator gave, `ranks[generator]` uint16 [p] its rank of each pair, 0 = it did not name it.
+    `named` is what each generator gave, `ranks[generator]` uint16 [p] its rank of each pair, 0 = it
+    did not name it.
     """
 
     users: int
@@ -41,14 +42,21 @@ class Union:
 
     @property
     def rank_columns(self) -> Columns:
-        """Minus the logarithm of each generator's rank; what it did not name stands just past its list."""
+        """Minus the logarithm of each generator's rank; what it did not name stands just past its
+        list.
+        """
         last = {name: named.items.shape[1] + 1 for name, named in self.named.items()}
-        return {f"{n}_rank": -np.log(np.where(r, r, last[n])).astype(np.float32) for n, r in self.ranks.items()}
+        return {
+            f"{n}_rank": -np.log(np.where(r, r, last[n])).astype(np.float32)
+            for n, r in self.ranks.items()
+        }
 
 
 def union_of(named: Mapping[str, Named]) -> Union:
     """The union of generators' lists, [n, m] each, over the same users."""
-    keys = np.concatenate([_keys(number, each.items) for number, each in enumerate(named.values())], axis=1)
+    keys = np.concatenate(
+        [_keys(number, each.items) for number, each in enumerate(named.values())], axis=1
+    )
     keys.sort(axis=1)
     items = (keys >> _ITEM_BITS).astype(np.int32)
     new = np.diff(items, axis=1, prepend=0) != 0
@@ -56,12 +64,16 @@ def union_of(named: Mapping[str, Named]) -> Union:
     rows, _ = np.nonzero(new)
     ranks = np.zeros((len(named), len(rows)), np.uint16)
     filled = items > 0
-    ranks[(keys[filled] >> _RANK_BITS) & 0xFFFF, place[filled]] = (keys[filled] & 0xFFFF).astype(np.uint16)
+    ranks[(keys[filled] >> _RANK_BITS) & 0xFFFF, place[filled]] = (keys[filled] & 0xFFFF).astype(
+        np.uint16
+    )
     return Union(len(keys), rows, items[new], named, dict(zip(named, ranks, strict=True)))
 
 
 def _keys(generator: int, items: Int32) -> Int64:
-    """Item, generator and rank of each entry of lists [n, m] in an integer that sorts by item; 0 where none is."""
+    """Item, generator and rank of each entry of lists [n, m] in an integer that sorts by item; 0
+    where none is.
+    """
     ranks = np.arange(1, items.shape[1] + 1)
     keys = (items.astype(np.int64) << _ITEM_BITS) | (generator << _RANK_BITS) | ranks
     return np.where(items > 0, keys, 0)

@@ -1,4 +1,6 @@
-"""Sources: published layouts of interaction logs, each translated to the contract of `features.schema`."""
+"""Sources: published layouts of interaction logs, each translated to the contract of
+`features.schema`.
+"""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,7 +40,9 @@ def source_files(source: str, data: Path) -> list[Path]:
 
 
 def sheets(source: str, data: Path, backend: Backend) -> dict[str, Sheet]:
-    """Each table of the folder as it stands in its files; InputError at a fault of a file or its columns."""
+    """Each table of the folder as it stands in its files; InputError at a fault of a file or its
+    columns.
+    """
     found = find(source, source_named(source), data)
     return {part.table: open_sheet(part, files, backend) for part, files in found.items()}
 
@@ -46,8 +50,8 @@ def sheets(source: str, data: Path, backend: Backend) -> dict[str, Sheet]:
 def read(source: str, data: Path, backend: Backend) -> Tables:
     """A data folder as the tables of the contract, lazily: every row, none of them judged.
 
-    Cells that cannot be read are null, `clicked` is true and `watch_seconds` null where the log has no such
-    column. `features.data.ingest` is the door that also checks the rows.
+    Cells that cannot be read are null, `clicked` is true and `watch_seconds` null where the log has
+    no such column. `features.data.ingest` is the door that also checks the rows.
     """
     opened = sheets(source, data, backend)
     typed = {name: sheet.raw.select(FILE, ROW, **sheet.typed()) for name, sheet in opened.items()}
@@ -57,17 +61,30 @@ def read(source: str, data: Path, backend: Backend) -> Tables:
 
 
 def with_id_types(tables: Mapping[str, ir.Table], texts: Iterable[str]) -> dict[str, ir.Table]:
-    """Ids of text files as integers where all of them are; InputError where two tables cannot be joined.
+    """Ids of text files as integers where all of them are; InputError where two tables cannot be
+    joined.
 
-    `texts` names the tables whose ids came as text. "007" is no integer: it would not come back as it was.
+    `texts` names the tables whose ids came as text. "007" is no integer: it would not come back as
+    it was.
     """
     typed = dict(tables)
     for key in (USER, ITEM):
         holders = {name: table for name, table in tables.items() if key in table.columns}
-        open_ones = [name for name in holders if name in set(texts) and holders[name][key].type().is_string()]
-        fixed = {name: holders[name][key].type().is_string() for name in holders if name not in open_ones}
-        if open_ones and not any(fixed.values()) and all(_all_whole(holders[name][key]) for name in open_ones):
-            typed |= {name: typed[name].mutate(**{key: typed[name][key].cast("int64")}) for name in open_ones}
+        open_ones = [
+            name for name in holders if name in set(texts) and holders[name][key].type().is_string()
+        ]
+        fixed = {
+            name: holders[name][key].type().is_string() for name in holders if name not in open_ones
+        }
+        if (
+            open_ones
+            and not any(fixed.values())
+            and all(_all_whole(holders[name][key]) for name in open_ones)
+        ):
+            typed |= {
+                name: typed[name].mutate(**{key: typed[name][key].cast("int64")})
+                for name in open_ones
+            }
         _require_one_type(key, {name: typed[name][key].type().is_string() for name in holders})
     return typed
 
@@ -88,7 +105,9 @@ def _require_one_type(key: str, is_string: Mapping[str, bool]) -> None:
 
 
 def with_defaults(tables: Tables) -> Tables:
-    """Interactions with `clicked` (true) and `watch_seconds` (null) where the log has no such column."""
+    """Interactions with `clicked` (true) and `watch_seconds` (null) where the log has no such
+    column.
+    """
     log = tables.interactions
     defaults = {CLICKED: ibis.literal(True), WATCH_SECONDS: ibis.null("float64")}
     absent = {name: value for name, value in defaults.items() if name not in log.columns}
@@ -97,7 +116,12 @@ def with_defaults(tables: Tables) -> Tables:
 
 def without_provenance(tables: Tables) -> Tables:
     """The tables without the file and row that each line came from."""
-    return Tables(*(_plain(table) for table in (tables.interactions, tables.items, tables.users, tables.searches)))
+    return Tables(
+        *(
+            _plain(table)
+            for table in (tables.interactions, tables.items, tables.users, tables.searches)
+        )
+    )
 
 
 def _plain(table: ir.Table | None) -> ir.Table | None:

@@ -1,4 +1,6 @@
-"""The contract itself as a folder of Parquet or CSV files; `funnel simulate` writes the same layout."""
+"""The contract itself as a folder of Parquet or CSV files; `funnel simulate` writes the same
+layout.
+"""
 
 from features.data.fields import Field
 from features.data.files import Part, Source
@@ -7,7 +9,9 @@ from features.schema import CONTRACTS
 
 def _part(table: str) -> Part:
     contract = CONTRACTS[table]
-    fields = tuple(Field(name, name, kind, name in contract.required) for name, kind in contract.kinds.items())
+    fields = tuple(
+        Field(name, name, kind, name in contract.required) for name, kind in contract.kinds.items()
+    )
     # Spark writes a folder of that name.
     patterns = (f"{table}.parquet", f"{table}.parquet/*.parquet", f"{table}.csv")
     return Part(table, patterns, fields, keep_rest=True)

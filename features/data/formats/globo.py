@@ -1,4 +1,6 @@
-"""Globo.com (G1) news clicks: every row a click, its seconds the gap to the session's next click."""
+"""Globo.com (G1) news clicks: every row a click, its seconds the gap to the session's next
+click.
+"""
 
 import ibis
 import ibis.expr.types as ir
@@ -56,17 +58,20 @@ def derive(parts: dict[str, ir.Table]) -> Tables:
 
 
 def with_gaps(clicks: ir.Table) -> ir.Table:
-    """Seconds = gap to the next click of the session; null for its last two clicks and above 30 minutes.
+    """Seconds = gap to the next click of the session; null for its last two clicks and above 30
+    minutes.
 
-    The log stamps the last click of every session exactly 30 s after the one before it, so neither of the two
-    says how long anything was read.
+    The log stamps the last click of every session exactly 30 s after the one before it, so neither
+    of the two says how long anything was read.
     """
     session = ibis.window(group_by=[USER, SESSION], order_by=[TIMESTAMP, FILE, ROW])
     following = clicks[TIMESTAMP].lead().over(session)
     has_second_next = clicks[TIMESTAMP].lead(2).over(session).notnull()
     gap = following.delta(clicks[TIMESTAMP], unit="millisecond").cast("float64") / 1000
     known = has_second_next & (gap <= LONGEST_GAP_SECONDS)
-    return clicks.mutate(**{WATCH_SECONDS: ibis.ifelse(known, gap, ibis.null("float64"))}).drop(SESSION)
+    return clicks.mutate(**{WATCH_SECONDS: ibis.ifelse(known, gap, ibis.null("float64"))}).drop(
+        SESSION
+    )
 
 
 SOURCE = Source(layouts=((CLICKS, ARTICLES),), derive=derive)

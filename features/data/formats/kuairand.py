@@ -1,7 +1,9 @@
-"""KuaiRand (Pure, 1K, 27K): short-video impressions with watch time; the file names tell the sizes apart.
+"""KuaiRand (Pure, 1K, 27K): short-video impressions with watch time; the file names tell the sizes
+apart.
 
-What a viewer did after the exposure (long_view, is_like, is_follow, is_comment, is_forward, is_hate,
-comment_stay_time, is_profile_enter) and counters without a date of their own (fans, friends) are never taken.
+What a viewer did after the exposure (long_view, is_like, is_follow, is_comment, is_forward,
+is_hate, comment_stay_time, is_profile_enter) and counters without a date of their own (fans,
+friends) are never taken.
 """
 
 import ibis
@@ -60,7 +62,9 @@ USERS = Part("users", ("user_features_*.csv",), (whole_id(USER, "user_id"), *ANO
 
 
 def derive(parts: dict[str, ir.Table]) -> Tables:
-    """Videos know their length from the log where the side table does not, and their day as Beijing's."""
+    """Videos know their length from the log where the side table does not, and their day as
+    Beijing's.
+    """
     log, videos = parts["interactions"], parts.get("items")
     if videos is not None and PUBLISHED_AT in videos.columns:
         videos = videos.mutate(**{PUBLISHED_AT: beijing_midnight(videos[PUBLISHED_AT])})
@@ -70,12 +74,16 @@ def derive(parts: dict[str, ir.Table]) -> Tables:
 
 
 def with_random_propensities(log: ir.Table) -> ir.Table:
-    """The log, its random rows with a propensity: one in all the videos that were shown at random; others have none."""
+    """The log, its random rows with a propensity: one in all the videos that were shown at random;
+    others have none.
+    """
     if IS_RANDOM not in log.columns:
         return log
     at_random = log[IS_RANDOM] == "1"
     pool = log.filter(at_random)[ITEM].nunique().as_scalar()
-    return log.mutate(**{PROPENSITY: ibis.ifelse(at_random, 1 / pool.nullif(0), ibis.null("float64"))})
+    return log.mutate(
+        **{PROPENSITY: ibis.ifelse(at_random, 1 / pool.nullif(0), ibis.null("float64"))}
+    )
 
 
 def beijing_midnight(day: ir.Value) -> ir.Value:
@@ -88,7 +96,9 @@ def with_logged_durations(items: ir.Table | None, log: ir.Table) -> ir.Table | N
     if DURATION_SECONDS not in log.columns:
         return items
     logged = (
-        log.filter(log[DURATION_SECONDS].notnull()).group_by(ITEM).agg(logged_seconds=ibis._[DURATION_SECONDS].max())
+        log.filter(log[DURATION_SECONDS].notnull())
+        .group_by(ITEM)
+        .agg(logged_seconds=ibis._[DURATION_SECONDS].max())
     )
     if items is None:
         return logged.rename({DURATION_SECONDS: "logged_seconds"})

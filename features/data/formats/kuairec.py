@@ -1,7 +1,8 @@
 """KuaiRec: autoplayed short videos, every row a watch.
 
-The big matrix is the log; the small, almost fully observed one is read only where the big one is absent,
-since its exposures were forced. Daily counters of a video (shows, plays, likes) are never taken.
+The big matrix is the log; the small, almost fully observed one is read only where the big one is
+absent, since its exposures were forced. Daily counters of a video (shows, plays, likes) are never
+taken.
 """
 
 import ibis
@@ -9,7 +10,12 @@ import ibis.expr.types as ir
 
 from features.data.fields import MILLISECONDS, Field, whole_id
 from features.data.files import Dialect, Part, Source
-from features.data.formats.kuairand import ANONYMOUS, beijing_midnight, with_all_items, with_logged_durations
+from features.data.formats.kuairand import (
+    ANONYMOUS,
+    beijing_midnight,
+    with_all_items,
+    with_logged_durations,
+)
 from features.schema import (
     CHANNEL,
     DURATION_SECONDS,
@@ -66,7 +72,9 @@ SIDES = (VIDEOS, TAGS, CAPTIONS, USERS)
 
 
 def derive(parts: dict[str, ir.Table]) -> Tables:
-    """Videos with the length the log gives and their tags, or else the categories of their captions."""
+    """Videos with the length the log gives and their tags, or else the categories of their
+    captions.
+    """
     log, videos = parts["interactions"], parts.get("items")
     if videos is not None and PUBLISHED_AT in videos.columns:
         videos = videos.mutate(**{PUBLISHED_AT: beijing_midnight(videos[PUBLISHED_AT])})
@@ -85,7 +93,9 @@ def _topics(parts: dict[str, ir.Table]) -> ir.Table | None:
         return tags.select(ITEM, **{TOPICS: listed.filter(lambda tag: tag != "")})
     if "captions" in parts:
         captions = parts["captions"]
-        levels = ibis.array([captions[name] for name in ("first", "second", "third") if name in captions.columns])
+        levels = ibis.array(
+            [captions[name] for name in ("first", "second", "third") if name in captions.columns]
+        )
         named = levels.filter(lambda level: level.notnull() & (level != "UNKNOWN"))
         return captions.select(ITEM, **{TOPICS: named})
     return None
@@ -93,7 +103,8 @@ def _topics(parts: dict[str, ir.Table]) -> ir.Table | None:
 
 SOURCE = Source(
     layouts=tuple(
-        (Part("interactions", (name,), LOG_FIELDS), *SIDES) for name in ("big_matrix.csv", "small_matrix.csv")
+        (Part("interactions", (name,), LOG_FIELDS), *SIDES)
+        for name in ("big_matrix.csv", "small_matrix.csv")
     ),
     derive=derive,
     repeats=True,

@@ -1,4 +1,6 @@
-"""MovieLens 1M (.dat), 100K (u.*) and 25M or latest (.csv): every rating is a watch, its length unknown."""
+"""MovieLens 1M (.dat), 100K (u.*) and 25M or latest (.csv): every rating is a watch, its length
+unknown.
+"""
 
 import ibis
 import ibis.expr.types as ir
@@ -41,7 +43,9 @@ def _named(dialect: Dialect, *names: str) -> Dialect:
 
 def _log(pattern: str, dialect: Dialect, user: str = "user", item: str = "item") -> Part:
     when = Field(TIMESTAMP, "timestamp", "timestamp", required=True)
-    return Part("interactions", (pattern,), (whole_id(USER, user), whole_id(ITEM, item), when), dialect)
+    return Part(
+        "interactions", (pattern,), (whole_id(USER, user), whole_id(ITEM, item), when), dialect
+    )
 
 
 def _films(pattern: str, dialect: Dialect, item: str = "item") -> Part:
@@ -104,7 +108,9 @@ def year_start(year: ir.Value) -> ir.Value:
 
 
 def _with_flagged_genres(films: ir.Table) -> ir.Table:
-    flagged = ibis.array([ibis.ifelse(films[genre], genre, ibis.null("string")) for genre in GENRES])
+    flagged = ibis.array(
+        [ibis.ifelse(films[genre], genre, ibis.null("string")) for genre in GENRES]
+    )
     return films.mutate(**{TOPICS: flagged.filter(lambda genre: genre.notnull())}).drop(*GENRES)
 
 

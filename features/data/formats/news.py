@@ -1,4 +1,6 @@
-"""A news feed's impressions with reading seconds: three tab separated files without header lines."""
+"""A news feed's impressions with reading seconds: three tab separated files without header
+lines.
+"""
 
 from typing import cast
 
@@ -41,7 +43,9 @@ IMPRESSIONS = Part(
         Field(CLICKED, "click", "flag", required=True),
         Field(WATCH_SECONDS, "duration", "number", required=True),
     ),
-    _tabs("user", "article", "exposure time", "network", "refresh", "position", "click", "duration"),
+    _tabs(
+        "user", "article", "exposure time", "network", "refresh", "position", "click", "duration"
+    ),
 )
 
 READERS = Part(
@@ -75,7 +79,9 @@ ARTICLES = Part(
 
 
 def derive(parts: dict[str, ir.Table]) -> Tables:
-    """Readers' likeliest gender and the lower end of their likeliest age bracket; categories as topics."""
+    """Readers' likeliest gender and the lower end of their likeliest age bracket; categories as
+    topics.
+    """
     users, items = parts.get("users"), parts.get("items")
     if users is not None:
         bracket = likeliest(users[AGE]).re_extract(r"(\d+)", 1).nullif("")
@@ -86,7 +92,9 @@ def derive(parts: dict[str, ir.Table]) -> Tables:
 
 
 def likeliest(text: ir.Value) -> ir.StringValue:
-    """The label of the highest share in "female:0.05,male:0.95", the first of equals; other text as it is."""
+    """The label of the highest share in "female:0.05,male:0.95", the first of equals; other text as
+    it is.
+    """
     shares = cast(ir.StringValue, text)
     labels = shares.split(",")
     highest = labels.map(_share).maxs()

@@ -1,4 +1,6 @@
-"""RecBole's atomic files: tab separated, `name:type` headers; every line of the .inter file is a watch."""
+"""RecBole's atomic files: tab separated, `name:type` headers; every line of the .inter file is a
+watch.
+"""
 
 import ibis.expr.types as ir
 
@@ -42,7 +44,11 @@ SOURCE = Source(
             Part(
                 "interactions",
                 ("*.inter",),
-                (same(USER, "id", True), same(ITEM, "id", True), same(TIMESTAMP, "timestamp", True)),
+                (
+                    same(USER, "id", True),
+                    same(ITEM, "id", True),
+                    same(TIMESTAMP, "timestamp", True),
+                ),
                 ATOMIC,
             ),
             Part(
