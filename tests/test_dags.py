@@ -58,18 +58,18 @@ bag = DagBag(sys.argv[1])
 seconds = time.monotonic() - began
 def task(t):
     policy = t.retry_policy.serialize()["rules"][0]
-    return {"upstream": sorted(t.get_flat_relative_ids(upstream=True)), "owner": t.owner, "retries":
-            t.retries, "doc": t.doc_md, "one": t.max_active_tis_per_dag, "backoff":
-            t.retry_exponential_backoff, "callbacks": len(t.on_failure_callback or []), "refused":
-            policy, "inlets": [a.name for a in t.inlets], "outlets": [a.name for a in t.outlets]}
-            def dag(d): schedule = d.schedule if isinstance(d.schedule, str) else [a.name for a in
-            d.schedule] params = {name: {"value": d.params[name], "schema":
-            d.params.get_param(name).schema} for name in d.params} return {"tasks": {t.task_id:
-            task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
-            "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule, "on_failure":
-            getattr(d.on_failure_callback, "__name__", None)} print(json.dumps({"errors":
-            bag.import_errors, "seconds": seconds, "modules": sorted({m.split(".")[0] for m in
-            set(sys.modules) - before}), "dags": {name: dag(d) for name, d in bag.dags.items()}}))
+    return {"upstream": sorted(t.get_flat_relative_ids(upstream=True)), "owner": t.owner, "retries": t.retries,
+            "doc": t.doc_md, "one": t.max_active_tis_per_dag, "backoff": t.retry_exponential_backoff,
+            "callbacks": len(t.on_failure_callback or []), "refused": policy, "inlets": [a.name for a in t.inlets],
+            "outlets": [a.name for a in t.outlets]}
+def dag(d):
+    schedule = d.schedule if isinstance(d.schedule, str) else [a.name for a in d.schedule]
+    params = {name: {"value": d.params[name], "schema": d.params.get_param(name).schema} for name in d.params}
+    return {"tasks": {t.task_id: task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
+            "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
+            "on_failure": getattr(d.on_failure_callback, "__name__", None)}
+print(json.dumps({"errors": bag.import_errors, "seconds": seconds, "modules": sorted({m.split(".")[0]
+      for m in set(sys.modules) - before}), "dags": {name: dag(d) for name, d in bag.dags.items()}}))
 """
 
 CHAIN = """
@@ -84,14 +84,18 @@ def events():
         return [{"dag": e.source_dag_id, "run": e.source_run_id, "extra": e.extra} for e in found]
 def run(name, **params):
     done = bag.dags[name].test(run_conf=params)
-    tasks = {t.task_id: {"state": t.state, "tries": t.try_number, "returned":
-             t.xcom_pull(task_ids=t.task_id)} for t in done.get_task_instances()} return {"state":
-             done.state, "run": done.run_id, "tasks": tasks} params = json.loads(sys.argv[2]) answer
-             = {"early": run("features")} answer["first"] = {"ingest": run("ingest", **params)} |
-             {n: run(n) for n in ("features", "recall", "ranking")} answer["events"] = events()
-             answer["second"] = run("ingest", **params) answer["alone"] = run("ranking")
-             answer["refused"] = run("ingest", **params | {"data": "/no/such/folder"})
-             answer["events_after"] = events() print("ANSWER" + json.dumps(answer, default=str))
+    tasks = {t.task_id: {"state": t.state, "tries": t.try_number, "returned": t.xcom_pull(task_ids=t.task_id)}
+             for t in done.get_task_instances()}
+    return {"state": done.state, "run": done.run_id, "tasks": tasks}
+params = json.loads(sys.argv[2])
+answer = {"early": run("features")}
+answer["first"] = {"ingest": run("ingest", **params)} | {n: run(n) for n in ("features", "recall", "ranking")}
+answer["events"] = events()
+answer["second"] = run("ingest", **params)
+answer["alone"] = run("ranking")
+answer["refused"] = run("ingest", **params | {"data": "/no/such/folder"})
+answer["events_after"] = events()
+print("ANSWER" + json.dumps(answer, default=str))
 """
 
 
