@@ -7,24 +7,13 @@ columns of users and items.
 Follows the asset `interactions`; on the play button it takes the newest event.
 """
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, ExceptionRetryPolicy, RetryAction, RetryRule, task
+from airflow.sdk import Asset, task
 
-from funnel import airflow_tasks as airflow_tasks
+from funnel import airflow_tasks
 
 INTERACTIONS, HISTORIES = Asset("interactions"), Asset("histories")
-
-
-@task(inlets=[INTERACTIONS])
-def request(triggering_asset_events: Any, inlet_events: Any) -> airflow_tasks.Json:
-    """What this run is asked to do: the request in the event that started it, else in the newest
-    event.
-    """
-    return airflow_tasks.received(
-        triggering_asset_events.get(INTERACTIONS) or inlet_events[INTERACTIONS], INTERACTIONS.name
-    )
 
 
 @task
@@ -67,27 +56,8 @@ def profiles(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.J
     return outcome
 
 
-with DAG(
-    dag_id="features",
-    doc_md=__doc__,
-    schedule=[INTERACTIONS],
-    catchup=False,
-    max_active_runs=1,
-    tags=["watchfunnel"],
-    # A task that is killed at its last try has no callback of its own.
-    on_failure_callback=airflow_tasks.close_as_failed,
-    default_args={
-        "owner": "watchfunnel",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=airflow_tasks.retry_seconds()),
-        "retry_exponential_backoff": 2,
-        "retry_policy": ExceptionRetryPolicy(
-            [RetryRule("features.errors.InputError", RetryAction.FAIL)]
-        ),
-        "on_failure_callback": airflow_tasks.close_as_failed,
-    },
-):
-    asked = request()
+with airflow_tasks.stage_dag("features", __doc__, [INTERACTIONS]):
+    asked = airflow_tasks.request_from(INTERACTIONS)
     impressions_ = impressions(asked)
     profiles_ = profiles(asked)
     split(asked) >> vocabulary(asked) >> impressions_ >> profiles_

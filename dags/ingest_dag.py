@@ -9,12 +9,11 @@ unchanged nothing runs and no event is sent, so a rerun costs a second.
 """
 
 import os
-from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRule, task
+from airflow.sdk import Asset, Param, task
 
-from funnel import airflow_tasks as airflow_tasks
+from funnel import airflow_tasks
 
 INTERACTIONS = Asset("interactions")
 
@@ -79,25 +78,5 @@ def interactions(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tas
     return outcome
 
 
-with DAG(
-    dag_id="ingest",
-    doc_md=__doc__,
-    schedule="0 4 * * *",
-    catchup=False,
-    max_active_runs=1,
-    params=PARAMS,
-    tags=["watchfunnel"],
-    # A task that is killed at its last try has no callback of its own.
-    on_failure_callback=airflow_tasks.close_as_failed,
-    default_args={
-        "owner": "watchfunnel",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=airflow_tasks.retry_seconds()),
-        "retry_exponential_backoff": 2,
-        "retry_policy": ExceptionRetryPolicy(
-            [RetryRule("features.errors.InputError", RetryAction.FAIL)]
-        ),
-        "on_failure_callback": airflow_tasks.close_as_failed,
-    },
-):
+with airflow_tasks.stage_dag("ingest", __doc__, "0 4 * * *", **PARAMS):
     interactions(request())

@@ -8,24 +8,13 @@ Follows the asset `candidates`; on the play button it takes the newest event. It
 run in MLflow.
 """
 
-from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, ExceptionRetryPolicy, RetryAction, RetryRule, task
+from airflow.sdk import Asset, task
 
-from funnel import airflow_tasks as airflow_tasks
+from funnel import airflow_tasks
 
 CANDIDATES, RECOMMENDATIONS = Asset("candidates"), Asset("recommendations")
-
-
-@task(inlets=[CANDIDATES])
-def request(triggering_asset_events: Any, inlet_events: Any) -> airflow_tasks.Json:
-    """What this run is asked to do: the request in the event that started it, else in the newest
-    event.
-    """
-    return airflow_tasks.received(
-        triggering_asset_events.get(CANDIDATES) or inlet_events[CANDIDATES], CANDIDATES.name
-    )
 
 
 @task
@@ -73,26 +62,7 @@ def report(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Jso
     return outcome
 
 
-with DAG(
-    dag_id="ranking",
-    doc_md=__doc__,
-    schedule=[CANDIDATES],
-    catchup=False,
-    max_active_runs=1,
-    tags=["watchfunnel"],
-    # A task that is killed at its last try has no callback of its own.
-    on_failure_callback=airflow_tasks.close_as_failed,
-    default_args={
-        "owner": "watchfunnel",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=airflow_tasks.retry_seconds()),
-        "retry_exponential_backoff": 2,
-        "retry_policy": ExceptionRetryPolicy(
-            [RetryRule("features.errors.InputError", RetryAction.FAIL)]
-        ),
-        "on_failure_callback": airflow_tasks.close_as_failed,
-    },
-):
-    asked = request()
+with airflow_tasks.stage_dag("ranking", __doc__, [CANDIDATES]):
+    asked = airflow_tasks.request_from(CANDIDATES)
     ranker_ = ranking_rows(asked) >> ranker(asked)
     ranker_ >> list_order(asked) >> pre_ranker(asked) >> recommendations(asked) >> report(asked)

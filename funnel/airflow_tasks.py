@@ -1,16 +1,20 @@
 """What the DAGs hand to each other: one request, made in `ingest`, carried by asset events from
 stage to stage.
 
-The DAG files wire; the few lines that every task shares are here, without Airflow and, as DAG files
-import it, with heavy imports inside the functions. A request travels as the JSON of
+The DAG files wire; what every DAG and every task shares is here. DAG files import this module, so
+heavy imports stand inside the functions. A request travels as the JSON of
 `funnel.pipeline.Request`.
 """
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
 
 from features.errors import InputError
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG, Asset, XComArg
 
 Json = dict[str, Any]
 
@@ -21,6 +25,51 @@ class Event(Protocol):
     @property
     def extra(self) -> Json | None:
         """The request that the producer put there."""
+
+
+def stage_dag(stage: str, doc: str, schedule: str | list["Asset"], **params: Any) -> "DAG":
+    """The DAG of one stage, called like it, with what all stages share; `params` are its form.
+
+    A failed task is tried twice more, later each time; one that refuses its input fails at once.
+    """
+    from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, RetryRule
+
+    refusal = RetryRule("features.errors.InputError", RetryAction.FAIL)
+    return DAG(
+        dag_id=stage,
+        doc_md=doc,
+        schedule=schedule,
+        catchup=False,
+        max_active_runs=1,
+        params=params,
+        tags=["watchfunnel"],
+        # A task that is killed at its last try has no callback of its own.
+        on_failure_callback=close_as_failed,
+        default_args={
+            "owner": "watchfunnel",
+            "retries": 2,
+            "retry_delay": timedelta(
+                seconds=float(os.environ.get("WATCHFUNNEL_RETRY_SECONDS", "60"))
+            ),
+            "retry_exponential_backoff": 2,
+            "retry_policy": ExceptionRetryPolicy([refusal]),
+            "on_failure_callback": close_as_failed,
+        },
+    )
+
+
+def request_from(asset: "Asset") -> "XComArg":
+    """The task `request` of a stage that follows an asset, in the DAG at hand."""
+    from airflow.sdk import task
+
+    @task(inlets=[asset])
+    def request(triggering_asset_events: Any = None, inlet_events: Any = None) -> Json:
+        """What this run is asked to do, from the event that started it, else from the newest
+        event.
+        """
+        return received(triggering_asset_events.get(asset) or inlet_events[asset], asset.name)
+
+    return request()
 
 
 def asked(params: Mapping[str, Any], run: str) -> Json | None:
@@ -115,13 +164,6 @@ def close_as_failed(context: Mapping[str, Any]) -> None:
         # A DAG is called like its stage.
         stage, error = context["ti"].dag_id, context.get("exception")
         observe(line.Request.model_validate(request)).on_failure(stage, error)
-
-
-def retry_seconds() -> float:
-    """How long a failed task waits before its first retry; WATCHFUNNEL_RETRY_SECONDS, a minute by
-    default.
-    """
-    return float(os.environ.get("WATCHFUNNEL_RETRY_SECONDS", "60"))
 
 
 def _overrides(params: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 }
 # Each outside library has one home.
 HOMES = {
-    "airflow": ("dags/",),
+    "airflow": ("dags/", "funnel/airflow_tasks.py"),
     "mlflow": ("funnel/tracking.py",),
     "tensorflow": ("recall/trainer.py", "ranking/trainer.py"),
     "keras": ("recall/trainer.py", "ranking/trainer.py"),

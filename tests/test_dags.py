@@ -66,7 +66,7 @@ def dag(d):
     schedule = d.schedule if isinstance(d.schedule, str) else [a.name for a in d.schedule]
     params = {name: {"value": d.params[name], "schema": d.params.get_param(name).schema} for name in d.params}
     return {"tasks": {t.task_id: task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
-            "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
+            "file": d.fileloc, "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
             "on_failure": getattr(d.on_failure_callback, "__name__", None)}
 print(json.dumps({"errors": bag.import_errors, "seconds": seconds, "modules": sorted({m.split(".")[0]
       for m in set(sys.modules) - before}), "dags": {name: dag(d) for name, d in bag.dags.items()}}))
@@ -200,6 +200,11 @@ def test_the_asset_event_waits_for_every_other_task(parsed: dict[str, Any], stag
     tasks = parsed["dags"][stage]["tasks"]
     (last,) = (name for name, task in tasks.items() if task["outlets"])
     assert set(tasks[last]["upstream"]) == set(tasks) - {last}
+
+
+def test_airflow_shows_the_file_of_the_stage_as_its_source(parsed: dict[str, Any]) -> None:
+    shown = {name: Path(dag["file"]) for name, dag in parsed["dags"].items()}
+    assert shown == {stage: DAGS / f"{stage}_dag.py" for stage in STAGES}
 
 
 def test_no_missed_night_is_caught_up(parsed: dict[str, Any]) -> None:
