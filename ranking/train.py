@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.random_streams import Stream, rng_of
 from ranking.calibration import calibration_factor
 from ranking.config import RankingConfig
 from ranking.encoders import VocabularyLimits, columns_of, fit_encoders
@@ -87,7 +88,7 @@ def _fit(
     """
     trainer = RankerTrainer(ranker.spec, build_examples(ranker, earlier), config, seed)
     # In the log's order neighbours are of one user, and what orders users would not count.
-    shuffled = later.take(np.random.default_rng(seed).permutation(len(later)))
+    shuffled = later.take(rng_of(seed, Stream.RANKER_VALIDATION).permutation(len(later)))
     held = build_examples(ranker, shuffled)
     epochs: Epochs = []
     best: dict[str, Float32] = {}

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.quiet import quietly
+from features.random_streams import Stream, rng_of
 
 with quietly():
     import keras
@@ -49,7 +50,7 @@ class RankerTrainer:
     ) -> None:
         keras.utils.set_random_seed(seed)
         tf.config.experimental.enable_op_determinism()
-        self._examples, self._rng = examples, np.random.default_rng(seed)
+        self._examples, self._rng = examples, rng_of(seed, Stream.RANKER_BATCHES)
         self._batch = min(
             max(config.batch, -(-len(examples) // STEPS_AN_EPOCH)), max(config.batch, LARGEST_BATCH)
         )

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.random_streams import Stream, rng_of
 from recall.tower import TowerSpec
 
 Float32 = npt.NDArray[np.float32]
@@ -22,7 +23,7 @@ def pretrained(histories: Histories, shape: TowerSpec, seed: int) -> Float32:
     from gensim.models import Word2Vec
 
     rows = (
-        np.random.default_rng([seed, 3])
+        rng_of(seed, Stream.PRETRAINING)
         .normal(0, SPREAD, (shape.items, shape.dim))
         .astype(np.float32)
     )

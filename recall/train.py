@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.random_streams import Stream, rng_of
 from features.split import Split
 from recall.batches import Examples
 from recall.checkpoints import Checkpoints, Epochs, Fitted
@@ -87,13 +88,13 @@ def first_training_run(job: TrainingJob, cut_offs: list[int]) -> TrainingRun:
     """The warm-up: trained on what came before the first edge, judged on the watches between it and
     the second.
     """
-    start = _untrained(job, cut_offs[0], np.random.default_rng([job.seed, 0, 0]))
+    start = _untrained(job, cut_offs[0], rng_of(job.seed, Stream.TOWER_START, 0))
     # Randomness of their own: how many watches follow must not reach the training through the
     # stream it draws from.
-    rng = np.random.default_rng([job.seed, 0, 1])
+    rng = rng_of(job.seed, Stream.VALIDATOR)
     validator = validator_of(job.model_inputs.user_inputs, job.ends, cut_offs[0], cut_offs[1], rng)
     return TrainingRun(
-        0, start, _examples(job, start.shape, job.split.start), (job.seed, 0), validator=validator
+        0, start, _examples(job, start.shape, job.split.start), job.seed, validator=validator
     )
 
 
@@ -114,14 +115,15 @@ def _grown(job: TrainingJob, tower: Tower, as_of: int, rng: np.random.Generator)
 def _next_training_run(
     job: TrainingJob, before: list[Fitted], since: int, as_of: int
 ) -> TrainingRun:
-    number, seeds = len(before), (job.seed, len(before))
+    number = len(before)
+    rng = rng_of(job.seed, Stream.TOWER_START, number)
     if job.split.clock == "order":
-        start, since = _untrained(job, as_of, np.random.default_rng(seeds)), job.split.start
+        start, since = _untrained(job, as_of, rng), job.split.start
         rates = kept_rates(before[0].epochs, before[0].best)
     else:
-        start = _grown(job, before[-1].tower, as_of, np.random.default_rng(seeds))
+        start = _grown(job, before[-1].tower, as_of, rng)
         rates = (1.0,) * job.config.refresh_epochs
-    return TrainingRun(number, start, _examples(job, start.shape, since), (*seeds, 1), rates)
+    return TrainingRun(number, start, _examples(job, start.shape, since), job.seed, rates)
 
 
 def _examples(job: TrainingJob, shape: TowerSpec, since: int) -> Examples:

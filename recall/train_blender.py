@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.random_streams import Stream, rng_of
 from recall.blender import GROUPS, USERS_A_SHARD, Blend, Blender, best, flat_blend, group_of
 from recall.candidates import Pairs, pairs_between
 from recall.config import GeneratorName, RecallConfig
@@ -154,7 +155,7 @@ def fit_blender(
     ranks, or the tower's own order, serves the validation users better. Too few users to fit on
     leave the logits out.
     """
-    rng = np.random.default_rng([seed, 11])
+    rng = rng_of(seed, Stream.BLENDER)
     drawn = draw_slices(log.user_inputs.histories, towers, config.blend_users, rng)
     popularity = choose_popularity(log, [(each.users, each.since, each.until) for each in drawn])
     if config.blend == "round_robin":

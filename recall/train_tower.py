@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from features.random_streams import Stream, rng_of
 from recall.batches import Examples
 from recall.checkpoints import Checkpoints, Epochs, Fitted, Progress
 from recall.config import RecallConfig
@@ -27,13 +28,13 @@ class TrainingRun:
     judges it.
 
     `rates` are the factors of the learning rate epoch by epoch; with a judge they are found as it
-    goes. `seeds` seed the order of the examples.
+    goes. `seed` is of the order of the examples.
     """
 
     number: int
     start: Tower
     examples: Examples
-    seeds: tuple[int, ...]
+    seed: int
     rates: tuple[float, ...] = ()
     validator: Validator | None = None
 
@@ -53,7 +54,7 @@ def fit_tower(trainer: TowerTrainer, training_run: TrainingRun, callbacks: Callb
     finished = callbacks.checkpoints.finished(training_run.number)
     if finished is not None:
         return finished
-    rng = np.random.default_rng(training_run.seeds)
+    rng = rng_of(training_run.seed, Stream.TOWER_BATCHES, training_run.number)
     run = _resumed(trainer, training_run, callbacks.checkpoints, rng)
     if run is None:
         trainer.start(training_run.start)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.quiet import quietly
+from features.random_streams import Stream, rng_of
 
 with quietly():
     import keras
@@ -112,7 +113,7 @@ class TowerTrainer:
         self._tables = EmbeddingTables(
             tower.shape, tower.weights, tower.facts, self._config.learning_rate
         )
-        self._rng = np.random.default_rng([self._seed, 2])
+        self._rng = rng_of(self._seed, Stream.NEGATIVES)
 
     def suits(self, tower: Tower) -> bool:
         """Whether a tower has the layers and the category sizes that this trainer was built for."""

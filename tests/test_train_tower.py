@@ -69,7 +69,7 @@ class Plan:
 
 def planned(rates, config=CONFIG, told=None):
     plan = Plan(rates)
-    training_run = TrainingRun(0, tower(0), TrainingJob(config), (1,), validator=plan)
+    training_run = TrainingRun(0, tower(0), TrainingJob(config), 1, validator=plan)
     return fit_tower(Counter(), training_run, Callbacks(Checkpoints(), (told or []).append)), plan
 
 
@@ -125,14 +125,12 @@ def rows(*rates):
 )
 def test_the_next_rate_of_hand_made_epochs(rates, best, expected):
     run = Progress(rows(*rates), best, 0.5, tower(0), {}, {})
-    found = next_rate(
-        run, TrainingRun(0, tower(0), TrainingJob(), (1,), validator=Plan([])), CONFIG
-    )
+    found = next_rate(run, TrainingRun(0, tower(0), TrainingJob(), 1, validator=Plan([])), CONFIG)
     assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_without_a_judge_the_rates_given_are_gone_through_and_the_last_epoch_is_kept():
-    training_run = TrainingRun(3, tower(7), TrainingJob(), (1,), (1.0, 1.0, 0.2))
+    training_run = TrainingRun(3, tower(7), TrainingJob(), 1, (1.0, 1.0, 0.2))
     found = fit_tower(Counter(), training_run, Callbacks(Checkpoints(), lambda _: None))
     assert epochs_of(found) == [(1, 1.0, 0), (2, 1.0, 1), (3, 0.2, 2)]
     assert found.best == 3
@@ -150,7 +148,7 @@ def test_the_rates_that_led_to_the_best_leave_out_what_was_gone_back_on():
 
 def test_going_through_the_kept_rates_again_takes_as_many_epochs_at_each_rate():
     found, _ = planned([0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.4, 0.1])
-    again = TrainingRun(1, tower(0), TrainingJob(), (1,), kept_rates(found.epochs, found.best))
+    again = TrainingRun(1, tower(0), TrainingJob(), 1, kept_rates(found.epochs, found.best))
     assert [
         row["rate"]
         for row in fit_tower(Counter(), again, Callbacks(Checkpoints(), lambda _: None)).epochs
@@ -175,7 +173,7 @@ def attempt(rates, kept, told, survived):
     plan = Plan(rates[len(done.epochs) if done else 0 :])
     return fit_tower(
         Counter(),
-        TrainingRun(0, tower(0), TrainingJob(), (1,), validator=plan),
+        TrainingRun(0, tower(0), TrainingJob(), 1, validator=plan),
         Callbacks(kept, tell),
     )
 
@@ -203,7 +201,7 @@ def test_training_that_is_killed_again_and_again_ends_where_undisturbed_training
 
 def test_a_finished_tower_is_not_trained_again(tmp_path):
     callbacks = Callbacks(Checkpoints(tmp_path), lambda _: None)
-    training_run = TrainingRun(0, tower(0), TrainingJob(), (1,), (1.0, 1.0))
+    training_run = TrainingRun(0, tower(0), TrainingJob(), 1, (1.0, 1.0))
     first = fit_tower(Counter(), training_run, callbacks)
     again = fit_tower(None, training_run, callbacks)
     assert again.epochs == first.epochs

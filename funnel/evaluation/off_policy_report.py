@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from features.random_streams import Stream, rng_of
 from features.simulation.simulated_log import load_ground_truth
 from funnel.context import Impressions, StepContext, logs_impressions, watched
 from funnel.evaluation.evaluation_data import EvaluationData
@@ -113,7 +114,7 @@ class OffPolicy:
             self.context.config.off_policy.least_effective_sample,
         )
         return {
-            name: evaluated(policy, self.logged, least, np.random.default_rng([seed, 17]))
+            name: evaluated(policy, self.logged, least, rng_of(seed, Stream.OFF_POLICY_BOOTSTRAP))
             for name, policy in self.policies.items()
         }
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from features.asof_counts import count_events
 from features.asof_features import Block
+from features.random_streams import Stream, rng_of
 from features.schema import DURATION_SECONDS
 from funnel.context import Impressions, StepContext, logs_impressions, watched
 from funnel.evaluation.evaluation_data import EvaluationData, mean
@@ -122,7 +123,7 @@ def calibration_table(report: Mapping[str, Any]) -> pd.DataFrame:
 def _calibration(
     context: StepContext, rows: Impressions, seconds: Float64, predicted: Float64
 ) -> Metrics:
-    rng = np.random.default_rng([context.config.seed, 11])
+    rng = rng_of(context.config.seed, Stream.CALIBRATION_BOOTSTRAP)
     low, high = ranking.calibration_interval(rows.users, seconds, predicted, rng)
     ratio = ranking.calibration_ratio(seconds, predicted)
     return {"calibration": ratio, "calibration_low": low, "calibration_high": high}

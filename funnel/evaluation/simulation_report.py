@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from features.random_streams import Stream, rng_of
 from features.simulation.oracle import Ask, oracle_lists, oracle_share, reference_lists, seen_before
 from features.simulation.simulated_log import load_ground_truth, load_log
 from features.simulation.world import World, examination, expected_seconds
@@ -34,7 +35,7 @@ def oracle_shares(
     most 2,000 users is asked.
     """
     world, log = load_ground_truth(data), load_log(data)
-    rng = np.random.default_rng([seed, 10])
+    rng = rng_of(seed, Stream.ORACLE_USERS)
     rows = np.sort(rng.permutation(len(users))[:USERS_ASKED])
     ask = Ask(users[rows], _moment(as_of), K)
     seen = seen_before(log, ask.at)

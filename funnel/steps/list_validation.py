@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.random_streams import Stream, rng_of
 from funnel.context import VALIDATION, StepContext, saved_candidates
 from funnel.evaluation.evaluation_data import JUDGED_AT, clicks_between, cutoffs
 from funnel.evaluation.list_metrics import listed_seconds_at
@@ -70,7 +71,7 @@ def validation_rows(
 
 def validation_users(context: StepContext) -> Flags:
     """A fifth of all users at random, by index."""
-    draws = np.random.default_rng([context.config.seed, 31]).random(len(context.ids.users))
+    draws = rng_of(context.config.seed, Stream.VALIDATION_USERS).random(len(context.ids.users))
     fifth: Flags = draws < VALIDATION_SHARE
     return fifth
 
@@ -283,7 +284,7 @@ class Validation:
                 policy,
                 slots,
                 config.least_effective_sample,
-                np.random.default_rng([context.config.seed, 37]),
+                rng_of(context.config.seed, Stream.VALIDATION_BOOTSTRAP),
             )
             bounds.append(found.doubly_robust.low)
         return None if np.isnan(bounds).any() else bounds

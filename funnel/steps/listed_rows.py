@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
+from features.random_streams import Stream, rng_of
 from features.timeline import pair_keys
 from funnel.context import StepContext, watched
 from ranking.examples import MERGED, Exposures, thinned
@@ -58,7 +59,7 @@ def rows_of_lists(context: StepContext) -> Labelled:
     many items of the catalogue, and then the blender's score, which these lack, is left out.
     """
     lists, config = LabelledLists.load(context.inputs["candidates"]), context.config.ranking
-    rng, most = np.random.default_rng([context.config.seed, 7]), config.negatives_per_user
+    rng, most = rng_of(context.config.seed, Stream.LISTED_NEGATIVES), config.negatives_per_user
     row, column = np.nonzero(lists.items)
     entries = _entries(
         context, lists, row, lists.items[row, column], lists.scores[row, column].astype(np.float64)

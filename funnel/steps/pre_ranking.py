@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.asof_features import Block
+from features.random_streams import Stream, rng_of
 from funnel.context import StepContext, saved_candidates
 from funnel.steps.ordering import COSTS_AT, lists_of, order_of, recommender_at
 from ranking.pre_rank import PreRanker, distilled, kept, seconds_lost
@@ -36,7 +37,7 @@ def distil(context: StepContext) -> dict[str, Any]:
         saved_candidates(context.inputs["candidates"]),
     )
     teachers, checkers = _halves(
-        len(candidates.users), np.random.default_rng([context.config.seed, 17])
+        len(candidates.users), rng_of(context.config.seed, Stream.PRE_RANKER)
     )
     taught, checked = (lists_of(context, candidates.take(rows)) for rows in (teachers, checkers))
     pre_ranker = distilled(items_of(context), taught, recommender.expected_seconds(taught))

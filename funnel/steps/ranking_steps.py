@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import InputError
+from features.random_streams import Stream, rng_of
 from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
 from funnel.context import (
     VALIDATION,
@@ -43,7 +44,7 @@ def write_ranking_rows(context: StepContext) -> None:
     )
     if clicked.sum() < 2 or clicked.all():
         _refuse_to_rank(context, len(clicked), int(clicked.sum()))
-    check_leakage(context.features, exposures, np.random.default_rng([context.config.seed, 13]))
+    check_leakage(context.features, exposures, rng_of(context.config.seed, Stream.LEAKAGE_CHECK))
     positions = (
         exposures.positions
         if exposures.positions is not None

@@ -14,6 +14,7 @@ import pandas as pd
 
 from features.errors import InputError
 from features.histories import Histories
+from features.random_streams import Stream, rng_of
 from features.side_features import SideFeatures
 from features.split import Split, text_of
 from funnel.context import VALIDATION, StepContext, listed_users, logs_impressions
@@ -135,13 +136,16 @@ def write_candidates(context: StepContext) -> None:
         ranks=True,
     )
     validation = draw_validation_slice(
-        log, context.towers, VALIDATION_USERS, np.random.default_rng([context.config.seed, 29])
+        log,
+        context.towers,
+        VALIDATION_USERS,
+        rng_of(context.config.seed, Stream.VALIDATION_CANDIDATES),
     )
     blended = blend_slice(config, log, validation, blender)
     for _ in _saved(context.out / VALIDATION, config, validation.users, blended):
         pass
     if not logs_impressions(context):
-        rng = np.random.default_rng([context.config.seed, 19])
+        rng = rng_of(context.config.seed, Stream.LABELLED_LISTS)
         labelled_lists(config, log, context.towers, blender, rng).save(context.out)
 
 
@@ -216,4 +220,4 @@ def _saved(
 
 def _sample(users: Int32, most: int, seed: int) -> Int32:
     """At most so many of the users, ascending."""
-    return np.sort(np.random.default_rng([seed, len(users)]).permutation(users)[:most])
+    return np.sort(rng_of(seed, Stream.INDEX_QUERIES).permutation(users)[:most])
