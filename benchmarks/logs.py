@@ -6,7 +6,7 @@ MovieLens-100K, the simulated world, and any canonical folder that is named. The
 final ones, recall's order of the candidates that they are made from, popularity over its best span,
 item-kNN, EASE where few enough items were watched, and implicit's ALS and BPR where that is
 installed (`uv pip install -e '.[bench]' -c constraints.txt`). All know the log up to the instant
-that the test window starts at, leave out what was seen, and are judged on the same users.
+that the test window starts at, leave out what was seen, and are evaluated on the same users.
 
 HR and NDCG are of completed watches, `seconds` is the share of all watch seconds (or watches) of
 the test window that are spent on listed items, `candidates' HR@200` that of all that recall names.
@@ -116,7 +116,7 @@ class Figure(float):
 
 
 def main(arguments: Sequence[str]) -> list[Row]:
-    """Walk the line on every log, judge its lists and their rivals', print the table and log it;
+    """Run the pipeline on every log, judge its lists and their rivals', print the table and log it;
     returns its rows.
     """
     options = _parsed(arguments)

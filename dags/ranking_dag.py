@@ -2,7 +2,7 @@
 
 Orders each user's candidates: builds the ranking rows, trains the ranker, chooses on validation
 lists how expected watch seconds and the chance to be watched next make one order, writes the lists,
-and judges them on the test window.
+and evaluates them on the test window.
 
 Follows the asset `candidates`; on the play button it takes the newest event. Its last task ends the
 run in MLflow.

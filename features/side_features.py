@@ -159,7 +159,7 @@ def _aligned(
 
 
 def _row_of_each_id(ids: pa.ChunkedArray, vocabulary: Vocabulary) -> pa.Array:
-    """The table's row for every index, null for nobody and for ids without a row."""
+    """The table's row for every index, null for padding and for ids without a row."""
     rows = np.full(len(vocabulary), -1, np.int64)
     index = vocabulary.index_of(ids.combine_chunks())
     rows[index] = np.arange(len(index))

@@ -37,7 +37,7 @@ class Vocabulary:
     first_shown: TimestampsUs | None = None
 
     def __len__(self) -> int:
-        """The number of indexes, nobody's 0 included."""
+        """The number of indexes, padding's 0 included."""
         return len(self.ids) + 1
 
     def size_as_of(self, timestamp_us: int) -> int:
@@ -45,7 +45,7 @@ class Vocabulary:
         return int(np.searchsorted(self.first_seen, timestamp_us, side="left")) + 1
 
     def shown_as_of(self, timestamp_us: int) -> npt.NDArray[np.bool_]:
-        """Which indexes had been shown to anybody before an instant, [indexes]; never nobody."""
+        """Which indexes had been shown to anybody before an instant, [indexes]; never padding."""
         first = self.first_seen if self.first_shown is None else self.first_shown
         return np.concatenate([[False], first < timestamp_us])
 
@@ -58,7 +58,7 @@ class Vocabulary:
         return indexes
 
     def id_of(self, indexes: npt.NDArray[Any]) -> pa.Array:
-        """Indexes [n] -> raw ids [n]; IndexError on 0, which is nobody, and on what does not
+        """Indexes [n] -> raw ids [n]; IndexError on 0, which is padding, and on what does not
         exist.
         """
         if len(indexes) and (indexes.min() < 1 or indexes.max() > len(self.ids)):

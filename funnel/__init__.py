@@ -1,3 +1,3 @@
-"""What joins recall and ranking: the line in one process, artefacts, tracking, report and the
+"""What joins recall and ranking: the pipeline in one process, artefacts, tracking, report and the
 command line.
 """

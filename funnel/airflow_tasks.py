@@ -3,7 +3,7 @@ stage to stage.
 
 The DAG files wire; what every DAG and every task shares is here. DAG files import this module, so
 heavy imports stand inside the functions. A request travels as the JSON of
-`funnel.pipeline.Request`.
+`funnel.pipepipeline.Request`.
 """
 
 import os
@@ -73,7 +73,7 @@ def request_from(asset: "Asset") -> "XComArg":
 
 
 def asked(params: Mapping[str, Any], run: str) -> Json | None:
-    """The request that these Params make, or nothing where every artefact of the line stands
+    """The request that these Params make, or nothing where every artefact of the pipeline stands
     already.
 
     Home and tracking address come from WATCHFUNNEL_HOME and MLFLOW_TRACKING_URI. InputError on bad
@@ -120,12 +120,12 @@ def make(name: str, request: Json) -> Json:
     """Make one artefact or find it up to date: its name, version, seconds, MLflow address and a
     sentence.
     """
-    from funnel import pipeline as line
+    from funnel import pipeline
     from funnel.observer import observe
 
-    asked = line.Request.model_validate(request)
+    asked = pipeline.Request.model_validate(request)
     observer = observe(asked)
-    outcome = line.make(name, asked, observer=observer)
+    outcome = pipeline.make(name, asked, observer=observer)
     print(outcome.line)
     url = observer.url(outcome.stage)
     if url:
@@ -138,32 +138,32 @@ def onward(request: Json, stage: str) -> Json:
     """The request for the next stage: the same, with the versions pinned that this stage has
     made.
     """
-    from funnel import pipeline as line
+    from funnel import pipeline
 
-    return line.advance(line.Request.model_validate(request), stage).model_dump(mode="json")
+    return pipeline.advance(pipeline.Request.model_validate(request), stage).model_dump(mode="json")
 
 
 def conclude(request: Json) -> None:
     """Show the lists and the report at the home's top; the run is over."""
-    from funnel import pipeline as line
+    from funnel import pipeline
     from funnel.observer import observe
 
-    line.publish_files(line.Request.model_validate(request))
-    observe(line.Request.model_validate(request)).on_end()
+    pipeline.publish_files(pipeline.Request.model_validate(request))
+    observe(pipeline.Request.model_validate(request)).on_end()
 
 
 def close_as_failed(context: Mapping[str, Any]) -> None:
     """Airflow's failure callback: a task that failed for good, and may have been killed, fails its
     stage in MLflow.
     """
-    from funnel import pipeline as line
+    from funnel import pipeline
     from funnel.observer import observe
 
     request = context["ti"].xcom_pull(task_ids="request")
     if request:
         # A DAG is called like its stage.
         stage, error = context["ti"].dag_id, context.get("exception")
-        observe(line.Request.model_validate(request)).on_failure(stage, error)
+        observe(pipeline.Request.model_validate(request)).on_failure(stage, error)
 
 
 def _overrides(params: Mapping[str, Any]) -> list[str]:

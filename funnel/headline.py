@@ -23,8 +23,8 @@ HEADLINES = (
     *("ranking.calibration", "funnel.hr@10", "funnel.ndcg@10", "funnel.watch_seconds_share@10"),
     *("funnel.watch_seconds_share@50", "funnel.oracle_share@10"),
 )
-# What they are read beside: the rivals' share, what the log has to judge by, how lists are ordered,
-# estimates.
+# What they are read beside: the rivals' share, what the log has to be evaluated on, how lists are
+# ordered, estimates.
 BESIDE = (
     *(
         f"funnel.watch_seconds_share@{k}.{rival}"

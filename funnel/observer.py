@@ -1,4 +1,4 @@
-"""What MLflow is told of a run of the line: one observer, for `funnel run` and for the tasks of
+"""What MLflow is told of a run of the pipeline: one observer, for `funnel run` and for the tasks of
 Airflow alike.
 """
 
@@ -35,8 +35,8 @@ _INSTANTS = ("split.label_start", "split.test_start", "split.test_end")
 
 @dataclass(frozen=True)
 class RunObserver(Observer):
-    """Logs what one run of the line does: a summary run and below it a run a stage, open while the
-    stage runs.
+    """Logs what one run of the pipeline does: a summary run and below it a run a stage, open while
+    the stage runs.
     """
 
     request: Request

@@ -30,7 +30,9 @@ Stage = Literal["ingest", "features", "recall", "ranking"]
 
 
 class Request(BaseModel):
-    """What one run of the line was asked to do; it travels from DAG to DAG in the asset events."""
+    """What one run of the pipeline was asked to do; it travels from DAG to DAG in the asset
+    events.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -193,7 +195,7 @@ class Outcome:
 
 
 class Observer:
-    """Who is told how a run of the line goes; this one keeps it to itself.
+    """Who is told how a run of the pipeline goes; this one keeps it to itself.
 
     Airflow runs each artefact in a process of its own, so what one call needs of another must not
     rest in memory.
@@ -338,7 +340,7 @@ def _recipe(name: str, request: Request, store: Store) -> ArtefactKey:
         config |= {"source": request.source}
         parents = {"data": data_digest(request.source, Path(request.data))}
     if name == "report":
-        # It names the source, and judges a simulated world's lists by its truth.
+        # It names the source, and evaluates a simulated world's lists by its truth.
         config |= {"source": request.source}
         truth = Path(request.data) / "truth"
         parents |= {"truth": _digest_of(truth.glob("*"), truth)} if truth.exists() else {}

@@ -31,7 +31,7 @@ def run_pipeline(
     overrides: Sequence[str],
     tracking: str | None,
 ) -> list[Outcome]:
-    """Make every artefact of the line under `out`, or find it up to date, and publish the files
+    """Make every artefact of the pipeline under `out`, or find it up to date, and publish the files
     outsiders read.
     """
     chosen = config_of(config, overrides)

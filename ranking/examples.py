@@ -180,7 +180,7 @@ def filled_seconds(rows: Watches, known: Watches) -> Float64:
     """T of rows [n]: 0 unclicked; a click without seconds takes the mean of its item in `known`,
     drawn to the whole's.
 
-    `known` are the rows before the cut, so that no mean is learnt from what it is judged by.
+    `known` are the rows before the cut, so that no mean is learnt from what it is evaluated on.
     """
     used = known.clicked & ~np.isnan(known.seconds)
     items, seconds = known.items[used], known.seconds[used]

@@ -9,7 +9,7 @@ else stays as logged:
 pi is a stochastic item policy (`ranking.policies`): the softmax over the first K places of the
 user's list, less what stands above on the page and what the user has clicked since. The slots are
 the log's: its users as often as they came, its instants, its positions (their bias is in V, alike
-for every policy judged on the same slots), its items above.
+for every policy evaluated on the same slots), its items above.
 
 *What is not estimated*: a page or a session filled by the policy alone, what users do after it,
 users who never came.

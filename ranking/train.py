@@ -154,7 +154,7 @@ def split_rows(rows: RankingRows, share: float) -> tuple[Rows, Rows]:
     there is.
 
     Rows made from lists are of few instants, and no hour is like another: what learnt one is not
-    judged by it.
+    evaluated on it.
     """
     order = np.argsort(rows.timestamps_us, kind="stable")
     cut = len(order) - max(round(len(order) * share), 1)

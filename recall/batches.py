@@ -30,7 +30,7 @@ STEPS_AN_EPOCH, SMALLEST_BATCH = 250, 32
 
 @dataclass(frozen=True)
 class Examples:
-    """The watches of a stretch of the log, `since` <= instant < `shape.as_of`, as examples for a
+    """The watches of a span of the log, `since` <= instant < `shape.as_of`, as examples for a
     tower.
 
     `ends` [watches]: end of the history that predicts each watch; `shown`: what users were shown
@@ -48,7 +48,7 @@ class Examples:
     offered: npt.NDArray[np.bool_] | None = None
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """One epoch: at most `epoch_examples` of the stretch's watches, in random order."""
+        """One epoch: at most `epoch_examples` of the watches of the span, in random order."""
         left = self.config.epoch_examples
         for first, last in rng.permutation(self._shards):
             chosen = self._chosen(first, last, rng)[:left]
@@ -58,7 +58,7 @@ class Examples:
                 return
 
     def positions(self, first: int, last: int) -> Int64:
-        """Flat positions of the stretch's watches between two flat positions."""
+        """Flat positions of the watches of the span between two flat positions."""
         timestamps_us = self.user_inputs.histories.timestamps_us[first:last]
         return first + np.flatnonzero(
             (timestamps_us >= self.since) & (timestamps_us < self.shape.as_of)
@@ -119,7 +119,7 @@ class Examples:
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.float64]:
-        """Watches of the stretch by item, [items]."""
+        """Watches of the span by item, [items]."""
         items = self.user_inputs.histories.items[
             self.positions(0, len(self.user_inputs.histories.items))
         ]
@@ -127,7 +127,7 @@ class Examples:
 
     @cached_property
     def _expected(self) -> npt.NDArray[np.float64]:
-        """How often an epoch over all of the stretch is expected to have each item as a positive,
+        """How often an epoch over all of the span is expected to have each item as a positive,
         [items].
         """
         expected = np.zeros(self.shape.items)

@@ -177,7 +177,7 @@ class Blender:
 def blend_in_shards(
     generators: Generators, blender: Blender, users: Int32, config: RecallConfig
 ) -> Iterator[Candidates]:
-    """`blend_candidates` in shards of users; nobody is one empty shard."""
+    """`blend_candidates` in shards of users; no user is one empty shard."""
     kept = reserved_places(config)
     for at in range(0, max(len(users), 1), USERS_A_SHARD):
         yield blend_candidates(generators, blender, users[at : at + USERS_A_SHARD], config.k, kept)

@@ -34,7 +34,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stretch of training stands: its epochs, the best one's tower, and what the next one
+    """Where a training run stands: its epochs, the best one's tower, and what the next one
     starts from.
     """
 
@@ -53,7 +53,7 @@ class Checkpoints:
     folder: Path | None = None
 
     def finished(self, number: int) -> Fitted | None:
-        """The tower of a stretch that was finished."""
+        """The tower of a training run that was finished."""
         facts = self._read(f"tower_{number:02d}.done")
         if facts is None or self.folder is None:
             return None
@@ -71,7 +71,7 @@ class Checkpoints:
         (self.folder / "progress.json").unlink(missing_ok=True)
 
     def progress(self, number: int) -> Progress | None:
-        """Where the training of a stretch stood after its last epoch that was kept."""
+        """Where the training run stood after its last epoch that was kept."""
         facts = self._read("progress")
         if facts is None or self.folder is None or facts["number"] != number:
             return None
@@ -84,7 +84,7 @@ class Checkpoints:
         )
 
     def keep(self, number: int, progress: Progress) -> None:
-        """Keep where the training of a stretch stands, in place of what was kept before."""
+        """Keep where the training run stands, in place of what was kept before."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

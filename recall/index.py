@@ -37,15 +37,15 @@ class ItemIndex:
         """The k best items of each user and their inner products, best first: [n, dim] -> [n, k],
         [n, k].
 
-        Only fewer than k items in the index leave item 0 (nobody) with score -inf at the end: where
-        an approximate search finds fewer, that user's are searched again, all of them.
+        Only fewer than k items in the index leave item 0 (padding) with score -inf at the end:
+        where an approximate search finds fewer, that user's are searched again, all of them.
         """
         queries = np.ascontiguousarray(user_vectors, dtype=np.float32)
         scores, rows = self.index.search(queries, k)
         short = np.flatnonzero((rows[:, : len(self)] < 0).any(axis=1))
         if len(short):
             scores[short], rows[short] = _searched_whole(self.index, queries[short], k)
-        # Row -1, faiss's word for nothing, is the nobody at the end.
+        # Row -1, faiss's word for nothing, is the padding at the end.
         items = np.append(self.items, np.int32(0))[rows]
         return items, np.where(rows >= 0, scores, -np.inf).astype(np.float32)
 

@@ -172,7 +172,7 @@ def listed_share(k: int, ranked: Ints, chosen: Flags) -> float:
 def _top(k: int, ranked: Ints) -> Ints:
     if k < 1:
         raise ValueError(
-            f"k counts the places of a list that are judged and is at least 1, found {k}"
+            f"k counts the places of a list that are evaluated and is at least 1, found {k}"
         )
     return ranked[:, :k]
 

@@ -24,7 +24,7 @@ class Pooling:
     """
 
     rows: Int32
-    """The distinct indexes in the bags, ascending, nobody left out: the table rows that are read,
+    """The distinct indexes in the bags, ascending, without padding: the table rows that are read,
     [r].
     """
 

@@ -1,8 +1,8 @@
 """Recall's accuracy slice by slice: for users by their activity, for what was watched by the item's
 age and popularity.
 
-A slice is a name and the users or items it holds; a slice that holds nothing that can be judged is
-NaN.
+A slice is a name and the users or items it holds; a slice that holds nothing that can be evaluated
+is NaN.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def items_by_popularity(watches: Ints | Floats, there: Flags) -> dict[str, Flags
 
 
 def sliced_means(values: Mapping[str, Floats], users: Slices) -> dict[str, float]:
-    """The mean of each metric (`{"hr@50": [users]}`, NaN = nothing to judge) by slice:
+    """The mean of each metric (`{"hr@50": [users]}`, NaN = nothing to evaluate) by slice:
     `{"hr@50/slice": mean}`.
     """
     return {
@@ -69,7 +69,7 @@ def sliced_means(values: Mapping[str, Floats], users: Slices) -> dict[str, float
 
 
 def evaluation_users(relevant: RelevantItems, users: Slices) -> dict[str, int]:
-    """How many users of each slice have relevant items to be judged by."""
+    """How many users of each slice have relevant items to be evaluated on."""
     return {name: int((relevant.sizes[chosen] > 0).sum()) for name, chosen in users.items()}
 
 

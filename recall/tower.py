@@ -97,7 +97,7 @@ class ItemFacts:
     """What a tower knows of its items beside their watches, as of its instant.
 
     `codes` {name: int32 [items]}, 0 unknown; `values` float32 [items, 3 a number]; `listed` bool
-    [items]: which may be recommended (never nobody).
+    [items]: which may be recommended (never padding).
     """
 
     codes: Mapping[str, Int32]
@@ -120,7 +120,7 @@ class Tower:
 
     `item_in` [items, dim] embeds watched items, `item_out` [items, dim] holds the scored items' own
     rows, `tokens`, `category_<name>`, `item_category_<name>` are further tables, `item_values`
-    [values, dim] and `kernel<i>`, `bias<i>` layers; row 0 of a table is nobody.
+    [values, dim] and `kernel<i>`, `bias<i>` layers; row 0 of a table is padding.
     """
 
     shape: TowerSpec

@@ -1,5 +1,5 @@
 """How the tower rolls through the log: a warm-up, then a refresh a block, none seeing what it is
-judged by.
+evaluated on.
 """
 
 import itertools
@@ -62,7 +62,8 @@ def cut_offs_of(split: Split, blocks: int) -> list[int]:
 
 
 def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
-    """The towers as of each edge, oldest first, and one row of loss and validation for each epoch.
+    """The towers as of each cut-off, oldest first, and one row of loss and validation for each
+    epoch.
 
     An epoch is at most `epoch_examples` random watches; the epochs of the warm-up, and when its
     steps become smaller, are chosen on the watches between the first two edges. Time clock: each
@@ -85,8 +86,8 @@ def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
 
 
 def first_training_run(job: TrainingJob, cut_offs: list[int]) -> TrainingRun:
-    """The warm-up: trained on what came before the first edge, judged on the watches between it and
-    the second.
+    """The warm-up: trained on what came before the first cut-off, evaluated on the watches between
+    it and the second.
     """
     start = _untrained(job, cut_offs[0], rng_of(job.seed, Stream.TOWER_START, 0))
     # Randomness of their own: how many watches follow must not reach the training through the

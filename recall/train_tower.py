@@ -1,8 +1,8 @@
 """One tower's training, epoch by epoch: when it slows down and stops, which epoch is kept, going on
 after a kill.
 
-While its judge says that it gets better a tower trains on; after `patience` epochs without that it
-goes back to its best and on at a fifth of the rate, once, and then stops.
+While its validator says that it gets better a tower trains on; after `patience` epochs without that
+it goes back to its best and on at a fifth of the rate, once, and then stops.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,10 @@ RATE_DROP = 0.2
 @dataclass(frozen=True)
 class TrainingRun:
     """One tower to be trained: from which weights, on which examples, at which rates, and who
-    judges it.
+    validates it.
 
-    `rates` are the factors of the learning rate epoch by epoch; with a judge they are found as it
-    goes. `seed` is of the order of the examples.
+    `rates` are the factors of the learning rate epoch by epoch; with a validator they are found as
+    it goes. `seed` is of the order of the examples.
     """
 
     number: int
@@ -48,8 +48,8 @@ class Callbacks:
 
 
 def fit_tower(trainer: TowerTrainer, training_run: TrainingRun, callbacks: Callbacks) -> Fitted:
-    """The stretch's tower: taken from the checkpoints where it was finished before, else trained to
-    its end.
+    """The training run's tower: taken from the checkpoints where it was finished before, else
+    trained to its end.
     """
     finished = callbacks.checkpoints.finished(training_run.number)
     if finished is not None:

@@ -1,4 +1,4 @@
-"""What a tower under training is judged by: watches that came after everything it was trained
+"""What a tower under training is evaluated on: watches that came after everything it was trained
 on.
 """
 
@@ -20,8 +20,8 @@ JUDGED_AT, JUDGED_WATCHES, JUDGED_CELLS = 50, 20_000, 1 << 25
 
 @dataclass(frozen=True)
 class Validator:
-    """Watches (flat `positions`) and the history end of every watch; `judge` says how many of them
-    a tower foresees.
+    """Watches (flat `positions`) and the history end of every watch; `validate` says how many of
+    them a tower foresees.
     """
 
     user_inputs: UserInputs
@@ -62,7 +62,7 @@ class Validator:
 def validator_of(
     user_inputs: UserInputs, ends: Int64, since: int, until: int, rng: np.random.Generator
 ) -> Validator:
-    """A judge with a sample of the watches between two instants."""
+    """A validator with a sample of the watches between two instants."""
     timestamps_us = user_inputs.histories.timestamps_us
     positions = np.flatnonzero((timestamps_us >= since) & (timestamps_us < until))
     return Validator(user_inputs, ends, rng.permutation(positions)[:JUDGED_WATCHES])

@@ -1,4 +1,4 @@
-"""How lists are ordered is chosen on lists, and the lists are judged as lists: planted logs and
+"""How lists are ordered is chosen on lists, and the lists are evaluated as lists: planted logs and
 slices of real ones.
 """
 
@@ -147,7 +147,7 @@ def test_where_everything_was_shown_alike_the_expected_seconds_order(uniform: Va
 
 
 def test_lists_of_the_validation_window_know_nothing_of_it(uniform: Validation) -> None:
-    """Nothing seen before the window is listed, and what is judged was clicked inside it."""
+    """Nothing seen before the window is listed, and what is evaluated was clicked inside it."""
     context, since = uniform.context, uniform.tower.shape.as_of
     log, lists = context.impressions, uniform.candidates
     seen = log.take(np.flatnonzero(log.clicked & (log.timestamps_us < since)))
@@ -216,7 +216,7 @@ REAL = {
 def test_lists_of_a_real_log_are_behind_neither_recalls_order_nor_popularity(
     name: str, tmp_path: Path
 ) -> None:
-    """Impressions were judged well while lists ordered by their seconds held a fifth of what
+    """Impressions were evaluated well while lists ordered by their seconds held a fifth of what
     recall's order held.
     """
     if not (DATA / name).is_dir():

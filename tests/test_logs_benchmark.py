@@ -92,7 +92,7 @@ def test_measures_are_what_a_loop_over_users_counts() -> None:
     assert set(measures) == {"HR@10", "HR@50", "NDCG@10", "seconds@10", "seconds@50"}
 
 
-def test_the_error_of_a_mean_is_its_standard_error_over_the_users_who_are_judged() -> None:
+def test_the_error_of_a_mean_is_its_standard_error_over_the_users_who_are_evaluated() -> None:
     lists, completed, clicked, seconds = random_lists(200, 1)
     found = measures_of(lists, relevant(completed), relevant(clicked), flat(seconds))["HR@50"]
     hit = [
@@ -270,7 +270,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_lists_of_a_run_are_judged_beside_their_rivals(
+def test_the_lists_of_a_run_are_evaluated_beside_their_rivals(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Processes of their own would each load TensorFlow.

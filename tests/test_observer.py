@@ -218,7 +218,7 @@ def test_the_summary_s_description_is_the_verdict_the_headlines_and_where_to_rea
 ) -> None:
     (run, _) = store.runs("funnel")
     text = note(run)
-    assert text.startswith(("Fit to serve", "Not fit to serve", "Not judged"))
+    assert text.startswith(("Fit to serve", "Not fit to serve", "Not evaluated"))
     assert f"| funnel.hr_at_10 | {run.data.metrics['funnel.hr_at_10']:,.4g} |" in text
     for stage in STAGES:
         child = store.runs(stage)[0].info

@@ -129,7 +129,7 @@ def test_hit_rate_leaves_out_what_was_watched_and_nobody() -> None:
     assert peer.hit_rate(log, -np.ones((1, 1), np.float32), items) == 1.0
 
 
-def test_the_clock_stands_while_training_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_stands_while_training_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 

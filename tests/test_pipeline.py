@@ -110,7 +110,7 @@ class Run:
         return set((self.raw if self.mode == "none" else self.relevant)["user_id"])
 
 
-def test_lists_shorter_than_every_cutoff_are_judged_at_their_own_length() -> None:
+def test_lists_shorter_than_every_cutoff_are_evaluated_at_their_own_length() -> None:
     assert cutoffs((10, 20), 15) == [10]
     assert cutoffs((10, 20), 5) == [5]
 

@@ -132,7 +132,7 @@ def test_the_peer_stops_early_at_the_entropy_and_takes_codes_that_say_something(
     assert choice.loss == pytest.approx(entropy, rel=0.03)
 
 
-def test_duration_alone_is_the_mean_seconds_of_like_durations_and_each_line_is_judged_by_them() -> (
+def test_duration_alone_is_the_mean_seconds_of_like_durations_and_each_line_is_evaluated_by_them() -> (
     None
 ):
     durations = [10.0] * 4 + [60.0] * 4 + [np.nan] * 2
@@ -174,7 +174,7 @@ def test_a_line_is_the_mean_over_its_seeds_with_the_spread_of_some_columns() -> 
     assert summary(seeds[:1]) == {"XAUC": 0.5, "AUC": 0.1}
 
 
-def test_ours_and_the_peers_are_judged_on_the_same_rows(
+def test_ours_and_the_peers_are_evaluated_on_the_same_rows(
     of_world: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lightgbm_peer, "PATIENCE", 5)

@@ -172,7 +172,7 @@ def test_an_item_listed_or_watched_twice_counts_once():
     assert hits(lists([4, 4, 9]), relevant).tolist() == [[True, False, False]]
 
 
-def test_a_short_list_is_judged_against_the_ideal_of_the_k_that_was_asked_for():
+def test_a_short_list_is_evaluated_against_the_ideal_of_the_k_that_was_asked_for():
     assert at(3, "ndcg", lists([1]), in_test([1, 2, 3]))[0] == pytest.approx(
         1 / (1 + 1 / math.log2(3) + 0.5)
     )

@@ -160,7 +160,7 @@ def equal(given: dict[str, float], expected: dict[str, float]) -> None:
     assert {name: given[name] for name in expected} == pytest.approx(expected, nan_ok=True)
 
 
-def test_users_are_judged_by_slice_of_their_watches_before_the_lists(
+def test_users_are_evaluated_by_slice_of_their_watches_before_the_lists(
     timed: EvaluationData, raw: Raw, metrics: dict[str, float]
 ) -> None:
     watches, targets = (
@@ -194,7 +194,7 @@ def test_users_are_judged_by_slice_of_their_watches_before_the_lists(
     )
 
 
-def test_watches_are_judged_by_slice_of_the_items_age_and_popularity(
+def test_watches_are_evaluated_by_slice_of_the_items_age_and_popularity(
     timed: EvaluationData, raw: Raw, metrics: dict[str, float]
 ) -> None:
     pairs = raw.went_on_to_watch

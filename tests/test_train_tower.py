@@ -57,7 +57,7 @@ class Counter:
 
 
 class Plan:
-    """Stands for a judge: the hit rates of the epochs to come, whatever their towers are."""
+    """Stands for a validator: the hit rates of the epochs to come, whatever their towers are."""
 
     def __init__(self, rates):
         self._rates, self.seen = list(rates), []
@@ -129,7 +129,7 @@ def test_the_next_rate_of_hand_made_epochs(rates, best, expected):
     assert found == (None if expected is None else pytest.approx(expected))
 
 
-def test_without_a_judge_the_rates_given_are_gone_through_and_the_last_epoch_is_kept():
+def test_without_a_validator_the_rates_given_are_gone_through_and_the_last_epoch_is_kept():
     training_run = TrainingRun(3, tower(7), TrainingJob(), 1, (1.0, 1.0, 0.2))
     found = fit_tower(Counter(), training_run, Callbacks(Checkpoints(), lambda _: None))
     assert epochs_of(found) == [(1, 1.0, 0), (2, 1.0, 1), (3, 0.2, 2)]

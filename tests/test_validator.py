@@ -1,4 +1,4 @@
-"""What a tower under training is judged by: full lists by brute force over later watches."""
+"""What a tower under training is evaluated on: full lists by brute force over later watches."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def random_tower(**fields):
 
 
 def a_validator(user_inputs):
-    """A judge of all watches from instant 60 on."""
+    """A validator on all watches from instant 60 on."""
     return validator_of(
         user_inputs, samples_of(user_inputs.histories), 60, 1000, np.random.default_rng(2)
     )
@@ -110,7 +110,7 @@ def test_a_tower_that_diverged_or_scores_everything_alike_hits_nothing(
         assert a_validator(user_inputs).hit_rate(tower) == 0
 
 
-def test_watches_to_judge_by_lie_between_the_instants_and_are_a_sample(user_inputs, monkeypatch):
+def test_validation_watches_lie_between_the_instants_and_are_a_sample(user_inputs, monkeypatch):
     timestamps_us = user_inputs.histories.timestamps_us
     ends = samples_of(user_inputs.histories)
     whole = validator_of(user_inputs, ends, 60, 80, np.random.default_rng(3)).positions

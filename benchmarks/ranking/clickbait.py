@@ -1,10 +1,10 @@
 """What clickbait costs a ranking by clicks: true expected seconds of the first ten items, beside a
 ranking by seconds.
 
-Worlds with more and more clickbait are simulated (it is clicked much and watched little); the line
-is walked once in each, and rankers of both objectives order the same candidates as of the cut. What
-a list is worth is what the world says of it: the sum of E[seconds] of its first ten items, a user.
-Run:
+Worlds with more and more clickbait are simulated (it is clicked much and watched little); the
+pipeline is walked once in each, and rankers of both objectives order the same candidates as of the
+cut. What a list is worth is what the world says of it: the sum of E[seconds] of its first ten
+items, a user. Run:
 
     funnel bench ranking clickbait
 """
@@ -112,7 +112,7 @@ def world_at(folder: Path, share: float, options: argparse.Namespace) -> Path:
 
 
 def lists_of(request: Request, context: StepContext) -> Lists:
-    """The line's candidates as of the cut, as its ranker reads them."""
+    """The pipeline's candidates as of the cut, as its ranker reads them."""
     return recalled_lists(context, saved_candidates(request.store.path("candidates")))
 
 
@@ -146,7 +146,7 @@ def worth_of(context: StepContext, data: Path, users: Int32, items: Int32) -> Ro
 
 
 def best_of(context: StepContext, data: Path, users: Int32) -> Row:
-    """The same of the best ten unseen items that the line knows."""
+    """The same of the best ten unseen items that the pipeline knows."""
     ids = context.ids.users.id_of(users).to_numpy()
     return worth_of(
         context, data, users, best_lists(data, ids, context.ids.items, context.split.test_start, K)

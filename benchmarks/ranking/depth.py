@@ -1,10 +1,10 @@
 """The paper's table of hidden layers (section 4.3): weighted per-user loss by depth and width, and
 two choices undone.
 
-Every line trains the ranker on the same rows and is judged on all impressions of the test window;
-figures are means over the seeds. `no powers` leaves out the square and the root of the numbers,
-`unweighted` ranks by clicks; both without layers and with those of the default. `--only` names
-lines. What columns hold already no layer has to find: `ranking.without` leaves them out. Run:
+Every line trains the ranker on the same rows and is evaluated on all impressions of the test
+window; figures are means over the seeds. `no powers` leaves out the square and the root of the
+numbers, `unweighted` ranks by clicks; both without layers and with those of the default. `--only`
+names lines. What columns hold already no layer has to find: `ranking.without` leaves them out. Run:
 
     funnel simulate --out world
     funnel bench ranking depth --source simulated --data world

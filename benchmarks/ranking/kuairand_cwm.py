@@ -2,7 +2,8 @@
 published table.
 
 Standard logs; videos of 5 to 400 seconds; the target is the play up to the video's end, in whole
-seconds. Trained on 8 to 21 April, the epoch chosen on 22 to 28 April, judged on 29 April to 8 May
+seconds. Trained on 8 to 21 April, the epoch chosen on 22 to 28 April, evaluated on 29 April to 8
+May
 2022. Predictions are cut at the video's length. MAE in seconds; XAUC counts a pair as right unless
 it stands in the wrong order, so that every tie is right; `half credit` leaves out pairs of equal
 seconds and counts equal predictions half. Run:

@@ -1,10 +1,10 @@
 """In-user ranking of `long_view` on KuaiRand-Pure, beside the published table.
 
-Standard logs; trained on 8 to 21 April, the epoch chosen on 22 to 28 April, judged on 29 April to 8
-May 2022, which are 170,588 rows as published. What counts is whether a row became a long view: ours
-learns its chance (`click`) or its expected seconds (`exact`). GAUC weighs a user's AUC by the long
-views, users without both classes left out; nDCG@5 is a mean over all users, one without a long view
-counting 0. Popularity (long views of the video in the rows learnt from) and the oracle need no
+Standard logs; trained on 8 to 21 April, the epoch chosen on 22 to 28 April, evaluated on 29 April
+to 8 May 2022, which are 170,588 rows as published. What counts is whether a row became a long view:
+ours learns its chance (`click`) or its expected seconds (`exact`). GAUC weighs a user's AUC by the
+long views, users without both classes left out; nDCG@5 is a mean over all users, one without a long
+view counting 0. Popularity (long views of the video in the rows learnt from) and the oracle need no
 training: they say whether the rows are those of the published table. Run:
 
     funnel bench ranking kuairand_long_view --data KuaiRand-Pure/data
@@ -80,7 +80,7 @@ def popularity(split: Split) -> Float64:
 
 
 def evaluated(truth: GroundTruth, predicted: Float64) -> Row:
-    """GAUC weighted by long views, nDCG over all users, and how many rows were judged."""
+    """GAUC weighted by long views, nDCG over all users, and how many rows were evaluated."""
     gains = metrics.ndcg_of_seconds(AT, truth.users, truth.clicked.astype(np.float64), predicted)
     row: Row = {"GAUC": metrics.gauc_by_clicks(truth.users, truth.clicked, predicted)}
     return row | {f"nDCG@{AT}": float(np.nan_to_num(gains).mean()), "test rows": len(predicted)}

@@ -1,10 +1,10 @@
 """Watch time on KuaiRec's big matrix by the protocol of DADF, beside its published table.
 
 Advertisements and plays of ten times the video's length or more are dropped. Rows are split at
-random: 80 % to learn from, 10 % for validation, 10 % to judge by. The protocol leaks time, since a
-model may learn from what came after a row it is judged by. Ours does so in training only: its
-features read what came before each row, and its epoch is chosen on the last of the rows it may
-learn from. MAE in seconds; XAUC is strict: equal predictions are wrong. Run:
+random: 80 % to learn from, 10 % for validation, 10 % to be evaluated on. The protocol leaks time,
+since a model may learn from what came after a row it is evaluated on. Ours does so in training
+only: its features read what came before each row, and its epoch is chosen on the last of the rows
+it may learn from. MAE in seconds; XAUC is strict: equal predictions are wrong. Run:
 
     funnel bench ranking kuairec_dadf --data KuaiRec/data
 """
@@ -77,8 +77,8 @@ def kept(rows: pd.DataFrame, advertisements: npt.NDArray[np.int64]) -> pd.DataFr
 
 
 def split_of(rows: pd.DataFrame, seed: int = 0) -> Split:
-    """A tenth of the rows at random to judge by; another tenth's worth of the others, the last, is
-    for validation.
+    """A tenth of the rows at random to be evaluated on; another tenth's worth of the others, the
+    last, is for validation.
     """
     order = np.random.default_rng(seed).permutation(len(rows))
     cut = round(JUDGED * len(rows))

@@ -1,7 +1,7 @@
 r"""Our ranker beside LightGBM on the same rows and features, and what counts and means can do.
 
-The line is walked once up to its ranking rows. Every model is trained on them (theirs tuned on the
-last rows by instant, where ours chooses its epoch), and judged on all impressions of the test
+The pipeline is run once up to its ranking rows. Every model is trained on them (theirs tuned on the
+last rows by instant, where ours chooses its epoch), and evaluated on all impressions of the test
 window, features as of each one's instant. Figures are means over the seeds, with standard
 deviations. A second table says how true the seconds of each are for short and long items. Run:
 

@@ -1,7 +1,7 @@
 r"""What each choice of the tower is worth: one switch at a time, three seeds, mean and spread.
 
 Every line trains a tower on what came before the label window with the same number of examples, and
-is judged on that window's watches over the full catalogue, what was watched before left out; the
+is evaluated on that window's watches over the full catalogue, what was watched before left out; the
 test window is not read. Run:
 
     funnel bench recall ablation --source canonical --data ml-1m \

@@ -3,7 +3,7 @@ MLflow.
 
 Figure 4: the predicted probability of an item against its age, with and without the example age
 among the inputs, beside what was watched. Figure 6: quality against depth, for more and more
-inputs. Towers are trained on what came before the label window; figure 6 judges them on it. Run:
+inputs. Towers are trained on what came before the label window; figure 6 evaluates them on it. Run:
 
     funnel simulate --out world
     funnel bench recall figures --source simulated --data world

@@ -123,8 +123,8 @@ def _speed(turns: Sequence[dict[str, Row]], tower: str) -> Row:
 
 
 def measure(tower: str, options: argparse.Namespace, real: bool, evaluated: bool) -> Row:
-    """One line: prepare, train on the real log or the synthetic one, judged or for a few laps; what
-    it took.
+    """One line: prepare, train on the real log or the synthetic one, evaluated or for a few laps;
+    what it took.
     """
     log = movielens(options.data) if real else synthetic(options.items, options.watches, skew=0.0)
     began = time.perf_counter()

@@ -1,5 +1,5 @@
-"""Pace of a training: seconds of each window of steps, and how well it does, judged while the clock
-stands.
+"""Pace of a training: seconds of each window of steps, and how well it does, evaluated while the
+clock stands.
 """
 
 import math

@@ -1,5 +1,5 @@
-"""Published splits of public logs: the ranker is trained on one part of the rows and judged on the
-other.
+"""Published splits of public logs: the ranker is trained on one part of the rows and evaluated on
+the other.
 
 Features are as of each row's own instant, and no row of the test is among what they tell of: like
 the models it is compared with, ours learns nothing after its training rows.
@@ -62,7 +62,7 @@ KUAIREC = Layout(
 @dataclass(frozen=True)
 class Split:
     """Rows in their published layout: those to learn from, of which a share is for validation, and
-    those to judge by.
+    those to be evaluated on.
 
     `clicked` and `seconds` [n] are the labels of the test rows, in their order.
     """
@@ -169,7 +169,7 @@ def _rows(context: StepContext) -> RankingRows:
 
 
 def our_lines(contest: Contest, options: Namespace, evaluated: Any) -> Iterator[Row]:
-    """A line an objective; `judged` gives the columns of a prediction [n]."""
+    """A line an objective; `evaluated` gives the columns of a prediction [n]."""
     for objective in options.objectives:
         rankers = (ours(contest, seed, objective=objective) for seed in range(options.seeds))
         found: list[Mapping[str, Any]] = [

@@ -1,5 +1,5 @@
-"""Rankers for benchmarks: trained on the rows that the line makes, judged on every impression of
-its test window.
+"""Rankers for benchmarks: trained on the rows that the pipeline makes, evaluated on every
+impression of its test window.
 """
 
 import tempfile
@@ -52,7 +52,7 @@ class Contest:
 
 
 def add_log_options(parser: ArgumentParser) -> None:
-    """The options that say which log the line is walked on, and where its artefacts are kept."""
+    """The options that say which log the pipeline is run on, and where its artefacts are kept."""
     parser.add_argument("--source", default="simulated")
     parser.add_argument("--data", required=True, help="folder of the log")
     parser.add_argument(
@@ -87,12 +87,14 @@ def ranking_context(
 
 
 def training_rows(request: Request) -> RankingRows:
-    """The rows that the line trains its ranker on."""
+    """The rows that the pipeline trains its ranker on."""
     return RankingRows.load(request.store.path("ranking_rows") / "ranking_rows.parquet")
 
 
 def contest_of(request: Request, context: StepContext) -> Contest:
-    """The line's training rows and its test window, features as of each impression's instant."""
+    """The pipeline's training rows and its test window, features as of each impression's
+    instant.
+    """
     log = context.impressions
     shown = log.take(np.flatnonzero(in_test(log, context.split)))
     blocks = blocks_of(context.features, exposures_of(context, shown))
@@ -106,7 +108,7 @@ def switched(config: RankingConfig, **fields: Any) -> RankingConfig:
 
 
 def ours(contest: Contest, seed: int, **fields: Any) -> Ranker:
-    """Our ranker, trained as the line does, with some fields of its configuration switched."""
+    """Our ranker, trained as the pipeline does, with some fields of its configuration switched."""
     from ranking.train import train_ranker
 
     return train_ranker(

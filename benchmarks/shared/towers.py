@@ -1,4 +1,4 @@
-"""Towers for benchmarks: trained on what came before a log's label window and judged on it; the
+"""Towers for benchmarks: trained on what came before a log's label window and evaluated on it; the
 test window is not read.
 """
 
@@ -35,7 +35,7 @@ def training_job_at(options: Namespace, home: Path) -> TrainingJob:
 
 
 def validator_at(job: TrainingJob) -> Validator:
-    """A judge with a sample of the label window's watches, the same for every tower."""
+    """A validator with a sample of the label window's watches, the same for every tower."""
     split, user_inputs = job.split, job.model_inputs.user_inputs
     return validator_of(
         user_inputs, job.ends, split.label_start, split.test_start, np.random.default_rng(0)

@@ -138,7 +138,7 @@ def _check_all(sheets: Mapping[str, Sheet], places: _Places, limits: Limits) -> 
     rows: dict[str, ir.Table] = {}
     for name, sheet in sheets.items():
         with refusing_unreadable(sheet.files):
-            rows[name] = places.staged(f"judged_{name}", evaluation(sheet, limits.now))
+            rows[name] = places.staged(f"checked_{name}", evaluation(sheet, limits.now))
     typed = with_id_types(rows, {name for name, sheet in sheets.items() if sheet.is_text})
     return {name: check(name, sheet, typed[name], limits) for name, sheet in sheets.items()}
 

@@ -154,8 +154,8 @@ def _expected(taken: Field, now: datetime) -> str:
 
 
 def check(name: str, sheet: Sheet, rows: ir.Table, limits: Limits) -> Checked:
-    """Part `judged` rows into kept and rejected; InputError where more are rejected than the limits
-    allow.
+    """Part `checked` rows into kept and rejected; InputError where more are rejected than the
+    limits allow.
     """
     total = int(rows.count().execute())
     faulty = rows.filter(rows[REASON].notnull())

@@ -263,7 +263,7 @@ def _readable(entry: Json) -> str:
 
 
 def _tell_addresses(services: s.Services, console: Console) -> None:
-    console.print(f"Airflow: {services.airflow}/assets (the line, drawn as assets)")
+    console.print(f"Airflow: {services.airflow}/assets (the pipeline, drawn as assets)")
     console.print(f"MLflow:  {services.mlflow}/#/experiments?workflowType=machine_learning")
     console.print("Both stay up until `make stop`.")
 

@@ -4,8 +4,8 @@ Everything listens on 127.0.0.1 and lives under one home folder. Every process i
 state file before it may begin its work, so that no interruption, not even `kill -9`, leaves one
 behind that cannot be found.
 
-The triggerer is left out: nothing in the line defers, and the health page reports it as absent, not
-as ill.
+The triggerer is left out: nothing in the pipeline defers, and the health page reports it as absent,
+not as ill.
 """
 
 import os

@@ -34,8 +34,8 @@ BASELINES = ("recall", "popularity", "item_knn", "ease", "item_mean", "oracle")
 
 
 def show(home: Path, console: Console) -> None:
-    """Print the metrics to look at first and three users; InputError where the line has not been
-    run.
+    """Print the metrics to look at first and three users; InputError where the pipeline has not
+    been run.
     """
     store = Store(home / "artefacts")
     report = store.path("report") / "report.json"

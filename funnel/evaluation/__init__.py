@@ -1,1 +1,1 @@
-"""What a run is judged by: metrics, baselines, pictures, the verdict."""
+"""What a run is evaluated on: metrics, baselines, pictures, the verdict."""

@@ -1,5 +1,5 @@
-"""What a run is judged by: its lists, the baselines' lists for the same users, and what they went
-on to watch.
+"""What a run is evaluated on: its lists, the baselines' lists for the same users, and what they
+went on to watch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -125,7 +125,7 @@ class EvaluationData:
 
     @property
     def catalogue(self) -> int:
-        """Indexes that existed before test_start, nobody included."""
+        """Indexes that existed before test_start, padding included."""
         return self.context.ids.items.size_as_of(self.context.split.test_start)
 
     @cached_property
@@ -216,7 +216,7 @@ def clicks_between(
 
 
 def cutoffs(at: Sequence[int], length: int) -> list[int]:
-    """At which places lists of a length are judged: those asked for that they reach, else their
+    """At which places lists of a length are evaluated: those asked for that they reach, else their
     whole length.
     """
     return [k for k in at if k <= length] or [length]

@@ -43,7 +43,7 @@ def listed_seconds_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Fl
 def _check(k: int, relevant: RelevantItems, seconds: Floats) -> None:
     if k < 1:
         raise ValueError(
-            f"k counts the places of a list that are judged and is at least 1, found {k}"
+            f"k counts the places of a list that are evaluated and is at least 1, found {k}"
         )
     if seconds.shape != relevant.items.shape:
         raise ValueError(

@@ -99,7 +99,7 @@ def _in_words(metric: str) -> str:
 
 
 def _counts(evaluation: EvaluationData) -> Metrics:
-    """How many users and watches there are to be judged by, in all and by slice."""
+    """How many users and watches there are to be evaluated on, in all and by slice."""
     relevant = evaluation.completed
     users = slices.evaluation_users(relevant, slices.users_by_activity(evaluation.watches_of_users))
     watches = {
@@ -189,8 +189,8 @@ def _item_slices(evaluation: EvaluationData) -> Mapping[str, Flags]:
 
 
 def _sliced_at(evaluation: EvaluationData) -> list[int]:
-    """Slices and generators are judged at 50 places and at the whole list: more would only be more
-    to read.
+    """Slices and generators are evaluated at 50 places and at the whole list: more would only be
+    more to read.
     """
     k = evaluation.context.config.recall.k
     return sorted({min(SLICED_AT, k), k})

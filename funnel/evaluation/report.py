@@ -3,7 +3,7 @@ rows.
 
 `recall.hr@50` is the candidates', `recall.hr@50.popularity` that of what was most watched, over the
 span that serves the test window best. `recall.hr@50/users_with_0_watches` is a slice,
-`recall.generator_hits@50/tower` a generator. `funnel.*` judges the final lists, `.recall`,
+`recall.generator_hits@50/tower` a generator. `funnel.*` evaluates the final lists, `.recall`,
 `.popularity`, `.item_knn` and `.ease` their rivals; `funnel.*_ahead.recall` says by how much the
 final lists are ahead, `funnel.*_ahead_error.recall` with what standard error. `funnel.*.ranked` are
 the lists before the re-rank, `list_order.*` how they are ordered, `off_policy.*` what they would
@@ -94,7 +94,8 @@ def _order_metrics(evaluation: EvaluationData) -> Metrics:
     """How lists are ordered, and by how much the choice was ahead of recall's order on the
     validation window.
 
-    That is a difference of mean logarithms, or of lower bounds where lists are judged off-policy.
+    That is a difference of mean logarithms, or of lower bounds where lists are evaluated
+    off-policy.
     """
     choice = choice_of(evaluation.context.inputs["list_order"])
     metrics = {

@@ -107,14 +107,14 @@ def verdict_of(evaluation: EvaluationData, off_policy: OffPolicy) -> dict[str, A
     if evaluation.context.split.mode == "none":
         return {
             "fit": None,
-            "sentence": "Not judged: nothing was held out (split.mode = none).",
+            "sentence": "Not evaluated: nothing was held out (split.mode = none).",
             "margins": [],
         }
     margins = margins_of(evaluation, off_policy)
     if not margins:
         return {
             "fit": None,
-            "sentence": "Not judged: nobody with a list watched anything in the test window.",
+            "sentence": "Not evaluated: nobody with a list watched anything in the test window.",
             "margins": [],
         }
     fit = all(margin.holds for margin in margins)

@@ -3,9 +3,9 @@ would have held.
 
 The validation window lies between the last two towers' instants, `since` and test_start. Its lists
 are recall's as of `since`, blended by what was fitted on earlier instants and ordered by the ranker
-that was trained on the rows before it. They are judged as lists: by the off-policy estimate where
-the log has propensities, else by the seconds (or watches) that they hold of what their users went
-on to watch.
+that was trained on the rows before it. They are evaluated as lists: by the off-policy estimate
+where the log has propensities, else by the seconds (or watches) that they hold of what their users
+went on to watch.
 """
 
 import json

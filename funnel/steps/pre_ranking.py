@@ -20,7 +20,7 @@ Int32 = npt.NDArray[np.int32]
 Intp = npt.NDArray[np.intp]
 
 # Users on whose candidates the ranker teaches, and as many others on whose candidates the cut is
-# judged.
+# evaluated.
 USERS = 500
 
 

@@ -48,7 +48,7 @@ def sheets(source: str, data: Path, backend: Backend) -> dict[str, Sheet]:
 
 
 def read(source: str, data: Path, backend: Backend) -> Tables:
-    """A data folder as the tables of the contract, lazily: every row, none of them judged.
+    """A data folder as the tables of the contract, lazily: every row, none of them checked.
 
     Cells that cannot be read are null, `clicked` is true and `watch_seconds` null where the log has
     no such column. `features.data.ingest` is the door that also checks the rows.
