@@ -3,8 +3,8 @@ in which it reads it.
 
 A new feature is one entry, and a formula where none fits. From the entries the columns are built
 (`features.asof_features`), the leakage check runs over what they build, `ranking.without` is held
-against their names, and `docs/features.md` is written. The first line of a formula's docstring says
-what the feature means.
+against their names, and `docs/features.md` is written. The first paragraph of a formula's docstring
+says what the feature means.
 """
 
 from collections.abc import Callable, Mapping
@@ -117,7 +117,7 @@ class AsOfFeature:
     @property
     def meaning(self) -> str:
         """What the column says, one sentence."""
-        return _first_line(self.values)
+        return _first_paragraph(self.values)
 
     def columns(self, rows: AsOfRows) -> Mapping[str, Values]:
         """The column of rows by its name, [n]; none where the log does not know what it needs."""
@@ -143,7 +143,7 @@ class OpenFeatures:
     @property
     def meaning(self) -> str:
         """What the columns say, one sentence."""
-        return _first_line(self.made)
+        return _first_paragraph(self.made)
 
     def columns(self, rows: AsOfRows) -> Mapping[str, Values]:
         """The columns of rows by name, [n] each."""
@@ -384,8 +384,8 @@ def recall_columns(rows: AsOfRows) -> Mapping[str, Values]:
     return rows.recall
 
 
-def _first_line(documented: Callable[..., Any]) -> str:
-    return (documented.__doc__ or "").partition("\n")[0]
+def _first_paragraph(documented: Callable[..., Any]) -> str:
+    return " ".join((documented.__doc__ or "").partition("\n\n")[0].split())
 
 
 def _of_items(by: GroupRows) -> GroupRows:

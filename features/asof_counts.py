@@ -3,7 +3,7 @@ instant.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.compiled import seek
+from features.schema import SECOND
 from features.timeline import Spans, Timeline, timeline_order
 
 Float64 = npt.NDArray[np.float64]
@@ -24,9 +26,11 @@ NO_COLUMNS: Mapping[str, Float64] = MappingProxyType({})
 @dataclass(frozen=True)
 class Events:
     """The log in flat arrays, [n] each: who was shown what and when, whether it was clicked,
-    seconds watched.
+    seconds watched, and when that became known.
 
-    `seconds` is 0 where not clicked and NaN where clicked with unknown seconds.
+    `seconds` is 0 where not clicked and NaN where clicked with unknown seconds. `requests_us` is
+    when the page that holds the event was asked for: what it was chosen by came strictly before.
+    `ended_us` is when the seconds were known: the end of a watch, else the event itself.
     """
 
     users: npt.NDArray[np.int32]
@@ -34,20 +38,69 @@ class Events:
     timestamps_us: Int64
     clicked: npt.NDArray[np.bool_]
     seconds: Float64
+    requests_us: Int64
+    ended_us: Int64
+
+    @classmethod
+    def of(
+        cls,
+        users: npt.NDArray[np.int32],
+        items: npt.NDArray[np.int32],
+        timestamps_us: Int64,
+        clicked: npt.NDArray[np.bool_],
+        seconds: Float64,
+        requests_us: Int64 | None = None,
+        timed: bool = True,
+    ) -> "Events":
+        """Events of known requests, else each a request of its own; a watch ends its seconds after
+        it began, where the clock is `timed`.
+        """
+        requests_us = timestamps_us if requests_us is None else requests_us
+        running = np.nan_to_num(seconds) * SECOND if timed else np.zeros(len(seconds))
+        ended_us = timestamps_us + np.ceil(running).astype(np.int64)
+        return cls(users, items, timestamps_us, clicked, seconds, requests_us, ended_us)
+
+    def take(self, rows: npt.NDArray[np.intp]) -> "Events":
+        """Some of the events."""
+        return Events(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
+
+    def known_before(self, as_of: int) -> "Events":
+        """What a server knew strictly before an instant: of a watch that still ran, no seconds."""
+        some = self.take(np.flatnonzero(self.timestamps_us < as_of))
+        running = some.ended_us >= as_of
+        return replace(some, seconds=np.where(running, np.nan, some.seconds))
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Columns of events whose sums are read beside the counts, {name: float64 [n]}: what is known
+    at the event, and what only when its watch has ended.
+    """
+
+    at_event: Mapping[str, Float64] = field(default_factory=dict)
+    at_end: Mapping[str, Float64] = field(default_factory=dict)
+
+    def __or__(self, other: "Summed") -> "Summed":
+        return Summed({**self.at_event, **other.at_event}, {**self.at_end, **other.at_end})
+
+
+NOTHING_SUMMED = Summed()
 
 
 @dataclass(frozen=True)
 class AsOfCounts:
     """Counts of one key (users, items, user x channel ...) that can be read as of any instant.
 
-    `summed` {name: float64 [n]} are further columns of the events whose sums are read beside the
-    counts.
+    `clicked` and `summed.at_event` are in the order of the timeline; `ended_us`, `known` (clicks of
+    known seconds), their `seconds` and `summed.at_end` stand by key and by the end of the watch.
     """
 
     timeline: Timeline
     clicked: npt.NDArray[np.bool_]
+    ended_us: Int64
+    known: npt.NDArray[np.bool_]
     seconds: Float64
-    summed: Mapping[str, Float64] = field(default_factory=dict)
+    summed: Summed = NOTHING_SUMMED
 
     def as_of(
         self, keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any] | int
@@ -60,15 +113,15 @@ class AsOfCounts:
     def counts(self, spans: Spans) -> dict[str, npt.NDArray[Any]]:
         """What is known of keys by their events in spans, [size] each.
 
-        shown, clicks, seconds (of the clicks with known seconds), known (their number), the sums of
-        `summed`, last_shown and last_click (instants, NEVER where there was none).
+        shown, clicks, known (clicks whose watch has ended with known seconds), seconds (of these),
+        the sums of `summed`, last_shown and last_click (instants, NEVER where there was none).
         """
         starts, ends = spans.starts, spans.ends
-        names, sums = self._sums
-        totals = np.take(sums, ends, axis=0)
-        totals -= np.take(sums, starts, axis=0)
-        found: dict[str, npt.NDArray[Any]] = dict(
-            zip(names, np.ascontiguousarray(totals.T), strict=True)
+        # A watch ends after it began: what has ended lies among the first so many of its key.
+        ended = np.empty(len(ends), np.int64)
+        seek(self.ended_us, starts, ends, spans.as_of, ended)
+        found = _totals(*self._sums_at_event, starts, ends) | _totals(
+            *self._sums_at_end, starts, ended
         )
         found["shown"] = (ends - starts).astype(np.float64)
         # Most pairs of a candidate list never met: only the keys that have events were looked up.
@@ -99,21 +152,12 @@ class AsOfCounts:
         return np.concatenate([[0.0], np.cumsum(self.clicked, dtype=np.float64)])
 
     @cached_property
-    def _sums(self) -> tuple[tuple[str, ...], Float64]:
-        """What is summed, and its sums over the first i events, side by side as they are read: [n +
-        1, names].
-        """
-        known = self.clicked & ~np.isnan(self.seconds)
-        columns = {
-            "clicks": self.clicked,
-            "known": known,
-            "seconds": np.where(known, self.seconds, 0.0),
-            **self.summed,
-        }
-        sums = np.zeros((len(known) + 1, len(columns)))
-        for place, values in enumerate(columns.values()):
-            np.cumsum(values, dtype=np.float64, out=sums[1:, place])
-        return tuple(columns), sums
+    def _sums_at_event(self) -> tuple[tuple[str, ...], Float64]:
+        return _running_sums({"clicks": self.clicked, **self.summed.at_event})
+
+    @cached_property
+    def _sums_at_end(self) -> tuple[tuple[str, ...], Float64]:
+        return _running_sums({"known": self.known, "seconds": self.seconds, **self.summed.at_end})
 
     @cached_property
     def _last_click(self) -> Int64:
@@ -127,16 +171,43 @@ class AsOfCounts:
 
 
 def count_events(
-    keys: npt.NDArray[Any], events: Events, summed: Mapping[str, Float64] = NO_COLUMNS
+    keys: npt.NDArray[Any], events: Events, summed: Summed = NOTHING_SUMMED
 ) -> AsOfCounts:
-    """Events counted by a key each: keys [n], int64 >= 0; a negative key leaves its event out.
-
-    `summed` {name: float64 [n]} are columns of the events that are summed too.
-    """
+    """Events counted by a key each: keys [n], int64 >= 0; a negative key leaves its event out."""
     kept = np.flatnonzero(keys >= 0)
     order = kept[timeline_order(keys[kept], events.timestamps_us[kept])]
+    at_end = kept[timeline_order(keys[kept], events.ended_us[kept])]
     timeline = Timeline(
         np.asarray(keys, np.int64)[order], np.asarray(events.timestamps_us, np.int64)[order]
     )
-    sums = {name: values[order] for name, values in summed.items()}
-    return AsOfCounts(timeline, events.clicked[order], events.seconds[order], sums)
+    return AsOfCounts(
+        timeline,
+        events.clicked[order],
+        events.ended_us[at_end],
+        # What was not clicked has no seconds to be known.
+        (events.clicked & ~np.isnan(events.seconds))[at_end],
+        np.where(events.clicked, np.nan_to_num(events.seconds), 0.0)[at_end],
+        Summed(
+            {name: values[order] for name, values in summed.at_event.items()},
+            {name: values[at_end] for name, values in summed.at_end.items()},
+        ),
+    )
+
+
+def _running_sums(columns: Mapping[str, npt.NDArray[Any]]) -> tuple[tuple[str, ...], Float64]:
+    """What is summed, and its sums over the first i events, side by side as they are read: [n + 1,
+    names].
+    """
+    sums = np.zeros((len(next(iter(columns.values()))) + 1, len(columns)))
+    for place, values in enumerate(columns.values()):
+        np.cumsum(values, dtype=np.float64, out=sums[1:, place])
+    return tuple(columns), sums
+
+
+def _totals(
+    names: tuple[str, ...], sums: Float64, starts: Int64, ends: Int64
+) -> dict[str, npt.NDArray[Any]]:
+    """The sums over the events from starts to ends, by name, [m] each."""
+    totals = np.take(sums, ends, axis=0)
+    totals -= np.take(sums, starts, axis=0)
+    return dict(zip(names, np.ascontiguousarray(totals.T), strict=True))

@@ -13,7 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from features.asof_counts import NO_COLUMNS, AsOfCounts, Counts, Events, count_events
+from features.asof_counts import (
+    NO_COLUMNS,
+    NOTHING_SUMMED,
+    AsOfCounts,
+    Counts,
+    Events,
+    Summed,
+    count_events,
+)
 from features.expected_counts import (
     PRIOR_ROWS,
     PRIOR_SHOWN,
@@ -32,7 +40,7 @@ Int64 = npt.NDArray[np.int64]
 Contexts = Mapping[str, Int32]
 
 ItemGroup = Literal["item", "channel", "topic", "duration_bucket"]
-Summed = Literal[
+SummedName = Literal[
     "expected by item", "expected by item, same topic", "expected by user", "watched shares"
 ]
 # What a log must know for a feature to be made of it.
@@ -51,7 +59,7 @@ class GroupKey:
     name: str
     by_user: bool = False
     by_item: ItemGroup | None = None
-    summed: Summed | None = None
+    summed: SummedName | None = None
 
 
 GROUP_KEYS = {
@@ -181,7 +189,7 @@ class AsOfLog:
             columns[name][asked] = codes[last]
         return columns
 
-    def _summed(self, summed: Summed | None) -> Mapping[str, Float64]:
+    def _summed(self, summed: SummedName | None) -> Summed:
         """Columns of the events that are summed beside their counts."""
         if summed == "expected by item":
             return self.expected.by_item
@@ -189,7 +197,7 @@ class AsOfLog:
             return self.expected.by_item | self.expected.same_topic_pairs
         if summed == "expected by user":
             return self.expected.by_user
-        return self.expected.watched_shares if summed == "watched shares" else NO_COLUMNS
+        return self.expected.watched_shares if summed == "watched shares" else NOTHING_SUMMED
 
     @cached_property
     def expected(self) -> ExpectedCounts:

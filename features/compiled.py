@@ -66,3 +66,19 @@ def interpolate(
                         high = middle
                 slope = (shares[high] - shares[low]) / (values[high] - values[low])
                 between[row, column] = shares[low] + slope * (number - values[low])
+
+
+@numba.njit(nogil=True)
+def first_within(
+    users: npt.NDArray[np.int32], timestamps_us: Int64, within_us: int, first: Int64
+) -> None:
+    """Write the `first` instant [n] of the run that each row, sorted by user and time, belongs to:
+    a run lasts `within_us` from its first row.
+    """
+    for row in range(len(users)):
+        goes_on = (
+            row > 0
+            and users[row] == users[row - 1]
+            and timestamps_us[row] - first[row - 1] <= within_us
+        )
+        first[row] = first[row - 1] if goes_on else timestamps_us[row]

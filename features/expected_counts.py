@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from features.asof_counts import Counts, Events, count_events
+from features.asof_counts import NOTHING_SUMMED, AsOfCounts, Counts, Events, Summed, count_events
 
 Float64 = npt.NDArray[np.float64]
 # Click rate and mean seconds a click.
@@ -47,14 +47,14 @@ class ExpectedCounts:
     lengths: Float64 | None
 
     @cached_property
-    def by_item(self) -> dict[str, Float64]:
+    def by_item(self) -> Summed:
         """What the item of each event had led to expect: its click rate and seconds an impression
-        as of it.
+        as of its request.
         """
         return self._expected(self._smoothed("item", self._known_before, PRIOR_ROWS))
 
     @cached_property
-    def by_user(self) -> dict[str, Float64]:
+    def by_user(self) -> Summed:
         """What the user of each event had led to expect, in the item's topic where there are
         topics.
         """
@@ -64,30 +64,33 @@ class ExpectedCounts:
         )
 
     @cached_property
-    def watched_shares(self) -> dict[str, Float64]:
+    def watched_shares(self) -> Summed:
         """Of each click how much of the item's length was watched, and whether that is known; of
         other events 0.
         """
         if self.lengths is None:
-            return {}
+            return NOTHING_SUMMED
         seconds, lengths = self.events.seconds, self.lengths
         measured = self.events.clicked & ~np.isnan(seconds) & ~np.isnan(lengths)
         shares = np.minimum(
             np.where(measured, seconds, 0.0) / np.maximum(np.where(measured, lengths, 1.0), 1.0),
             MOST_SHARE,
         )
-        return {"shares": shares, "measured": measured.astype(np.float64)}
+        return Summed(at_end={"shares": shares, "measured": measured.astype(np.float64)})
 
     @cached_property
-    def same_topic_pairs(self) -> dict[str, Float64]:
+    def same_topic_pairs(self) -> Summed:
         """Earlier impressions of the same user in each event's topic, and of a click the earlier
         clicks.
         """
         if "user_topic" not in self.keys:
-            return {}
-        earlier = self._so_far("user_topic")
+            return NOTHING_SUMMED
+        # No expectation, but a count: of the events themselves, not of what their requests knew.
+        earlier = self._counts("user_topic").as_of(
+            self.keys["user_topic"], self.events.timestamps_us
+        )
         clicks = np.where(self.events.clicked, earlier["clicks"], 0.0)
-        return {"same_topic_pairs": earlier["shown"], "same_topic_click_pairs": clicks}
+        return Summed({"same_topic_pairs": earlier["shown"], "same_topic_click_pairs": clicks})
 
     @cached_property
     def _known_before(self) -> Expectation:
@@ -102,11 +105,11 @@ class ExpectedCounts:
         return *overall_rates(counts), share
 
     def _so_far(self, group: str) -> Counts:
-        """What was known of each event's key as of it."""
-        keys = self.keys[group]
-        return count_events(keys, self.events, self.watched_shares).as_of(
-            keys, self.events.timestamps_us
-        )
+        """What was known of each event's key as of its request."""
+        return self._counts(group).as_of(self.keys[group], self.events.requests_us)
+
+    def _counts(self, group: str) -> AsOfCounts:
+        return count_events(self.keys[group], self.events, self.watched_shares)
 
     def _smoothed(self, group: str, towards: Expectation, rows: float) -> Expectation:
         """Click rate, mean seconds and mean share of the length a click, of each event's key as of
@@ -120,21 +123,18 @@ class ExpectedCounts:
             return rate, seconds, towards[2]
         return rate, seconds, (counts["shares"] + rows * towards[2]) / (counts["measured"] + rows)
 
-    def _expected(self, smoothed: Expectation) -> dict[str, Float64]:
+    def _expected(self, smoothed: Expectation) -> Summed:
         """Clicks and seconds expected of each event; none where a click's seconds are unknown.
 
         Of a click whose share of the length is known, that share and the one that was expected.
         """
         rate, seconds, share = smoothed
         seconds_expected = np.where(np.isnan(self.events.seconds), 0.0, rate * seconds)
-        expected = {"clicks_expected": rate, "seconds_expected": seconds_expected}
-        if not self.watched_shares:
-            return expected
-        measured = self.watched_shares["measured"]
-        return expected | {
-            "shares": self.watched_shares["shares"],
-            "shares_expected": measured * share,
-        }
+        at_event, at_end = {"clicks_expected": rate}, {"seconds_expected": seconds_expected}
+        shares = self.watched_shares.at_end
+        if shares:
+            at_end |= {"shares": shares["shares"], "shares_expected": shares["measured"] * share}
+        return Summed(at_event, at_end)
 
 
 def overall_rates(counts: Counts) -> Rates:

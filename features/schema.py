@@ -14,6 +14,7 @@ from ibis.backends.duckdb import Backend
 USER, ITEM, TIMESTAMP = "user_id", "item_id", "timestamp"
 CLICKED, WATCH_SECONDS = "clicked", "watch_seconds"
 DEVICE, SURFACE, POSITION, PROPENSITY = "device", "surface", "position", "propensity"
+REQUEST = "request_id"
 PUBLISHED_AT, DURATION_SECONDS, CHANNEL, TOPICS, LANGUAGE = (
     "published_at",
     "duration_seconds",
@@ -57,6 +58,7 @@ CONTRACTS: dict[str, Contract] = {
             SURFACE: "category",
             POSITION: "number",
             PROPENSITY: "number",
+            REQUEST: "id",
         },
     ),
     "items": Contract(

@@ -23,14 +23,15 @@ KEYS_AN_EVENT = 4
 @dataclass(frozen=True)
 class Spans:
     """Of `size` keys that were asked as of an instant each, those that have any event: their rows
-    [m], and the flat positions of their first event and just past the last one strictly before
-    their instant, [m] each.
+    [m], the flat positions of their first event and just past the last one strictly before their
+    instant, and the instants, [m] each.
     """
 
     size: int
     rows: npt.NDArray[np.intp]
     starts: Int64
     ends: Int64
+    as_of: Int64
 
     @property
     def counted(self) -> npt.NDArray[np.float64]:
@@ -57,11 +58,11 @@ class Timeline:
         """Where the events of each key strictly before its instant stand: [n], [n]."""
         places = self._places(np.asarray(keys, np.int64))
         rows = np.flatnonzero(places >= 0)
-        found, as_of = (
-            places[rows],
-            np.broadcast_to(np.asarray(timestamps_us, np.int64), places.shape),
-        )
-        return Spans(len(places), rows, self._firsts[found], self._before(found, as_of[rows]))
+        found = places[rows]
+        as_of = np.broadcast_to(np.asarray(timestamps_us, np.int64), places.shape)[rows]
+        ends = np.empty(len(found), np.int64)
+        seek(self.timestamps_us, self._firsts[found], self._firsts[found + 1], as_of, ends)
+        return Spans(len(places), rows, self._firsts[found], ends, as_of)
 
     def before(self, keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any] | int) -> Int64:
         """Flat position just past each key's last event *strictly* before its instant: [m], [m] ->
@@ -93,14 +94,6 @@ class Timeline:
         table = np.full(int(self._known[-1]) + 1, -1, np.int64)
         table[self._known] = np.arange(len(self._known))
         return table
-
-    def _before(self, places: Int64, as_of: Int64) -> Int64:
-        """Flat position just past the last event strictly before its moment, of the known keys at
-        places.
-        """
-        ends = np.empty(len(places), np.int64)
-        seek(self.timestamps_us, self._firsts[places], self._firsts[places + 1], as_of, ends)
-        return ends
 
     @cached_property
     def _firsts(self) -> Int64:

@@ -32,6 +32,13 @@ class FeaturesConfig(BaseModel):
         "an hour or an age; "
         "unset, `order` in split.mode `last`, else `time`.",
     )
+    request_seconds: float = Field(
+        0,
+        ge=0,
+        le=3_600,
+        description="Impressions of a user within so many seconds of the first are one request, "
+        "where the log has no `request_id`: their features are as of the first.",
+    )
 
 
 class ReportConfig(BaseModel):

@@ -34,6 +34,8 @@ Int64 = npt.NDArray[np.int64]
 # A log with fewer unclicked rows than this does not log its impressions: the ranker learns from
 # candidates.
 UNCLICKED_SHARE = 0.01
+# When each impression of the artefact was asked for, microseconds UTC.
+REQUESTS = "requests_us.npy"
 # Folders of an artefact: what it holds as of the validation instant.
 VALIDATION = "validation"
 
@@ -116,8 +118,16 @@ class StepContext:
             if self.unit == "watches"
             else np.where(log.clicked, log.seconds, 0.0)
         )
-        events = Events(log.users, log.items, log.timestamps_us, log.clicked, seconds)
         timed, in_seconds = self.split.clock == "time", self.unit == "seconds"
+        events = Events.of(
+            log.users,
+            log.items,
+            log.timestamps_us,
+            log.clicked,
+            seconds,
+            log.requests_us,
+            timed=timed and in_seconds,
+        )
         return AsOfFeatures(
             AsOfLog(events, users, items, timed, log.contexts, in_seconds=in_seconds)
         )
@@ -132,6 +142,7 @@ class StepContext:
 class Impressions:
     """The log in indexes, [n] each, by user and time; `seconds` is NaN where the log does not know.
 
+    `requests_us` is when each one's page was asked for: at its own instant or before.
     `positions` on the page count from 1, 0 unknown; `device` and `surface` are codes, 0 unknown;
     `propensities` are the log's chances of having shown what it showed, NaN unknown.
     """
@@ -139,6 +150,7 @@ class Impressions:
     users: Int32
     items: Int32
     timestamps_us: Int64
+    requests_us: Int64
     clicked: npt.NDArray[np.bool_]
     completed: npt.NDArray[np.bool_]
     seconds: npt.NDArray[np.float64]
@@ -162,6 +174,7 @@ class Impressions:
         positions = _numbers(table, POSITION)
         return cls(
             **columns,
+            requests_us=np.load(folder / REQUESTS, allow_pickle=False),
             **flags,
             seconds=_numbers(table, WATCH_SECONDS),
             positions=np.where(np.isnan(positions), 0, np.maximum(positions, 0)).astype(np.int32),

@@ -1,100 +1,121 @@
-"""The leakage check: no feature of a row may change when what came after the row is struck from the
-log.
+"""The leakage check: no feature of a row may change when what its request could not know is struck
+from the log.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from features.asof_counts import Events
 from features.asof_features import AsOfFeatures, Blocks
 from features.errors import InputError
 from ranking.examples import Exposures, blocks_of
 
 Int64 = npt.NDArray[np.int64]
 
-# Rows made twice, half of them at the edge; events of the excerpt, about; instants that its clock
-# still tells apart.
-CHECKED, EXCERPT, TICKS = 5_000, 100_000, 10
+# Rows made twice, half of them of the drawn requests; events of the excerpt, about; requests drawn
+# at least, a few from each user where the log has few, and in so many rounds at most.
+CHECKED, EXCERPT, REQUESTS, ROUNDS = 5_000, 100_000, 500, 20
 
 
-def check_leakage(features: AsOfFeatures, exposures: Exposures, rng: np.random.Generator) -> None:
-    """InputError where a feature of the catalogue reads what came at or after its row's instant.
+def check_leakage(
+    features: AsOfFeatures, exposures: Exposures, requests_us: Int64, rng: np.random.Generator
+) -> None:
+    """InputError where a feature of the catalogue reads what the request of its row, `requests_us`
+    [n], could not know.
 
-    Of an excerpt of the log whose clock stands still for a tenth of the rows at a time, one instant
-    is drawn, the edge. Rows at it and before it are made twice, from the whole excerpt and from
-    what came strictly before the edge: so a leak of the future is told, and one of the row's own
-    outcome, which is an event of its very instant. Recall's columns come with the exposures and are
-    not made here: the rolling tower answers for them.
+    Of random users one request each is drawn, and their clocks are set so that all of these come at
+    one instant. The rows of these requests, and earlier ones, are made twice: from the whole
+    excerpt, and from what a server knew strictly before the instant. So the check sees a leak of
+    the future, of the row's own outcome, of its own page, and of the seconds of a watch that still
+    runs. Recall's columns come with the exposures and are not made here: the incremental towers
+    answer for them.
     """
     if not len(exposures):
         return
-    features, exposures = _coarse(*_excerpt(features, exposures, rng))
-    edge = int(rng.choice(exposures.timestamps_us))
-    parts = (
-        np.flatnonzero(exposures.timestamps_us == edge),
-        np.flatnonzero(exposures.timestamps_us < edge),
-    )
-    some = taken(
-        exposures,
-        np.sort(np.concatenate([rng.permutation(part)[: CHECKED // 2] for part in parts])),
-    )
-    changed = differing(blocks_of(features, some), blocks_of(before(features, edge), some))
-    if changed:
-        raise InputError(
-            f"Ranking rows: {', '.join(changed)} changed when what came at or after the rows' "
-            "instant was struck from "
-            "the log; a feature must be as of its row. Leave out the columns, or make them from "
-            "earlier rows alone."
-        )
+    excerpt = _excerpt(features, exposures, requests_us, rng)
+    users = len(np.unique(excerpt[1].users))
+    for _ in range(min(-(-REQUESTS // users), ROUNDS)):
+        changed = _changed(*_at_one_instant(*excerpt, rng), rng)
+        if changed:
+            raise InputError(
+                f"Ranking rows: {', '.join(changed)} changed when what the rows' requests could "
+                "not know was struck from the log: later events, the rest of the page, the seconds "
+                "of watches that still ran. A feature must be as of its request. Leave out the "
+                "columns, or make them from earlier rows alone."
+            )
 
 
 def _excerpt(
-    features: AsOfFeatures, exposures: Exposures, rng: np.random.Generator
-) -> tuple[AsOfFeatures, Exposures]:
-    """The events and exposures of random users: as many as have about `EXCERPT` events, and one at
-    least.
+    features: AsOfFeatures, exposures: Exposures, requests_us: Int64, rng: np.random.Generator
+) -> tuple[AsOfFeatures, Exposures, Int64]:
+    """The events, the exposures and their requests, of random users: as many as have about
+    `EXCERPT` events, and one at least.
     """
     users = rng.permutation(np.unique(exposures.users))
     events = np.bincount(features.log.events.users, minlength=int(users.max()) + 1)[users]
     some = users[: max(int(np.searchsorted(np.cumsum(events), EXCERPT)), 1)]
     rows = np.flatnonzero(np.isin(exposures.users, some))
-    return _with_events(features, np.flatnonzero(np.isin(features.log.events.users, some))), taken(
-        exposures, rows
+    kept = _with_events(features, np.flatnonzero(np.isin(features.log.events.users, some)))
+    return kept, taken(exposures, rows), requests_us[rows]
+
+
+def _at_one_instant(
+    features: AsOfFeatures, exposures: Exposures, requests_us: Int64, rng: np.random.Generator
+) -> tuple[AsOfFeatures, Exposures, Int64, int]:
+    """The same by clocks that are set, user by user, so that one drawn request of each comes at the
+    instant that is returned last.
+    """
+    order = rng.permutation(len(exposures))
+    users, first = np.unique(exposures.users[order], return_index=True)
+    drawn = requests_us[order[first]]
+    edge, events = int(drawn.max()), features.log.events
+    shifts = np.zeros(int(max(users.max(), events.users.max(initial=0))) + 1, np.int64)
+    shifts[users] = edge - drawn
+    of_events, of_rows = shifts[events.users], shifts[exposures.users]
+    shifted = replace(
+        events,
+        timestamps_us=events.timestamps_us + of_events,
+        requests_us=events.requests_us + of_events,
+        ended_us=events.ended_us + of_events,
+    )
+    return (
+        replace(features, log=replace(features.log, events=shifted)),
+        replace(exposures, timestamps_us=exposures.timestamps_us + of_rows),
+        requests_us + of_rows,
+        edge,
     )
 
 
-def _coarse(features: AsOfFeatures, exposures: Exposures) -> tuple[AsOfFeatures, Exposures]:
-    """The same by a clock that goes on with every tenth of the exposures only."""
-    ticks = np.unique(np.sort(exposures.timestamps_us)[:: -(-len(exposures) // TICKS)])
+def _changed(
+    features: AsOfFeatures,
+    exposures: Exposures,
+    requests_us: Int64,
+    edge: int,
+    rng: np.random.Generator,
+) -> list[str]:
+    """The columns that change for rows asked for at the edge or before, when what was not known at
+    the edge is struck.
+    """
+    earlier = np.maximum(requests_us, exposures.timestamps_us) < edge
+    parts = (np.flatnonzero(requests_us == edge), np.flatnonzero(earlier))
+    rows = np.concatenate([rng.permutation(part)[: CHECKED // 2] for part in parts])
+    some = taken(exposures, np.sort(rows))
+    return differing(blocks_of(features, some), blocks_of(known_before(features, edge), some))
 
-    def told(timestamps_us: Int64) -> Int64:
-        place = np.searchsorted(ticks, timestamps_us, side="right") - 1
-        return np.where(place >= 0, ticks[place], timestamps_us)
 
-    log = replace(
-        features.log,
-        events=replace(features.log.events, timestamps_us=told(features.log.events.timestamps_us)),
-    )
-    return replace(features, log=log), replace(
-        exposures, timestamps_us=told(exposures.timestamps_us)
-    )
-
-
-def before(features: AsOfFeatures, timestamp_us: int) -> AsOfFeatures:
-    """The features of the events strictly before an instant."""
-    return _with_events(features, np.flatnonzero(features.log.events.timestamps_us < timestamp_us))
+def known_before(features: AsOfFeatures, as_of: int) -> AsOfFeatures:
+    """The features of what a server knew strictly before an instant."""
+    events = features.log.events
+    kept = _with_events(features, np.flatnonzero(events.timestamps_us < as_of))
+    return replace(kept, log=replace(kept.log, events=events.known_before(as_of)))
 
 
 def _with_events(features: AsOfFeatures, rows: npt.NDArray[np.intp]) -> AsOfFeatures:
     log = features.log
-    events = Events(
-        **{field.name: getattr(log.events, field.name)[rows] for field in fields(log.events)}
-    )
     contexts = {name: codes[rows] for name, codes in log.contexts.items()}
-    return replace(features, log=replace(log, events=events, contexts=contexts))
+    return replace(features, log=replace(log, events=log.events.take(rows), contexts=contexts))
 
 
 def taken(exposures: Exposures, rows: npt.NDArray[np.intp]) -> Exposures:

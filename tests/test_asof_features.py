@@ -14,7 +14,7 @@ from features.asof_features import AsOfFeatures, Block
 from features.asof_log import GROUP_KEYS, AsOfLog
 from features.expected_counts import HALF_SHOWN, OWN_PRIOR_ROWS, PRIOR_ROWS, PRIOR_SHOWN
 from features.features_page import PAGE, features_page
-from features.schema import DAY, HOUR
+from features.schema import DAY, HOUR, MINUTE
 from features.side_features import SideFeatures
 
 SPANS = {"hour": HOUR, "day": DAY}
@@ -55,7 +55,7 @@ def random_log(seed=0):
         rng.integers(1, USERS, ROWS).astype(np.int32),
         rng.integers(1, ITEMS, ROWS).astype(np.int32),
     )
-    return Events(users, items, rng.integers(0, 36, ROWS) * 2 * HOUR, clicked, seconds)
+    return Events.of(users, items, rng.integers(0, 36, ROWS) * 2 * HOUR, clicked, seconds)
 
 
 def features_of(events, timed=True):
@@ -370,7 +370,7 @@ def test_codes_are_the_side_columns_and_the_item_itself(events):
 def test_rows_at_or_after_an_instant_change_no_feature_of_the_rows_up_to_it(events, edge):
     """The check: the row's own click and seconds, and all that follows, may be anything."""
     other, later = random_log(1), events.timestamps_us >= edge
-    changed = Events(
+    changed = Events.of(
         np.where(later, other.users, events.users),
         np.where(later, other.items, events.items),
         np.where(later, np.maximum(other.timestamps_us, edge), events.timestamps_us),
@@ -387,7 +387,7 @@ def test_rows_at_or_after_an_instant_change_no_feature_of_the_rows_up_to_it(even
 
 def test_the_order_in_which_rows_come_in_changes_nothing(events):
     order = np.random.default_rng(2).permutation(ROWS)
-    shuffled = Events(
+    shuffled = Events.of(
         *(
             getattr(events, name)[order]
             for name in ("users", "items", "timestamps_us", "clicked", "seconds")
@@ -412,6 +412,38 @@ def test_training_at_many_instants_and_serving_at_one_give_equal_features(events
     for name, values in columns(features_of(events), users, items, at).items():
         np.testing.assert_array_equal(values, trained[name], err_msg=name)
         np.testing.assert_array_equal(values, mixed[name][: len(users)], err_msg=name)
+
+
+def test_what_is_scored_of_the_log_is_what_was_served_from_all_that_was_known_at_the_request():
+    """Pages of three slots a minute apart, watches of up to three hours: one log, read twice."""
+    rng = np.random.default_rng(5)
+    pages, slots = ROWS // 3, 3
+    requests_us = np.repeat(np.sort(rng.integers(0, 36, pages)) * HOUR, slots)
+    users = np.repeat(rng.integers(1, USERS, pages), slots).astype(np.int32)
+    items, clicked = rng.integers(1, ITEMS, ROWS).astype(np.int32), rng.random(ROWS) < 0.4
+    seconds = np.where(clicked, rng.integers(1, 3 * 3_600, ROWS) * 1.0, 0.0)
+    slot = np.tile(np.arange(slots), pages) * MINUTE
+    events = Events.of(users, items, requests_us + slot, clicked, seconds, requests_us)
+    scored = features_of(events).blocks(features_of(events).log.rows(users, items, requests_us))
+    running = 0
+    for as_of in np.unique(requests_us)[::5]:
+        rows = np.flatnonzero(requests_us == as_of)
+        known = events.known_before(int(as_of))
+        running += int(np.isnan(known.seconds).sum())
+        server = features_of(known)
+        served = {
+            "user": server.user_block(users[rows], as_of),
+            "item": server.item_block(items[rows], as_of),
+            "pair": server.pair_block(users[rows], items[rows], as_of),
+        }
+        for block, columns_of in served.items():
+            expected = scored[block].take(rows)
+            assert set(columns_of.numbers) == set(expected.numbers)
+            for name, values in columns_of.numbers.items():
+                np.testing.assert_allclose(values, expected.numbers[name], rtol=1e-9, err_msg=name)
+            for name, codes in columns_of.codes.items():
+                np.testing.assert_array_equal(codes, expected.codes[name], err_msg=name)
+    assert running > 0
 
 
 def test_the_order_clock_has_no_feature_of_time_and_no_other_differs(events):
@@ -452,7 +484,7 @@ def test_where_t_is_no_seconds_nothing_is_measured_by_lengths(events):
 
 
 def test_an_empty_log_gives_priors_and_no_recency():
-    empty = Events(
+    empty = Events.of(
         np.zeros(0, np.int32),
         np.zeros(0, np.int32),
         np.zeros(0, np.int64),

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from funnel.context import Impressions
+from funnel.context import REQUESTS, Impressions
 
 
 def loaded(folder, timestamps_us, devices):
@@ -18,6 +18,7 @@ def loaded(folder, timestamps_us, devices):
         "device": pa.array(devices, pa.string()),
     }
     pq.write_table(pa.table(table), folder / "impressions.parquet")
+    np.save(folder / REQUESTS, np.array(timestamps_us, np.int64))
     return Impressions.load(folder)
 
 

@@ -40,7 +40,7 @@ def two_tastes(rows=ROWS, seed=0):
     items = rng.integers(1, ITEMS + 1, rows).astype(np.int32)
     clicked = rng.random(rows) < np.where(users % 2 == items % 2, 0.7, 0.05)
     seconds = np.where(clicked, LENGTHS[items] * rng.random(rows), 0.0)
-    return Events(users, items, np.sort(rng.integers(0, 120, rows)) * HOUR, clicked, seconds)
+    return Events.of(users, items, np.sort(rng.integers(0, 120, rows)) * HOUR, clicked, seconds)
 
 
 def features_of(events):
@@ -143,7 +143,7 @@ def test_the_merge_is_told_where_a_pair_stands_in_the_users_pool(channel):
 def test_what_comes_at_or_after_the_instant_changes_nothing(channel):
     events = two_tastes()
     later = events.timestamps_us >= END
-    changed = Events(
+    changed = Events.of(
         events.users,
         np.where(later, 1, events.items).astype(np.int32),
         events.timestamps_us,

@@ -113,7 +113,7 @@ def test_generators_that_the_log_cannot_give_are_switched_off_and_say_why(chain_
         "expected_watch": "the log does not say what was shown and not clicked"
     }
     none = np.zeros(0)
-    shown = Events(
+    shown = Events.of(
         none.astype(np.int32), none.astype(np.int32), none.astype(np.int64), none.astype(bool), none
     )
     features = AsOfFeatures(AsOfLog(shown, log.user_inputs.users, log.items, timed=True))

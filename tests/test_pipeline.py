@@ -17,7 +17,9 @@ import pytest
 from features.errors import InputError
 from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
+from features.split import Split
 from features.vocabulary import Vocabulary
+from funnel.context import REQUESTS
 from funnel.evaluation.evaluation_data import EvaluationData
 from funnel.evaluation.off_policy_report import OffPolicy
 from funnel.evaluation.report import cutoffs
@@ -258,6 +260,10 @@ def test_the_log_is_sorted_by_user_and_time_and_every_row_is_in_one_part(run: Ru
     assert log[["user", "timestamp_us"]].apply(tuple, axis=1).is_monotonic_increasing
     assert log.groupby("user")["timestamp"].apply(lambda times: times.is_monotonic_increasing).all()
     assert (log[["user", "item"]] > 0).all(axis=None)
+    if run.mode != "last":
+        first = log.groupby(["user", "request_id"])["timestamp_us"].transform("min")
+        np.testing.assert_array_equal(np.load(folder / REQUESTS), first)
+        assert (first < log["timestamp_us"]).mean() > 0.5
 
 
 def test_lists_are_for_the_users_they_should_be_for_and_ranked_from_1(run: Run) -> None:
@@ -423,15 +429,20 @@ def test_ranking_rows_are_the_impressions_before_the_holdout_in_their_order(run:
         folder / "ranking_rows.parquet", columns=["clicked", "seconds", "weight"]
     )
     first = run.raw.groupby("user_id")["timestamp"].transform("min")
+    known = run.before
     if run.mode != "last":
-        order = run.before.assign(first=first).sort_values(
+        # What was watched of a watch that still ran at the cut was not known then.
+        split = Split.load(run.out / "artefacts" / "split" / manifests(run)["split"]["version"])
+        ended = known["timestamp"] + pd.to_timedelta(known["watch_seconds"], unit="s")
+        known = known[ended <= pd.Timestamp(split.test_start, unit="us", tz="UTC")]
+        order = known.assign(first=first).sort_values(
             ["first", "user_id", "timestamp"], kind="stable"
         )
         assert rows["clicked"].tolist() == order["clicked"].tolist()
         np.testing.assert_allclose(
             rows["seconds"], np.where(order["clicked"], order["watch_seconds"], 0)
         )
-    assert len(rows) == len(run.before)
+    assert len(rows) == len(known)
     assert (rows.loc[~rows["clicked"], "seconds"] == 0).all()
 
 
@@ -673,6 +684,7 @@ def off_policy(run: Run, folder: Path, *overrides: str) -> OffPolicy:
     context = context_of("report", request, folder)
     log = pd.read_parquet(context.inputs["impressions"] / "impressions.parquet")
     log.drop(columns="propensity").to_parquet(folder / "impressions.parquet")
+    shutil.copy(context.inputs["impressions"] / REQUESTS, folder / REQUESTS)
     return OffPolicy(
         EvaluationData(replace(context, inputs={**context.inputs, "impressions": folder}))
     )

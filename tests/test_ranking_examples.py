@@ -189,7 +189,7 @@ def test_the_label_of_an_impression_is_in_none_of_its_own_features():
         blocks_of(
             AsOfFeatures(
                 AsOfLog(
-                    Events(users, items, timestamps_us, clicked, np.where(clicked, 9.0, 0)),
+                    Events.of(users, items, timestamps_us, clicked, np.where(clicked, 9.0, 0)),
                     none,
                     none,
                     True,
@@ -215,7 +215,7 @@ def test_an_impression_is_read_in_its_own_context_and_a_request_in_the_last_one(
         np.array([5, 8, 6]),
     )
     events, none = (
-        Events(users, items, timestamps_us, np.zeros(3, bool), np.zeros(3)),
+        Events.of(users, items, timestamps_us, np.zeros(3, bool), np.zeros(3)),
         SideFeatures({}, {}, {}),
     )
     features = AsOfFeatures(

@@ -28,7 +28,7 @@ def features():
         rng.integers(1, USERS, 400).astype(np.int32),
         rng.integers(1, ITEMS, 400).astype(np.int32),
     )
-    events = Events(
+    events = Events.of(
         users,
         items,
         rng.integers(0, 100, 400),
@@ -166,7 +166,7 @@ def test_shards_of_users_do_not_change_the_lists(ranker, features, lists, monkey
 
 def test_what_happened_at_or_after_the_instant_changes_no_list(ranker, features, lists):
     events = features.log.events
-    later = Events(
+    later = Events.of(
         events.users,
         events.items,
         events.timestamps_us,

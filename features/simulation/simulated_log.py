@@ -65,7 +65,7 @@ class Searches:
 @dataclass(frozen=True)
 class SimulatedLog:
     """Impressions by time: raw ids, instants (UTC), codes into DEVICES and SURFACES, positions from
-    1.
+    1, and the number of the page that each one is on.
     """
 
     user_id: Ints
@@ -77,6 +77,7 @@ class SimulatedLog:
     surface: Codes
     position: Ints
     propensity: Floats
+    request_id: Ints
     searches: Searches
 
 
@@ -150,6 +151,7 @@ class _Rows:
     surface: Codes
     position: Ints
     propensity: Floats
+    page: Ints
 
 
 @dataclass(frozen=True)
@@ -167,13 +169,14 @@ def simulate(config: WorldConfig) -> tuple[World, SimulatedLog]:
     rows.
     """
     world = w.build(config)
-    seen = np.array([NO_KEY])
+    seen, pages = np.array([NO_KEY]), 0
     rows, searches = [], []
     for day in range(config.days):
         rng = config.stream(day + 1, w.VISITS)
         for visits in _visits(world, day, rng):
             feed = _Feed(world, shelves(world, day, visits.top), visits, seen)
-            rows.append(_watched(world, visits, _filled_pages(feed, rng), rng))
+            rows.append(_watched(world, visits, _filled_pages(feed, rng), pages, rng))
+            pages += visits.user.size
             searches.append(_searched(visits, rng))
             seen = _with_clicks(seen, rows[-1], len(world.items.channel))
     return world, _log(world, w.joined(rows), w.joined(searches))
@@ -229,6 +232,7 @@ def load_log(data: Path) -> SimulatedLog:
         surface=_codes(rows[t.SURFACE], SURFACES),
         position=rows[t.POSITION].to_numpy(),
         propensity=rows[t.PROPENSITY].to_numpy(),
+        request_id=rows[t.REQUEST].to_numpy(),
         searches=Searches(
             user_id=searches[t.USER].to_numpy(),
             timestamp=_timestamps_us(searches[t.TIMESTAMP]),
@@ -389,8 +393,10 @@ def _offers_by_taste(feed: _Feed, pages: Ints, rng: np.random.Generator) -> Ints
     return shelves.by_channel[np.searchsorted(shelves.running, mark, side="right")]
 
 
-def _watched(world: World, visits: _Visits, pages: _Pages, rng: np.random.Generator) -> _Rows:
-    """What became of one hour's pages, by time."""
+def _watched(
+    world: World, visits: _Visits, pages: _Pages, earlier: int, rng: np.random.Generator
+) -> _Rows:
+    """What became of one hour's pages, by time, `earlier` pages having been opened before it."""
     page, slot = np.nonzero(pages.item >= 0)
     user, item = visits.user[page], pages.item[page, slot]
     timestamp_us = visits.timestamp_us[page] + slot * SLOT_SECONDS * SECOND
@@ -408,6 +414,7 @@ def _watched(world: World, visits: _Visits, pages: _Pages, rng: np.random.Genera
         surface=surface[page],
         position=slot + 1,
         propensity=pages.propensity[page, slot],
+        page=earlier + page,
     )
     return _taken(rows, np.lexsort((user, timestamp_us)))
 
@@ -450,6 +457,7 @@ def _log(world: World, rows: _Rows, queries: _Queries) -> SimulatedLog:
         surface=rows.surface,
         position=rows.position,
         propensity=rows.propensity,
+        request_id=rows.page,
         searches=Searches(
             user_id=world.user_ids[queries.user],
             timestamp=queries.timestamp_us.view("datetime64[us]"),
@@ -470,6 +478,7 @@ def _interactions_table(log: SimulatedLog) -> pa.Table:
             t.SURFACE: _named(SURFACES, log.surface),
             t.POSITION: log.position,
             t.PROPENSITY: log.propensity,
+            t.REQUEST: log.request_id,
         }
     )
 

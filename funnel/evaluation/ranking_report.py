@@ -36,7 +36,7 @@ def ranking_metrics(evaluation: EvaluationData) -> Metrics:
     context, rows = evaluation.context, evaluation.impressions
     seconds, block = (
         watched(context, rows),
-        context.features.item_block(rows.items, rows.timestamps_us),
+        context.features.item_block(rows.items, rows.requests_us),
     )
     predictions = {
         "": expected_seconds(context),
@@ -147,7 +147,7 @@ def _slices(context: StepContext, rows: Impressions, block: Block) -> dict[str, 
     """
     events = context.features.log.events
     slices = by_user_clicks(
-        count_events(events.users, events).as_of(rows.users, rows.timestamps_us)["clicks"]
+        count_events(events.users, events).as_of(rows.users, rows.requests_us)["clicks"]
     )
     if f"item_{DURATION_SECONDS}" in block.numbers:
         slices |= by_duration(block.numbers[f"item_{DURATION_SECONDS}"])

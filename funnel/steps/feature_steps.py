@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 
 from features.asof_features import AsOfFeatures
 from features.data import ingest as ingestion
 from features.errors import InputError
 from features.histories import Histories, histories_of, samples_of
-from features.schema import ITEM, PUBLISHED_AT, TIMESTAMP, USER, Table, table_at
+from features.requests import requests_us
+from features.schema import ITEM, PUBLISHED_AT, REQUEST, SECOND, TIMESTAMP, USER, Table, table_at
 from features.search_tokens import token_histories
 from features.side_features import category_values, side_features_of
 from features.split import split_of, timestamp_us_of, timestamps_us
 from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
-from funnel.context import Impressions, StepContext, logs_impressions
+from funnel.context import REQUESTS, Impressions, StepContext, logs_impressions
 from funnel.evaluation.plots import data_profile
 
 
@@ -78,6 +80,7 @@ def write_impressions(context: StepContext) -> None:
     log.get_backend().to_parquet(
         impressions_of(log, users, items), context.out / "impressions.parquet"
     )
+    _write_requests(context)
     _draw_log(context)
 
 
@@ -117,6 +120,24 @@ def write_profiles(context: StepContext) -> None:
     of_users.save(context.out / "users.parquet", len(ids.users))
     of_items.save(context.out / "items.parquet", len(ids.items))
     _refuse_name_clashes(context.features_of(of_users, of_items))
+
+
+def _write_requests(context: StepContext) -> None:
+    """When each impression was asked for, beside the table of impressions."""
+    path = context.out / "impressions.parquet"
+    known = REQUEST in pq.read_schema(path).names
+    table = pq.read_table(path, columns=["user", "timestamp_us", *([REQUEST] if known else [])])
+    codes = np.full(len(table), -1, np.int32)
+    if known:
+        codes = pd.factorize(table[REQUEST].to_pandas())[0].astype(np.int32)
+    within_us = round(context.config.features.request_seconds * SECOND)
+    asked = requests_us(
+        table["user"].to_numpy(),
+        table["timestamp_us"].to_numpy(),
+        codes,
+        within_us if context.split.clock == "time" else 0,
+    )
+    np.save(context.out / REQUESTS, asked)
 
 
 def _refuse_name_clashes(features: AsOfFeatures) -> None:

@@ -28,7 +28,7 @@ from funnel.epochs import draw_epochs
 from funnel.evaluation.plots import draw_choice
 from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
 from funnel.steps.list_validation import FLAGS, choice_text, choose_order, validation_rows
-from funnel.steps.listed_rows import Labelled, exposures_at, rows_of_lists
+from funnel.steps.listed_rows import exposures_at, rows_of_lists
 from funnel.steps.ordering import CHOICE, order_of, re_ranked_lists, recommender_at, taking_part
 from ranking.examples import MERGED, Exposures, RankingRows, blocks_of
 from ranking.leakage_check import check_leakage
@@ -39,12 +39,21 @@ Int32 = npt.NDArray[np.int32]
 
 
 def write_ranking_rows(context: StepContext) -> None:
-    exposures, clicked, seconds, weight = (
-        _labelled_impressions(context) if logs_impressions(context) else rows_of_lists(context)
-    )
+    if logs_impressions(context):
+        past = _past_impressions(context)
+        exposures, clicked, seconds = (
+            exposures_of(context, past),
+            past.clicked,
+            watched(context, past),
+        )
+        weight, requests_us = np.ones(len(exposures)), past.requests_us
+    else:
+        exposures, clicked, seconds, weight = rows_of_lists(context)
+        requests_us = exposures.timestamps_us
     if clicked.sum() < 2 or clicked.all():
         _refuse_to_rank(context, len(clicked), int(clicked.sum()))
-    check_leakage(context.features, exposures, rng_of(context.config.seed, Stream.LEAKAGE_CHECK))
+    rng = rng_of(context.config.seed, Stream.LEAKAGE_CHECK)
+    check_leakage(context.features, exposures, requests_us, rng)
     positions = (
         exposures.positions
         if exposures.positions is not None
@@ -112,7 +121,7 @@ def write_pre_ranker(context: StepContext) -> None:
 
 
 def write_recommendations(context: StepContext) -> None:
-    """The ordered lists, and every impression of the test window scored as of its instant."""
+    """The ordered lists, and every impression of the test window scored as of its request."""
     from funnel.steps.pre_ranking import pre_ranked
 
     order, saved = order_of(context), saved_candidates(context.inputs["candidates"])
@@ -149,23 +158,18 @@ def _refuse_to_rank(context: StepContext, rows: int, clicked: int) -> None:
     )
 
 
-def _labelled_impressions(context: StepContext) -> Labelled:
-    """Every impression before test_start, with T."""
-    log = context.impressions
-    rows = log.take(np.flatnonzero(log.timestamps_us < context.split.test_start))
-    return (
-        exposures_of(context, rows),
-        rows.clicked,
-        watched(context, rows),
-        np.ones(len(rows.users)),
-    )
+def _past_impressions(context: StepContext) -> Impressions:
+    """Every impression before test_start but those whose watch still ran: their T was not known."""
+    log, ended_us = context.impressions, context.features.log.events.ended_us
+    test_start = context.split.test_start
+    return log.take(np.flatnonzero((log.timestamps_us < test_start) & (ended_us <= test_start)))
 
 
 def exposures_of(context: StepContext, rows: Impressions) -> Exposures:
-    """Impressions as exposures, in their own contexts and positions; no list that was merged is
-    known of them.
+    """Impressions as exposures as of their requests, in their own contexts and positions; no list
+    that was merged is known of them.
     """
-    unplaced = exposures_at(context, rows.users, rows.items, rows.timestamps_us)
+    unplaced = exposures_at(context, rows.users, rows.items, rows.requests_us)
     contexts = {name: getattr(rows, name) for name in context.features.log.contexts}
     unmerged = {} if logs_impressions(context) else {MERGED: np.full(len(rows.users), np.nan)}
     return replace(
@@ -185,7 +189,7 @@ def _ranked(candidates: Candidates, lists: Ordered) -> Iterator[Ranked]:
 
 def _write_scored(context: StepContext, ranker: Any) -> None:
     """scored.parquet: every impression of the test window with its expected seconds, features as of
-    its own instant.
+    its request.
     """
     log = context.impressions
     rows = log.take(np.flatnonzero(in_test(log, context.split)))

@@ -251,19 +251,14 @@ def _training_rows(features: AsOfFeatures, as_of: int) -> tuple[Numbers, Float64
     """Columns and T of the newest impressions before an instant; clicks of unknown seconds are left
     out.
     """
-    events = features.log.events
-    before = np.flatnonzero((events.timestamps_us < as_of) & ~np.isnan(events.seconds))
-    newest = before[np.argsort(events.timestamps_us[before], kind="stable")[-ROWS:]]
-    users, items, timestamps_us = (
-        events.users[newest],
-        events.items[newest],
-        events.timestamps_us[newest],
-    )
-    rows = features.log.rows(users, items, timestamps_us)
+    known = features.log.events.known_before(as_of)
+    timed = np.flatnonzero(~np.isnan(known.seconds))
+    newest = known.take(timed[np.argsort(known.timestamps_us[timed], kind="stable")[-ROWS:]])
+    rows = features.log.rows(newest.users, newest.items, newest.requests_us)
     numbers = _evened(features, OF_ITEMS, rows) | dict(agreements(rows))
     for group in _groups(features):
         numbers |= _evened(features, OF_PAIRS[group], rows)
-    return numbers, events.seconds[newest]
+    return numbers, newest.seconds
 
 
 def _groups(features: AsOfFeatures) -> Sequence[str]:
