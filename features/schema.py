@@ -15,7 +15,8 @@ USER, ITEM, TIMESTAMP = "user_id", "item_id", "timestamp"
 CLICKED, WATCH_SECONDS = "clicked", "watch_seconds"
 DEVICE, SURFACE, POSITION, PROPENSITY = "device", "surface", "position", "propensity"
 REQUEST = "request_id"
-PUBLISHED_AT, DURATION_SECONDS, CHANNEL, TOPICS, LANGUAGE = (
+TITLE, PUBLISHED_AT, DURATION_SECONDS, CHANNEL, TOPICS, LANGUAGE = (
+    "title",
     "published_at",
     "duration_seconds",
     "channel_id",
@@ -65,6 +66,7 @@ CONTRACTS: dict[str, Contract] = {
         (ITEM,),
         {
             ITEM: "id",
+            TITLE: "text",
             PUBLISHED_AT: "timestamp",
             DURATION_SECONDS: "number",
             CHANNEL: "category",

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.schema import AGE, CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
+from features.schema import AGE, CHANNEL, DURATION_SECONDS, ITEM, PUBLISHED_AT, TITLE, TOPICS
 from features.vocabulary import Vocabulary
 
 Float64 = npt.NDArray[np.float64]
@@ -150,9 +150,12 @@ def category_values(
 def _aligned(
     table: ibis.Table | None, key: str, vocabulary: Vocabulary
 ) -> dict[str, pa.ChunkedArray]:
-    """A table's columns but its key, one row an index of the vocabulary."""
+    """A table's columns but its key and an item's title, one row an index of the vocabulary."""
     if table is None:
         return {}
+    if key == ITEM and TITLE in table.columns:
+        # As a category it would be the item's id a second time; people read it, models do not.
+        table = table.drop(TITLE)
     rows = table.to_pyarrow()
     aligned = rows.take(_row_of_each_id(rows[key], vocabulary))
     return {name: aligned[name] for name in rows.column_names if name != key}

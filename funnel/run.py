@@ -11,14 +11,17 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from features.errors import InputError
-from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, RANK, UNIT, USER
+from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, RANK, TITLE, UNIT, USER
 from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
 from funnel.config import config_of, refusal_of
 from funnel.observer import observe
 from funnel.pipeline import STEPS, Observer, Outcome, Request, make, publish_files, stale_steps
+from funnel.store import Store
+from funnel.titles import titles_of
 
 CONSOLE = Console()
 
@@ -111,8 +114,8 @@ def write_world(
 
 
 def print_recommendations(user: str, out: Path) -> None:
-    """Print one user's list from a run's recommendations.parquet; InputError where the user has
-    none.
+    """Print one user's list from a run's recommendations.parquet, with titles where the log has
+    them; InputError where the user has none.
     """
     path = out / "recommendations.parquet"
     if not path.exists():
@@ -126,9 +129,13 @@ def print_recommendations(user: str, out: Path) -> None:
             f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode "
             "none."
         )
-    table = Table(RANK, ITEM, f"expected {mine[UNIT][0].as_py()}, if shown", "chance to be next")
+    titles = titles_of(Store(out / "artefacts"), mine[ITEM].to_pylist())
+    named = (ITEM, TITLE) if titles else (ITEM,)
+    table = Table(RANK, *named, f"expected {mine[UNIT][0].as_py()}, if shown", "chance to be next")
     for row in mine.select([RANK, ITEM, EXPECTED_SECONDS, CHANCE]).to_pylist():
-        table.add_row(
-            str(row[RANK]), str(row[ITEM]), f"{row[EXPECTED_SECONDS]:.2f}", f"{row[CHANCE]:.2%}"
-        )
+        names = (str(row[ITEM]), titles.get(row[ITEM], ""))[: len(named)]
+        # As text: brackets in a name are no markup.
+        cells = (Text(name) for name in names)
+        figures = (f"{row[EXPECTED_SECONDS]:.2f}", f"{row[CHANCE]:.2%}")
+        table.add_row(str(row[RANK]), *cells, *figures)
     CONSOLE.print(table)

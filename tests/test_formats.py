@@ -161,12 +161,31 @@ def test_kuairec_takes_the_caption_categories_where_there_are_no_tags(tmp_path: 
         kuairec_caption_category__csv=f"video_id,manual_cover_text,caption,topic_tag,{levels}\n"
         "148,UNKNOWN,a caption,[],8,Photos,673,Landscape\n"
         "149,UNKNOWN,a caption that\nbreaks its line,[],8,Photos,673,Landscape\n"
-        "150,UNKNOWN,a caption,[],11,Pets,-124,UNKNOWN\n",
+        "150,UNKNOWN,UNKNOWN,[],11,Pets,-124,UNKNOWN\n",
     )
     items = tables("kuairec", tmp_path).items
     assert items is not None
-    topics = items.filter(items["item_id"].notnull()).select("item_id", "topics")
-    assert rows(topics, "item_id") == [(148, ["Photos", "Landscape"]), (150, ["Pets"])]
+    named = items.filter(items["item_id"].notnull()).select("item_id", "topics", "title")
+    assert rows(named, "item_id") == [
+        (148, ["Photos", "Landscape"], "a caption"),
+        (150, ["Pets"], None),
+    ]
+
+
+def test_kuairec_takes_captions_as_titles_beside_the_tags(tmp_path: Path) -> None:
+    folder(
+        tmp_path,
+        big_matrix__csv=KUAIREC_LOG + "0,148,4381,,2020-07-05,20200705,1593898068.378,0.72\n",
+        item_categories__csv='video_id,feat\n148,"[27, 9]"\n183,[8]\n',
+        kuairec_caption_category__csv="video_id,caption,first_level_category_name\n"
+        "148,a caption,Photos\n183,UNKNOWN,Pets\n",
+    )
+    items = tables("kuairec", tmp_path).items
+    assert items is not None
+    assert rows(items.select("item_id", "topics", "title"), "item_id") == [
+        (148, ["27", "9"], "a caption"),
+        (183, ["8"], None),
+    ]
 
 
 def test_movielens_1m_is_latin_1_between_double_colons(tmp_path: Path) -> None:
@@ -358,7 +377,7 @@ def test_canonical_csv_takes_iso_text_in_any_zone_and_epoch_seconds(tmp_path: Pa
         ("u2", 7, at("2024-05-01T08:00"), True, 3.0, None),
     ]
     assert rows(side.items, "item_id") == [
-        (7, at("2024-01-01"), 60.0, ["a", "b"], "Seven"),
+        (7, "Seven", at("2024-01-01"), 60.0, ["a", "b"]),
         (8, None, None, None, None),
     ]
     assert rows(side.searches) == [("u1", at("2024-05-01T08:00"), "blue whale")]

@@ -132,7 +132,7 @@ def test_the_summary_counts_what_was_done(data: Path, out: Path) -> None:
         "dropped": {"last_days": 2, "known_items_only": 0},
         "missing": {
             "interactions": ["device", "position", "propensity"],
-            "items": ["published_at", "channel_id", "topics", "language"],
+            "items": ["title", "published_at", "channel_id", "topics", "language"],
             "users": ["user_id", "country", "region", "device", "gender", "age", "language"],
         },
         "unused": [],

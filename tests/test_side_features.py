@@ -56,6 +56,15 @@ def test_a_column_with_one_category_says_nothing_and_is_left_out_but_a_channel_s
     assert list(side.codes) == ["channel_id"]
 
 
+def test_a_title_is_no_side_feature_of_an_item_but_may_be_one_of_a_user() -> None:
+    items = [{"item_id": i, "title": i.upper(), "language": i} for i in "abc"]
+    side = side_features_of(users_table(items), "item_id", vocabulary_of_ids("a", "b", "c"))
+    assert list(side.codes) == ["language"]
+    people = [{"user_id": n, "title": title} for n, title in enumerate(("Dr", "Ms", "Dr"))]
+    side = side_features_of(users_table(people), "user_id", vocabulary_of_ids(0, 1, 2))
+    assert side.codes["title"].tolist() == [0, 1, 2, 1]
+
+
 def test_topics_stand_as_their_first_one() -> None:
     rows = [
         {"item_id": i, "topics": topics}

@@ -371,3 +371,18 @@ def _digests(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
     }
+
+
+def test_titles_say_topic_channel_and_number_and_stay_when_the_world_goes_on(
+    tmp_path: Path,
+) -> None:
+    titles = {}
+    for days in (1, 3):
+        write(*simulate(TINY.model_copy(update={"days": days})), tmp_path)
+        items = pq.read_table(tmp_path / "items.parquet").to_pylist()
+        titles[days] = {item["item_id"]: item["title"] for item in items}
+        for item in items:
+            topic, channel = item["topics"][0].capitalize(), item["channel_id"]
+            assert item["title"].startswith(f"{topic} {channel}, part ")
+    assert len(set(titles[3].values())) == len(titles[3])
+    assert titles[1].items() <= titles[3].items()

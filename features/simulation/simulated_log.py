@@ -43,6 +43,8 @@ RHYTHM = (
 )
 TASTE, POPULAR, RANDOM = range(3)
 SLOT_SECONDS = 3
+# Channel 0 of the world is channel 1000 of its tables.
+FIRST_CHANNEL = 1_000
 SEARCH_FOCUS = 0.7
 # A way of picking that has shown a user nearly all it could is left to chance, so that redrawing
 # always ends.
@@ -489,13 +491,33 @@ def _items_table(world: World) -> pa.Table:
     return pa.table(
         {
             t.ITEM: world.item_ids,
+            t.TITLE: _titles(world),
             t.PUBLISHED_AT: _utc(items.published.view("datetime64[us]")),
             t.DURATION_SECONDS: items.duration,
-            t.CHANNEL: items.channel + 1_000,
+            t.CHANNEL: items.channel + FIRST_CHANNEL,
             t.TOPICS: _topic_lists(world),
             t.LANGUAGE: _named(w.LANGUAGES, language),
         }
     )
+
+
+def _titles(world: World) -> pa.Array:
+    """Titles as a series has them, such as `Chess 1003, part 12`: topic, channel, and number in the
+    channel.
+
+    An item's number counts those of its channel before it, so that more days change no older title.
+    """
+    channels = world.items.channel
+    order = np.argsort(channels, kind="stable")
+    number = np.empty(len(channels), np.int64)
+    number[order] = np.arange(1, len(channels) + 1) - np.searchsorted(
+        channels[order], channels[order]
+    )
+    names = [name.capitalize() for name in w.topic_names(world.config)]
+    topics = _named(names, world.topic_of(np.arange(len(channels))))
+    series = pa.array(channels + FIRST_CHANNEL).cast(pa.string())
+    with_channel = pc.binary_join_element_wise(topics, series, " ")
+    return pc.binary_join_element_wise(with_channel, pa.array(number).cast(pa.string()), ", part ")
 
 
 def _topic_lists(world: World) -> pa.ListArray:

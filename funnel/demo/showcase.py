@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from features.schema import (
     EXPECTED_SECONDS,
@@ -28,6 +28,7 @@ from features.split import Split
 from funnel.evaluation.recall_tables import generator_tables, slice_tables
 from funnel.headline import HEADLINES
 from funnel.store import Store
+from funnel.titles import titles_of
 
 USERS_SHOWN, ROWS_SHOWN = 3, 5
 BASELINES = ("recall", "popularity", "item_knn", "ease", "item_mean", "oracle")
@@ -78,12 +79,12 @@ def user_tables(store: Store) -> Iterator[Table]:
     recommendations.
     """
     lists = pd.read_parquet(store.path("recommendations") / "recommendations.parquet")
-    chosen = _busiest(store, lists)
     topics = _topics(store)
-    for user in chosen:
+    for user in _busiest(store, lists):
         watched = _watches(store, [user]).tail(ROWS_SHOWN)
         offered = lists[lists[USER] == user].sort_values(RANK).head(ROWS_SHOWN)
-        yield _user_table(user, watched, offered, topics)
+        titles = titles_of(store, [*watched[ITEM], *offered[ITEM]])
+        yield _user_table(user, watched, offered, topics | titles)
 
 
 def _shares_table(title: str, frame: pd.DataFrame) -> Table:
@@ -140,27 +141,29 @@ def _topics(store: Store) -> dict[Any, str]:
 
 
 def _user_table(
-    user: Any, watched: pd.DataFrame, offered: pd.DataFrame, topics: Mapping[Any, str]
+    user: Any, watched: pd.DataFrame, offered: pd.DataFrame, words: Mapping[Any, str]
 ) -> Table:
+    """A user's last watches beside the first recommendations, each item with its words."""
     seconds = UNIT not in offered or (offered[UNIT] == "seconds").all()
     title = "expected minutes" if seconds else "watch probability"
     table = Table(title=f"User {user}", title_justify="left")
     for heading in ("watched last", "minutes", "recommended", title):
         table.add_column(heading, no_wrap=True)
     scores = offered[EXPECTED_SECONDS] / 60 if seconds else offered[EXPECTED_SECONDS]
-    left = _cells(watched[ITEM], watched[WATCH_SECONDS] / 60, topics)
-    right = _cells(offered[ITEM], scores, topics)
-    for (watch, minutes), (item, score) in zip_longest(left, right, fillvalue=("", "")):
+    left = _cells(watched[ITEM], watched[WATCH_SECONDS] / 60, words)
+    right = _cells(offered[ITEM], scores, words)
+    for (watch, minutes), (item, score) in zip_longest(left, right, fillvalue=(Text(""), "")):
         table.add_row(watch, minutes, item, score)
     return table
 
 
 def _cells(
-    items: Iterable[Any], numbers: Iterable[float], topics: Mapping[Any, str]
-) -> list[tuple[str, str]]:
+    items: Iterable[Any], numbers: Iterable[float], words: Mapping[Any, str]
+) -> list[tuple[Text, str]]:
+    # As text: brackets in a name are no markup.
     return [
         (
-            escape(f"{item}  {topics.get(item, '')}".strip()),
+            Text(f"{item}  {words.get(item, '')}".strip()),
             "" if pd.isna(number) else f"{number:.2f}",
         )
         for item, number in zip(items, numbers, strict=True)

@@ -22,11 +22,14 @@ from features.schema import (
     ITEM,
     PUBLISHED_AT,
     TIMESTAMP,
+    TITLE,
     TOPICS,
     USER,
     WATCH_SECONDS,
     Tables,
 )
+
+UNKNOWN = "UNKNOWN"
 
 LOG_FIELDS = (
     whole_id(USER, "user_id"),
@@ -60,6 +63,7 @@ CAPTIONS = Part(
     ("kuairec_caption_category.csv",),
     (
         whole_id(ITEM, "video_id"),
+        Field(TITLE, "caption", "text"),
         Field("first", "first_level_category_name", "category", required=True),
         Field("second", "second_level_category_name", "category"),
         Field("third", "third_level_category_name", "category"),
@@ -72,16 +76,16 @@ SIDES = (VIDEOS, TAGS, CAPTIONS, USERS)
 
 
 def derive(parts: dict[str, ir.Table]) -> Tables:
-    """Videos with the length the log gives and their tags, or else the categories of their
-    captions.
+    """Videos with the length the log gives, their captions as titles and their tags, or else the
+    categories of their captions.
     """
     log, videos = parts["interactions"], parts.get("items")
     if videos is not None and PUBLISHED_AT in videos.columns:
         videos = videos.mutate(**{PUBLISHED_AT: beijing_midnight(videos[PUBLISHED_AT])})
     items = with_logged_durations(videos, log)
-    topics = _topics(parts)
-    if topics is not None:
-        items = topics if items is None else with_all_items(items, topics)
+    for described in (_topics(parts), _titles(parts)):
+        if described is not None:
+            items = described if items is None else with_all_items(items, described)
     interactions = log.drop(DURATION_SECONDS) if DURATION_SECONDS in log.columns else log
     return Tables(interactions, items=items, users=parts.get("users"))
 
@@ -96,9 +100,16 @@ def _topics(parts: dict[str, ir.Table]) -> ir.Table | None:
         levels = ibis.array(
             [captions[name] for name in ("first", "second", "third") if name in captions.columns]
         )
-        named = levels.filter(lambda level: level.notnull() & (level != "UNKNOWN"))
+        named = levels.filter(lambda level: level.notnull() & (level != UNKNOWN))
         return captions.select(ITEM, **{TOPICS: named})
     return None
+
+
+def _titles(parts: dict[str, ir.Table]) -> ir.Table | None:
+    captions = parts.get("captions")
+    if captions is None or TITLE not in captions.columns:
+        return None
+    return captions.select(ITEM, **{TITLE: captions[TITLE].nullif(UNKNOWN)})
 
 
 SOURCE = Source(

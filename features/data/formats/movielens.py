@@ -7,10 +7,20 @@ import ibis.expr.types as ir
 
 from features.data.fields import Field, whole_id
 from features.data.files import COMMA, Dialect, Part, Source
-from features.schema import AGE, GENDER, ITEM, PUBLISHED_AT, REGION, TIMESTAMP, TOPICS, USER, Tables
+from features.schema import (
+    AGE,
+    GENDER,
+    ITEM,
+    PUBLISHED_AT,
+    REGION,
+    TIMESTAMP,
+    TITLE,
+    TOPICS,
+    USER,
+    Tables,
+)
 
 RATING = ("user", "item", "rating", "timestamp")
-TITLE = "title"
 UNLISTED = "(no genres listed)"
 GENRES = (
     "unknown",

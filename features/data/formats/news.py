@@ -19,6 +19,7 @@ from features.schema import (
     PUBLISHED_AT,
     REGION,
     TIMESTAMP,
+    TITLE,
     TOPICS,
     USER,
     WATCH_SECONDS,
@@ -69,7 +70,7 @@ ARTICLES = Part(
     ("doc_info.txt",),
     (
         Field(ITEM, "article", "id", required=True),
-        Field("title", "title", "text"),
+        Field(TITLE, "title", "text"),
         Field(PUBLISHED_AT, "publish time", "timestamp", unit=MILLISECONDS),
         Field("category", "category", "text"),
         Field("subcategory", "subcategory", "text"),
