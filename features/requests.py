@@ -6,10 +6,27 @@ own place on the page: a server chooses a page before any of it is seen.
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
 
 from features.compiled import first_within
+from features.schema import REQUEST, SECOND
 
 Int64 = npt.NDArray[np.int64]
+
+
+def with_requests(log: pa.Table, within_seconds: float) -> pa.Table:
+    """The log in indexes, sorted by user and time, with `request_us`, microseconds UTC.
+
+    The requests are those of its column `request_id`; where it has none, the rows of a user
+    `within_seconds` of the first.
+    """
+    codes = np.full(len(log), -1, np.int32)
+    if REQUEST in log.column_names:
+        codes = pd.factorize(log[REQUEST].to_pandas())[0].astype(np.int32)
+    users, timestamps_us = log["user"].to_numpy(), log["timestamp_us"].to_numpy()
+    asked = requests_us(users, timestamps_us, codes, round(within_seconds * SECOND))
+    return log.append_column("request_us", pa.array(asked))
 
 
 def requests_us(

@@ -142,6 +142,12 @@ def timestamps_us(interactions: ibis.Table, split: Split) -> ibis.Table:
     )
 
 
+def log_until_test_end(interactions: ibis.Table, split: Split) -> ibis.Table:
+    """`timestamps_us` of the rows before the test window's end: all that anybody may read."""
+    log = timestamps_us(interactions, split)
+    return log.filter(log.timestamp_us < split.test_end)
+
+
 def timestamp_us_of(as_of: ir.TimestampValue) -> ir.IntegerValue:
     """A column of timestamps as instants of the time clock: microseconds since 1970 UTC."""
     # DuckDB's epoch has a fraction and Spark's has none: cut to whole seconds, both say the same.

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from features.schema import CLICKED, CONTRACTS, ITEM, USER
+from features.schema import CLICKED, CONTRACTS, ITEM, PUBLISHED_AT, USER
+from features.split import Split, timestamp_us_of
 
 Indexes = npt.NDArray[np.int32]
 TimestampsUs = npt.NDArray[np.int64]
@@ -67,11 +68,16 @@ class Vocabulary:
             )
         return self.ids.take(pa.array(indexes - 1))
 
-    def save(self, path: Path) -> None:
+    @property
+    def table(self) -> pa.Table:
+        """One row an id: `id`, `index`, `first_seen` and, where they differ, `first_shown`."""
         numbers = pa.array(np.arange(1, len(self), dtype=np.int32))
         columns = {"id": self.ids, "index": numbers, "first_seen": self.first_seen}
         shown = {} if self.first_shown is None else {"first_shown": self.first_shown}
-        pq.write_table(pa.table(columns | shown), path)
+        return pa.table(columns | shown)
+
+    def save(self, path: Path) -> None:
+        pq.write_table(self.table, path)
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
@@ -86,6 +92,19 @@ def vocabulary_of(interactions: ibis.Table, side: str) -> Vocabulary:
     """
     table = _first_shown(interactions, side).order_by("first_shown", side).to_pyarrow()
     return Vocabulary(table[side].combine_chunks(), table["first_shown"].to_numpy())
+
+
+def item_vocabulary_of(
+    interactions: ibis.Table, items: ibis.Table | None, split: Split
+) -> Vocabulary:
+    """The items of a log with instants and, where hours exist and `items` says when they were
+    published, those that nobody was shown: see `catalogue_of`.
+    """
+    if items is None or PUBLISHED_AT not in items.columns or split.clock == "order":
+        return vocabulary_of(interactions, ITEM)
+    known = items.filter(items[PUBLISHED_AT].notnull())
+    published = known.select(ITEM, timestamp_us=timestamp_us_of(known[PUBLISHED_AT]))
+    return catalogue_of(interactions, published, split.start, split.test_end)
 
 
 def catalogue_of(

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from features.errors import InputError
 from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, RANK, TITLE, UNIT, USER
-from features.simulation.simulated_log import simulate, write
+from features.simulation.simulated_log import simulate_into
 from features.simulation.world import WorldConfig
 from funnel.config import config_of, refusal_of
 from funnel.observer import observe
@@ -108,9 +108,7 @@ def write_world(
         )
     except ValidationError as error:
         raise refusal_of(error) from None
-    world, log = simulate(config)
-    write(world, log, out)
-    return len(log.user_id)
+    return simulate_into(out, config)
 
 
 def print_recommendations(user: str, out: Path) -> None:

@@ -17,7 +17,7 @@ it is shown:
 ... }
 >>> rows = RankingRows(blocks, np.arange(n), clicked, seconds, np.ones(n), np.zeros(n, np.int32))
 >>> config = RankingConfig(hidden=(), batch=100, learning_rate=0.05)
->>> ranker = train_ranker(rows, "seconds", config, seed=0, on_epoch=lambda losses: None).ranker
+>>> ranker = train_ranker(rows, "seconds", config, seed=0).ranker
 >>> expected = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])[:2]
 >>> expected.round(-1)
 array([40., 10.])
@@ -28,47 +28,43 @@ Lists are ordered by those seconds and by the chance that an item is watched nex
 >>> int(order.scores(np.log(expected), np.log([0.1, 0.9])).argmax())
 1
 
-`check_leakage` refuses features that look ahead; `recommender_of` ranks `Lists` of candidates as of
-an instant.
+`fit_recommender` makes such rows of a data set's impressions, refuses features that look ahead
+(`check_leakage`), and recommends from `Lists` of candidates as of an instant.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from features.lazy import lazy_names
 
 if TYPE_CHECKING:
     from ranking.config import RankingConfig
     from ranking.examples import RankingRows
     from ranking.leakage_check import check_leakage
     from ranking.list_order import ListOrder
-    from ranking.model import Ranker
-    from ranking.recommend import Lists, recommender_of
-    from ranking.train import train_ranker
+    from ranking.recommend import Lists, Recommender
+    from ranking.train import fit_recommender, train_ranker
 
 __all__ = [
     "ListOrder",
     "Lists",
-    "Ranker",
     "RankingConfig",
     "RankingRows",
+    "Recommender",
     "check_leakage",
-    "recommender_of",
+    "fit_recommender",
     "train_ranker",
 ]
 
-_HOMES = {
-    "ListOrder": "list_order",
-    "Lists": "recommend",
-    "Ranker": "model",
-    "RankingConfig": "config",
-    "RankingRows": "examples",
-    "check_leakage": "leakage_check",
-    "recommender_of": "recommend",
-    "train_ranker": "train",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded when asked for: who wants the configuration alone does not wait for TensorFlow.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ListOrder": "ranking.list_order",
+        "Lists": "ranking.recommend",
+        "RankingConfig": "ranking.config",
+        "RankingRows": "ranking.examples",
+        "Recommender": "ranking.recommend",
+        "check_leakage": "ranking.leakage_check",
+        "fit_recommender": "ranking.train",
+        "train_ranker": "ranking.train",
+    },
+)

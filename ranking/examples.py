@@ -7,7 +7,7 @@ watched.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from features.asof_features import AsOfFeatures, Block
 from features.asof_log import Contexts
+from features.impressions import Impressions, Unit
 from ranking.encoders import with_powers
 from ranking.losses import targets_of
 from ranking.model import BLOCKS, Ranker
@@ -30,7 +31,6 @@ LABELS = ("timestamps_us", "clicked", "seconds", "weight", "positions")
 # merged into.
 MERGED = "recall_merged"
 SHRINKAGE = 10.0
-MOSTLY_UNKNOWN = 0.5
 # Places on the page beyond this one are alike.
 LAST_POSITION = 50
 
@@ -54,6 +54,14 @@ class Exposures:
     def __len__(self) -> int:
         return len(self.users)
 
+    @classmethod
+    def of(cls, shown: Impressions, features: AsOfFeatures, recall: dict[str, Float64]) -> Self:
+        """Impressions as of their requests, in the contexts that the log of `features` knows, at
+        their positions.
+        """
+        contexts = {name: getattr(shown, name) for name in features.log.contexts}
+        return cls(shown.users, shown.items, shown.requests_us, recall, contexts, shown.positions)
+
 
 @dataclass(frozen=True)
 class RankingRows:
@@ -73,6 +81,28 @@ class RankingRows:
 
     def __len__(self) -> int:
         return len(self.clicked)
+
+    @classmethod
+    def of(
+        cls,
+        features: AsOfFeatures,
+        exposures: Exposures,
+        clicked: npt.NDArray[np.bool_],
+        seconds: Float64,
+        weight: Float64 | None = None,
+    ) -> "RankingRows":
+        """Exposures with their features, each as of its instant, and what became of them; each
+        stands for itself where there is no `weight`.
+        """
+        size, positions = len(exposures), exposures.positions
+        return cls(
+            blocks_of(features, exposures),
+            exposures.timestamps_us,
+            clicked,
+            seconds,
+            np.ones(size) if weight is None else weight,
+            np.zeros(size, np.int32) if positions is None else positions,
+        )
 
     def take(self, rows: npt.NDArray[np.intp]) -> "RankingRows":
         blocks = {name: block.take(rows) for name, block in self.blocks.items()}
@@ -176,6 +206,11 @@ class Watches(Protocol):
     def seconds(self) -> Float64: ...
 
 
+def target_seconds(rows: Watches, known: Watches, unit: Unit) -> Float64:
+    """T of rows [n] in the log's unit: `filled_seconds`, or 1 a click where that is watches."""
+    return rows.clicked.astype(np.float64) if unit == "watches" else filled_seconds(rows, known)
+
+
 def filled_seconds(rows: Watches, known: Watches) -> Float64:
     """T of rows [n]: 0 unclicked; a click without seconds takes the mean of its item in `known`,
     drawn to the whole's.
@@ -190,16 +225,6 @@ def filled_seconds(rows: Watches, known: Watches) -> Float64:
     mean = (total + SHRINKAGE * overall) / (count + SHRINKAGE)
     return np.where(
         rows.clicked, np.where(np.isnan(rows.seconds), mean[rows.items], rows.seconds), 0.0
-    )
-
-
-def unit_of(clicked: npt.NDArray[np.bool_], seconds: Float64, before: npt.NDArray[np.bool_]) -> str:
-    """`watches` where more than half of the clicks before the cut lack their seconds (then T = 1),
-    else `seconds`.
-    """
-    used = clicked & before
-    return (
-        "watches" if used.any() and np.isnan(seconds[used]).mean() > MOSTLY_UNKNOWN else "seconds"
     )
 
 

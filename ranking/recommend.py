@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from features.asof_features import AsOfFeatures
+from features.impressions import Impressions
+from ranking.examples import Exposures, blocks_of
 from ranking.list_order import ListOrder, log_of
 from ranking.model import LayerInput, Ranker
 
@@ -97,6 +99,13 @@ class Recommender:
         """Expected seconds of every item of lists [n, k]; -inf where there is none."""
         parts = [self._scores(lists.take(shard)) for shard in shards(lists.items)]
         return np.concatenate(parts) if parts else np.zeros(lists.items.shape)
+
+    def expected_seconds_of(self, shown: Impressions, recall: dict[str, Float64]) -> Float64:
+        """Expected seconds of impressions [n], each as of its own instant, with recall's columns of
+        them, {name: [n]}.
+        """
+        blocks = blocks_of(self.features, Exposures.of(shown, self.features, recall))
+        return self.ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
 
     def _scores(self, lists: Lists) -> Float64:
         """Expected seconds [n, k]; -inf where there is no item."""

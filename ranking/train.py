@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.dataset import Dataset
+from features.errors import InputError
 from features.random_streams import Stream, rng_of
 from ranking.calibration import calibration_factor
 from ranking.config import RankingConfig
 from ranking.encoders import VocabularyLimits, columns_of, fit_encoders
-from ranking.examples import MERGED, RankingRows, build_examples
+from ranking.examples import MERGED, Exposures, RankingRows, build_examples, target_seconds
+from ranking.leakage_check import check_leakage
 from ranking.losses import length_scale, target_scale_of
 from ranking.model import BLOCKS, Ranker, RankerSpec, lengths_of, space_of
+from ranking.recommend import Recommender, recommender_of
 from ranking.trainer import RankerTrainer
 
 Float32 = npt.NDArray[np.float32]
@@ -42,7 +46,7 @@ def train_ranker(
     unit: str,
     config: RankingConfig,
     seed: int,
-    on_epoch: Tell,
+    on_epoch: Tell = lambda _: None,
     validates: Flags | None = None,
 ) -> Trained:
     """The ranker of training rows.
@@ -68,6 +72,32 @@ def train_ranker(
     return Trained(
         _refitted(validation, capped, later, config, best_epoch(epochs), seed), validation, epochs
     )
+
+
+def fit_recommender(
+    dataset: Dataset,
+    recall: dict[str, Float64],
+    config: RankingConfig,
+    seed: int,
+    on_epoch: Tell = lambda _: None,
+) -> Recommender:
+    """A ranker of the impressions before `test_start`, with recall's columns of them, {name: [n]};
+    it recommends as of `test_start`.
+
+    InputError where the log does not say what was shown and not clicked, or a feature looks ahead.
+    """
+    features, shown, split = dataset.features, dataset.training, dataset.split
+    if not dataset.impressions.tell_what_was_shown(split.test_start):
+        raise InputError(
+            "The log has clicks alone, and a ranker of impressions needs what was shown and not "
+            "clicked; `funnel run` ranks such a log by recall's lists."
+        )
+    exposures = Exposures.of(shown, features, recall)
+    check_leakage(features, exposures, shown.requests_us, rng_of(seed, Stream.LEAKAGE_CHECK))
+    seconds = target_seconds(shown, shown, dataset.unit)
+    rows = RankingRows.of(features, exposures, shown.clicked, seconds)
+    ranker = train_ranker(rows, dataset.unit, config, seed, on_epoch).ranker
+    return recommender_of(ranker, features, split.test_start, len(dataset.items))
 
 
 def best_epoch(epochs: Epochs) -> int:
@@ -154,7 +184,7 @@ def split_rows(rows: RankingRows, share: float) -> tuple[Rows, Rows]:
     there is.
 
     Rows made from lists are of few instants, and no hour is like another: what learnt one is not
-    evaluated on it.
+    judged by it.
     """
     order = np.argsort(rows.timestamps_us, kind="stable")
     cut = len(order) - max(round(len(order) * share), 1)

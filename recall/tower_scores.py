@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from recall.candidates import Candidates
 from recall.inputs import UserInputs
 from recall.tower import Tower
 
@@ -43,6 +44,16 @@ class TowerScoreFeatures:
     def _item_moments(self) -> tuple[Float64, Float64]:
         vectors = self.tower.item_vectors[self.tower.catalogue].astype(np.float64)
         return vectors.mean(axis=0), np.cov(vectors.T, bias=True).reshape(vectors.shape[1], -1)
+
+
+def list_columns(tower: Tower, user_inputs: UserInputs, lists: Candidates) -> dict[str, Float64]:
+    """A tower's columns of merged lists as of its instant, [n, k] each."""
+    inputs = user_inputs.inputs_at(tower.shape, lists.users, tower.shape.as_of)
+    shape = lists.items.shape
+    of_row = np.repeat(np.arange(shape[0]), shape[1])
+    scores = np.asarray(lists.tower_scores).reshape(-1).astype(np.float64)
+    columns = TowerScoreFeatures(tower).columns(tower.user_vectors(inputs), scores, of_row)
+    return {name: values.reshape(shape) for name, values in columns.items()}
 
 
 def rolled_columns(

@@ -120,6 +120,11 @@ def test_the_command_line_loads_nothing_heavy_before_it_works(tmp_path: Path) ->
     assert loaded_by("import funnel.cli", tmp_path) == set()
 
 
+def test_the_packages_load_nothing_heavy_before_a_name_is_asked_for(tmp_path: Path) -> None:
+    assert loaded_by("import features, recall, ranking, funnel", tmp_path) == set()
+    assert loaded_by("from recall import RecallConfig", tmp_path) == set()
+
+
 def test_a_dag_file_loads_nothing_heavy_when_it_is_parsed(tmp_path: Path) -> None:
     files = sorted(str(path) for path in (ROOT / "dags").glob("*.py"))
     assert files

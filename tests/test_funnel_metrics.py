@@ -4,10 +4,13 @@ import itertools
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features import SplitConfig, read_dataset
+from funnel import judge_lists
 from funnel.evaluation.list_metrics import listed_seconds_at, watch_seconds_share_at
 from recall.metrics import RelevantItems
 
@@ -71,3 +74,25 @@ def test_seconds_that_are_missing_null_or_negative_are_refused(seconds):
 def test_a_list_of_no_places_is_refused():
     with pytest.raises(ValueError, match="at least 1"):
         watch_seconds_share_at(0, LISTS, watched([0, 1, 2], [1, 2]), np.ones(2))
+
+
+def test_lists_are_judged_by_what_was_watched_next_beside_popularity(tmp_path):
+    """User 1 watches b and c next, 20 and 60 seconds; user 2 watches c; everybody watched a."""
+    rows = [(user, "a", 1, 30) for user in (1, 2, 3)] + [(3, "b", 2, 30)]
+    rows += [(1, "b", 9, 20), (1, "c", 9, 60), (2, "c", 9, 20), (3, "c", 1, 30)]
+    lines = [f"{user},{item},2024-05-0{day},{seconds}" for user, item, day, seconds in rows]
+    log = "\n".join(["user_id,item_id,timestamp,watch_seconds", *lines])
+    (tmp_path / "interactions.csv").write_text(log)
+    dataset = read_dataset("canonical", tmp_path, SplitConfig(test_start="2024-05-09"))
+    users = dataset.users.index_of(pa.array([1, 2]))
+    a, b, c = dataset.items.index_of(pa.array(["a", "b", "c"])).tolist()
+    lists = {
+        "best": np.array([[c, b], [c, a]], np.int32),
+        "worst": np.array([[a, 0]] * 2, np.int32),
+    }
+    table = judge_lists(dataset, users, lists, k=1)
+    assert table.index.tolist() == ["best", "worst", "popularity"]
+    assert table.loc["best"].tolist() == [0.8, 1.0, 1.0]
+    assert table.loc["worst"].tolist() == [0.0, 0.0, 0.0]
+    # Of b and c, watched once each before, the newer one comes first: b, for both users.
+    assert table.loc["popularity", ["watch_seconds_share@1", "hr@1"]].tolist() == [0.2, 0.5]

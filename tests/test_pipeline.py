@@ -19,7 +19,6 @@ from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
 from features.split import Split
 from features.vocabulary import Vocabulary
-from funnel.context import REQUESTS
 from funnel.evaluation.evaluation_data import EvaluationData
 from funnel.evaluation.off_policy_report import OffPolicy
 from funnel.evaluation.report import cutoffs
@@ -262,7 +261,7 @@ def test_the_log_is_sorted_by_user_and_time_and_every_row_is_in_one_part(run: Ru
     assert (log[["user", "item"]] > 0).all(axis=None)
     if run.mode != "last":
         first = log.groupby(["user", "request_id"])["timestamp_us"].transform("min")
-        np.testing.assert_array_equal(np.load(folder / REQUESTS), first)
+        np.testing.assert_array_equal(log["request_us"], first)
         assert (first < log["timestamp_us"]).mean() > 0.5
 
 
@@ -684,7 +683,6 @@ def off_policy(run: Run, folder: Path, *overrides: str) -> OffPolicy:
     context = context_of("report", request, folder)
     log = pd.read_parquet(context.inputs["impressions"] / "impressions.parquet")
     log.drop(columns="propensity").to_parquet(folder / "impressions.parquet")
-    shutil.copy(context.inputs["impressions"] / REQUESTS, folder / REQUESTS)
     return OffPolicy(
         EvaluationData(replace(context, inputs={**context.inputs, "impressions": folder}))
     )

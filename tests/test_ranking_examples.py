@@ -18,8 +18,8 @@ from ranking.examples import (
     RankingRows,
     blocks_of,
     filled_seconds,
+    target_seconds,
     thinned,
-    unit_of,
 )
 
 
@@ -65,18 +65,10 @@ def test_a_log_without_any_known_seconds_fills_zeros():
     assert filled_seconds(rows, rows).tolist() == [0]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "unit"),
-    [([1, NAN, NAN], "watches"), ([1, 2, NAN], "seconds"), ([1, NAN, 5], "seconds")],
-)
-def test_watches_are_counted_where_most_clicks_lack_their_seconds(seconds, unit):
-    assert unit_of(np.ones(3, bool), np.array(seconds, float), np.ones(3, bool)) == unit
-
-
-def test_the_unit_is_decided_before_the_cut_and_by_clicks():
-    clicked, seconds = np.array([True, False, False, True]), np.array([5.0, NAN, NAN, NAN])
-    assert unit_of(clicked, seconds, np.array([True, True, True, False])) == "seconds"
-    assert unit_of(clicked, seconds, np.zeros(4, bool)) == "seconds"
+def test_where_watches_are_counted_a_click_is_one():
+    rows = watches([1, 1], [False, True], [7.0, 5.0])
+    assert target_seconds(rows, rows, "watches").tolist() == [0, 1]
+    assert target_seconds(rows, rows, "seconds").tolist() == [0, 5]
 
 
 def test_thinning_keeps_every_click_and_at_most_so_many_unclicked_rows_a_user():

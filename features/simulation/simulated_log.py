@@ -199,6 +199,13 @@ def write(world: World, log: SimulatedLog, out: Path) -> None:
     _write_table(out / "interactions.parquet", _interactions_table(log))
 
 
+def simulate_into(out: Path, config: WorldConfig) -> int:
+    """Simulate a world and `write` it under `out`; returns the log's rows."""
+    world, log = simulate(config)
+    write(world, log, out)
+    return len(log.user_id)
+
+
 def load_ground_truth(data: Path) -> World:
     """The world that `write` kept under `data`; refuses a folder without it or with a damaged
     one.

@@ -120,10 +120,10 @@ def demo(source: str, data: Path | None, home: Path) -> None:
 
 def write_world(folder: Path) -> None:
     """Simulate the default world and write its log to `folder`; the same world each time."""
-    from features.simulation.simulated_log import simulate, write
+    from features.simulation.simulated_log import simulate_into
     from features.simulation.world import WorldConfig
 
-    write(*simulate(WorldConfig()), folder)
+    simulate_into(folder, WorldConfig())
 
 
 def _folder(source: str, data: Path | None, home: Path) -> Path:

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from features.histories import Histories
+from features.impressions import Impressions
 from features.schema import DAY, PUBLISHED_AT
-from funnel.context import Impressions, StepContext, in_test, saved_candidates, watched
-from funnel.evaluation.list_metrics import listed_seconds_at
+from funnel.context import StepContext, in_test, saved_candidates, watched
+from funnel.evaluation.list_metrics import listed_seconds_at, relevant_of
 from ranking.list_order import Gains
 from recall.baselines import ease_fits, ease_lists, item_knn_lists
 from recall.generators.popular import counts_by_span, popular_lists_by_span, popularity
@@ -207,12 +208,9 @@ def clicks_between(
     """What users [n], ascending, clicked from one instant to before another, repeats included, and
     T of each.
     """
-    log = context.impressions
-    inside = log.clicked & (log.timestamps_us >= since) & (log.timestamps_us < until)
-    rows = log.take(np.flatnonzero(inside & np.isin(log.users, users)))
-    order = np.argsort(rows.users, kind="stable")
-    offsets = np.searchsorted(rows.users[order], np.append(users, np.iinfo(np.int32).max))
-    return RelevantItems(offsets.astype(np.int64), rows.items[order]), watched(context, rows)[order]
+    inside = context.impressions.between(since, until)
+    clicks, rows = relevant_of(users, inside.take(inside.clicked))
+    return clicks, watched(context, rows)
 
 
 def cutoffs(at: Sequence[int], length: int) -> list[int]:

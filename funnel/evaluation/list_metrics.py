@@ -2,13 +2,59 @@
 lists.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from recall.metrics import RelevantItems, hits
+from features.dataset import Dataset
+from features.impressions import Impressions
+from ranking.examples import target_seconds
+from recall.generators.popular import counts_by_span, popular_lists_by_span
+from recall.metrics import RelevantItems, accuracy, hits
 
 Ints = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+
+
+def judge_lists(
+    dataset: Dataset, users: Int32, lists: Mapping[str, Int32], k: int = 10
+) -> pd.DataFrame:
+    """How much of what users [n], ascending, went on to watch is among the first k of their lists
+    [n, m], beside popularity: a row for each of the named lists.
+
+    `watch_seconds_share` is of the clicks' seconds, `hr` and `ndcg` are of completed watches.
+    Popularity is over the span that serves the test window best: no straw man.
+    """
+    test, split = dataset.test, dataset.split
+    clicks, rows = relevant_of(users, test.take(test.clicked))
+    watches, _ = relevant_of(users, test.take(test.completed))
+    seconds = target_seconds(rows, dataset.training, dataset.unit)
+
+    def judged(items: Int32) -> dict[str, float]:
+        found = accuracy([k], items, watches)
+        share = watch_seconds_share_at(k, items, clicks, seconds)
+        means = {name: float(np.nanmean(found[name])) for name in (f"hr@{k}", f"ndcg@{k}")}
+        return {f"watch_seconds_share@{k}": share} | means
+
+    as_of, timed = split.test_start, split.clock == "time"
+    counts = counts_by_span(dataset.watches, dataset.items.size_as_of(as_of), as_of, timed)
+    by_span = popular_lists_by_span(counts, users, dataset.clicks, as_of, k).values()
+    popular = max(map(judged, by_span), key=lambda row: row[f"watch_seconds_share@{k}"])
+    rows_by_name = {name: judged(items) for name, items in lists.items()}
+    return pd.DataFrame.from_dict(rows_by_name | {"popularity": popular}, orient="index")
+
+
+def relevant_of(users: Int32, shown: Impressions) -> tuple[RelevantItems, Impressions]:
+    """Impressions as relevant items of users [n], ascending, repeats included, and the impressions
+    that these are, in their order.
+    """
+    theirs = shown.take(np.isin(shown.users, users))
+    rows = theirs.take(np.argsort(theirs.users, kind="stable"))
+    offsets = np.searchsorted(rows.users, np.append(users, np.iinfo(np.int32).max))
+    return RelevantItems(offsets.astype(np.int64), rows.items), rows
 
 
 def watch_seconds_share_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Floats) -> float:

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from features.impressions import Impressions
 from features.random_streams import Stream, rng_of
 from features.simulation.simulated_log import load_ground_truth
-from funnel.context import Impressions, StepContext, logs_impressions, watched
+from funnel.context import StepContext, logs_impressions, watched
 from funnel.evaluation.evaluation_data import EvaluationData
 from funnel.evaluation.plots import interval_points
 from funnel.evaluation.simulation_report import policy_seconds
@@ -78,7 +79,7 @@ class OffPolicy:
 
     @property
     def places(self) -> int:
-        """How many places of every list the policies draw from: no list is evaluated on more than
+        """How many places of every list the policies draw from: no list is judged by more than
         another has.
         """
         config = self.context.config

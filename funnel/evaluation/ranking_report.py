@@ -16,9 +16,10 @@ import pandas as pd
 
 from features.asof_counts import count_events
 from features.asof_features import Block
+from features.impressions import Impressions
 from features.random_streams import Stream, rng_of
 from features.schema import DURATION_SECONDS
-from funnel.context import Impressions, StepContext, logs_impressions, watched
+from funnel.context import StepContext, logs_impressions, watched
 from funnel.evaluation.evaluation_data import EvaluationData, mean
 from funnel.evaluation.plots import calibration_bars, seconds_by_bucket
 from ranking import metrics as ranking

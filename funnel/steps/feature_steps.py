@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 
 from features.asof_features import AsOfFeatures
 from features.data import ingest as ingestion
 from features.errors import InputError
-from features.histories import Histories, histories_of, samples_of
-from features.requests import requests_us
-from features.schema import ITEM, PUBLISHED_AT, REQUEST, SECOND, TIMESTAMP, USER, Table, table_at
+from features.histories import Histories, samples_of
+from features.impressions import Impressions
+from features.requests import with_requests
+from features.schema import ITEM, TIMESTAMP, USER, Table, table_at
 from features.search_tokens import token_histories
 from features.side_features import category_values, side_features_of
-from features.split import split_of, timestamp_us_of, timestamps_us
-from features.vocabulary import catalogue_of, impressions_of, vocabulary_of
-from funnel.context import REQUESTS, Impressions, StepContext, logs_impressions
+from features.split import log_until_test_end, split_of
+from features.vocabulary import impressions_of, item_vocabulary_of, vocabulary_of
+from funnel.context import StepContext, logs_impressions
 from funnel.evaluation.plots import data_profile
 
 
@@ -63,13 +63,8 @@ def write_split(context: StepContext) -> None:
 def write_vocabulary(context: StepContext) -> None:
     log, split = _log_with_instants(context), context.split
     vocabulary_of(log, USER).save(context.out / "users.parquet")
-    published = _published(context, log.get_backend()) if split.clock == "time" else None
-    items = (
-        vocabulary_of(log, ITEM)
-        if published is None
-        else catalogue_of(log, published, split.start, split.test_end)
-    )
-    items.save(context.out / "items.parquet")
+    items = _optional_table(context, "items", log.get_backend())
+    item_vocabulary_of(log, items, split).save(context.out / "items.parquet")
 
 
 def write_impressions(context: StepContext) -> None:
@@ -77,10 +72,10 @@ def write_impressions(context: StepContext) -> None:
     users, items = (
         _table(context, "vocabulary", side, log.get_backend()) for side in ("users", "items")
     )
-    log.get_backend().to_parquet(
-        impressions_of(log, users, items), context.out / "impressions.parquet"
-    )
-    _write_requests(context)
+    indexed = impressions_of(log, users, items).to_pyarrow()
+    # In the order clock a second means nothing, and each row is a request of its own.
+    within = context.config.features.request_seconds if context.split.clock == "time" else 0
+    pq.write_table(with_requests(indexed, within), context.out / "impressions.parquet")
     _draw_log(context)
 
 
@@ -90,13 +85,9 @@ def write_histories(context: StepContext) -> None:
     """
     log, users = context.impressions, len(context.ids.users)
     for name, rows in (("watches", log.completed), ("clicks", log.clicked)):
-        kept = log.take(rows)
-        histories_of(kept.users, kept.items, kept.timestamps_us, users).save(context.out / name)
+        log.histories(rows, users).save(context.out / name)
     if logs_impressions(context):
-        ignored = log.take(~log.clicked)
-        histories_of(ignored.users, ignored.items, ignored.timestamps_us, users).save(
-            context.out / "ignored"
-        )
+        log.histories(~log.clicked, users).save(context.out / "ignored")
     searches = context.inputs["interactions"] / "searches.parquet"
     if searches.exists() and context.split.clock == "time":
         tokens, histories = token_histories(table_at(searches), context.ids.users)
@@ -122,24 +113,6 @@ def write_profiles(context: StepContext) -> None:
     _refuse_name_clashes(context.features_of(of_users, of_items))
 
 
-def _write_requests(context: StepContext) -> None:
-    """When each impression was asked for, beside the table of impressions."""
-    path = context.out / "impressions.parquet"
-    known = REQUEST in pq.read_schema(path).names
-    table = pq.read_table(path, columns=["user", "timestamp_us", *([REQUEST] if known else [])])
-    codes = np.full(len(table), -1, np.int32)
-    if known:
-        codes = pd.factorize(table[REQUEST].to_pandas())[0].astype(np.int32)
-    within_us = round(context.config.features.request_seconds * SECOND)
-    asked = requests_us(
-        table["user"].to_numpy(),
-        table["timestamp_us"].to_numpy(),
-        codes,
-        within_us if context.split.clock == "time" else 0,
-    )
-    np.save(context.out / REQUESTS, asked)
-
-
 def _refuse_name_clashes(features: AsOfFeatures) -> None:
     for column in features.name_clashes():
         side, _, name = column.partition("_")
@@ -163,23 +136,10 @@ def _table(context: StepContext, artefact: str, name: str, backend: Any = None) 
     return table_at(context.inputs[artefact] / f"{name}.parquet", backend)
 
 
-def _optional_table(context: StepContext, name: str) -> Table | None:
+def _optional_table(context: StepContext, name: str, backend: Any = None) -> Table | None:
     exists = (context.inputs["interactions"] / f"{name}.parquet").exists()
-    return _table(context, "interactions", name) if exists else None
-
-
-def _published(context: StepContext, backend: Any) -> Table | None:
-    """When each item was published, as item_id and instant; None where the log does not say."""
-    if not (context.inputs["interactions"] / "items.parquet").exists():
-        return None
-    items = _table(context, "interactions", "items", backend)
-    if PUBLISHED_AT not in items.columns:
-        return None
-    known = items.filter(items[PUBLISHED_AT].notnull())
-    return known.select(ITEM, timestamp_us=timestamp_us_of(known[PUBLISHED_AT]))
+    return _table(context, "interactions", name, backend) if exists else None
 
 
 def _log_with_instants(context: StepContext) -> Table:
-    """The log up to the test window's end, each row with its instant."""
-    log = timestamps_us(_table(context, "interactions", "interactions"), context.split)
-    return log.filter(log.timestamp_us < context.split.test_end)
+    return log_until_test_end(_table(context, "interactions", "interactions"), context.split)

@@ -27,7 +27,7 @@ from ranking.recommend import Lists, Ordered, Recommender, recommender_of
 from recall.blender import reserved_places
 from recall.candidates import Candidates
 from recall.tower import Tower
-from recall.tower_scores import TowerScoreFeatures
+from recall.tower_scores import list_columns
 
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
@@ -80,15 +80,8 @@ def recall_columns(
     context: StepContext, lists: Candidates, tower: Tower
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Recall's columns of lists as of a tower's instant, [n, k]."""
-    vectors = tower.user_vectors(
-        context.user_inputs.inputs_at(tower.shape, lists.users, tower.shape.as_of)
-    )
-    shape = lists.items.shape
-    of_row = np.repeat(np.arange(shape[0]), shape[1])
-    scores = np.asarray(lists.tower_scores).reshape(-1).astype(np.float64)
-    columns = TowerScoreFeatures(tower).columns(vectors, scores, of_row)
-    merged = np.asarray(lists.scores, np.float64)
-    return {name: values.reshape(shape) for name, values in columns.items()} | {MERGED: merged}
+    columns = list_columns(tower, context.user_inputs, lists)
+    return columns | {MERGED: np.asarray(lists.scores, np.float64)}
 
 
 def order_of(context: StepContext) -> ListOrder:

@@ -4,7 +4,6 @@ out.
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from features.errors import InputError
+from features.impressions import Impressions
 from features.random_streams import Stream, rng_of
 from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, TIMESTAMP, USER
 from funnel.context import (
     VALIDATION,
-    Impressions,
     StepContext,
     in_test,
     logs_impressions,
@@ -28,12 +27,13 @@ from funnel.epochs import draw_epochs
 from funnel.evaluation.plots import draw_choice
 from funnel.lists import USERS_A_SHARD, Ranked, ranks_of, write_lists
 from funnel.steps.list_validation import FLAGS, choice_text, choose_order, validation_rows
-from funnel.steps.listed_rows import exposures_at, rows_of_lists
+from funnel.steps.listed_rows import rows_of_lists
 from funnel.steps.ordering import CHOICE, order_of, re_ranked_lists, recommender_at, taking_part
 from ranking.examples import MERGED, Exposures, RankingRows, blocks_of
 from ranking.leakage_check import check_leakage
 from ranking.recommend import Ordered
 from recall.candidates import Candidates
+from recall.tower_scores import rolled_columns
 
 Int32 = npt.NDArray[np.int32]
 
@@ -41,12 +41,9 @@ Int32 = npt.NDArray[np.int32]
 def write_ranking_rows(context: StepContext) -> None:
     if logs_impressions(context):
         past = _past_impressions(context)
-        exposures, clicked, seconds = (
-            exposures_of(context, past),
-            past.clicked,
-            watched(context, past),
-        )
-        weight, requests_us = np.ones(len(exposures)), past.requests_us
+        exposures, requests_us = exposures_of(context, past), past.requests_us
+        clicked, seconds = past.clicked, watched(context, past)
+        weight = np.ones(len(exposures))
     else:
         exposures, clicked, seconds, weight = rows_of_lists(context)
         requests_us = exposures.timestamps_us
@@ -54,19 +51,7 @@ def write_ranking_rows(context: StepContext) -> None:
         _refuse_to_rank(context, len(clicked), int(clicked.sum()))
     rng = rng_of(context.config.seed, Stream.LEAKAGE_CHECK)
     check_leakage(context.features, exposures, requests_us, rng)
-    positions = (
-        exposures.positions
-        if exposures.positions is not None
-        else np.zeros(len(exposures), np.int32)
-    )
-    rows = RankingRows(
-        blocks_of(context.features, exposures),
-        exposures.timestamps_us,
-        clicked,
-        seconds,
-        weight,
-        positions,
-    )
+    rows = RankingRows.of(context.features, exposures, clicked, seconds, weight)
     rows.save(context.out / "ranking_rows.parquet")
     flags, validates = validation_rows(context, exposures.users, exposures.timestamps_us, clicked)
     np.save(context.out / FLAGS, flags)
@@ -159,22 +144,20 @@ def _refuse_to_rank(context: StepContext, rows: int, clicked: int) -> None:
 
 
 def _past_impressions(context: StepContext) -> Impressions:
-    """Every impression before test_start but those whose watch still ran: their T was not known."""
-    log, ended_us = context.impressions, context.features.log.events.ended_us
-    test_start = context.split.test_start
-    return log.take(np.flatnonzero((log.timestamps_us < test_start) & (ended_us <= test_start)))
+    """Every impression before test_start whose watch had ended by then."""
+    ended_us = context.features.log.events.ended_us
+    return context.impressions.ended_by(context.split.test_start, ended_us)
 
 
 def exposures_of(context: StepContext, rows: Impressions) -> Exposures:
     """Impressions as exposures as of their requests, in their own contexts and positions; no list
     that was merged is known of them.
     """
-    unplaced = exposures_at(context, rows.users, rows.items, rows.requests_us)
-    contexts = {name: getattr(rows, name) for name in context.features.log.contexts}
-    unmerged = {} if logs_impressions(context) else {MERGED: np.full(len(rows.users), np.nan)}
-    return replace(
-        unplaced, recall=unplaced.recall | unmerged, contexts=contexts, positions=rows.positions
+    recall = rolled_columns(
+        context.towers, context.user_inputs, rows.users, rows.items, rows.requests_us
     )
+    unmerged = {} if logs_impressions(context) else {MERGED: np.full(len(rows.users), np.nan)}
+    return Exposures.of(rows, context.features, recall | unmerged)
 
 
 def _ranked(candidates: Candidates, lists: Ordered) -> Iterator[Ranked]:
