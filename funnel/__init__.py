@@ -21,7 +21,7 @@ An artefact is made from what its parents hold, once. A log of five watches is r
     >>> Split.model_validate_json(instants).described()["test_start"]
     '2024-05-04T00:00:00Z'
 
-`run_pipeline` makes all of them, up to the report. `judge_lists` sets lists of a
+`run_pipeline` makes all of them, up to the report. `evaluate_lists` sets lists of a
 `features.Dataset` beside popularity's: `docs/tour.ipynb` shows it.
 """
 
@@ -31,7 +31,7 @@ from features.lazy import lazy_names
 
 if TYPE_CHECKING:
     from funnel.config import FunnelConfig
-    from funnel.evaluation.list_metrics import judge_lists
+    from funnel.evaluation.list_metrics import evaluate_lists
     from funnel.pipeline import Request, context_of, make, request_for
     from funnel.run import run_pipeline
     from funnel.store import Store
@@ -41,7 +41,7 @@ __all__ = [
     "Request",
     "Store",
     "context_of",
-    "judge_lists",
+    "evaluate_lists",
     "make",
     "request_for",
     "run_pipeline",
@@ -54,7 +54,7 @@ __getattr__ = lazy_names(
         "Request": "funnel.pipeline",
         "Store": "funnel.store",
         "context_of": "funnel.pipeline",
-        "judge_lists": "funnel.evaluation.list_metrics",
+        "evaluate_lists": "funnel.evaluation.list_metrics",
         "make": "funnel.pipeline",
         "request_for": "funnel.pipeline",
         "run_pipeline": "funnel.run",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features import SplitConfig, read_dataset
-from funnel import judge_lists
+from funnel import evaluate_lists
 from funnel.evaluation.list_metrics import listed_seconds_at, watch_seconds_share_at
 from recall.metrics import RelevantItems
 
@@ -90,7 +90,7 @@ def test_lists_are_judged_by_what_was_watched_next_beside_popularity(tmp_path):
         "best": np.array([[c, b], [c, a]], np.int32),
         "worst": np.array([[a, 0]] * 2, np.int32),
     }
-    table = judge_lists(dataset, users, lists, k=1)
+    table = evaluate_lists(dataset, users, lists, k=1)
     assert table.index.tolist() == ["best", "worst", "popularity"]
     assert table.loc["best"].tolist() == [0.8, 1.0, 1.0]
     assert table.loc["worst"].tolist() == [0.0, 0.0, 0.0]

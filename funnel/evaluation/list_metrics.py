@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 
 
-def judge_lists(
+def evaluate_lists(
     dataset: Dataset, users: Int32, lists: Mapping[str, Int32], k: int = 10
 ) -> pd.DataFrame:
     """How much of what users [n], ascending, went on to watch is among the first k of their lists
@@ -33,7 +33,7 @@ def judge_lists(
     watches, _ = relevant_of(users, test.take(test.completed))
     seconds = target_seconds(rows, dataset.training, dataset.unit)
 
-    def judged(items: Int32) -> dict[str, float]:
+    def evaluated(items: Int32) -> dict[str, float]:
         found = accuracy([k], items, watches)
         share = watch_seconds_share_at(k, items, clicks, seconds)
         means = {name: float(np.nanmean(found[name])) for name in (f"hr@{k}", f"ndcg@{k}")}
@@ -42,8 +42,8 @@ def judge_lists(
     as_of, timed = split.test_start, split.clock == "time"
     counts = counts_by_span(dataset.watches, dataset.items.size_as_of(as_of), as_of, timed)
     by_span = popular_lists_by_span(counts, users, dataset.clicks, as_of, k).values()
-    popular = max(map(judged, by_span), key=lambda row: row[f"watch_seconds_share@{k}"])
-    rows_by_name = {name: judged(items) for name, items in lists.items()}
+    popular = max(map(evaluated, by_span), key=lambda row: row[f"watch_seconds_share@{k}"])
+    rows_by_name = {name: evaluated(items) for name, items in lists.items()}
     return pd.DataFrame.from_dict(rows_by_name | {"popularity": popular}, orient="index")
 
 

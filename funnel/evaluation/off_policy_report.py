@@ -79,7 +79,7 @@ class OffPolicy:
 
     @property
     def places(self) -> int:
-        """How many places of every list the policies draw from: no list is judged by more than
+        """How many places of every list the policies draw from: no list is evaluated on more than
         another has.
         """
         config = self.context.config
