@@ -135,12 +135,17 @@ def test_the_summary_counts_what_was_done(data: Path, out: Path) -> None:
             "items": ["title", "published_at", "channel_id", "topics", "language"],
             "users": ["user_id", "country", "region", "device", "gender", "age", "language"],
         },
+        "partial": {},
         "unused": [],
         "unread": [],
+        "matched": {"items": 0.75, "searches": 1.0},
+        "odd": ["items describes 75% of the rows (such as `c` are missing)"],
         "rows": 2,
         "users": 2,
         "items": 2,
         "clicked_share": 1.0,
+        "completed_share": 1.0,
+        "repeat_share": 0.0,
         "null_seconds_share": 0.5,
         "mean_seconds": 3.0,
         "first_timestamp": "2024-05-02T00:00:00+00:00",
@@ -155,12 +160,14 @@ def test_what_was_taken_for_something_else_is_told_in_one_line(data: Path, out: 
     """
     summary = ingest("canonical", data, out, TOLERANT, NOW)
     aside = "item_id is null: 1, duplicate: 1"
+    odd = "items describes 75% of the rows (such as `c` are missing)"
     missing = "not in the log: device, position, propensity"
     assert in_words(summary) == (
-        f"4 rows of 6 ({aside}), 2 users, 3 items, 75% clicked, 7.5 seconds a click; {missing}"
+        f"4 rows of 6 ({aside}), 2 users, 3 items, 75% clicked, 7.5 seconds a click; {odd}; {missing}"
     )
     for path in out.iterdir():
         path.unlink()
+    (data / "items.csv").unlink()
     (data / "interactions.csv").write_text(
         "user_id,item_id,timestamp,click,watch_time\n1,a,2024-05-01,0,2\n"
     )
@@ -239,6 +246,7 @@ def test_every_file_that_is_read_can_be_hashed_beforehand(data: Path) -> None:
 def test_rows_far_into_a_large_file_keep_their_numbers(data: Path, out: Path) -> None:
     lines = [f"{n % 997},i{n},2024-05-01T00:00:00Z,1,12,home" for n in range(200_000)]
     lines[150_000] = "5,x,2024-05-01T00:00:00Z,1,-1,home"
+    (data / "items.csv").unlink()
     (data / "interactions.csv").write_text("\n".join([LOG.splitlines()[0], *lines]) + "\n")
     ingest("canonical", data, out, CleaningConfig(), NOW)
     assert written(out, "rejected")[0][1:5] == (

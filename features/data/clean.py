@@ -54,6 +54,12 @@ class CleaningConfig(BaseModel):
         ge=0,
         description="Seconds below which a click counts as none; unset keeps every click.",
     )
+    max_watch_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds to which longer watches are cut, for logs that add up many sittings; "
+        "unset, watches above a day are faults.",
+    )
     min_history: int | None = Field(
         None, ge=1, description="Clicks that a user needs to be kept; unset keeps everybody."
     )
@@ -93,15 +99,15 @@ def clean(tables: Tables, config: CleaningConfig) -> tuple[Tables, dict[str, int
     """The tables under the rules that are on, and the rows each rule dropped, in the order they
     ran.
 
-    `min_watch_seconds` drops nothing: it counts the clicks it took back. InputError where a rule
-    needs a table or column that the log has not.
+    `min_watch_seconds` and `max_watch_seconds` drop nothing: they count the clicks taken back and
+    the watches cut. InputError where a rule needs a table or column that the log has not.
     """
     dropped: dict[str, int] = {}
     for name, (rule, measure) in RULES.items():
         if getattr(config, name):
-            before = measure(tables.interactions)
+            before = measure(tables.interactions, config)
             tables = rule(tables, config)
-            dropped[name] = _number(before) - _number(measure(tables.interactions))
+            dropped[name] = _number(before) - _number(measure(tables.interactions, config))
     return tables, dropped
 
 
@@ -160,6 +166,12 @@ def _min_watch_seconds(tables: Tables, config: CleaningConfig) -> Tables:
     return replace(tables, interactions=log.mutate(**{CLICKED: log[CLICKED] & long_enough}))
 
 
+def _max_watch_seconds(tables: Tables, config: CleaningConfig) -> Tables:
+    log, most = tables.interactions, ibis.literal(config.max_watch_seconds, "float64")
+    capped = ibis.ifelse(log[WATCH_SECONDS] > most, most, log[WATCH_SECONDS])
+    return replace(tables, interactions=log.mutate(**{WATCH_SECONDS: capped}))
+
+
 def _min_history(tables: Tables, config: CleaningConfig) -> Tables:
     return _with_watches(tables, ibis._["_watches"] >= config.min_history)
 
@@ -183,12 +195,16 @@ def _items_with(tables: Tables, column: str, rule: str) -> ir.Table:
     return tables.items
 
 
-def _rows(log: ir.Table) -> ir.IntegerScalar:
+def _rows(log: ir.Table, _: CleaningConfig) -> ir.IntegerScalar:
     return log.count()
 
 
-def _clicks(log: ir.Table) -> ir.IntegerScalar:
+def _clicks(log: ir.Table, _: CleaningConfig) -> ir.IntegerScalar:
     return log[CLICKED].cast("int64").sum()
+
+
+def _above_cap(log: ir.Table, config: CleaningConfig) -> ir.IntegerScalar:
+    return (log[WATCH_SECONDS] > config.max_watch_seconds).cast("int64").sum()
 
 
 def _number(counted: ir.IntegerScalar) -> int:
@@ -196,7 +212,7 @@ def _number(counted: ir.IntegerScalar) -> int:
 
 
 Rule = Callable[[Tables, CleaningConfig], Tables]
-Measure = Callable[[ir.Table], ir.IntegerScalar]
+Measure = Callable[[ir.Table, CleaningConfig], ir.IntegerScalar]
 
 # The sample comes first because it makes the others cheap, histories last because the others
 # shorten them.
@@ -206,6 +222,7 @@ RULES: dict[str, tuple[Rule, Measure]] = {
     "known_items_only": (_known_items_only, _rows),
     "no_exposure_before_publication": (_no_exposure_before_publication, _rows),
     "min_watch_seconds": (_min_watch_seconds, _clicks),
+    "max_watch_seconds": (_max_watch_seconds, _above_cap),
     "min_history": (_min_history, _rows),
     "max_history": (_max_history, _rows),
 }

@@ -34,11 +34,15 @@ class Field:
     whole: bool = False
 
     def accepts(self, kind: dt.DataType) -> bool:
-        """Whether a typed (Parquet) column can hold this field at all."""
-        return isinstance(kind, ACCEPTED[self.kind])
+        """Whether a typed (Parquet) column can hold this field at all; one without a value can."""
+        return kind.is_null() or isinstance(kind, ACCEPTED[self.kind])
 
     def value(self, raw: ir.Value) -> ir.Value:
         """The typed value; null where the cell is blank or cannot be read."""
+        if raw.type().is_null():
+            return ibis.null(TYPES[self.kind])
+        if raw.type().is_string():
+            raw = ibis.ifelse(is_blank(raw), ibis.null("string"), raw)
         if self.kind == "id":
             return _whole(raw) if self.whole else _id(raw)
         if self.kind == "timestamp":
@@ -52,8 +56,21 @@ class Field:
         return raw.cast("string")
 
 
+# What a column of each kind holds, whatever its file held; ids may be strings instead.
+TYPES: dict[Kind, dt.DataType] = {
+    "id": dt.int64,
+    "timestamp": UTC,
+    "flag": dt.boolean,
+    "number": dt.float64,
+    "category": dt.string,
+    "categories": dt.Array(dt.string),
+    "text": dt.string,
+}
+# Whole numbers are exact in a double up to here.
+EXACT_IN_DOUBLES = 2.0**53
 ACCEPTED: dict[Kind, tuple[type[dt.DataType], ...]] = {
-    "id": (dt.Integer, dt.String),
+    # Floating: pandas writes whole ids so where one of them is null.
+    "id": (dt.Integer, dt.Floating, dt.String, dt.UUID),
     "timestamp": (dt.Timestamp, dt.Date, dt.Numeric, dt.String),
     "flag": (dt.Boolean, dt.Numeric),
     "number": (dt.Numeric,),
@@ -73,8 +90,25 @@ def whole_id(name: str, raw: str) -> Field:
     return Field(name, raw, "id", required=True, whole=True)
 
 
+def is_blank(raw: ir.Value) -> ir.BooleanValue:
+    """Whether a cell says nothing: null, not a number, or text of nothing but spaces."""
+    blank = raw.isnull()
+    if raw.type().is_floating():
+        blank |= cast(ir.FloatingValue, raw).isnan()
+    if raw.type().is_string():
+        blank |= cast(ir.StringValue, raw).strip() == ""
+    return blank
+
+
 def _id(raw: ir.Value) -> ir.Value:
-    return raw.cast("int64") if raw.type().is_integer() else raw.cast("string")
+    if raw.type().is_floating():
+        number = cast(ir.FloatingValue, raw)
+        whole = number.try_cast("int64")
+        exact = (whole.cast("float64") == number) & (number.abs() < EXACT_IN_DOUBLES)
+        return ibis.ifelse(exact, whole, ibis.null("int64"))
+    # Unsigned 64-bit hashes do not fit int64; as text they are kept.
+    fits = raw.type().is_integer() and not raw.type().is_uint64()
+    return raw.cast("int64" if fits else "string")
 
 
 def _whole(raw: ir.Value) -> ir.Value:
@@ -113,5 +147,21 @@ def _flag(raw: ir.Value) -> ir.Value:
 def _categories(raw: ir.Value, separator: str) -> ir.Value:
     if raw.type().is_array():
         return raw.cast("array<string>")
-    parts = cast(ir.StringValue, raw).split(separator)
+    text = cast(ir.StringValue, raw).strip()
+    parts = ibis.ifelse(_is_written_list(text), _listed(text), text.split(separator))
     return parts.map(lambda part: part.strip()).filter(lambda part: part != "")
+
+
+def _is_written_list(text: ir.StringValue) -> ir.BooleanValue:
+    return text.startswith("[") & text.endswith("]")
+
+
+def _listed(text: ir.StringValue) -> ir.Value:
+    """The values of a list that was written as text, by Python, JSON or numpy: `['a', "b's"]`, `[1,
+    2]`, `['a' 'b']`.
+    """
+    inside = text.substr(1, text.length() - 2)
+    # Between quotes a comma belongs to the value.
+    quoted = inside.re_split(r"""['"]\s*,\s*['"]|'\s+'|"\s+\"""")
+    values = ibis.ifelse(inside.re_search(r"""^\s*['"]"""), quoted, inside.split(","))
+    return values.map(lambda value: value.strip().re_replace(r"""^['"]|['"]$""", ""))

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +10,21 @@ from typing import cast
 
 import duckdb
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
+from ibis.common.exceptions import IbisError
 from ibis.util import gen_name
 
-from features.data.fields import Field
+from features.data.fields import TYPES, UTC, Field
 from features.errors import InputError
 from features.schema import DURATION_SECONDS, Tables, sql_text
 
 FILE, ROW = "_file", "_row"
+# What columns without a name are called, before their number; nothing is made of them.
+UNNAMED = "_unnamed_"
 
 
 @dataclass(frozen=True)
@@ -71,27 +75,77 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """The rows of one part as they stand in its files, with `_file` (index) and `_row` (from 1) of
-    each.
-    """
+class Page:
+    """The rows of one file as they stand, with `_file` (its index) and `_row` (from 1) of each."""
 
-    files: tuple[Path, ...]
     raw: ir.Table
     fields: tuple[Field, ...]
     rest: tuple[str, ...]
 
-    @property
-    def is_text(self) -> bool:
-        """Whether the ids came as text, so that their type is ours to find."""
-        return self.files[0].suffix != ".parquet"
+    def typed(self, schema: Mapping[str, dt.DataType]) -> dict[str, ir.Value]:
+        """The columns of a schema, each in its type; null throughout where the file has no such
+        column. A duration of 0 is an unknown one.
+        """
+        found = {taken.name: taken.value(self.raw[taken.raw]) for taken in self.fields}
+        if DURATION_SECONDS in found:
+            found[DURATION_SECONDS] = cast(ir.NumericValue, found[DURATION_SECONDS]).nullif(0.0)
+        found |= {name: self.raw[name] for name in self.rest}
+        return {
+            name: found[name].cast(kind) if name in found else ibis.null(kind)
+            for name, kind in schema.items()
+        }
 
-    def typed(self) -> dict[str, ir.Value]:
-        """The columns taken, by the names they have here. A duration of 0 is an unknown one."""
-        named = {taken.name: taken.value(self.raw[taken.raw]) for taken in self.fields}
-        if DURATION_SECONDS in named:
-            named[DURATION_SECONDS] = cast(ir.NumericValue, named[DURATION_SECONDS]).nullif(0.0)
-        return named | {name: self.raw[name] for name in self.rest}
+
+@dataclass(frozen=True)
+class Sheet:
+    """One incoming table as it stands in its files: a page each, and the one schema that all pages
+    are cast to before they are united.
+
+    `open_ids` are the id columns whose type is ours to find: they came as text, unsigned, or of two
+    types.
+    """
+
+    files: tuple[Path, ...]
+    pages: tuple[Page, ...]
+    schema: Mapping[str, dt.DataType]
+    open_ids: frozenset[str]
+    encoding: str = "utf-8"
+
+    def united(self, columns: Callable[[Page], Mapping[str, ir.Value]]) -> ir.Table:
+        """What is made of each page, with `_file` and `_row`, as one table; equal columns of all
+        pages.
+        """
+        pages = [page.raw.select(FILE, ROW, **columns(page)) for page in self.pages]
+        return ibis.union(*pages) if len(pages) > 1 else pages[0]
+
+    def typed(self) -> ir.Table:
+        """All rows in the sheet's schema."""
+        return self.united(lambda page: page.typed(self.schema))
+
+    @property
+    def partial(self) -> list[str]:
+        """The columns that only some of the files have."""
+        return [
+            name
+            for name in self.schema
+            if not all(name in names_of(page.fields) | {*page.rest} for page in self.pages)
+        ]
+
+    @property
+    def untaken(self) -> set[str]:
+        """The columns of the files that nothing is made of; those without a name have none here."""
+        return {
+            name
+            for page in self.pages
+            for name in page.raw.columns
+            if name not in {FILE, ROW, *page.rest, *(taken.raw for taken in page.fields)}
+            and not name.startswith(UNNAMED)
+        }
+
+
+def names_of(fields: Iterable[Field]) -> set[str]:
+    """The names that fields have here."""
+    return {taken.name for taken in fields}
 
 
 def find(name: str, source: Source, data: Path) -> dict[Part, tuple[Path, ...]]:
@@ -119,20 +173,23 @@ def _matching(part: Part, data: Path) -> tuple[Path, ...]:
 
 
 def open_sheet(part: Part, files: tuple[Path, ...], backend: Backend) -> Sheet:
-    """The files of a part as one table; InputError where one cannot be read or lacks a column."""
-    tables = [_open(path, index, part, backend) for index, path in enumerate(files)]
-    common = [name for name in tables[0].columns if all(name in table.columns for table in tables)]
-    raw = ibis.union(*(table.select(common) for table in tables)) if len(tables) > 1 else tables[0]
-    sheet = Sheet(files, raw, _present(part.fields, common), _rest(part, common))
-    with refusing_unreadable(files):
-        if raw.limit(1).count().execute() == 0:
+    """The files of a part, each on its own; InputError where one cannot be read or lacks a column
+    that it must have.
+    """
+    with refusing_engine_errors(files, part.dialect.encoding):
+        pages = tuple(_open(path, index, part, backend) for index, path in enumerate(files))
+        _require_one_spelling(files, pages, part)
+        if not any(page.raw.limit(1).count().execute() for page in pages):
             raise InputError(
                 f"{files[0].name}: the table {part.table} is empty; expected at least one row"
             )
-    return sheet
+    is_text = files[0].suffix != ".parquet"
+    schema, mixed = _schema(part, pages)
+    ids = {taken.name for taken in part.fields if taken.kind == "id"} & set(schema)
+    return Sheet(files, pages, schema, frozenset(ids if is_text else mixed), part.dialect.encoding)
 
 
-def _open(path: Path, index: int, part: Part, backend: Backend) -> ir.Table:
+def _open(path: Path, index: int, part: Part, backend: Backend) -> Page:
     table = (
         _open_parquet(path, backend)
         if path.suffix == ".parquet"
@@ -141,7 +198,70 @@ def _open(path: Path, index: int, part: Part, backend: Backend) -> ir.Table:
     _require_columns(path, part.fields, table)
     if path.suffix == ".parquet":
         _require_types(path, part.fields, table)
-    return table.mutate(**{FILE: ibis.literal(index, "int32")})
+    columns = list(table.columns)
+    raw = table.mutate(**{FILE: ibis.literal(index, "int32")})
+    return Page(raw, _present(part.fields, columns), _rest(part, columns))
+
+
+def _schema(part: Part, pages: tuple[Page, ...]) -> tuple[dict[str, dt.DataType], set[str]]:
+    """The one type of each column of all pages, in the order of the part's fields, and the ids that
+    are text though they may be integers.
+    """
+    schema: dict[str, dt.DataType] = {}
+    mixed: set[str] = set()
+    for name in dict.fromkeys(taken.name for taken in part.fields):
+        found = [taken for page in pages for taken in page.fields if taken.name == name]
+        if found:
+            schema[name] = TYPES[found[0].kind]
+    for name in [name for name in schema if any(_ids(page, name) for page in pages)]:
+        raws = [raw for page in pages for raw in _ids(page, name) if not raw[1].type().is_null()]
+        strings = {taken.value(raw).type().is_string() for taken, raw in raws}
+        if True in strings:
+            schema[name] = dt.string
+        if strings == {True, False} or any(raw.type().is_uint64() for _, raw in raws):
+            mixed.add(name)
+    for name in dict.fromkeys(name for page in pages for name in page.rest):
+        schema[name] = _common_type([page.raw[name].type() for page in pages if name in page.rest])
+    return schema, mixed
+
+
+def _ids(page: Page, name: str) -> list[tuple[Field, ir.Column]]:
+    return [
+        (taken, page.raw[taken.raw])
+        for taken in page.fields
+        if taken.name == name and taken.kind == "id"
+    ]
+
+
+def _common_type(kinds: list[dt.DataType]) -> dt.DataType:
+    """A type that holds what columns of several types hold; text where nothing else does."""
+    known = {kind.copy(nullable=True) for kind in kinds if not kind.is_null()}
+    if len(known) == 1:
+        return known.pop()
+    if known and all(kind.is_integer() and not kind.is_uint64() for kind in known):
+        return dt.int64
+    if known and all(kind.is_numeric() and not kind.is_boolean() for kind in known):
+        return dt.float64
+    if known and all(kind.is_timestamp() or kind.is_date() for kind in known):
+        return UTC
+    if known and all(kind.is_array() for kind in known):
+        return dt.Array(dt.string)
+    return dt.string
+
+
+def _require_one_spelling(files: tuple[Path, ...], pages: tuple[Page, ...], part: Part) -> None:
+    """InputError where a column is spelt in two ways, in two files or by a file and the contract:
+    the engine takes both for one.
+    """
+    spelt = {taken.raw.casefold(): taken.raw for taken in part.fields} if part.keep_rest else {}
+    for path, page in zip(files, pages, strict=True):
+        for name in page.raw.columns if part.keep_rest else ():
+            known = spelt.setdefault(name.casefold(), name)
+            if name != known:
+                raise InputError(
+                    f"{path.name}: column {name} differs from {known} in nothing but case; name it "
+                    f"{known}, or otherwise"
+                )
 
 
 def _open_parquet(path: Path, backend: Backend) -> ir.Table:
@@ -151,15 +271,18 @@ def _open_parquet(path: Path, backend: Backend) -> ir.Table:
         raise InputError(
             f"{path.name}: not a whole Parquet file (is it truncated?); write it again"
         ) from error
-    table = _read_parquet(path, backend)
-    return table.mutate(**{ROW: table["file_row_number"] + 1}).drop("file_row_number")
+    schema = pq.read_schema(path)
+    _require_distinct(path.name, schema.names)
+    table = _read_parquet(path, schema, backend)
+    # The engine reads columns that are null throughout as integers.
+    nulls = {f.name: ibis.null() for f in schema if pa.types.is_null(f.type)}
+    return table.mutate(**{ROW: table["file_row_number"] + 1, **nulls}).drop("file_row_number")
 
 
-def _read_parquet(path: Path, backend: Backend) -> ir.Table:
+def _read_parquet(path: Path, schema: pa.Schema, backend: Backend) -> ir.Table:
     """The file with its row numbers; instants in nanoseconds, as pandas writes them, become
     microseconds.
     """
-    schema = pq.read_schema(path)
     fine = [f.name for f in schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns"]
     if not fine:
         return backend.read_parquet(path, file_row_number=True)
@@ -205,15 +328,25 @@ def _header(path: Path, dialect: Dialect) -> tuple[str, ...]:
     names = next(csv.reader([text], delimiter=dialect.delimiter), [])
     if dialect.typed_header:
         names = [name.split(":")[0] for name in names]
-    if len(set(names)) < len(names):
-        raise InputError(
-            f"{path.name}, line 1: a column is named twice in {text!r}; names must differ"
-        )
+    # As `DataFrame.to_csv` names the index, or after a comma at the line's end.
+    names = [name if name.strip() else f"{UNNAMED}{n}" for n, name in enumerate(names, 1)]
+    _require_distinct(f"{path.name}, line 1", names)
     if not names:
         raise InputError(
             f"{path.name}: the file is empty; expected a line of column names and rows below it"
         )
     return tuple(names)
+
+
+def _require_distinct(place: str, names: Sequence[str]) -> None:
+    """InputError where two columns have one name, or names that differ in case only."""
+    seen: dict[str, str] = {}
+    for name in names:
+        first = seen.get(name.casefold())
+        if first is not None:
+            how = "is named twice" if first == name else f"differs from {first} in case only"
+            raise InputError(f"{place}: column {name} {how}; names must differ, rename one of them")
+        seen[name.casefold()] = name
 
 
 def _require_columns(path: Path, fields: tuple[Field, ...], table: ir.Table) -> None:
@@ -261,25 +394,35 @@ def _rest(part: Part, columns: list[str]) -> tuple[str, ...]:
         | {wanted.name for wanted in part.fields}
         | {FILE, ROW}
     )
-    return tuple(name for name in columns if part.keep_rest and name not in taken)
+    return tuple(
+        name
+        for name in columns
+        if part.keep_rest and name not in taken and not name.startswith("_")
+    )
 
 
 @contextmanager
-def refusing_unreadable(files: tuple[Path, ...]) -> Iterator[None]:
-    """Turn the engine's complaint about the bytes of a file into one sentence."""
+def refusing_engine_errors(files: Sequence[Path], encoding: str = "utf-8") -> Iterator[None]:
+    """Turn what an engine says of the content of files into one sentence; a machine that is out of
+    memory or disk, or a fault of the engine's own, is nobody's input.
+    """
     try:
         yield
-    except (duckdb.InvalidInputException, duckdb.SerializationException) as error:
-        raise InputError(_unreadable(str(error), files)) from error
+    except (duckdb.OutOfMemoryException, duckdb.InternalException, duckdb.InterruptException):
+        raise
+    except (duckdb.Error, pa.ArrowException, IbisError) as error:
+        raise InputError(_unreadable(str(error), files, encoding)) from error
 
 
-def _unreadable(complaint: str, files: tuple[Path, ...]) -> str:
+def _unreadable(complaint: str, files: Sequence[Path], encoding: str) -> str:
     named = [path.name for path in files if str(path) in complaint] or [files[0].name]
     line = re.search(r"CSV Error on Line: (\d+)", complaint)
     place = f"{named[0]}, line {line[1]}" if line else named[0]
-    if "not utf-8" in complaint:
-        return f"{place}: the bytes are not UTF-8; save the file as UTF-8"
+    if re.search(r"not (utf-8|latin-1)|Invalid unicode", complaint, re.IGNORECASE):
+        name = encoding.upper() if encoding == "utf-8" else encoding.title()
+        return f"{place}: the bytes are not {name}; save the file as {name}"
     columns = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", complaint)
     if columns:
         return f"{place}: {columns[2]} columns found, expected {columns[1]}; repair the line"
-    return f"{place}: cannot be read ({complaint.splitlines()[0]}); write the file again"
+    said = " ".join(complaint.split("\n\n")[0].split())[:200]
+    return f"{place}: cannot be read ({said}); repair the file and write it again"

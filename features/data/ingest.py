@@ -10,15 +10,23 @@ import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from features.data.clean import CleaningConfig, clean, with_completed
-from features.data.files import FILE, ROW, Sheet, refusing_unreadable
-from features.data.formats import sheets as open_sheets
+from features.data.clean import COMPLETED, CleaningConfig, clean, with_completed
+from features.data.files import FILE, ROW, Sheet, refusing_engine_errors
 from features.data.formats import (
+    canonical,
     source_files,
     source_named,
     with_defaults,
     with_id_types,
     without_provenance,
+)
+from features.data.formats import sheets as open_sheets
+from features.data.table_checks import (
+    durations_watched,
+    matches_of,
+    odd_things,
+    repeat_share_of,
+    require_watches,
 )
 from features.data.validate import Checked, Limits, check, evaluation
 from features.errors import InputError
@@ -36,6 +44,8 @@ from features.schema import (
 
 __all__ = ["ingest", "source_files"]
 
+# From this share on, repeated clicks are told.
+TOLD_REPEATS = 0.05
 ORDERS = {"items": [ITEM], "users": [USER], "searches": [USER, TIMESTAMP, FILE, ROW]}
 
 
@@ -48,15 +58,20 @@ def ingest(
     with the column `completed`), items.parquet, users.parquet and searches.parquet where the log
     has them, and rejected.parquet. Null seconds stay null. The summary holds rows_read, rejected
     (by table and reason), dropped (by rule), missing (columns of the contract that the log has not,
-    by table), unused (further columns of the log), unread (files of the folder called like a table,
-    and not read), rows, users, items (of the rows kept), clicked_share, null_seconds_share and
-    mean_seconds (of the clicks), first_timestamp, last_timestamp (ISO, UTC) and catalogue (rows of
-    items, None without the table). InputError, with nothing written, where the input is at fault;
-    `now` is the instant after which nothing can have happened.
+    by table), partial (columns that only some files of a table have, null elsewhere, by table),
+    unused (further columns of the log), unread (files of the folder called like a table, and not
+    read), matched (the share of the log's rows that each side table describes), odd (sentences),
+    rows, users, items (of the rows kept), clicked_share, completed_share, null_seconds_share,
+    mean_seconds and repeat_share (of the clicks), first_timestamp, last_timestamp (ISO, UTC) and
+    catalogue (rows of items, None without the table). InputError, with nothing written, where the
+    input is at fault; `now` is the instant after which nothing can have happened.
     """
     backend = engine()
     try:
-        with TemporaryDirectory(dir=out, prefix=".staging-") as staging:
+        with (
+            TemporaryDirectory(dir=out, prefix=".staging-") as staging,
+            refusing_engine_errors([data]),
+        ):
             return _ingest(source, data, _Places(backend, Path(staging), out), config, now)
     finally:
         backend.disconnect()
@@ -79,12 +94,16 @@ def in_words(summary: Mapping[str, Any]) -> str:
     ]
     notes = {
         "not in the log": summary["missing"].get("interactions", []),
+        "not in every file": [name for names in summary["partial"].values() for name in names],
         "not used": summary["unused"],
         "not read": summary["unread"],
     }
+    if summary["repeat_share"] >= TOLD_REPEATS:
+        parts.append(f"{summary['repeat_share']:.0%} of the clicks are repeats")
     return "; ".join(
         [
             ", ".join(parts),
+            *summary["odd"],
             *(f"{what}: {', '.join(names)}" for what, names in notes.items() if names),
         ]
     )
@@ -113,23 +132,35 @@ def _ingest(
     source: str, data: Path, places: _Places, config: CleaningConfig, now: datetime
 ) -> dict[str, Any]:
     sheets = open_sheets(source, data, places.backend)
-    limits = Limits(config.max_rejected_share, now, source_named(source).repeats)
+    limits = Limits(
+        config.max_rejected_share,
+        now,
+        source_named(source).repeats,
+        config.max_watch_seconds is not None,
+    )
     checked = _check_all(sheets, places, limits)
     derived = source_named(source).derive({name: part.kept for name, part in checked.items()})
     missing = _missing(derived)
     log = places.staged("checked", with_defaults(derived).interactions)
-    tables, dropped = clean(Tables(log, derived.items, derived.users, derived.searches), config)
+    whole = Tables(log, derived.items, derived.users, derived.searches)
+    matches = matches_of(whole)
+    tables, dropped = clean(whole, config)
     _require_rows(tables, dropped)
+    odd = odd_things(matches, durations_watched(tables))
     kept = _write(tables, checked, places, config)
     return {
         "rows_read": checked["interactions"].rows,
         "rejected": {name: part.counts for name, part in checked.items() if part.counts},
         "dropped": dropped,
         "missing": missing,
+        "partial": {name: sheet.partial for name, sheet in sheets.items() if sheet.partial},
         "unused": sorted(
             set(_plain(derived.interactions).columns) - set(CONTRACTS["interactions"].kinds)
+            | _untaken(source, sheets)
         ),
         "unread": _unread(data, {path for sheet in sheets.values() for path in sheet.files}),
+        "matched": {name: match.share for name, match in matches.items()},
+        "odd": odd,
         **_facts(kept, tables),
     }
 
@@ -137,10 +168,19 @@ def _ingest(
 def _check_all(sheets: Mapping[str, Sheet], places: _Places, limits: Limits) -> dict[str, Checked]:
     rows: dict[str, ir.Table] = {}
     for name, sheet in sheets.items():
-        with refusing_unreadable(sheet.files):
-            rows[name] = places.staged(f"checked_{name}", evaluation(sheet, limits.now))
-    typed = with_id_types(rows, {name for name, sheet in sheets.items() if sheet.is_text})
+        with refusing_engine_errors(sheet.files, sheet.encoding):
+            rows[name] = places.staged(f"checked_{name}", evaluation(sheet, limits))
+    typed = with_id_types(rows, {name: sheet.open_ids for name, sheet in sheets.items()})
     return {name: check(name, sheet, typed[name], limits) for name, sheet in sheets.items()}
+
+
+def _untaken(source: str, sheets: Mapping[str, Sheet]) -> set[str]:
+    """The columns of a folder in the contract's own names that nothing is made of; a published
+    layout leaves out on purpose what it leaves out.
+    """
+    if source_named(source) is not canonical.SOURCE:
+        return set()
+    return {name for sheet in sheets.values() for name in sheet.untaken}
 
 
 def _missing(tables: Tables) -> dict[str, list[str]]:
@@ -183,7 +223,9 @@ def _require_rows(tables: Tables, dropped: Mapping[str, int]) -> None:
 def _write(
     tables: Tables, checked: Mapping[str, Checked], places: _Places, config: CleaningConfig
 ) -> ir.Table:
-    by_user = with_completed(tables, config).order_by([USER, TIMESTAMP, FILE, ROW]).drop(FILE, ROW)
+    marked = with_completed(tables, config)
+    require_watches(marked, config)
+    by_user = marked.order_by([USER, TIMESTAMP, FILE, ROW]).drop(FILE, ROW)
     path = places.write("interactions", by_user)
     for name, order in ORDERS.items():
         table = getattr(tables, name)
@@ -207,6 +249,8 @@ def _facts(log: ir.Table, tables: Tables) -> dict[str, Any]:
         users=log[USER].nunique(),
         items=log[ITEM].nunique(),
         clicked_share=clicks.mean(),
+        completed_share=log[COMPLETED].mean(where=clicks),
+        repeat_share=repeat_share_of(log),
         null_seconds_share=log[WATCH_SECONDS].isnull().mean(where=clicks),
         mean_seconds=log[WATCH_SECONDS].mean(where=clicks),
         first_timestamp=log[TIMESTAMP].min(),

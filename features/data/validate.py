@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 import ibis
 import ibis.expr.types as ir
 
-from features.data.fields import MILLISECONDS, Field
-from features.data.files import FILE, ROW, Sheet
+from features.data.fields import MILLISECONDS, Field, is_blank
+from features.data.files import FILE, ROW, Page, Sheet, names_of
 from features.errors import InputError
 from features.schema import (
     CLICKED,
@@ -28,6 +28,11 @@ REASON, VALUE = "_reason", "_value"
 KEYS = (USER, ITEM, TIMESTAMP)
 NEVER_NULL = {USER, ITEM, TIMESTAMP, CLICKED, QUERY}
 DUPLICATE = "duplicate"
+NO_USER = f"{USER} is null"
+MOST_ANONYMOUS = 0.5
+UNKNOWN_CLICK = f"{CLICKED} is not in its file"
+STRAY_CLOCK = f"{TIMESTAMP} lies years from all others"
+STRAY_SPANS, SHORTEST_SPAN_SECONDS = 10, 30 * 86_400
 # What two rows of one table must not share; of other tables it is the item.
 UNIQUE = {"interactions": KEYS, "users": (USER,), "searches": (USER, TIMESTAMP, QUERY)}
 LONGEST_WATCH_SECONDS = 86_400
@@ -63,70 +68,76 @@ class Checked(NamedTuple):
 
 class Limits(NamedTuple):
     """The share of rows that may be set aside, the instant nothing can be later than, and the log's
-    habit.
+    habits.
 
-    With `repeats` duplicates are set aside as ever, but not counted against the share.
+    With `repeats` duplicates are set aside as ever, but not counted against the share; with
+    `capped` watches of any length are sound, since a rule of cleaning cuts them.
     """
 
     max_rejected_share: float
     now: datetime
     repeats: bool = False
+    capped: bool = False
 
 
-def evaluation(sheet: Sheet, now: datetime) -> ir.Table:
+def evaluation(sheet: Sheet, limits: Limits) -> ir.Table:
     """The typed columns of a sheet and, where a row is at fault, the reason, the value and the keys
     as text.
     """
-    faults = list(_faults(sheet, now))
-    reason = ibis.cases(*((fault.condition, fault.reason) for fault in faults))
-    value = ibis.cases(*((fault.condition, _text(sheet.raw[fault.column])) for fault in faults))
+    return sheet.united(lambda page: _evaluated(sheet, page, limits))
+
+
+def _evaluated(sheet: Sheet, page: Page, limits: Limits) -> dict[str, ir.Value]:
+    faults = list(_faults(page, limits))
+    conditions = [(fault.condition, fault.reason) for fault in faults]
+    if CLICKED in sheet.schema and CLICKED not in names_of(page.fields):
+        # Neither a click nor none: other files of the log say which of its rows are clicks.
+        conditions.append((ibis.literal(True), UNKNOWN_CLICK))
+    reason = ibis.cases(*conditions) if conditions else ibis.null("string")
+    values = [(fault.condition, _text(page.raw[fault.column])) for fault in faults]
+    value = ibis.cases(*values) if values else ibis.null("string")
+    raw_keys = {taken.name: page.raw[taken.raw] for taken in page.fields if taken.name in KEYS}
     keys = {
-        f"_{taken.name}": ibis.ifelse(
-            reason.notnull(), _text(sheet.raw[taken.raw]), ibis.null("string")
-        )
-        for taken in sheet.fields
-        if taken.name in KEYS
+        f"_{name}": ibis.ifelse(reason.notnull(), _text(raw), ibis.null("string"))
+        for name, raw in raw_keys.items()
     }
-    return sheet.raw.select(FILE, ROW, **sheet.typed(), **{REASON: reason, VALUE: value}, **keys)
+    return page.typed(sheet.schema) | {REASON: reason, VALUE: value} | keys
 
 
 def _text(value: ir.Value) -> ir.Value:
     return value.cast("string")
 
 
-def _faults(sheet: Sheet, now: datetime) -> Iterator[Fault]:
-    for taken in sheet.fields:
-        raw = sheet.raw[taken.raw]
-        for condition, problem in _problems(taken, raw, now):
-            yield Fault(condition, f"{taken.name} {problem}", taken.raw, _expected(taken, now))
+def _faults(page: Page, limits: Limits) -> Iterator[Fault]:
+    for taken in page.fields:
+        raw, expected = page.raw[taken.raw], _expected(taken, limits.now)
+        for condition, problem in _problems(taken, raw, limits):
+            yield Fault(condition, f"{taken.name} {problem}", taken.raw, expected)
 
 
-def _problems(taken: Field, raw: ir.Column, now: datetime) -> Iterator[tuple[ir.BooleanValue, str]]:
+def _problems(
+    taken: Field, raw: ir.Column, limits: Limits
+) -> Iterator[tuple[ir.BooleanValue, str]]:
     value = taken.value(raw)
     if taken.name in NEVER_NULL:
-        yield _blank(raw), "is null"
-    if taken.name == TIMESTAMP and taken.unit != MILLISECONDS and not raw.type().is_temporal():
+        yield is_blank(raw), "is null"
+    in_seconds = taken.kind == "timestamp" and taken.unit != MILLISECONDS
+    if in_seconds and not raw.type().is_temporal() and not raw.type().is_null():
         number = cast(ir.FloatingValue, raw.try_cast("float64"))
         yield number.between(MILLISECONDS_FROM, MILLISECONDS_TO), "looks like milliseconds"
-    yield value.isnull() & ~_blank(raw), "cannot be read"
+    yield value.isnull() & ~is_blank(raw), "cannot be read"
     if taken.name == TIMESTAMP:
-        yield value > ibis.literal(now, "timestamp('UTC')"), "lies in the future"
+        yield value > ibis.literal(limits.now, "timestamp('UTC')"), "lies in the future"
         yield value < ibis.literal(EARLIEST, "timestamp('UTC')"), "lies before 1990"
     if taken.name in (WATCH_SECONDS, DURATION_SECONDS):
         yield value < 0, "is negative"
-    if taken.kind == "number" and taken.name != WATCH_SECONDS:
+    if taken.kind == "number":
         yield cast(ir.FloatingValue, value).isinf(), "is infinite"
-    if taken.name == WATCH_SECONDS:
+    if taken.name == WATCH_SECONDS and not limits.capped:
         yield value > LONGEST_WATCH_SECONDS, TOO_LONG
     if taken.name == PROPENSITY:
         yield value <= 0, "is not above 0"
         yield value > 1, "is above 1"
-
-
-def _blank(raw: ir.Column) -> ir.BooleanValue:
-    if raw.type().is_floating():
-        return raw.isnull() | cast(ir.FloatingValue, raw).isnan()
-    return raw.isnull()
 
 
 def _expected(taken: Field, now: datetime) -> str:
@@ -158,12 +169,14 @@ def check(name: str, sheet: Sheet, rows: ir.Table, limits: Limits) -> Checked:
     limits allow.
     """
     total = int(rows.count().execute())
+    if name == "interactions":
+        rows = with_stray_clocks(rows)
     faulty = rows.filter(rows[REASON].notnull())
     sound = rows.filter(rows[REASON].isnull())
     repeated = duplicates(sound, list(UNIQUE.get(name, (ITEM,))))
     counts = _counted(faulty) | ({DUPLICATE: n} if (n := int(repeated.count().execute())) else {})
     held_against = {
-        reason: n for reason, n in counts.items() if reason != DUPLICATE or _counts(name, limits)
+        reason: n for reason, n in counts.items() if _is_held(name, reason, n / total, limits)
     }
     if sum(held_against.values()) > limits.max_rejected_share * total:
         worst = max(held_against, key=lambda reason: held_against[reason])
@@ -188,8 +201,40 @@ def duplicates(rows: ir.Table, keys: list[str]) -> ir.Table:
     return ibis.memtable(later.to_pyarrow())
 
 
-def _counts(name: str, limits: Limits) -> bool:
-    return name == "interactions" and not limits.repeats
+def with_stray_clocks(rows: ir.Table) -> ir.Table:
+    """Evaluated interactions, those at fault too whose clock stood years from where the rows are.
+
+    Far is more than STRAY_SPANS times the time that nine tenths of the sound rows take, so that the
+    long tail of a log that grew, or dried up, for years is kept.
+    """
+    sound = rows.filter(rows[REASON].isnull())
+    seconds = sound[TIMESTAMP].epoch_seconds().cast("float64")
+    early, late = (
+        sound.agg(early=seconds.quantile(0.05), late=seconds.quantile(0.95))
+        .to_pyarrow()
+        .to_pylist()[0]
+        .values()
+    )
+    if early is None:
+        return rows
+    reach = STRAY_SPANS * max(late - early, SHORTEST_SPAN_SECONDS)
+    at = rows[TIMESTAMP].epoch_seconds()
+    strays = rows[REASON].isnull() & ~at.between(early - reach, late + reach)
+    return rows.mutate(
+        **{
+            REASON: ibis.ifelse(strays, STRAY_CLOCK, rows[REASON]),
+            VALUE: ibis.ifelse(strays, _text(rows[TIMESTAMP]), rows[VALUE]),
+        }
+    )
+
+
+def _is_held(name: str, reason: str, share: float, limits: Limits) -> bool:
+    """Whether rows set aside for a reason, a share of all, are held against the table."""
+    if reason == DUPLICATE:
+        return name == "interactions" and not limits.repeats
+    # Visitors who are not logged in are no fault of a log, unless they are most of it.
+    anonymous = reason == NO_USER and name == "interactions" and share <= MOST_ANONYMOUS
+    return not anonymous and reason != UNKNOWN_CLICK
 
 
 def _counted(faulty: ir.Table) -> dict[str, int]:
@@ -210,8 +255,12 @@ def _refusal(
         keys = ", ".join(str(first[key]) for key in KEYS)
         column, found = ", ".join(KEYS), f"{keys} a second time"
         expected = "one row for each user, item and instant"
+    elif reason == STRAY_CLOCK:
+        column, found = TIMESTAMP, f"{first[VALUE]!r} ({reason})"
+        expected = "an instant near the others"
     else:
-        fault = next(fault for fault in _faults(sheet, limits.now) if fault.reason == reason)
+        page = sheet.pages[cast(int, first[FILE])]
+        fault = next(fault for fault in _faults(page, limits) if fault.reason == reason)
         shown = "a blank" if first[VALUE] is None else repr(first[VALUE])
         column, found, expected = fault.column, f"{shown} ({reason})", fault.expected
     remedy = "repair or drop these rows"
@@ -219,7 +268,8 @@ def _refusal(
         remedy = "divide the column by 1000"
     elif reason == f"{WATCH_SECONDS} {TOO_LONG}":
         remedy = (
-            "if these are milliseconds divide the column by 1000, else repair or drop these rows"
+            "if these are milliseconds divide the column by 1000, if they add up many sittings cap "
+            "them with cleaning.max_watch_seconds, else repair or drop these rows"
         )
     return (
         f"{file}, column {column}: row {first[ROW]} holds {found}, expected {expected}; "

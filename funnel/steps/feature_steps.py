@@ -50,6 +50,8 @@ def figures_of_log(folder: Path) -> dict[str, float]:
         "clicked_share",
         "mean_seconds",
         "null_seconds_share",
+        "completed_share",
+        "repeat_share",
     )
     known = {name: float(summary[name]) for name in names if summary[name] is not None}
     return known | {name: float(sum(by_reason.values())) for name, by_reason in figures.items()}

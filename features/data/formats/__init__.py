@@ -2,14 +2,14 @@
 `features.schema`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from features.data.files import FILE, ROW, Sheet, Source, find, open_sheet
+from features.data.files import Sheet, Source, find, open_sheet
 from features.data.formats import canonical, globo, kuairand, kuairec, movielens, news, recbole
 from features.errors import InputError
 from features.schema import CLICKED, ITEM, USER, WATCH_SECONDS, Tables
@@ -54,24 +54,28 @@ def read(source: str, data: Path, backend: Backend) -> Tables:
     no such column. `features.data.ingest` is the door that also checks the rows.
     """
     opened = sheets(source, data, backend)
-    typed = {name: sheet.raw.select(FILE, ROW, **sheet.typed()) for name, sheet in opened.items()}
-    texts = {name for name, sheet in opened.items() if sheet.is_text}
-    tables = source_named(source).derive(with_id_types(typed, texts))
+    typed = {name: sheet.typed() for name, sheet in opened.items()}
+    open_ids = {name: sheet.open_ids for name, sheet in opened.items()}
+    tables = source_named(source).derive(with_id_types(typed, open_ids))
     return without_provenance(with_defaults(tables))
 
 
-def with_id_types(tables: Mapping[str, ir.Table], texts: Iterable[str]) -> dict[str, ir.Table]:
-    """Ids of text files as integers where all of them are; InputError where two tables cannot be
-    joined.
+def with_id_types(
+    tables: Mapping[str, ir.Table], open_ids: Mapping[str, Collection[str]]
+) -> dict[str, ir.Table]:
+    """Ids that came as text as integers where all of them are; InputError where two tables cannot
+    be joined.
 
-    `texts` names the tables whose ids came as text. "007" is no integer: it would not come back as
-    it was.
+    `open_ids` names, by table, the columns whose type is ours to find. "007" is no integer: it
+    would not come back as it was.
     """
     typed = dict(tables)
     for key in (USER, ITEM):
         holders = {name: table for name, table in tables.items() if key in table.columns}
         open_ones = [
-            name for name in holders if name in set(texts) and holders[name][key].type().is_string()
+            name
+            for name in holders
+            if key in open_ids.get(name, ()) and holders[name][key].type().is_string()
         ]
         fixed = {
             name: holders[name][key].type().is_string() for name in holders if name not in open_ones
