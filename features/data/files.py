@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -76,8 +77,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Page:
-    """The rows of one file as they stand, with `_file` (its index) and `_row` (from 1) of each."""
+    """The rows of one file, or of several of one schema that follow each other, as they stand, with
+    `_file` (its index) and `_row` (from 1) of each.
+    """
 
+    files: tuple[Path, ...]
     raw: ir.Table
     fields: tuple[Field, ...]
     rest: tuple[str, ...]
@@ -98,7 +102,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One incoming table as it stands in its files: a page each, and the one schema that all pages
+    """One incoming table as it stands in its files, page by page, and the one schema that all pages
     are cast to before they are united.
 
     `open_ids` are the id columns whose type is ours to find: they came as text, unsigned, or of two
@@ -110,6 +114,10 @@ class Sheet:
     schema: Mapping[str, dt.DataType]
     open_ids: frozenset[str]
     encoding: str = "utf-8"
+
+    def page_of(self, file: int) -> Page:
+        """The page that holds the file of an index."""
+        return next(page for page in self.pages if self.files[file] in page.files)
 
     def united(self, columns: Callable[[Page], Mapping[str, ir.Value]]) -> ir.Table:
         """What is made of each page, with `_file` and `_row`, as one table; equal columns of all
@@ -176,31 +184,41 @@ def open_sheet(part: Part, files: tuple[Path, ...], backend: Backend) -> Sheet:
     """The files of a part, each on its own; InputError where one cannot be read or lacks a column
     that it must have.
     """
+    is_text = files[0].suffix != ".parquet"
     with refusing_engine_errors(files, part.dialect.encoding):
-        pages = tuple(_open(path, index, part, backend) for index, path in enumerate(files))
-        _require_one_spelling(files, pages, part)
+        pages = tuple((_text_pages if is_text else _parquet_pages)(files, part, backend))
+        _require_one_spelling(pages, part)
         if not any(page.raw.limit(1).count().execute() for page in pages):
             raise InputError(
                 f"{files[0].name}: the table {part.table} is empty; expected at least one row"
             )
-    is_text = files[0].suffix != ".parquet"
     schema, mixed = _schema(part, pages)
     ids = {taken.name for taken in part.fields if taken.kind == "id"} & set(schema)
     return Sheet(files, pages, schema, frozenset(ids if is_text else mixed), part.dialect.encoding)
 
 
-def _open(path: Path, index: int, part: Part, backend: Backend) -> Page:
-    table = (
-        _open_parquet(path, backend)
-        if path.suffix == ".parquet"
-        else _open_text(path, part, backend)
-    )
-    _require_columns(path, part.fields, table)
-    if path.suffix == ".parquet":
-        _require_types(path, part.fields, table)
-    columns = list(table.columns)
-    raw = table.mutate(**{FILE: ibis.literal(index, "int32")})
-    return Page(raw, _present(part.fields, columns), _rest(part, columns))
+def _page(files: tuple[Path, ...], raw: ir.Table, part: Part) -> Page:
+    columns = list(raw.columns)
+    return Page(files, raw, _present(part.fields, columns), _rest(part, columns))
+
+
+def _parquet_pages(files: tuple[Path, ...], part: Part, backend: Backend) -> Iterator[Page]:
+    """Files of one schema in a row are read at once: a year of days is one query, not 365."""
+    schemas = [_parquet_schema(path) for path in files]
+    starts = [n for n in range(len(files)) if n == 0 or schemas[n] != schemas[n - 1]]
+    for start, end in pairwise([*starts, len(files)]):
+        table = _read_parquet(files[start:end], schemas[start], backend)
+        _require_columns(files[start], part.fields, table)
+        _require_types(files[start], part.fields, table)
+        numbered = table.mutate(**{FILE: (table[FILE] + start).cast("int32"), ROW: table[ROW] + 1})
+        yield _page(files[start:end], numbered, part)
+
+
+def _text_pages(files: tuple[Path, ...], part: Part, backend: Backend) -> Iterator[Page]:
+    for index, path in enumerate(files):
+        table = _open_text(path, part, backend)
+        _require_columns(path, part.fields, table)
+        yield _page((path,), table.mutate(**{FILE: ibis.literal(index, "int32")}), part)
 
 
 def _schema(part: Part, pages: tuple[Page, ...]) -> tuple[dict[str, dt.DataType], set[str]]:
@@ -249,51 +267,51 @@ def _common_type(kinds: list[dt.DataType]) -> dt.DataType:
     return dt.string
 
 
-def _require_one_spelling(files: tuple[Path, ...], pages: tuple[Page, ...], part: Part) -> None:
+def _require_one_spelling(pages: tuple[Page, ...], part: Part) -> None:
     """InputError where a column is spelt in two ways, in two files or by a file and the contract:
     the engine takes both for one.
     """
     spelt = {taken.raw.casefold(): taken.raw for taken in part.fields} if part.keep_rest else {}
-    for path, page in zip(files, pages, strict=True):
+    for page in pages:
         for name in page.raw.columns if part.keep_rest else ():
             known = spelt.setdefault(name.casefold(), name)
             if name != known:
                 raise InputError(
-                    f"{path.name}: column {name} differs from {known} in nothing but case; name it "
-                    f"{known}, or otherwise"
+                    f"{page.files[0].name}: column {name} differs from {known} in nothing but "
+                    f"case; name it {known}, or otherwise"
                 )
 
 
-def _open_parquet(path: Path, backend: Backend) -> ir.Table:
+def _parquet_schema(path: Path) -> pa.Schema:
+    """The columns of a Parquet file, without what their writer noted beside them."""
     try:
-        pq.ParquetFile(path).close()
+        schema = pq.read_schema(path).remove_metadata()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"{path.name}: not a whole Parquet file (is it truncated?); write it again"
         ) from error
-    schema = pq.read_schema(path)
     _require_distinct(path.name, schema.names)
-    table = _read_parquet(path, schema, backend)
-    # The engine reads columns that are null throughout as integers.
-    nulls = {f.name: ibis.null() for f in schema if pa.types.is_null(f.type)}
-    return table.mutate(**{ROW: table["file_row_number"] + 1, **nulls}).drop("file_row_number")
+    return schema
 
 
-def _read_parquet(path: Path, schema: pa.Schema, backend: Backend) -> ir.Table:
-    """The file with its row numbers; instants in nanoseconds, as pandas writes them, become
-    microseconds.
+def _read_parquet(files: Sequence[Path], schema: pa.Schema, backend: Backend) -> ir.Table:
+    """Files of one schema with the number of each file and row, from 0; instants in nanoseconds, as
+    pandas writes them, become microseconds.
     """
-    fine = [f.name for f in schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns"]
-    if not fine:
-        return backend.read_parquet(path, file_row_number=True)
     # Ibis has no name for DuckDB's instants in nanoseconds, so they are cast before it sees the
-    # table.
+    # table; nor does DuckDB have Arrow's columns that are null throughout: they become integers.
+    fine = [f.name for f in schema if pa.types.is_timestamp(f.type) and f.type.unit == "ns"]
     quoted = ['"' + name.replace('"', '""') + '"' for name in fine]
     casts = ", ".join(f"CAST({name} AS TIMESTAMPTZ) AS {name}" for name in quoted)
-    source = f"read_parquet('{sql_text(path)}', file_row_number = true)"
-    name = gen_name("nanoseconds")
-    backend.raw_sql(f"CREATE TEMP VIEW {name} AS SELECT * REPLACE ({casts}) FROM {source}")
-    return backend.table(name)
+    columns = f"* REPLACE ({casts})" if casts else "*"
+    names = ", ".join(f"'{sql_text(path)}'" for path in files)
+    view = gen_name("parquet")
+    backend.raw_sql(
+        f"CREATE TEMP VIEW {view} AS SELECT {columns}, file_index::INTEGER AS {FILE} "
+        f"FROM read_parquet([{names}], file_row_number = true)"
+    )
+    nulls = {f.name: ibis.null() for f in schema if pa.types.is_null(f.type)}
+    return backend.table(view).rename({ROW: "file_row_number"}).mutate(**nulls)
 
 
 def _open_text(path: Path, part: Part, backend: Backend) -> ir.Table:

@@ -259,7 +259,7 @@ def _refusal(
         column, found = TIMESTAMP, f"{first[VALUE]!r} ({reason})"
         expected = "an instant near the others"
     else:
-        page = sheet.pages[cast(int, first[FILE])]
+        page = sheet.page_of(cast(int, first[FILE]))
         fault = next(fault for fault in _faults(page, limits) if fault.reason == reason)
         shown = "a blank" if first[VALUE] is None else repr(first[VALUE])
         column, found, expected = fault.column, f"{shown} ({reason})", fault.expected
