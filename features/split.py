@@ -9,14 +9,14 @@ comparison.
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 import ibis
 import ibis.expr.types as ir
 from pydantic import BaseModel, ConfigDict, Field
 
 from features.errors import InputError
-from features.schema import TIMESTAMP, USER
+from features.schema import ITEM, TIMESTAMP, USER
 
 Clock = Literal["time", "order"]
 PART = 1 << 40
@@ -98,7 +98,8 @@ def split_of(interactions: ibis.Table, config: SplitConfig, clock: Clock | None 
     be cut so.
 
     Derived (time): the test window is the last `test_share` of the time span, the label window as
-    long before it. Mode `none` holds nothing out: test_start lies just after the log's last row.
+    long before it, and from the last row before it where the log has none in there, as one of dates
+    may not. Mode `none` holds nothing out: test_start lies just after the log's last row.
     """
     clock = clock or ("order" if config.mode == "last" else "time")
     if clock == "order":
@@ -112,8 +113,57 @@ def split_of(interactions: ibis.Table, config: SplitConfig, clock: Clock | None 
     span = interactions.aggregate(
         first=interactions[TIMESTAMP].min(), last=interactions[TIMESTAMP].max()
     )
-    first, last = span.to_pyarrow().to_pylist()[0].values()
-    return _time_split(config, timestamp_us_from(first), timestamp_us_from(last))
+    first, last = map(timestamp_us_from, span.to_pyarrow().to_pylist()[0].values())
+    if first == last:
+        raise InputError(
+            f"Every row lies at {text_of(first)}, so time cannot cut the log; cut by order: "
+            "split.mode = last holds out each user's last watch, features.clock = order with "
+            "split.mode = none holds nothing out."
+        )
+    split = _time_split(config, first, last)
+    if config.label_start is None:
+        earlier = timestamp_us_of(interactions[TIMESTAMP])
+        newest = int(earlier.max(where=earlier < split.test_start).execute())
+        if first < newest < split.label_start:
+            split = split.model_copy(update={"label_start": newest})
+    _require_order(split)
+    return split
+
+
+class SplitFacts(NamedTuple):
+    """What a cut leaves to learn from, and what it asks for: `history` completed watches before
+    label_start; of those that lists are to find (the test window's, in mode `none` the labels') how
+    many there are (`watches`), which share is of items that their user had clicked before
+    (`repeats`), how many `users` they are of, and which share of these has no watch before (`new`).
+    """
+
+    history: int
+    watches: int
+    repeats: float
+    users: int
+    new: float
+
+
+def facts_of(interactions: ibis.Table, split: Split) -> SplitFacts:
+    """What a cut leaves of a log with the columns `clicked` and `completed`."""
+    rows = timestamps_us(interactions, split)
+    since = split.label_start if split.mode == "none" else split.test_start
+    earlier, later = rows.filter(rows.timestamp_us < since), rows.filter(rows.timestamp_us >= since)
+    watches = later.filter(later.completed).select(USER, ITEM)
+    seen = earlier.filter(earlier.clicked).select(USER, ITEM).distinct()
+    known = earlier.filter(earlier.completed).select(USER).distinct()
+    users = watches.select(USER).distinct()
+    counts = [
+        rows.filter(rows.completed & (rows.timestamp_us < split.label_start)).count(),
+        watches.count(),
+        watches.semi_join(seen, [USER, ITEM]).count(),
+        users.count(),
+        users.anti_join(known, USER).count(),
+    ]
+    history, all_watches, repeats, all_users, new = (int(count.execute()) for count in counts)
+    return SplitFacts(
+        history, all_watches, repeats / max(all_watches, 1), all_users, new / max(all_users, 1)
+    )
 
 
 def timestamps_us(interactions: ibis.Table, split: Split) -> ibis.Table:
@@ -213,7 +263,7 @@ def _time_split(config: SplitConfig, first: int, last: int) -> Split:
         test_start=test_start,
         test_end=test_end,
     )
-    _check(split, last)
+    _require_inside(split, last)
     return split
 
 
@@ -222,7 +272,7 @@ def _given(config: SplitConfig, name: str, derived: int) -> int:
     return derived if as_of is None else timestamp_us_from(as_of)
 
 
-def _check(split: Split, last: int) -> None:
+def _require_inside(split: Split, last: int) -> None:
     if split.test_start <= split.start or (split.mode == "time" and split.test_start > last):
         raise InputError(
             f"split.test_start = {text_of(split.test_start)} lies outside the log, which goes from "
@@ -230,6 +280,9 @@ def _check(split: Split, last: int) -> None:
             "split.mode = none to "
             "hold nothing out."
         )
+
+
+def _require_order(split: Split) -> None:
     first, history, labels = "the log's first row", "split.label_start", "split.test_start"
     at = {first: split.start, history: split.label_start, labels: split.test_start}
     pairs = [(first, history), (history, labels)]
@@ -241,5 +294,6 @@ def _check(split: Split, last: int) -> None:
         if at[name] >= at[later]:
             raise InputError(
                 f"{later} = {text_of(at[later])} does not lie after {name} = {text_of(at[name])}; "
-                "the instants must increase inside the log."
+                "the instants must increase inside the log. Where its timestamps are too coarse "
+                "for that, cut by order: split.mode = last."
             )

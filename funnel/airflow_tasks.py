@@ -144,12 +144,18 @@ def onward(request: Json, stage: str) -> Json:
 
 
 def conclude(request: Json) -> None:
-    """Show the lists and the report at the home's top; the run is over."""
+    """Show the lists and the report at the home's top; the run is over, and who was erased from the
+    log goes from older versions.
+    """
     from funnel import pipeline
+    from funnel.forget import forget_erased
     from funnel.observer import observe
 
-    pipeline.publish_files(pipeline.Request.model_validate(request))
-    observe(pipeline.Request.model_validate(request)).on_end()
+    asked = pipeline.Request.model_validate(request)
+    pipeline.publish_files(asked)
+    observe(asked).on_end()
+    for sentence in forget_erased(asked):
+        print(sentence)
 
 
 def close_as_failed(context: Mapping[str, Any]) -> None:

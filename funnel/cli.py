@@ -100,11 +100,24 @@ def recommend(
 
 
 @app.command()
+def forget(
+    users: Annotated[list[str], typer.Argument(help="Raw user ids.")],
+    out: Annotated[Path, typer.Option(help="The --out of a run.")],
+) -> None:
+    """Remove every version that was made of some users' rows, and their rows of the lists, and say
+    what went.
+    """
+    from funnel.run import print_forgotten
+
+    print_forgotten(users, out)
+
+
+@app.command()
 def report(out: Annotated[Path, typer.Option(help="The --out of a run.")]) -> None:
     """Print the metrics of a run and three users' histories beside their recommendations."""
     from funnel.demo.showcase import show
 
-    show(out, Console())
+    show(out, Console(markup=False, emoji=False))
 
 
 # What follows the names belongs to the benchmark, `--help` included.

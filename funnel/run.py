@@ -13,17 +13,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from features.data.files import refusing_engine_errors
 from features.errors import InputError
 from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, RANK, TITLE, UNIT, USER
 from features.simulation.simulated_log import simulate_into
 from features.simulation.world import WorldConfig
 from funnel.config import config_of, refusal_of
+from funnel.forget import forget, forget_erased
 from funnel.observer import observe
 from funnel.pipeline import STEPS, Observer, Outcome, Request, make, publish_files, stale_steps
 from funnel.store import Store
 from funnel.titles import titles_of
 
-CONSOLE = Console()
+# Ids and names of columns may look like markup or emoji: all is printed as it is.
+CONSOLE = Console(markup=False, emoji=False)
 
 
 def run_pipeline(
@@ -57,6 +60,9 @@ def run_pipeline(
         outcomes = _walk(request, observer)
         files = publish_files(request)
         observer.on_end()
+        erased = forget_erased(request)
+    for sentence in erased:
+        CONSOLE.print(sentence, soft_wrap=True, highlight=False)
     CONSOLE.print(verdict_in(out), soft_wrap=True, highlight=False)
     CONSOLE.print(f"Done: {', '.join(str(file) for file in files)}", soft_wrap=True)
     return outcomes
@@ -111,6 +117,20 @@ def write_world(
     return simulate_into(out, config)
 
 
+def print_forgotten(users: Sequence[str], out: Path) -> None:
+    """Forget users, and say what was removed."""
+    forgotten = forget(users, out)
+    who = f"user {users[0]}" if len(users) == 1 else f"{len(users)} users"
+    if not forgotten.versions + forgotten.rows:
+        CONSOLE.print(f"{out}: nothing here was made of rows of {who}.", soft_wrap=True)
+        return
+    CONSOLE.print(
+        f"{out}: removed what was made of rows of {who}: {forgotten.described}. Erase the rows of "
+        "the log too, then `funnel run` makes the lists anew.",
+        soft_wrap=True,
+    )
+
+
 def print_recommendations(user: str, out: Path) -> None:
     """Print one user's list from a run's recommendations.parquet, with titles where the log has
     them; InputError where the user has none.
@@ -120,7 +140,8 @@ def print_recommendations(user: str, out: Path) -> None:
         raise InputError(
             f"{path}: there are no recommendations here; run `funnel run --out {out}` first."
         )
-    lists = pq.read_table(path)
+    with refusing_engine_errors([path]):
+        lists = pq.read_table(path)
     mine = lists.filter(pc.equal(pc.cast(lists[USER], "string"), user)).sort_by(RANK)
     if not mine.num_rows:
         raise InputError(

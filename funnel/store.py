@@ -119,6 +119,27 @@ class Store:
         names = sorted(path.parent.name for path in self.root.glob(f"*/{CURRENT}"))
         return {name: version for name in names if (version := self._version(name))}
 
+    def made(self, name: str) -> list[Manifest]:
+        """Every whole version of an artefact, in force or not, by version."""
+        paths = sorted(self.root.glob(f"{name}/[!.]*/{MANIFEST}"))
+        return [Manifest(**json.loads(path.read_text())) for path in paths]
+
+    def folder(self, manifest: Manifest) -> Path:
+        """Where a version lies."""
+        return self.root / manifest.name / manifest.version
+
+    def remove(self, manifest: Manifest) -> None:
+        """Remove a version; where it is in force none is in force any more."""
+        home = self.root / manifest.name
+        if self._version(manifest.name) == manifest.version:
+            (home / CURRENT).unlink(missing_ok=True)
+        _remove(home, manifest.version)
+
+    def sweep_scratch(self) -> None:
+        """Remove what attempts that were killed left for the next ones."""
+        for home in self.root.iterdir():
+            _sweep(home, SCRATCH)
+
     def _version(self, name: str) -> str | None:
         pointer = self.root / name / CURRENT
         return self.pinned.get(name) or (pointer.read_text() if pointer.exists() else None)
@@ -236,8 +257,13 @@ def _prune(home: Path, version: str) -> None:
     ]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in others[KEPT_VERSIONS - 1 :]:
-        # Out of sight first: a version whose removal is cut short must not look whole.
-        old.rename(home / f"{PARTIAL}{old.name}")
+        _remove(home, old.name)
+    _sweep(home)
+
+
+def _remove(home: Path, version: str) -> None:
+    # Out of sight first: a version whose removal is cut short must not look whole.
+    (home / version).rename(home / f"{PARTIAL}{version}")
     _sweep(home)
 
 

@@ -188,7 +188,8 @@ def _log(watches, items):
     country = (np.arange(len(watches.offsets) - 1) % 2).astype(np.int32)
     noise = np.random.default_rng(1).integers(0, 40, len(country)).astype(np.int32)
     people = SideFeatures({"noise": noise, "country": country}, {"noise": 40, "country": 2}, {})
-    split = Split(mode="time", clock="time", start=0, label_start=1, test_start=2, test_end=3)
+    marks = {"start": 0, "label_start": 80 * HOUR, "test_start": 100 * HOUR, "test_end": 110 * HOUR}
+    split = Split(mode="time", clock="time", **marks)
     vocabulary = Vocabulary(pa.array(range(items - 1)), np.zeros(items - 1, np.int64))
     return Log(
         UserInputs(watches, None, people), watches, vocabulary, SideFeatures({}, {}, {}), split

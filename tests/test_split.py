@@ -17,6 +17,7 @@ from features.split import (
     PART,
     Split,
     SplitConfig,
+    facts_of,
     split_of,
     text_of,
     timestamp_us_from,
@@ -156,8 +157,38 @@ def test_instants_that_cannot_cut_the_log_are_refused_by_name(
 
 
 def test_a_log_of_one_instant_cannot_be_cut_by_time() -> None:
-    with pytest.raises(InputError, match="test_start"):
-        cut(log_of([1, 2], [START, START]))
+    log = log_of([1, 2], [START, START])
+    for mode in ("time", "none"):
+        with pytest.raises(InputError, match=r"Every row lies at 2024-05-01.*split\.mode = last"):
+            cut(log, mode=mode)
+    assert cut(log, mode="last").clock == "order"
+    assert split_of(log, SplitConfig(mode="none"), "order").clock == "order"
+
+
+def test_in_a_log_of_dates_the_labels_begin_with_the_last_date_before_the_test_window() -> None:
+    days = log_of([1] * 5, [START + timedelta(days=day) for day in range(5)])
+    split = cut(days)
+    assert split.label_start == at(72) < split.test_start < at(96)
+
+
+def test_a_cut_says_what_is_left_to_learn_from_and_what_is_to_be_found() -> None:
+    """User 1 clicks item 7 again, user 2 is new, and item 8 had been shown to user 1 only."""
+    clicked = [True, False, True, True, True, True]
+    table = pa.table(
+        {
+            "user_id": [1, 1, 1, 1, 2, 1],
+            "item_id": [7, 8, 9, 7, 7, 8],
+            "timestamp": pa.array(
+                [START + timedelta(hours=hour) for hour in (0, 1, 50, 98, 99, 100)],
+                pa.timestamp("us", "UTC"),
+            ),
+            "clicked": clicked,
+            "completed": clicked,
+        }
+    )
+    log = ibis.memtable(table)
+    facts = facts_of(log, split_of(log, SplitConfig(label_start=START + timedelta(hours=2))))
+    assert facts == (1, 3, 1 / 3, 2, 0.5)
 
 
 def test_leave_last_out_keeps_its_own_clock() -> None:

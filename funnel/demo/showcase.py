@@ -146,7 +146,7 @@ def _user_table(
     """A user's last watches beside the first recommendations, each item with its words."""
     seconds = UNIT not in offered or (offered[UNIT] == "seconds").all()
     title = "expected minutes" if seconds else "watch probability"
-    table = Table(title=f"User {user}", title_justify="left")
+    table = Table(title=Text(f"User {user}"), title_justify="left")
     for heading in ("watched last", "minutes", "recommended", title):
         table.add_column(heading, no_wrap=True)
     scores = offered[EXPECTED_SECONDS] / 60 if seconds else offered[EXPECTED_SECONDS]

@@ -16,6 +16,7 @@ from funnel.context import StepContext, in_test, saved_candidates, watched
 from funnel.evaluation.list_metrics import listed_seconds_at, relevant_of
 from ranking.list_order import Gains
 from recall.baselines import ease_fits, ease_lists, item_knn_lists
+from recall.candidates import Flags, pairs_before
 from recall.generators.popular import counts_by_span, popular_lists_by_span, popularity
 from recall.metrics import RelevantItems
 
@@ -26,7 +27,6 @@ UInt16 = npt.NDArray[np.uint16]
 
 # The lengths at which lists are compared.
 JUDGED_AT = (10, 50)
-LATELY_HOURS = 24.0
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,16 @@ class EvaluationData:
     def popular_by_span(self) -> dict[str, Int32]:
         """Items of popularity's lists, by how far back it counts, [users, k] each."""
         as_of, k = self.context.split.test_start, self.context.config.recall.k
-        counts = counts_by_span(
-            self.context.user_inputs.histories, self.catalogue, as_of, self.timed
+        return popular_lists_by_span(self._counts_by_span, self.users, self._seen, as_of, k)
+
+    @cached_property
+    def _counts_by_span(self) -> dict[str, Float64]:
+        return counts_by_span(
+            self.context.user_inputs.histories,
+            self.catalogue,
+            self.context.split.test_start,
+            self.timed,
         )
-        return popular_lists_by_span(counts, self.users, self._seen, as_of, k)
 
     @cached_property
     def popular_span(self) -> str:
@@ -129,17 +135,21 @@ class EvaluationData:
         """Indexes that existed before test_start, padding included."""
         return self.context.ids.items.size_as_of(self.context.split.test_start)
 
-    @cached_property
+    @property
     def counts(self) -> Float64:
-        """Completed watches by item in the last day before test_start; on an order clock in all."""
-        return self._watches(self.catalogue, LATELY_HOURS if self.timed else None)
+        """Completed watches by item in the span of the popularity baseline before test_start."""
+        return self._counts_by_span[self.popular_span]
 
     @cached_property
     def watches_of_items(self) -> Float64:
         """All completed watches before test_start by item of the whole vocabulary, also of items
         still unknown then.
         """
-        return self._watches(len(self.context.ids.items), hours=None)
+        return popularity(
+            self.context.user_inputs.histories,
+            len(self.context.ids.items),
+            self.context.split.test_start,
+        )
 
     @cached_property
     def watches_of_users(self) -> Int64:
@@ -192,10 +202,11 @@ class EvaluationData:
         clicks, seconds = self.clicked
         return np.bincount(clicks.rows, seconds, clicks.users).astype(np.float64)
 
-    def _watches(self, items: int, hours: float | None) -> Float64:
-        return popularity(
-            self.context.user_inputs.histories, items, self.context.split.test_start, hours
-        )
+    @cached_property
+    def repeats(self) -> Flags:
+        """Which of the `completed` their user had clicked before test_start already."""
+        seen = pairs_before(self.users, self._seen, self.context.split.test_start)
+        return seen.holds(self.completed.rows, self.completed.items)
 
     @cached_property
     def _seen(self) -> Histories:

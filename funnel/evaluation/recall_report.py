@@ -110,6 +110,7 @@ def _counts(evaluation: EvaluationData) -> Metrics:
         "recall.users": int((relevant.sizes > 0).sum()),
         "recall.watches": len(relevant.items),
         "recall.watches/items_not_there_yet": late,
+        "recall.watches/repeats": int(evaluation.repeats.sum()),
         **{f"recall.users/{name}": count for name, count in users.items()},
         **{f"recall.watches/{name}": count for name, count in watches.items()},
     }

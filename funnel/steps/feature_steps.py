@@ -3,6 +3,7 @@ files out.
 """
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,15 @@ from features.requests import with_requests
 from features.schema import ITEM, TIMESTAMP, USER, Table, table_at
 from features.search_tokens import token_histories
 from features.side_features import category_values, side_features_of
-from features.split import log_until_test_end, split_of
+from features.split import SplitFacts, facts_of, log_until_test_end, split_of
 from features.vocabulary import impressions_of, item_vocabulary_of, vocabulary_of
 from funnel.context import StepContext, logs_impressions
 from funnel.evaluation.plots import data_profile
+
+# From these shares on a cut is told to ask for something else than lists of unseen items for known
+# users; of fewer users than FEW_USERS no share is told.
+MOST_REPEATS, MOSTLY_NEW, FEW_USERS = 0.5, 0.9, 20
+REWATCH = "rewatch"
 
 
 def write_interactions(context: StepContext) -> None:
@@ -58,8 +64,37 @@ def figures_of_log(folder: Path) -> dict[str, float]:
 
 
 def write_split(context: StepContext) -> None:
+    """The cut, and what it leaves; InputError where nothing is left to learn from."""
     log = _table(context, "interactions", "interactions")
-    split_of(log, context.config.split, context.config.features.clock).save(context.out)
+    split = split_of(log, context.config.split, context.config.features.clock)
+    facts = facts_of(log, split)
+    if not facts.history:
+        raise InputError(
+            "No completed watch lies before split.label_start = "
+            f"{split.described().get('label_start')}, so there is nothing to learn from; choose a "
+            "later instant, a longer log, or a lower cleaning.completed_seconds."
+        )
+    for sentence in advice_on(facts, context.config.recall.generators):
+        context.tell(sentence)
+    split.save(context.out)
+
+
+def advice_on(facts: SplitFacts, generators: Sequence[str]) -> list[str]:
+    """What somebody should know of a cut before hours are spent on it, in sentences."""
+    told = []
+    if facts.repeats >= MOST_REPEATS and REWATCH not in generators:
+        told.append(
+            f"the watches to be found: {facts.repeats:.0%} are repeats of what their user had "
+            "clicked, and lists leave that out; where repeats are wanted add the generator "
+            f"{REWATCH}: recall.generators={','.join([*generators, REWATCH])}"
+        )
+    if facts.new >= MOSTLY_NEW and facts.users >= FEW_USERS:
+        told.append(
+            f"the watches to be found: {facts.new:.0%} of their {facts.users:,} users have no "
+            "watch before, and get what is popular; if user_id is a session, take the id of who "
+            "comes back, or cut within sessions: split.mode=last"
+        )
+    return told
 
 
 def write_vocabulary(context: StepContext) -> None:

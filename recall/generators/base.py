@@ -30,8 +30,10 @@ Columns = dict[str, Float32]
 
 LAST_WATCHES = 10
 FEW_WATCHES = 50
-# Hours after which a watch counts half; None: it always counts 1.
-HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, None)
+# Hours after which a watch counts half, from minutes to a year: a log has those that fit its pace.
+HALF_LIVES = (0.25, 0.5, 1.0, 3.0, 12.0, 24.0, 72.0, 336.0, 1_440.0, 8_760.0)
+# Watches that a half life must expect to hold: of fewer no popularity can be told.
+LEAST_WATCHES = 5
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,23 @@ class Log:
 
     @property
     def half_lives(self) -> tuple[float | None, ...]:
-        """Of popularity; where there is only order, nothing is late."""
-        return HALF_LIVES if self.timed else (None,)
+        """Of popularity, in hours, None for no decay: none longer than the log, and none too short
+        to hold LEAST_WATCHES at its pace. Where there is only order, nothing is late.
+        """
+        if not self.timed:
+            return (None,)
+        fitting = [h for h in HALF_LIVES if self.hours_of(LEAST_WATCHES) <= h <= self.hours]
+        return (*fitting, None)
+
+    @property
+    def hours(self) -> float:
+        """How long the log is before test_start."""
+        return (self.split.test_start - self.split.start) / HOUR
+
+    def hours_of(self, watches: int) -> float:
+        """How long the log takes for so many completed watches, on average before test_start."""
+        before = self.user_inputs.histories.timestamps_us < self.split.test_start
+        return watches * self.hours / max(int(before.sum()), 1)
 
     @property
     def span(self) -> int:

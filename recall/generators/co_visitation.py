@@ -14,8 +14,9 @@ from recall.generators.spread import Sparse, SpreadAnswer, spread, strongest
 Int32 = npt.NDArray[np.int32]
 
 WINDOW = 5
-# Hours after which a watch counts half.
-HALF_LIFE = 6.0
+# Hours after which a watch counts half, or as long as the log takes for HALF_WATCHES, whichever is
+# longer: a slow log would forget all but its last evening.
+HALF_LIFE, HALF_WATCHES = 6.0, 200
 NEIGHBOURS = 100
 # Watches before are worth less than watches after: what comes next is what is asked for.
 BACKWARD = 0.5
@@ -80,5 +81,6 @@ def _pairs(
 
 def build(snapshot: Snapshot) -> CoVisitation:
     """The generator as of a snapshot; where there is only order, no watch is late."""
-    half_life = HALF_LIFE if snapshot.log.timed else None
+    log = snapshot.log
+    half_life = max(HALF_LIFE, log.hours_of(HALF_WATCHES)) if log.timed else None
     return count_co_visits(snapshot.watches, len(snapshot.catalogue), snapshot.as_of, half_life)

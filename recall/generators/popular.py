@@ -35,13 +35,16 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Intp = npt.NDArray[np.intp]
 
-# How far back popularity counts as a baseline, in hours; None: since the log began.
-SPANS: Mapping[str, float | None] = {
+# How far back popularity counts as a baseline, in hours; a log has those that are shorter than it
+# is, and all of its time.
+SPANS: Mapping[str, float] = {
     "last day": 24.0,
     "last week": 168.0,
     "last hour": 1.0,
-    "all time": None,
+    "last month": 720.0,
+    "last year": 8_760.0,
 }
+ALL_TIME = "all time"
 # A segment's own counts weigh as much as the whole's once it has so many (decayed) watches.
 SHRINKAGE = 500.0
 # A column of users with more codes than this is not tried as a segment.
@@ -76,8 +79,10 @@ def popular_lists(counts: Float64, users: Int32, seen: Histories, as_of: int, k:
 
 def counts_by_span(watches: Histories, items: int, as_of: int, timed: bool) -> dict[str, Float64]:
     """Popularity by how far back it counts, [items] each; on an order clock only of all time."""
-    spans = SPANS if timed else {"all time": None}
-    return {name: popularity(watches, items, as_of, hours) for name, hours in spans.items()}
+    first = int(watches.timestamps_us.min(initial=as_of))
+    spans = {name: h for name, h in SPANS.items() if timed and h * HOUR < as_of - first}
+    counts = {name: popularity(watches, items, as_of, hours) for name, hours in spans.items()}
+    return counts | {ALL_TIME: popularity(watches, items, as_of)}
 
 
 def popular_lists_by_span(
