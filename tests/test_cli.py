@@ -20,7 +20,7 @@ COMMANDS = [
     if command.callback
 ]
 LOG = "user_id,item_id,timestamp,clicked,watch_seconds\n" + "".join(
-    f"{user},{item},2024-05-{1 + (user + item) % 20:02d}T00:00:00Z,1,{item}\n"
+    f"{user},{item},2024-05-{1 + (user + item) % 20:02d}T00:00:00Z,1,{item + 10}\n"
     for user in range(5)
     for item in range(8)
 )
@@ -268,6 +268,20 @@ def test_a_users_list_is_printed_in_its_order(funnel: Shell, tmp_path: Path) -> 
     assert "25.00%" in said.out
     assert "90" not in said.out
     assert refused(funnel("recommend", "7", "--out", tmp_path), "user 7 has no list")
+
+
+def test_ids_that_look_like_markup_are_printed_as_they_are(funnel: Shell, tmp_path: Path) -> None:
+    names = ["[unknown]", "[re:jazz]", "[/b]", "a:heart:b"]
+    numbers = {"expected_seconds": [1.0] * 4, "chance": [0.1] * 4, "unit": ["seconds"] * 4}
+    table = pa.table({"user_id": ["[u]"] * 4, "item_id": names, "rank": [1, 2, 3, 4]} | numbers)
+    pq.write_table(table, tmp_path / "recommendations.parquet")
+    said = funnel("recommend", "[u]", "--out", tmp_path)
+    assert all(name in said.out for name in names)
+
+
+def test_lists_that_cannot_be_read_are_refused(funnel: Shell, tmp_path: Path) -> None:
+    (tmp_path / "recommendations.parquet").write_text("no Parquet")
+    assert refused(funnel("recommend", "5", "--out", tmp_path), "cannot be read")
 
 
 def test_what_was_never_run_has_no_lists_and_no_report(funnel: Shell, tmp_path: Path) -> None:

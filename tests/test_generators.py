@@ -194,3 +194,23 @@ def _log(watches, items):
     return Log(
         UserInputs(watches, None, people), watches, vocabulary, SideFeatures({}, {}, {}), split
     )
+
+
+@pytest.mark.parametrize(
+    ("watches", "days", "half_lives"),
+    [
+        (1_000, 0.5, (0.25, 0.5, 1, 3, 12, None)),
+        (24_000, 30, (0.25, 0.5, 1, 3, 12, 24, 72, 336, None)),
+        (300, 30, (12, 24, 72, 336, None)),
+        (3_000, 3_000, (336, 1_440, 8_760, None)),
+    ],
+)
+def test_half_lives_fit_the_length_and_the_pace_of_the_log(watches, days, half_lives):
+    ones = np.ones(watches, np.int64)
+    log = _log(histories_of(ones, ones, ones, 2), 3)
+    end = round(days * 24 * HOUR)
+    marks = {"start": 0, "label_start": end // 2, "test_start": end, "test_end": end + 1}
+    split = log.split.model_copy(update=marks)
+    assert replace(log, split=split).half_lives == half_lives
+    order = split.model_copy(update={"clock": "order"})
+    assert replace(log, split=order).half_lives == (None,)

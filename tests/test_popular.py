@@ -15,6 +15,7 @@ from recall.generators.base import seen_only
 from recall.generators.popular import (
     HOUR,
     Popular,
+    counts_by_span,
     decayed,
     hit_share,
     popular_lists,
@@ -169,3 +170,13 @@ def test_the_hit_share_counts_users_who_went_on_to_watch_one_of_their_first():
     answer = segmented().answer(requests)
     assert hit_share(answer, watched, 1) == pytest.approx(1 / 3)
     assert hit_share(answer, watched, 2) == pytest.approx(2 / 3)
+
+
+def test_the_baseline_counts_spans_that_are_shorter_than_the_log():
+    spans = counts_by_span(WATCHES, 5, 10 * HOUR, timed=True)
+    assert list(spans) == ["last hour", "all time"]
+    year = histories_of(USERS, ITEMS, INSTANTS * 100, 5)
+    assert {"last hour", "last day", "last week", "last month"} <= set(
+        counts_by_span(year, 5, 1_000 * HOUR, timed=True)
+    )
+    assert list(counts_by_span(year, 5, 1_000 * HOUR, timed=False)) == ["all time"]
