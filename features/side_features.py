@@ -193,7 +193,8 @@ def _numbers(column: pa.ChunkedArray) -> Float64:
 
 def _floats(column: pa.ChunkedArray) -> Float64:
     values: Float64 = column.to_pandas().to_numpy(dtype=np.float64, na_value=np.nan)
-    return values
+    # A column of a log's own may hold infinities, which no scale survives.
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _categories(column: pa.ChunkedArray) -> pd.Series:

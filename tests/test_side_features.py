@@ -83,6 +83,13 @@ def test_publication_is_a_number_in_microseconds() -> None:
     )
 
 
+def test_an_infinite_number_is_an_unknown_one() -> None:
+    rows = [{"item_id": "a", "price": float("inf")}, {"item_id": "b", "price": 1.5}]
+    side = side_features_of(users_table(rows), "item_id", vocabulary_of_ids("a", "b"))
+    assert np.isnan(side.numbers["price"][1])
+    assert side.numbers["price"][2] == 1.5
+
+
 def test_no_table_has_no_columns() -> None:
     assert side_features_of(None, "user_id", vocabulary_of_ids(1)) == SideFeatures({}, {}, {})
 
