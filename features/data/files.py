@@ -426,9 +426,11 @@ def refusing_engine_errors(files: Sequence[Path], encoding: str = "utf-8") -> It
     """
     try:
         yield
-    except (duckdb.OutOfMemoryException, duckdb.InternalException, duckdb.InterruptException):
+    except (MemoryError, duckdb.OutOfMemoryException, duckdb.InternalException):
         raise
     except (duckdb.Error, pa.ArrowException, IbisError) as error:
+        if "No space left" in str(error):
+            raise
         raise InputError(_unreadable(str(error), files, encoding)) from error
 
 
