@@ -32,12 +32,11 @@ from features.lazy import lazy_names
 
 if TYPE_CHECKING:
     from features.asof_features import AsOfFeatures
-    from features.data.clean import CleaningConfig
+    from features.config import CleaningConfig, SplitConfig
     from features.dataset import Dataset, read_dataset
     from features.errors import InputError
     from features.simulation.simulated_log import simulate_into
     from features.simulation.world import WorldConfig
-    from features.split import SplitConfig
 
 __all__ = [
     "AsOfFeatures",

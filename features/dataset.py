@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from features.asof_features import AsOfFeatures
-from features.data.clean import CleaningConfig
+from features.config import CleaningConfig, SplitConfig
 from features.data.ingest import ingest
 from features.histories import Histories
 from features.impressions import Impressions, Unit, as_of_features_of, unit_of
 from features.requests import with_requests
-from features.schema import ITEM, USER, Tables, engine
+from features.schema import ITEM, USER
 from features.side_features import SideFeatures, category_values, side_features_of
-from features.split import Split, SplitConfig, log_until_test_end, split_of
+from features.split import Split
+from features.split_log import log_until_test_end, split_of
+from features.tables import Tables, engine
 from features.vocabulary import Vocabulary, impressions_of, item_vocabulary_of, vocabulary_of
 
 DEFAULT_SPLIT, DEFAULT_CLEANING = SplitConfig(), CleaningConfig()

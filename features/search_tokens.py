@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from features.histories import Histories, histories_of
 from features.schema import QUERY, TIMESTAMP, USER
-from features.split import timestamp_us_of
+from features.split_log import timestamp_us_of
 from features.vocabulary import Vocabulary
 
 

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.schema import CLICKED, CONTRACTS, ITEM, PUBLISHED_AT, USER
-from features.split import Split, timestamp_us_of
+from features.split import Split
+from features.split_log import timestamp_us_of
 
 Indexes = npt.NDArray[np.int32]
 TimestampsUs = npt.NDArray[np.int64]

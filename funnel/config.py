@@ -13,32 +13,10 @@ from typing import Any, Self, get_origin
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from features.data.clean import CleaningConfig
+from features.config import CleaningConfig, FeaturesConfig, SplitConfig
 from features.errors import InputError
-from features.split import Clock, SplitConfig
-from ranking.config import OffPolicyConfig, PreRankConfig, RankingConfig
-from ranking.re_rank import ReRankConfig
+from ranking.config import OffPolicyConfig, PreRankConfig, RankingConfig, ReRankConfig
 from recall.config import RecallConfig
-
-
-class FeaturesConfig(BaseModel):
-    """The features stage: how it reads the log."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    clock: Clock | None = Field(
-        None,
-        description="Whether timestamps tell `time` or only `order`, in which case nothing reads "
-        "an hour or an age; "
-        "unset, `order` in split.mode `last`, else `time`.",
-    )
-    request_seconds: float = Field(
-        0,
-        ge=0,
-        le=3_600,
-        description="Impressions of a user within so many seconds of the first are one request, "
-        "where the log has no `request_id`: their features are as of the first.",
-    )
 
 
 class ReportConfig(BaseModel):

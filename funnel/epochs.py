@@ -1,10 +1,10 @@
 """How the epochs of a training are told, charted and drawn."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from funnel.context import StepContext
-from funnel.evaluation.plots import loss_curves
+if TYPE_CHECKING:
+    from funnel.context import StepContext
 
 # What a row says of its epoch beside figures that make a curve.
 BOOKKEEPING = ("tower", "epoch", "after", "rate", "examples")
@@ -16,11 +16,13 @@ def curve_points(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def draw_epochs(
-    context: StepContext, epochs: Sequence[Mapping[str, Any]], cut_offs: Sequence[str] = ()
+    context: "StepContext", epochs: Sequence[Mapping[str, Any]], cut_offs: Sequence[str] = ()
 ) -> None:
     """The curves by epoch as the artefact's picture; `cut_offs` says for each tower until when it
     was trained.
     """
+    from funnel.evaluation.plots import loss_curves
+
     ends = [cut_offs[row["tower"]] if cut_offs else "" for row in epochs]
     loss_curves([curve_points(row) for row in epochs], context.out / "loss.png", ends)
 

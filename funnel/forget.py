@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import InputError
-from features.schema import TIMESTAMP, USER, table_at
+from features.schema import TIMESTAMP, USER
+from features.tables import table_at
 from funnel.pipeline import PUBLISHED, STEPS, Request
 from funnel.store import Manifest, Store
 

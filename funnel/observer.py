@@ -15,7 +15,7 @@ from urllib.parse import quote
 from features.split import Split
 from funnel.config import flat
 from funnel.headline import changes_text, headline, markdown_table, metrics_table
-from funnel.pipeline import STEPS, Observer, Outcome, Request, Stage
+from funnel.pipeline import STEPS, Observer, Outcome, Request, Stage, figures_of
 from funnel.store import MEASURED
 from funnel.tracking import NOTE_TAG, SUMMARY, MlflowTracker
 
@@ -123,7 +123,7 @@ class RunObserver(Observer):
         profile = json.loads((folder / "summary.json").read_text())
         self.tracker.log_dataset(run, self.request.source, digest, self.request.data, profile)
         if run in ("ingest", "features"):
-            self.tracker.log_metrics(run, STEPS["interactions"].figures(folder))
+            self.tracker.log_metrics(run, figures_of("interactions", folder))
 
     def _log_split(self, run: str) -> None:
         described = Split.load(self.request.store.path("split")).described()

@@ -1,6 +1,6 @@
-"""The line: which step makes which artefact from which others, and how a step is run.
+"""The pipeline: which step makes which artefact from which others, and how a step is run.
 
-`funnel run` walks the whole line in one process; the DAGs run one step a task. Both come through
+`funnel run` runs all of it in one process; the DAGs run one step a task. Both come through
 `make`, which tells an `Observer` what happens: a stage starts, an epoch ends, an artefact is there,
 a stage ends, something fails.
 """
@@ -13,18 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from features.data.ingest import source_files
-from features.schema import file_digest
 from funnel.config import FunnelConfig, config_of
-from funnel.context import StepContext
 from funnel.epochs import epoch_text
-from funnel.steps import feature_steps, ranking_steps, recall_steps
-from funnel.store import ArtefactKey, Store, code_digest, is_published, publish
+from funnel.store import ArtefactKey, Store, code_digest, file_digest, is_published, publish
+
+if TYPE_CHECKING:
+    from funnel.context import StepContext
 
 Stage = Literal["ingest", "features", "recall", "ranking"]
 
@@ -49,26 +49,19 @@ class Request(BaseModel):
         return Store(Path(self.home) / "artefacts", self.versions)
 
 
-def numbers_of(path: Path) -> dict[str, float]:
-    """The numbers at the top of a JSON file, by name."""
-    values = json.loads(path.read_text())
-    return {name: float(value) for name, value in values.items() if type(value) in (int, float)}
-
-
 @dataclass(frozen=True)
 class Step:
     """One artefact: who makes it, from what, which sections of the configuration it reads but for
     what is `unread`.
 
-    `figures` reads what the artefact says of itself from its folder.
+    `figures` is the JSON file whose numbers the artefact says of itself.
     """
 
     stage: Stage
-    write: Callable[[StepContext], None]
     parents: tuple[str, ...]
     sections: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
-    figures: Callable[[Path], Mapping[str, float]] = lambda _: {}
+    figures: str = ""
 
     def read_of(self, config: FunnelConfig) -> dict[str, Any]:
         """What the step reads of a configuration, as plain values by section."""
@@ -87,71 +80,47 @@ _FEATURES = ("split", "vocabulary", "impressions", "histories", "profiles")
 _SERVED = ("ranking.top_k", "ranking.chance_weight")
 
 STEPS: dict[str, Step] = {
-    "interactions": Step(
-        "ingest",
-        feature_steps.write_interactions,
-        (),
-        ("cleaning",),
-        figures=feature_steps.figures_of_log,
-    ),
-    "split": Step("features", feature_steps.write_split, ("interactions",), ("split", "features")),
-    "vocabulary": Step("features", feature_steps.write_vocabulary, ("interactions", "split")),
-    "impressions": Step(
-        "features", feature_steps.write_impressions, ("interactions", "split", "vocabulary")
-    ),
-    "histories": Step("features", feature_steps.write_histories, _LOG),
-    "samples": Step("features", feature_steps.write_samples, ("histories",)),
-    "profiles": Step("features", feature_steps.write_profiles, _LOG),
-    "towers": Step(
-        "recall", recall_steps.write_towers, (*_FEATURES, "samples"), ("recall", "seed")
-    ),
-    "item_vectors": Step("recall", recall_steps.write_item_vectors, ("towers",)),
-    "index": Step(
-        "recall",
-        recall_steps.write_index,
-        (*_FEATURES, "towers", "item_vectors"),
-        ("recall", "seed"),
-    ),
-    "candidates": Step(
-        "recall", recall_steps.write_candidates, (*_FEATURES, "towers", "index"), ("recall", "seed")
-    ),
+    "interactions": Step("ingest", (), ("cleaning",), figures="figures.json"),
+    "split": Step("features", ("interactions",), ("split", "features")),
+    "vocabulary": Step("features", ("interactions", "split")),
+    "impressions": Step("features", ("interactions", "split", "vocabulary"), ("features",)),
+    "histories": Step("features", _LOG),
+    "samples": Step("features", ("histories",)),
+    "profiles": Step("features", _LOG),
+    "towers": Step("recall", (*_FEATURES, "samples"), ("recall", "seed")),
+    "item_vectors": Step("recall", ("towers",)),
+    "index": Step("recall", (*_FEATURES, "towers", "item_vectors"), ("recall", "seed")),
+    "candidates": Step("recall", (*_FEATURES, "towers", "index"), ("recall", "seed")),
     "ranking_rows": Step(
         "ranking",
-        ranking_steps.write_ranking_rows,
         (*_FEATURES, "towers", "candidates"),
         ("ranking", "seed"),
         _SERVED,
     ),
-    "ranker": Step(
-        "ranking", ranking_steps.write_ranker, ("ranking_rows",), ("ranking", "seed"), _SERVED
-    ),
+    "ranker": Step("ranking", ("ranking_rows",), ("ranking", "seed"), _SERVED),
     "list_order": Step(
         "ranking",
-        ranking_steps.write_list_order,
         (*_FEATURES, "towers", "candidates", "ranking_rows", "ranker"),
         ("recall", "ranking", "off_policy", "seed"),
     ),
     "pre_ranker": Step(
         "ranking",
-        ranking_steps.write_pre_ranker,
         (*_FEATURES, "towers", "candidates", "ranker"),
         ("pre_rank", "ranking", "seed"),
     ),
     "recommendations": Step(
         "ranking",
-        ranking_steps.write_recommendations,
         (*_FEATURES, "towers", "item_vectors", "candidates", "ranker", "list_order", "pre_ranker"),
         ("recall", "pre_rank", "ranking", "re_rank"),
     ),
     "report": Step(
         "ranking",
-        ranking_steps.write_report,
         (
             *("interactions", *_FEATURES, "towers", "candidates"),
             *("ranking_rows", "ranker", "list_order", "pre_ranker", "recommendations"),
         ),
         tuple(FunnelConfig.model_fields),
-        figures=lambda folder: numbers_of(folder / "report.json"),
+        figures="report.json",
     ),
 }
 
@@ -160,6 +129,23 @@ PUBLISHED = {
     "recommendations": ("recommendations.parquet", "scored.parquet"),
     "report": ("report.json",),
 }
+
+
+def writer_of(name: str) -> Callable[["StepContext"], None]:
+    """What makes an artefact: `write_NAME` of its stage's steps.
+
+    It is imported when it is needed: what reads a log must not load what trains towers.
+    """
+    stage = STEPS[name].stage
+    module = import_module(f"funnel.steps.{'features' if stage == 'ingest' else stage}_steps")
+    return cast(Callable[["StepContext"], None], getattr(module, f"write_{name}"))
+
+
+def figures_of(name: str, folder: Path) -> dict[str, float]:
+    """What an artefact in a folder says of itself in numbers: those at the top of a JSON file."""
+    file = STEPS[name].figures
+    values = json.loads((folder / file).read_text()) if file else {}
+    return {name: float(value) for name, value in values.items() if type(value) in (int, float)}
 
 
 @dataclass(frozen=True)
@@ -184,7 +170,7 @@ class Outcome:
     @property
     def figures(self) -> Mapping[str, float]:
         """What the artefact says of itself in numbers."""
-        return STEPS[self.name].figures(self.folder)
+        return figures_of(self.name, self.folder)
 
     @property
     def epochs(self) -> list[dict[str, Any]]:
@@ -277,7 +263,7 @@ def _make(name: str, request: Request, tell: Callable[[str], None], observer: Ob
     made = not store.holds(artefact_key)
     manifest = store.make(
         artefact_key,
-        lambda out: STEPS[name].write(
+        lambda out: writer_of(name)(
             _work(artefact_key, request, store, out, tell, partial(observer.on_epoch, name))
         ),
     )
@@ -349,6 +335,8 @@ def _recipe(name: str, request: Request, store: Store) -> ArtefactKey:
 
 def data_digest(source: str, data: Path) -> str:
     """Digest of the bytes of the files that a source reads."""
+    from features.data.ingest import source_files
+
     return _digest_of(source_files(source, data), data)
 
 
@@ -359,7 +347,7 @@ def _digest_of(paths: Iterable[Path], folder: Path) -> str:
 
 def context_of(
     name: str, request: Request, out: Path, tell: Callable[[str], None] = print
-) -> StepContext:
+) -> "StepContext":
     """The work of one step, to be done in a folder; its parents have been made."""
     store = request.store
     return _work(_recipe(name, request, store), request, store, out, tell)
@@ -372,7 +360,9 @@ def _work(
     out: Path,
     tell: Callable[[str], None],
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda _: None,
-) -> StepContext:
+) -> "StepContext":
+    from funnel.context import StepContext
+
     inputs = {parent: store.path(parent) for parent in STEPS[artefact_key.name].parents}
 
     def tell_epoch(row: Mapping[str, Any]) -> None:

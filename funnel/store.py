@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import InputError
-from features.schema import content_digest, parquet_schema
 
 MANIFEST, CURRENT, KEPT_VERSIONS = "manifest.json", "current", 3
 PARTIAL, SCRATCH = ".partial-", ".scratch-"
@@ -244,6 +243,8 @@ def _describe(artefact_key: ArtefactKey, folder: Path) -> Manifest:
 
 
 def _file_facts(path: Path) -> dict[str, Any]:
+    from features.tables import parquet_schema
+
     facts: dict[str, Any] = {"digest": content_digest(path), "bytes": path.stat().st_size}
     return facts | (parquet_schema(path) if path.suffix == ".parquet" else {})
 
@@ -269,3 +270,16 @@ def _remove(home: Path, version: str) -> None:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's content: of the rows in order for Parquet, of the bytes otherwise."""
+    from features.tables import parquet_digest
+
+    return parquet_digest(path) if path.suffix == ".parquet" else file_digest(path)

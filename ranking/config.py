@@ -194,3 +194,59 @@ class OffPolicyConfig(BaseModel):
         "the number of items "
         "known.",
     )
+
+
+class ReRankConfig(BaseModel):
+    """The re-rank stage, all of it off by default; it chooses among the ranker's first `pool`
+    allowed items.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pool: int = Field(
+        100,
+        ge=1,
+        le=10_000,
+        description="Number of the ranker's first allowed items from which a list is chosen, at "
+        "least `ranking.top_k`.",
+    )
+    head: int = Field(
+        10, ge=1, le=1_000, description="Number of first places in which `channel_cap` holds."
+    )
+    diversity: Literal["none", "mmr"] = Field(
+        "none",
+        description="How items that resemble those above them are moved down: `mmr` (maximal "
+        "marginal relevance on "
+        "item vectors), or `none`.",
+    )
+    strength: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="Weight of difference against relevance from 0 to 1, where 1 is difference "
+        "alone.",
+    )
+    channel_cap: int = Field(
+        0,
+        ge=0,
+        description="Items of one channel in the first `head` places at most, as far as the pool "
+        "has others; 0 is off.",
+    )
+    exclusions: str | None = Field(
+        None,
+        description="Path of a table (Parquet or CSV) of item_id, and optionally user_id, of what "
+        "is in no list.",
+    )
+
+    @property
+    def switches(self) -> dict[str, "ReRankConfig"]:
+        """Each switch that is on, by name, with all others off."""
+        off = self.model_copy(update={"diversity": "none", "channel_cap": 0, "exclusions": None})
+        alone = {
+            self.diversity: ("diversity", self.diversity != "none"),
+            "channel_cap": ("channel_cap", self.channel_cap > 0),
+            "exclusions": ("exclusions", self.exclusions is not None),
+        }
+        return {
+            n: off.model_copy(update={f: getattr(self, f)}) for n, (f, on) in alone.items() if on
+        }

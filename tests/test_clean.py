@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from features.data.clean import COMPLETED, CleaningConfig, clean, with_completed
+from features.config import CleaningConfig
+from features.data.clean import COMPLETED, clean, with_completed
 from features.errors import InputError
-from features.schema import Tables
+from features.tables import Tables
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 Row = tuple[object, object, float, bool, float | None]

@@ -20,10 +20,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from features.config import SplitConfig
 from features.data.formats import SOURCES
 from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
-from features.split import SplitConfig
 from funnel.config import FunnelConfig
 from funnel.demo import showcase
 from funnel.pipeline import STEPS

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.errors import InputError
-from features.split import SplitFacts
+from features.split_log import SplitFacts
 from funnel.config import FunnelConfig
 from funnel.context import StepContext
-from funnel.steps.feature_steps import advice_on, write_split
+from funnel.steps.features_steps import advice_on, write_split
 from recall.config import GENERATORS
 
 START = datetime(2024, 5, 1, tzinfo=UTC)

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.data.clean import CleaningConfig
+from features.config import CleaningConfig
 from features.data.files import refusing_engine_errors
 from features.data.formats import read
 from features.data.ingest import in_words, ingest
 from features.errors import InputError
-from features.schema import engine
+from features.tables import engine
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 DAYS = [datetime(2024, 5, day, tzinfo=UTC) for day in (1, 2)]

@@ -13,7 +13,7 @@ import pytest
 
 from features.data.formats import SOURCES, read, source_files
 from features.errors import InputError
-from features.schema import Tables, engine
+from features.tables import Tables, engine
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

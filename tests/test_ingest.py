@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from features.data.clean import CleaningConfig
+from features.config import CleaningConfig
 from features.data.ingest import in_words, ingest, source_files
 from features.errors import InputError
 

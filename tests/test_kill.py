@@ -15,12 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.schema import content_digest
 from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
 from funnel.pipeline import PUBLISHED, STEPS, request_for
 from funnel.pipeline import make as make_step
-from funnel.store import KEPT_VERSIONS, MANIFEST, ArtefactKey, Manifest, Store, publish
+from funnel.store import (
+    KEPT_VERSIONS,
+    MANIFEST,
+    ArtefactKey,
+    Manifest,
+    Store,
+    content_digest,
+    publish,
+)
 from recall.checkpoints import Checkpoints
 
 FUNNEL = Path(sys.executable).parent / "funnel"

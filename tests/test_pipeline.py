@@ -2,7 +2,9 @@
 the raw files.
 """
 
+import inspect
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,6 +34,7 @@ from funnel.pipeline import (
     publish_files,
     request_for,
     stale_steps,
+    writer_of,
 )
 from funnel.run import run_pipeline
 from funnel.store import MANIFEST, MEASURED
@@ -783,3 +786,12 @@ def test_files_of_one_name_in_two_folders_are_both_part_of_the_digest(tmp_path: 
         tmp_path / "interactions.parquet" / "part.0.parquet"
     )
     assert data_digest("canonical", tmp_path) != before
+
+
+@pytest.mark.parametrize("name", list(STEPS))
+def test_every_artefact_has_a_writer_that_reads_no_section_it_does_not_declare(name: str) -> None:
+    writer = writer_of(name)
+    read = set(re.findall(r"context\.config\.(\w+)", inspect.getsource(writer)))
+    # The split tells what a generator would do; what it writes is the same without.
+    told = {"recall"} if name == "split" else set()
+    assert read <= set(STEPS[name].sections) | told | {"sections"}

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from ranking.re_rank import CatalogueSnapshot, ReRankConfig, most_excluded, re_ranked, seconds_lost
+from ranking.config import ReRankConfig
+from ranking.re_rank import CatalogueSnapshot, most_excluded, re_ranked, seconds_lost
 from ranking.recommend import Ordered
 
 ITEMS, POOL, USERS, TOP = 40, 12, 9, 6

@@ -7,16 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from features.schema import (
-    CONTRACTS,
-    content_digest,
-    engine,
-    file_digest,
-    parquet_digest,
-    parquet_schema,
-    sql_text,
-    table_at,
-)
+from features.schema import CONTRACTS
+from features.tables import engine, parquet_digest, parquet_schema, sql_text, table_at
+from funnel.store import content_digest, file_digest
 
 ROWS = pa.table(
     {"a": pa.array([1, None, 3], pa.int64()), "b": ["x", "y", None], "c": [[1.5], [], None]}

@@ -12,17 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.config import SplitConfig
 from features.errors import InputError
-from features.split import (
-    PART,
-    Split,
-    SplitConfig,
-    facts_of,
-    split_of,
-    text_of,
-    timestamp_us_from,
-    timestamps_us,
-)
+from features.split import PART, Split, text_of, timestamp_us_from
+from features.split_log import facts_of, split_of, timestamps_us
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 TIME = Split(mode="time", clock="time", start=0, label_start=1, test_start=2, test_end=3)

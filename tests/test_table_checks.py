@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from features.data.clean import CleaningConfig
+from features.config import CleaningConfig
 from features.data.ingest import in_words, ingest
 from features.errors import InputError
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from features.data.clean import CleaningConfig
+from features.config import CleaningConfig
 from features.data.ingest import ingest
 from features.split import Split
 from funnel import run

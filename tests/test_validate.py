@@ -16,7 +16,8 @@ from features.data.files import FILE, ROW
 from features.data.formats import sheets, with_id_types
 from features.data.validate import Checked, Limits, check, duplicates, evaluation
 from features.errors import InputError
-from features.schema import ITEM, engine
+from features.schema import ITEM
+from features.tables import engine
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 HEADER = "user_id,item_id,timestamp,clicked,watch_seconds\n"

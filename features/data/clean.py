@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Self
 
 import ibis
 import ibis.expr.types as ir
 from ibis.common.deferred import Deferred
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from features.config import CleaningConfig
 from features.errors import InputError
 from features.schema import (
     CLICKED,
@@ -18,81 +17,11 @@ from features.schema import (
     TIMESTAMP,
     USER,
     WATCH_SECONDS,
-    Tables,
 )
+from features.tables import Tables
 
 COMPLETED = "completed"
 DAY_MILLISECONDS = 86_400_000
-
-
-class CleaningConfig(BaseModel):
-    """Which rows are used, and what counts as a completed watch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sample_users: int | None = Field(
-        None,
-        ge=1,
-        description="Number of users kept, drawn by a stable hash of `cleaning.seed` and their id; "
-        "unset keeps all.",
-    )
-    seed: int = Field(0, description="Seed of the sample of users: another one draws other users.")
-    last_days: float | None = Field(
-        None,
-        gt=0,
-        description="Number of days kept, counted back from the log's last row; unset keeps all.",
-    )
-    known_items_only: bool = Field(
-        False, description="Whether to drop rows of items that the table `items` lacks."
-    )
-    no_exposure_before_publication: bool = Field(
-        False,
-        description="Whether to drop rows that are earlier than the publication of their item.",
-    )
-    min_watch_seconds: float | None = Field(
-        None,
-        ge=0,
-        description="Seconds below which a click counts as none; unset keeps every click.",
-    )
-    max_watch_seconds: float | None = Field(
-        None,
-        gt=0,
-        description="Seconds to which longer watches are cut, for logs that add up many sittings; "
-        "unset, watches above a day are faults.",
-    )
-    min_history: int | None = Field(
-        None, ge=1, description="Clicks that a user needs to be kept; unset keeps everybody."
-    )
-    max_history: int | None = Field(
-        None, ge=1, description="Clicks above which a user is dropped; unset keeps everybody."
-    )
-    max_rejected_share: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="Share of faulty rows that are set aside before the log is refused.",
-    )
-    completed_seconds: float = Field(
-        10.0,
-        ge=0,
-        description="Watch seconds that complete a watch of any item; a click of unknown seconds "
-        "is complete.",
-    )
-    completed_share: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Share of the item's duration that completes a watch, where that is less than "
-        "`completed_seconds`.",
-    )
-
-    @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        if self.min_history and self.max_history and self.min_history > self.max_history:
-            raise ValueError(
-                f"min_history {self.min_history} is above max_history {self.max_history}"
-            )
-        return self
 
 
 def clean(tables: Tables, config: CleaningConfig) -> tuple[Tables, dict[str, int]]:

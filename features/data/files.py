@@ -21,7 +21,8 @@ from ibis.util import gen_name
 
 from features.data.fields import TYPES, UTC, Field
 from features.errors import InputError
-from features.schema import DURATION_SECONDS, Tables, sql_text
+from features.schema import DURATION_SECONDS
+from features.tables import Tables, sql_text
 
 FILE, ROW = "_file", "_row"
 # What columns without a name are called, before their number; nothing is made of them.

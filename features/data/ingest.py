@@ -10,7 +10,8 @@ import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from features.data.clean import COMPLETED, CleaningConfig, clean, with_completed
+from features.config import CleaningConfig
+from features.data.clean import COMPLETED, clean, with_completed
 from features.data.files import FILE, ROW, Sheet, refusing_engine_errors
 from features.data.formats import (
     canonical,
@@ -30,17 +31,8 @@ from features.data.table_checks import (
 )
 from features.data.validate import Checked, Limits, check, evaluation
 from features.errors import InputError
-from features.schema import (
-    CLICKED,
-    CONTRACTS,
-    ITEM,
-    TIMESTAMP,
-    USER,
-    WATCH_SECONDS,
-    Tables,
-    engine,
-    sql_text,
-)
+from features.schema import CLICKED, CONTRACTS, ITEM, TIMESTAMP, USER, WATCH_SECONDS
+from features.tables import Tables, engine, sql_text
 
 __all__ = ["ingest", "source_files"]
 

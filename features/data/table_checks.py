@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import ibis.expr.types as ir
 
-from features.data.clean import COMPLETED, CleaningConfig
+from features.config import CleaningConfig
+from features.data.clean import COMPLETED
 from features.errors import InputError
-from features.schema import CLICKED, DURATION_SECONDS, ITEM, USER, WATCH_SECONDS, Tables
+from features.schema import CLICKED, DURATION_SECONDS, ITEM, USER, WATCH_SECONDS
+from features.tables import Tables
 
 # The key by which each side table belongs to the log.
 SIDE_KEYS = {"items": ITEM, "users": USER, "searches": USER}

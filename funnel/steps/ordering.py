@@ -19,10 +19,11 @@ from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
 from funnel.config import FunnelConfig
 from funnel.context import StepContext
+from ranking.config import ReRankConfig
 from ranking.examples import MERGED
 from ranking.list_order import BLENDER, ListOrder
 from ranking.model import Ranker
-from ranking.re_rank import CatalogueSnapshot, ReRankConfig, most_excluded, re_ranked, seconds_lost
+from ranking.re_rank import CatalogueSnapshot, most_excluded, re_ranked, seconds_lost
 from ranking.recommend import Lists, Ordered, Recommender, recommender_of
 from recall.blender import reserved_places
 from recall.candidates import Candidates

@@ -12,7 +12,8 @@ from ibis.backends.duckdb import Backend
 from features.data.files import Sheet, Source, find, open_sheet
 from features.data.formats import canonical, globo, kuairand, kuairec, movielens, news, recbole
 from features.errors import InputError
-from features.schema import CLICKED, ITEM, USER, WATCH_SECONDS, Tables
+from features.schema import CLICKED, ITEM, USER, WATCH_SECONDS
+from features.tables import Tables
 
 SOURCES: dict[str, Source] = {
     "canonical": canonical.SOURCE,

@@ -17,8 +17,8 @@ from features.schema import (
     TOPICS,
     USER,
     WATCH_SECONDS,
-    Tables,
 )
+from features.tables import Tables
 
 SESSION = "session_id"
 LONGEST_GAP_SECONDS = 1800.0

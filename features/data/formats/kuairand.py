@@ -23,8 +23,8 @@ from features.schema import (
     TOPICS,
     USER,
     WATCH_SECONDS,
-    Tables,
 )
+from features.tables import Tables
 
 IS_RANDOM = "is_rand"
 ANONYMOUS = tuple(Field(f"onehot_feat{n}", f"onehot_feat{n}", "category") for n in range(18))

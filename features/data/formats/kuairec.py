@@ -26,8 +26,8 @@ from features.schema import (
     TOPICS,
     USER,
     WATCH_SECONDS,
-    Tables,
 )
+from features.tables import Tables
 
 UNKNOWN = "UNKNOWN"
 

@@ -7,18 +7,8 @@ import ibis.expr.types as ir
 
 from features.data.fields import Field, whole_id
 from features.data.files import COMMA, Dialect, Part, Source
-from features.schema import (
-    AGE,
-    GENDER,
-    ITEM,
-    PUBLISHED_AT,
-    REGION,
-    TIMESTAMP,
-    TITLE,
-    TOPICS,
-    USER,
-    Tables,
-)
+from features.schema import AGE, GENDER, ITEM, PUBLISHED_AT, REGION, TIMESTAMP, TITLE, TOPICS, USER
+from features.tables import Tables
 
 RATING = ("user", "item", "rating", "timestamp")
 UNLISTED = "(no genres listed)"

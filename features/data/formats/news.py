@@ -23,8 +23,8 @@ from features.schema import (
     TOPICS,
     USER,
     WATCH_SECONDS,
-    Tables,
 )
+from features.tables import Tables
 
 
 def _tabs(*names: str) -> Dialect:

@@ -20,8 +20,8 @@ from features.schema import (
     TITLE,
     TOPICS,
     USER,
-    Tables,
 )
+from features.tables import Tables
 
 ATOMIC = Dialect("\t", "", typed_header=True)
 LISTS = ("class", "genre", "genres", "categories", "category", "topics")

@@ -2,10 +2,8 @@
 files out.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +15,11 @@ from features.errors import InputError
 from features.histories import Histories, samples_of
 from features.impressions import Impressions
 from features.requests import with_requests
-from features.schema import ITEM, TIMESTAMP, USER, Table, table_at
+from features.schema import ITEM, TIMESTAMP, USER
 from features.search_tokens import token_histories
 from features.side_features import category_values, side_features_of
-from features.split import SplitFacts, facts_of, log_until_test_end, split_of
+from features.split_log import SplitFacts, facts_of, log_until_test_end, split_of
+from features.tables import Table, table_at
 from features.vocabulary import impressions_of, item_vocabulary_of, vocabulary_of
 from funnel.context import StepContext, logs_impressions
 from funnel.evaluation.plots import data_profile
@@ -36,31 +35,22 @@ def write_interactions(context: StepContext) -> None:
         context.source, context.data, context.out, context.config.cleaning, datetime.now(UTC)
     )
     context.write_json("summary.json", summary)
+    context.write_json("figures.json", _figures_of(summary))
     context.tell(f"the log: {ingestion.in_words(summary)}")
 
 
-def figures_of_log(folder: Path) -> dict[str, float]:
+def _figures_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """Counts of the cleaned log: rows, rows rejected and dropped, users, items, share clicked, mean
     seconds.
     """
-    summary = json.loads((folder / "summary.json").read_text())
-    figures = {
-        "rejected_rows": summary["rejected"].get("interactions", {}),
-        "dropped_rows": summary["dropped"],
-    }
+    rejected, dropped = summary["rejected"].get("interactions", {}), summary["dropped"]
     names = (
-        "rows",
-        "rows_read",
-        "users",
-        "items",
-        "clicked_share",
-        "mean_seconds",
-        "null_seconds_share",
-        "completed_share",
-        "repeat_share",
+        *("rows", "rows_read", "users", "items", "clicked_share", "mean_seconds"),
+        *("null_seconds_share", "completed_share", "repeat_share"),
     )
     known = {name: float(summary[name]) for name in names if summary[name] is not None}
-    return known | {name: float(sum(by_reason.values())) for name, by_reason in figures.items()}
+    set_aside = {"rejected_rows": rejected, "dropped_rows": dropped}
+    return known | {name: float(sum(counts.values())) for name, counts in set_aside.items()}
 
 
 def write_split(context: StepContext) -> None:
