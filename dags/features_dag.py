@@ -17,49 +17,23 @@ INTERACTIONS, HISTORIES = Asset("interactions"), Asset("histories")
 
 
 @task
-def split(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """The instants that part the log into history, labels and test window."""
-    return airflow_tasks.make("split", request)
-
-
-@task
-def vocabulary(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """Raw ids and their indexes, learnt before the instant; index 0 is padding."""
-    return airflow_tasks.make("vocabulary", request)
-
-
-@task
 def impressions(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """The log by index, one row an impression."""
-    return airflow_tasks.make("impressions", request)
-
-
-@task
-def histories(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """Each user's completed watches in time order, kept once."""
-    return airflow_tasks.make("histories", request)
-
-
-@task
-def samples(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """Pairs of user and position into the histories: what the towers are trained on."""
-    return airflow_tasks.make("samples", request)
+    """The split; the vocabulary, in which raw ids have indexes and 0 is padding; the log by index,
+    one row an impression.
+    """
+    return airflow_tasks.make(request, "split", "vocabulary", "impressions")
 
 
 @task(outlets=[HISTORIES])
-def profiles(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
-    """Side columns of users and items. The stage's last: its asset event says that the whole stage
-    stands.
+def histories(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
+    """Each user's completed watches in time order, kept once; the samples, which are positions in
+    them; the side features of users and items.
     """
-    outcome = airflow_tasks.make("profiles", request)
+    outcome = airflow_tasks.make(request, "histories", "samples", "profiles")
     outlet_events[HISTORIES].extra = airflow_tasks.onward(request, "features")
     return outcome
 
 
 with airflow_tasks.stage_dag("features", __doc__, [INTERACTIONS]):
     asked = airflow_tasks.request_from(INTERACTIONS)
-    impressions_ = impressions(asked)
-    profiles_ = profiles(asked)
-    split(asked) >> vocabulary(asked) >> impressions_ >> profiles_
-    # Profiles need no samples, but the event they send starts `recall`, which does.
-    impressions_ >> histories(asked) >> samples(asked) >> profiles_
+    impressions(asked) >> histories(asked)

@@ -73,7 +73,7 @@ def interactions(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tas
     """The cleaned log, sorted by user and time, with a table of the rows that were set aside and
     why.
     """
-    outcome = airflow_tasks.make("interactions", request)
+    outcome = airflow_tasks.make(request, "interactions")
     outlet_events[INTERACTIONS].extra = airflow_tasks.onward(request, "ingest")
     return outcome
 

@@ -22,41 +22,34 @@ def ranking_rows(request: airflow_tasks.Json) -> airflow_tasks.Json:
     """One row an impression: features as of its instant, what was clicked and for how long it was
     watched.
     """
-    return airflow_tasks.make("ranking_rows", request)
+    return airflow_tasks.make(request, "ranking_rows")
 
 
 @task(max_active_tis_per_dag=1)
 def ranker(request: airflow_tasks.Json) -> airflow_tasks.Json:
     """The weighted classifier whose odds are expected watch seconds."""
-    return airflow_tasks.make("ranker", request)
+    return airflow_tasks.make(request, "ranker")
 
 
 @task
 def list_order(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """How lists are ordered: by expected seconds and by the chance of a watch, as the validation
-    window's lists say.
+    """How lists are ordered, by expected seconds and by the chance of a watch, as the validation
+    window's lists say; and where `pre_rank.keep` asks for it, the light scorer that leaves the
+    ranker a part of the candidates.
     """
-    return airflow_tasks.make("list_order", request)
-
-
-@task
-def pre_ranker(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """The light scorer that leaves the ranker a part of the candidates, where `pre_rank.keep` asks
-    for it.
-    """
-    return airflow_tasks.make("pre_ranker", request)
+    return airflow_tasks.make(request, "list_order", "pre_ranker")
 
 
 @task
 def recommendations(request: airflow_tasks.Json) -> airflow_tasks.Json:
     """Each user's candidates in the order that was chosen."""
-    return airflow_tasks.make("recommendations", request)
+    return airflow_tasks.make(request, "recommendations")
 
 
 @task(outlets=[RECOMMENDATIONS])
 def report(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
     """Every metric of both stages on the test window. Then the recommendations are announced."""
-    outcome = airflow_tasks.make("report", request)
+    outcome = airflow_tasks.make(request, "report")
     airflow_tasks.conclude(request)
     outlet_events[RECOMMENDATIONS].extra = airflow_tasks.onward(request, "ranking")
     return outcome
@@ -65,4 +58,4 @@ def report(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Jso
 with airflow_tasks.stage_dag("ranking", __doc__, [CANDIDATES]):
     asked = airflow_tasks.request_from(CANDIDATES)
     ranker_ = ranking_rows(asked) >> ranker(asked)
-    ranker_ >> list_order(asked) >> pre_ranker(asked) >> recommendations(asked) >> report(asked)
+    ranker_ >> list_order(asked) >> recommendations(asked) >> report(asked)

@@ -20,19 +20,15 @@ def towers(request: airflow_tasks.Json) -> airflow_tasks.Json:
     """The tower that makes a user vector of a history, trained on the warm-up and refreshed block
     by block.
     """
-    return airflow_tasks.make("towers", request)
-
-
-@task
-def item_vectors(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """One vector for each item of the catalogue."""
-    return airflow_tasks.make("item_vectors", request)
+    return airflow_tasks.make(request, "towers")
 
 
 @task
 def index(request: airflow_tasks.Json) -> airflow_tasks.Json:
-    """The item vectors, laid out for nearest-neighbour search."""
-    return airflow_tasks.make("index", request)
+    """One vector for each item of the catalogue, and these laid out for nearest-neighbour
+    search.
+    """
+    return airflow_tasks.make(request, "item_vectors", "index")
 
 
 @task(outlets=[CANDIDATES])
@@ -40,11 +36,11 @@ def candidates(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks
     """The best few hundred items of each user, nothing seen among them, with the generators they
     came by.
     """
-    outcome = airflow_tasks.make("candidates", request)
+    outcome = airflow_tasks.make(request, "candidates")
     outlet_events[CANDIDATES].extra = airflow_tasks.onward(request, "recall")
     return outcome
 
 
 with airflow_tasks.stage_dag("recall", __doc__, [HISTORIES]):
     asked = airflow_tasks.request_from(HISTORIES)
-    towers(asked) >> item_vectors(asked) >> index(asked) >> candidates(asked)
+    towers(asked) >> index(asked) >> candidates(asked)

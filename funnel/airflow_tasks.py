@@ -116,22 +116,25 @@ def received(events: Sequence[Event], asset: str) -> Json:
     return extra
 
 
-def make(name: str, request: Json) -> Json:
-    """Make one artefact or find it up to date: its name, version, seconds, MLflow address and a
-    sentence.
+def make(request: Json, *names: str) -> Json:
+    """Make artefacts of one stage in turn, or find them up to date: their versions, whether they
+    were made and in how many seconds, a sentence, and the address of their MLflow run.
     """
     from funnel import pipeline
     from funnel.observer import observe
 
     asked = pipeline.Request.model_validate(request)
     observer = observe(asked)
-    outcome = pipeline.make(name, asked, observer=observer)
-    print(outcome.line)
-    url = observer.url(outcome.stage)
+    outcomes = []
+    for name in names:
+        outcomes.append(pipeline.make(name, asked, observer=observer))
+        print(outcomes[-1].line)
+    url = observer.url(outcomes[-1].stage)
     if url:
         print(f"MLflow: {url}")
-    told = ("name", "version", "content", "made", "seconds", "line")
-    return {"url": url} | {field: getattr(outcome, field) for field in told}
+    told = ("version", "content", "made", "seconds")
+    artefacts = {each.name: {field: getattr(each, field) for field in told} for each in outcomes}
+    return {"url": url, "line": "; ".join(each.line for each in outcomes), "artefacts": artefacts}
 
 
 def onward(request: Json, stage: str) -> Json:
