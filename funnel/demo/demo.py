@@ -26,6 +26,14 @@ from funnel.demo import showcase
 
 DAGS = ("ingest", "features", "recall", "ranking")
 SIMULATED, SIMULATION = "simulated", "simulation"
+# About 1,500 users and 150,000 impressions in two weeks; `funnel simulate` writes larger worlds.
+WORLD = {
+    "users": 1_400,
+    "users_a_day": 7,
+    "items": 1_000,
+    "items_a_day": 60,
+    "impressions_a_day": 10_500,
+}
 POLL_SECONDS, PARSED_WITHIN_SECONDS, LOG_LINES = 0.3, 120.0, 25
 DONE = ("success", "failed")
 
@@ -119,11 +127,11 @@ def demo(source: str, data: Path | None, home: Path) -> None:
 
 
 def write_world(folder: Path) -> None:
-    """Simulate the default world and write its log to `folder`; the same world each time."""
+    """Simulate a small world and write its log to `folder`; the same world each time."""
     from features.simulation.simulated_log import simulate_into
     from features.simulation.world import WorldConfig
 
-    simulate_into(folder, WorldConfig())
+    simulate_into(folder, WorldConfig(**WORLD))
 
 
 def _folder(source: str, data: Path | None, home: Path) -> Path:
