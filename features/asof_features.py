@@ -25,18 +25,20 @@ from features.asof_log import AsOfLog, AsOfRows, Contexts
 from features.schema import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
 
 Float64 = npt.NDArray[np.float64]
+# float64 as they are computed, float32 where many rows are kept.
+Numbers = npt.NDArray[Any]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Columns of `size` rows: `numbers` {name: float64 [n]}, NaN unknown; `codes` {name: int32
-    [n]}, 0 unknown.
+    """Columns of `size` rows: `numbers` {name: float [n]}, NaN unknown; `codes` {name: int32 [n]},
+    0 unknown.
     """
 
     size: int
-    numbers: Mapping[str, Float64]
+    numbers: Mapping[str, Numbers]
     codes: Mapping[str, Int32]
 
     def take(self, rows: npt.NDArray[np.intp]) -> "Block":

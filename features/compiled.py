@@ -1,7 +1,8 @@
 """Loops over what is asked of a log that numba compiles.
 
-The home of numba in this package. A function is compiled when it is first called, once a
-process, in about a second. While one runs, other threads of Python run too.
+The home of numba in this package. A function is compiled when it is first called, in
+about a second, and kept beside its module for the processes to come. While one runs, other threads
+of Python run too.
 """
 
 import numba
@@ -12,7 +13,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, cache=True)
 def seek(timestamps_us: Int64, starts: Int64, stops: Int64, as_of: Int64, found: Int64) -> None:
     """Find where each moment [n] stands among the ascending instants from its start to its stop:
     past those before it.
@@ -30,7 +31,7 @@ def seek(timestamps_us: Int64, starts: Int64, stops: Int64, as_of: Int64, found:
         found[row] = low
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", cache=True)
 def interpolate(
     columns: Float64,
     values: Float64,
@@ -68,7 +69,7 @@ def interpolate(
                 between[row, column] = shares[low] + slope * (number - values[low])
 
 
-@numba.njit(nogil=True)
+@numba.njit(nogil=True, cache=True)
 def first_within(
     users: npt.NDArray[np.int32], timestamps_us: Int64, within_us: int, first: Int64
 ) -> None:

@@ -114,7 +114,7 @@ def quantiles_of(numbers: Float64, points: int) -> Quantiles:
     picked = known[np.linspace(0, len(known) - 1, min(points, len(known))).round().astype(int)]
     values = np.unique(picked)
     below, upto = np.searchsorted(known, values, "left"), np.searchsorted(known, values, "right")
-    return Quantiles(values, (below + upto) / (2 * len(known)))
+    return Quantiles(values.astype(np.float64), (below + upto) / (2 * len(known)))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ watched.
 `RankingRows` is a table on disk; `RankerExamples` are its rows as the net is fed them.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -31,6 +33,8 @@ LABELS = ("timestamps_us", "clicked", "seconds", "weight", "positions")
 # merged into.
 MERGED = "recall_merged"
 SHRINKAGE = 10.0
+# Exposures whose features are made at a time.
+SHARD = 65_536
 # Places on the page beyond this one are alike.
 LAST_POSITION = 50
 
@@ -53,6 +57,16 @@ class Exposures:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def take(self, rows: slice | npt.NDArray[np.intp]) -> Self:
+        """Some of the exposures."""
+
+        def some(columns: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            return None if columns is None else {n: values[rows] for n, values in columns.items()}
+
+        positions = None if self.positions is None else self.positions[rows]
+        flat = (self.users[rows], self.items[rows], self.timestamps_us[rows])
+        return type(self)(*flat, some(self.recall) or {}, some(self.contexts), positions)
 
     @classmethod
     def of(cls, shown: Impressions, features: AsOfFeatures, recall: dict[str, Float64]) -> Self:
@@ -121,11 +135,38 @@ class RankingRows:
 
 
 def blocks_of(features: AsOfFeatures, exposures: Exposures) -> dict[str, Block]:
-    """The three feature blocks of exposures, each as of its own instant."""
-    each = exposures
-    return features.blocks(
-        features.log.rows(each.users, each.items, each.timestamps_us, each.contexts, each.recall)
-    )
+    """The three feature blocks of exposures, each as of its own instant, numbers in float32.
+
+    They are made in shards, on all cores: what is in memory beside them is a shard's.
+    """
+    shards = [slice(at, at + SHARD) for at in range(0, len(exposures), SHARD)] or [slice(0, 0)]
+    # The first shard counts the log by every key, which the others then read.
+    first = _shard_of(features, exposures, shards[0])
+    kept = {name: _room_for(block, len(exposures)) for name, block in first.items()}
+
+    def keep(rows: slice, made: dict[str, Block]) -> None:
+        for name, block in made.items():
+            for column, values in block.numbers.items():
+                kept[name].numbers[column][rows] = values
+            for column, codes in block.codes.items():
+                kept[name].codes[column][rows] = codes
+
+    keep(shards[0], first)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(lambda at: keep(at, _shard_of(features, exposures, at)), shards[1:]))
+    return kept
+
+
+def _shard_of(features: AsOfFeatures, exposures: Exposures, rows: slice) -> dict[str, Block]:
+    some = exposures.take(rows)
+    asked = (some.users, some.items, some.timestamps_us, some.contexts, some.recall)
+    return features.blocks(features.log.rows(*asked))
+
+
+def _room_for(block: Block, size: int) -> Block:
+    """A block of so many rows with the columns of another, not yet filled."""
+    numbers = {name: np.empty(size, np.float32) for name in block.numbers}
+    return Block(size, numbers, {name: np.empty(size, np.int32) for name in block.codes})
 
 
 class Targets(NamedTuple):
@@ -251,7 +292,7 @@ def thinned(
 def _flat(blocks: dict[str, Block]) -> Iterator[tuple[str, npt.NDArray[np.generic]]]:
     for name, block in blocks.items():
         yield from (
-            (f"{name}.number.{column}", values.astype(np.float32))
+            (f"{name}.number.{column}", values.astype(np.float32, copy=False))
             for column, values in block.numbers.items()
         )
         yield from ((f"{name}.code.{column}", values) for column, values in block.codes.items())
@@ -267,5 +308,5 @@ def _block(columns: dict[str, npt.NDArray[np.generic]], name: str, size: int) ->
         }
         for kind in ("number", "code")
     )
-    found = {column: values.astype(np.float64) for column, values in numbers.items()}
+    found = {column: values.astype(np.float32, copy=False) for column, values in numbers.items()}
     return Block(size, found, {column: values.astype(np.int32) for column, values in codes.items()})

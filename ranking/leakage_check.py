@@ -3,7 +3,6 @@ from the log.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +57,7 @@ def _excerpt(
     some = users[: max(int(np.searchsorted(np.cumsum(events), EXCERPT)), 1)]
     rows = np.flatnonzero(np.isin(exposures.users, some))
     kept = _with_events(features, np.flatnonzero(np.isin(features.log.events.users, some)))
-    return kept, taken(exposures, rows), requests_us[rows]
+    return kept, exposures.take(rows), requests_us[rows]
 
 
 def _at_one_instant(
@@ -101,7 +100,7 @@ def _changed(
     earlier = np.maximum(requests_us, exposures.timestamps_us) < edge
     parts = (np.flatnonzero(requests_us == edge), np.flatnonzero(earlier))
     rows = np.concatenate([rng.permutation(part)[: CHECKED // 2] for part in parts])
-    some = taken(exposures, np.sort(rows))
+    some = exposures.take(np.sort(rows))
     return differing(blocks_of(features, some), blocks_of(known_before(features, edge), some))
 
 
@@ -116,17 +115,6 @@ def _with_events(features: AsOfFeatures, rows: npt.NDArray[np.intp]) -> AsOfFeat
     log = features.log
     contexts = {name: codes[rows] for name, codes in log.contexts.items()}
     return replace(features, log=replace(log, events=log.events.take(rows), contexts=contexts))
-
-
-def taken(exposures: Exposures, rows: npt.NDArray[np.intp]) -> Exposures:
-    """Some rows of exposures."""
-
-    def each(columns: Any) -> Any:
-        return None if columns is None else {name: values[rows] for name, values in columns.items()}
-
-    positions = None if exposures.positions is None else exposures.positions[rows]
-    flat = (exposures.users[rows], exposures.items[rows], exposures.timestamps_us[rows])
-    return Exposures(*flat, each(exposures.recall), each(exposures.contexts), positions)
 
 
 def differing(first: Blocks, second: Blocks) -> list[str]:

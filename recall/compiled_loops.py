@@ -1,8 +1,9 @@
 """Loops over bags and table rows that numba compiles: numpy would read and write the same rows many
 times over.
 
-The home of numba. A function is compiled when it is first called, once a process: all three take
-two to three seconds. While one runs, other threads of Python run too.
+The home of numba. A function is compiled when it is first called, all three in two to three
+seconds, and kept beside its module for the processes to come. While one runs, other threads of
+Python run too.
 """
 
 import numba
@@ -14,7 +15,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", cache=True)
 def average_bags(
     rows: Float32, places: Int32, edges: Int64, counts: Float32, means: Float32
 ) -> None:
@@ -39,7 +40,7 @@ def average_bags(
                 mean[i] = total[i] / counts[bag, window]
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", cache=True)
 def spread_gradient(
     gradient: Float32, places: Int32, edges: Int64, counts: Float32, of_rows: Float32
 ) -> None:
@@ -62,7 +63,7 @@ def spread_gradient(
                     of_row[i] += share[i]
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(nogil=True, error_model="numpy", cache=True)
 def move_rows(
     values: Float32,
     first: Float32,

@@ -10,6 +10,7 @@ import pytest
 from features.asof_counts import Events
 from features.asof_features import AsOfFeatures, Block
 from features.asof_log import AsOfLog
+from features.schema import HOUR
 from features.side_features import SideFeatures
 from ranking.examples import (
     LABELS,
@@ -194,10 +195,32 @@ def test_the_label_of_an_impression_is_in_none_of_its_own_features():
     for name, block in features[0].items():
         for column, values in block.numbers.items():
             np.testing.assert_array_equal(values, features[1][name].numbers[column], err_msg=column)
-    np.testing.assert_array_equal(
-        features[0]["pair"].numbers["recall_z"], exposures.recall["recall_z"]
+    np.testing.assert_allclose(
+        features[0]["pair"].numbers["recall_z"], exposures.recall["recall_z"], rtol=1e-6
     )
     assert len(exposures) == 3
+
+
+@pytest.mark.parametrize("shard", [1, 7, 40, 64])
+def test_rows_made_in_shards_are_those_made_at_once(shard, monkeypatch):
+    rng, rows = np.random.default_rng(4), 40
+    users, items = (rng.integers(1, 5, rows).astype(np.int32) for _ in range(2))
+    clicked = rng.random(rows) < 0.4
+    seconds = np.where(clicked, rng.exponential(30, rows), 0.0)
+    none, device = SideFeatures({}, {}, {}), {"device": rng.integers(0, 3, rows).astype(np.int32)}
+    at = rng.integers(0, 9, rows) * HOUR
+    log = AsOfLog(Events.of(users, items, at, clicked, seconds), none, none, True, device)
+    exposures = Exposures(users, items, at, {"recall_z": rng.normal(size=rows)}, device)
+    asked = (users, items, at, device, exposures.recall)
+    whole = AsOfFeatures(log).blocks(log.rows(*asked))
+    monkeypatch.setattr("ranking.examples.SHARD", shard)
+    for name, block in blocks_of(AsOfFeatures(log), exposures).items():
+        assert list(block.numbers) == list(whole[name].numbers)
+        for column, values in block.numbers.items():
+            expected = whole[name].numbers[column].astype(np.float32)
+            np.testing.assert_array_equal(values, expected, err_msg=column)
+        for column, codes in block.codes.items():
+            np.testing.assert_array_equal(codes, whole[name].codes[column], err_msg=column)
 
 
 def test_an_impression_is_read_in_its_own_context_and_a_request_in_the_last_one():
