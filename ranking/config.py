@@ -106,7 +106,10 @@ class RankingConfig(BaseModel):
         12, ge=1, description="Epochs at most; the validation rows choose how many."
     )
     patience: int = Field(
-        6, ge=1, description="Epochs without a lower validation loss that end training."
+        4,
+        ge=1,
+        description="Epochs that end training where they lower the validation loss by less than "
+        "a thousandth.",
     )
     validation_share: float = Field(
         0.1, gt=0, lt=1, description="Share of the rows, the last by time, that validate."

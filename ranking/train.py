@@ -29,6 +29,9 @@ Rows = npt.NDArray[np.intp]
 Epochs = list[dict[str, Any]]
 Tell = Callable[[dict[str, Any]], None]
 
+# The relative fall of the validation loss below which epochs have taught nothing.
+LEAST_GAIN = 1e-3
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -100,6 +103,16 @@ def fit_recommender(
     return recommender_of(ranker, features, split.test_start, len(dataset.items))
 
 
+def has_learnt(epochs: Epochs, patience: int) -> bool:
+    """Whether the last `patience` epochs lowered the validation loss by less than `LEAST_GAIN` of
+    it.
+    """
+    if len(epochs) <= patience:
+        return False
+    before = min(row["val_loss"] for row in epochs[:-patience])
+    return bool(min(row["val_loss"] for row in epochs) > before * (1 - LEAST_GAIN))
+
+
 def best_epoch(epochs: Epochs) -> int:
     """The epoch of the lowest validation loss, the first being 1."""
     return int(min(epochs, key=lambda row: row["val_loss"])["epoch"])
@@ -113,8 +126,8 @@ def _fit(
     seed: int,
     on_epoch: Tell,
 ) -> tuple[dict[str, Float32], Epochs]:
-    """The weights of the epoch with the lowest loss on the later rows; `patience` epochs without a
-    lower one end it.
+    """The weights of the epoch with the lowest loss on the later rows; `patience` epochs in which
+    it falls by less than `LEAST_GAIN` end the training.
     """
     trainer = RankerTrainer(ranker.spec, build_examples(ranker, earlier), config, seed)
     # In the log's order neighbours are of one user, and what orders users would not count.
@@ -127,7 +140,7 @@ def _fit(
         on_epoch(epochs[-1])
         if best_epoch(epochs) == epoch:
             best = trainer.weights
-        if epoch - best_epoch(epochs) >= config.patience:
+        if has_learnt(epochs, config.patience):
             break
     return best, epochs
 

@@ -13,7 +13,7 @@ from ranking.config import RankingConfig
 from ranking.examples import LAST_POSITION, MERGED, RankingRows, build_examples, thinned
 from ranking.losses import heads_of, targets_of
 from ranking.model import BLOCKS, Ranker
-from ranking.train import seconds_cap, split_rows, train_ranker, untrained_ranker
+from ranking.train import has_learnt, seconds_cap, split_rows, train_ranker, untrained_ranker
 from ranking.trainer import RankerNetwork, RankerTrainer, order_loss
 
 ROWS = 6_000
@@ -547,3 +547,20 @@ def test_an_epoch_of_a_large_log_is_so_many_steps(monkeypatch):
     trainer = trainer_of(small)
     trainer.epoch()
     assert int(trainer._adam.iterations.numpy()) == 2
+
+
+@pytest.mark.parametrize(
+    ("losses", "learnt"),
+    [
+        ([1.0, 0.9, 0.8], False),
+        ([1.0, 0.9, 0.8, 0.7, 0.6], False),
+        ([1.0, 0.5, 0.4999, 0.4998, 0.4997], False),
+        ([1.0, 0.5, 0.4999, 0.4998, 0.4997, 0.4996], True),
+        ([1.0, 0.5, 0.51, 0.52, 0.4994, 0.53], False),
+        ([0.5, 0.6, 0.7, 0.8, 0.9], True),
+    ],
+)
+def test_training_ends_where_patient_epochs_lower_the_loss_by_less_than_a_thousandth(
+    losses, learnt
+):
+    assert has_learnt([{"val_loss": loss} for loss in losses], patience=4) is learnt
