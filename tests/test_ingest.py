@@ -131,7 +131,7 @@ def test_the_summary_counts_what_was_done(data: Path, out: Path) -> None:
         },
         "dropped": {"last_days": 2, "known_items_only": 0},
         "missing": {
-            "interactions": ["device", "position", "propensity"],
+            "interactions": ["device", "position", "propensity", "request_id"],
             "items": ["title", "published_at", "channel_id", "topics", "language"],
             "users": ["user_id", "country", "region", "device", "gender", "age", "language"],
         },
@@ -161,7 +161,7 @@ def test_what_was_taken_for_something_else_is_told_in_one_line(data: Path, out: 
     summary = ingest("canonical", data, out, TOLERANT, NOW)
     aside = "item_id is null: 1, duplicate: 1"
     odd = "items describes 75% of the rows (such as `c` are missing)"
-    missing = "not in the log: device, position, propensity"
+    missing = "not in the log: device, position, propensity, request_id"
     assert in_words(summary) == (
         f"4 rows of 6 ({aside}), 2 users, 3 items, 75% clicked, 7.5 seconds a click; {odd}; {missing}"
     )
