@@ -5,6 +5,9 @@ STAMP := .venv/.installed
 SOURCE ?= simulated
 BIN := .venv/bin
 RUN := env -u PYTHONDONTWRITEBYTECODE
+# Two processes test side by side: each takes one core, and no library more.
+ONE_CORE := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+PYTEST := $(RUN) $(ONE_CORE) $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: install demo test check bench stop
 
@@ -14,12 +17,13 @@ demo: $(STAMP) ## MLflow and Airflow on this machine, the line on SOURCE (and DA
 	$(RUN) $(BIN)/funnel demo --source $(SOURCE) $(if $(DATA),--data "$(DATA)")
 
 test: check ## Everything that must hold
-	$(RUN) $(BIN)/pytest -n 2 --dist loadfile
+	$(PYTEST) -m slow
 
-check: $(STAMP) ## Lint, format, types
+check: $(STAMP) ## Lint, format, types, and the tests that train nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(RUN) $(BIN)/mypy
+	$(PYTEST) -m "not slow"
 
 bench: $(STAMP) ## Side-by-side measurements, each a table
 	$(RUN) $(BIN)/funnel bench

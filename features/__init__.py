@@ -53,10 +53,10 @@ __getattr__ = lazy_names(
     __name__,
     {
         "AsOfFeatures": "features.asof_features",
-        "CleaningConfig": "features.data.clean",
+        "CleaningConfig": "features.config",
         "Dataset": "features.dataset",
         "InputError": "features.errors",
-        "SplitConfig": "features.split",
+        "SplitConfig": "features.config",
         "WorldConfig": "features.simulation.world",
         "read_dataset": "features.dataset",
         "simulate_into": "features.simulation.simulated_log",

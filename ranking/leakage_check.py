@@ -15,7 +15,7 @@ Int64 = npt.NDArray[np.int64]
 
 # Rows made twice, half of them of the drawn requests; events of the excerpt, about; requests drawn
 # at least, a few from each user where the log has few, and in so many rounds at most.
-CHECKED, EXCERPT, REQUESTS, ROUNDS = 5_000, 100_000, 500, 20
+CHECKED, EXCERPT, REQUESTS, ROUNDS = 5_000, 100_000, 500, 10
 
 
 def check_leakage(

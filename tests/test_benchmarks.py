@@ -24,6 +24,8 @@ from funnel import cli as command_line
 from funnel.benchmarks import ROOT, chosen, known, run_benchmarks
 from funnel.run import write_world
 
+pytestmark = pytest.mark.slow
+
 ROWS = [
     {"line": "first", "HR@50": 0.25, "seconds": 1234.5},
     {"line": "second", "HR@50": 0.125, "chosen": True, "seconds": float("nan")},

@@ -14,6 +14,8 @@ import pytest
 from features.errors import InputError
 from funnel import cli as command_line
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = [
     command.callback.__name__
     for command in command_line.app.registered_commands

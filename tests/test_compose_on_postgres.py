@@ -39,10 +39,13 @@ SECRETS: Final = {
     "AIRFLOW_FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
 }
 
-pytestmark = pytest.mark.skipif(
-    not (BINARIES / "initdb").exists(),
-    reason="PostgreSQL's initdb is not installed below /usr/lib/postgresql",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (BINARIES / "initdb").exists(),
+        reason="PostgreSQL's initdb is not installed below /usr/lib/postgresql",
+    ),
+]
 
 
 def free_port() -> int:

@@ -28,6 +28,8 @@ from funnel.config import FunnelConfig
 from funnel.demo import showcase
 from funnel.pipeline import STEPS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 DAGS = ROOT / "dags"
 STAGES = ("ingest", "features", "recall", "ranking")

@@ -21,6 +21,8 @@ from funnel import context_of, make, request_for
 from funnel.context import StepContext
 from ranking import RankingConfig, fit_recommender
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"users": 150, "items": 200, "topics": 8, "favourite_topics": 2.0, "days": 4}
 WORLD = WorldConfig(**SMALL, users_a_day=5, items_a_day=20, impressions_a_day=1_500)
 

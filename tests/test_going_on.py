@@ -19,6 +19,8 @@ from recall.config import RecallConfig
 from recall.inputs import ModelInputs, UserInputs
 from recall.train import TrainingJob, train_incrementally
 
+pytestmark = pytest.mark.slow
+
 USERS, ITEMS, CHANNELS = 80, 60, 5
 # Items 1..44 are shown from the start on, two more every 40 from 120 on; the last six are published
 # at 600 and never shown, three of them of channel 1 and three of channel 2. Even users watch

@@ -13,6 +13,8 @@ from recall.config import RecallConfig
 from recall.index import ItemIndex, index_of
 from recall.index_tuning import FEWEST, Trial, tune_index
 
+pytestmark = pytest.mark.slow
+
 Float32 = npt.NDArray[np.float32]
 
 K = 20

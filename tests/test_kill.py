@@ -30,6 +30,8 @@ from funnel.store import (
 )
 from recall.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 FUNNEL = Path(sys.executable).parent / "funnel"
 # What touches the file system and passes an audit hook before it does.
 TOUCHES = (

@@ -24,6 +24,8 @@ from recall.index import index_of
 from recall.labelled_lists import LabelledLists, labelled_lists
 from recall.train_blender import draw_slices
 
+pytestmark = pytest.mark.slow
+
 WORLD = WorldConfig(
     users=60,
     users_a_day=5,

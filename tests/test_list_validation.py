@@ -17,6 +17,8 @@ from funnel.run import run_pipeline
 from funnel.steps.list_validation import Validation, choice_text
 from ranking.list_order import ListOrder
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SMALL = (
     *(

@@ -21,6 +21,8 @@ from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
 from recall.metrics import RelevantItems
 
+pytestmark = pytest.mark.slow
+
 SMALL = (
     *(
         "recall.dim=4",

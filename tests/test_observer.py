@@ -21,6 +21,8 @@ from funnel.pipeline import STEPS, Observer, Request, make, request_for
 from funnel.run import run_pipeline
 from recall.checkpoints import Checkpoints
 
+pytestmark = pytest.mark.slow
+
 WORLD = WorldConfig(
     users=40,
     users_a_day=2,

@@ -22,6 +22,8 @@ from funnel.evaluation.simulation_report import policy_seconds
 from funnel.lists import RawIds
 from ranking.policies import Logged, Policy, softmax_of_places
 
+pytestmark = pytest.mark.slow
+
 CONFIG = WorldConfig(
     users=1_200,
     users_a_day=20,

@@ -16,6 +16,8 @@ from benchmarks.shared.logs import LAST, Log, movielens, synthetic
 from benchmarks.shared.pace import Pace
 from benchmarks.shared.processes import in_own_process, peak_gigabytes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -39,6 +39,8 @@ from funnel.pipeline import (
 from funnel.run import run_pipeline
 from funnel.store import MANIFEST, MEASURED
 
+pytestmark = pytest.mark.slow
+
 WORLD = WorldConfig(
     users=60,
     users_a_day=5,

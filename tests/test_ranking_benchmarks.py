@@ -34,6 +34,8 @@ from ranking.config import RankingConfig
 from ranking.examples import RankingRows
 from ranking.model import BLOCKS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 NONE: dict[str, Any] = {}
 # What a small world needs to be walked in seconds.

@@ -16,6 +16,8 @@ from ranking.model import BLOCKS, Ranker
 from ranking.train import has_learnt, seconds_cap, split_rows, train_ranker, untrained_ranker
 from ranking.trainer import RankerNetwork, RankerTrainer, order_loss
 
+pytestmark = pytest.mark.slow
+
 ROWS = 6_000
 RATES, MEANS = np.array([0.02, 0.3, 0.9]), np.array([200.0, 60.0, 20.0])
 CONFIG = RankingConfig(

@@ -25,6 +25,8 @@ from funnel.evaluation.simulation_report import best_lists
 from funnel.pipeline import make, request_for
 from funnel.tracking import _allowed
 
+pytestmark = pytest.mark.slow
+
 WORLD = WorldConfig(
     users=60,
     users_a_day=5,

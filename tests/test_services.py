@@ -21,6 +21,8 @@ from features.errors import InputError
 from funnel.demo import demo
 from funnel.demo import services as s
 
+pytestmark = pytest.mark.slow
+
 STUBBORN = ("/bin/sh", "-c", "trap '' TERM; sleep 300 & while :; do sleep 1; done")
 
 

@@ -19,6 +19,8 @@ from features.simulation.simulated_log import (
 )
 from features.simulation.world import Floats, Ints, World, WorldConfig, expected_seconds
 
+pytestmark = pytest.mark.slow
+
 CONFIG = WorldConfig(
     users=1_500,
     users_a_day=30,

@@ -10,6 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 TOUR = Path(__file__).parents[1] / "docs" / "tour.ipynb"
 MOST_LINES, MOST_BYTES = 20, 60_000
 # What the last cell of a copy prints for this test.

@@ -15,6 +15,8 @@ import pytest
 from features.errors import InputError, ServiceUnavailable
 from funnel.tracking import DATA_TAG, MlflowTracker, environment
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("funnel", "ingest", "features", "recall", "ranking")
 SERVER_SECONDS = 25
 

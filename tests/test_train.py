@@ -21,6 +21,8 @@ from recall.inputs import ModelInputs, UserInputs
 from recall.tower import Tower
 from recall.train import TrainingJob, cut_offs_of, train_incrementally
 
+pytestmark = pytest.mark.slow
+
 USERS, ITEMS, WATCHES = 40, 40, 24
 WINDOWS = Split(mode="time", clock="time", start=0, label_start=800, test_start=900, test_end=1000)
 QUICK = RecallConfig(

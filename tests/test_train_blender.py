@@ -13,6 +13,8 @@ from recall.generators.retrieval import build_generators
 from recall.index import index_of
 from recall.train_blender import draw_slices, fit_blender
 
+pytestmark = pytest.mark.slow
+
 CONFIG = RecallConfig(k=12, generator_items=8, blend_users=400)
 
 

@@ -17,6 +17,8 @@ from recall.negative_sampling import Negatives
 from recall.tower import ItemFacts, Tower, TowerInputs, TowerSpec
 from recall.trainer import Batch, TowerTrainer, grown_tower, keras, new_tower
 
+pytestmark = pytest.mark.slow
+
 ITEMS = 30
 CONFIG = RecallConfig(dropout=0.0, learning_rate=0.05)
 STANDSTILL = RecallConfig(dropout=0.0, learning_rate=1e-30)
