@@ -172,6 +172,16 @@ def test_kuairec_takes_the_caption_categories_where_there_are_no_tags(tmp_path: 
     ]
 
 
+def test_kuairec_tags_without_their_column_are_refused(tmp_path: Path) -> None:
+    folder(
+        tmp_path,
+        big_matrix__csv=KUAIREC_LOG + "0,148,4381,,2020-07-05,20200705,1593898068.378,0.72\n",
+        item_categories__csv="video_id,tags\n148,[8]\n",
+    )
+    with pytest.raises(InputError, match="feat"):
+        tables("kuairec", tmp_path)
+
+
 def test_kuairec_takes_captions_as_titles_beside_the_tags(tmp_path: Path) -> None:
     folder(
         tmp_path,
