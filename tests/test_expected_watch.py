@@ -107,6 +107,13 @@ def test_every_score_is_the_models_of_the_pairs_own_columns(channel):
     np.testing.assert_allclose(logits.ravel(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 7])
+def test_of_many_scores_the_k_best_are_named_by_brute_force(channel, k):
+    named = channel.answer(requests_of(EVERYBODY)).named(k)
+    scores = np.exp(channel.logits(EVERYBODY))
+    np.testing.assert_allclose(named.scores, -np.sort(-scores, axis=1)[:, :k], rtol=1e-5)
+
+
 def test_the_best_are_named_in_order_and_nothing_that_was_seen(channel):
     users = EVERYBODY[:3]
     best = channel.answer(requests_of(users)).named(4)

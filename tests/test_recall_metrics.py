@@ -266,5 +266,5 @@ def test_what_can_not_be_meant_is_refused():
         accuracy([0], lists([1]), in_test([1]))
     with pytest.raises(ValueError, match="2 users"):
         accuracy([1], lists([1]), in_test([1], [2]))
-    with pytest.raises(ValueError, match="catalogue ends at 4"):
+    with pytest.raises(ValueError, match="item 5 is listed, but the catalogue ends at 4"):
         coverage(1, lists([5]), 4)
