@@ -20,7 +20,7 @@ from recall.inputs import ModelInputs, facts_of, grown_spec, spec_of
 from recall.pretraining import pretrained
 from recall.tower import Tower, TowerSpec
 from recall.train_tower import Callbacks, TrainingRun, fit_tower, kept_rates
-from recall.trainer import TowerTrainer, grown_tower, new_tower
+from recall.trainer import ID_DROPOUT, TowerTrainer, grown_tower, new_tower
 from recall.validator import validator_of
 
 Int64 = npt.NDArray[np.int64]
@@ -66,7 +66,7 @@ def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
     epoch.
 
     An epoch is at most `epoch_examples` random watches; the epochs of the warm-up, and when its
-    steps become smaller, are chosen on the watches between the first two edges. Time clock: each
+    steps become smaller, are chosen on the watches between the first two cut-offs. Time clock: each
     block then refreshes the tower (warm start, vocabulary grown). Order clock: the tower is fitted
     again on all but the test window.
     """
@@ -75,12 +75,15 @@ def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
         first_training_run(job, cut_offs),
         Callbacks(job.checkpoints, job.on_epoch),
     )
-    trainer = TowerTrainer(training_run.start, job.config, job.seed)
+    # A log of which only the order is known has no new items, which side features alone describe:
+    # there is nothing to learn from hiding who an item is.
+    id_dropout = ID_DROPOUT if job.split.clock == "time" else 0.0
+    trainer = TowerTrainer(training_run.start, job.config, job.seed, id_dropout)
     finished = [fit_tower(trainer, training_run, callbacks)]
     for since, as_of in itertools.pairwise(cut_offs):
         training_run = _next_training_run(job, finished, since, as_of)
         if not trainer.suits(training_run.start):
-            trainer = TowerTrainer(training_run.start, job.config, job.seed)
+            trainer = TowerTrainer(training_run.start, job.config, job.seed, id_dropout)
         finished.append(fit_tower(trainer, training_run, callbacks))
     return [one.tower for one in finished], [row for one in finished for row in one.epochs]
 

@@ -20,6 +20,7 @@ from recall.index import index_of
 from recall.inputs import ModelInputs, UserInputs
 from recall.tower import Tower
 from recall.train import TrainingJob, cut_offs_of, train_incrementally
+from recall.trainer import ID_DROPOUT, TowerTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -198,6 +199,20 @@ def test_in_the_order_clock_the_tower_is_fitted_again_on_all_but_the_holdout(log
     assert {row["examples"] for row in again} == {
         int((log[2] < 900).sum()) // SMALLEST_BATCH * SMALLEST_BATCH
     }
+
+
+@pytest.mark.parametrize(("split", "share"), [(WINDOWS, ID_DROPOUT), (ORDER, 0.0)])
+def test_items_hide_who_they_are_only_where_new_ones_can_come(log, monkeypatch, split, share):
+    told = []
+
+    class Trainer(TowerTrainer):
+        def __init__(self, tower, config, seed, id_dropout):
+            told.append(id_dropout)
+            super().__init__(tower, config, seed, id_dropout)
+
+    monkeypatch.setattr("recall.train.TowerTrainer", Trainer)
+    train_incrementally(training_job_of(*log, split=split))
+    assert set(told) == {share}
 
 
 def test_the_holdout_leaves_no_trace_in_the_order_clock(log, rolled_in_order):
