@@ -259,12 +259,12 @@ def make(
 
 def _make(name: str, request: Request, tell: Callable[[str], None], observer: Observer) -> Outcome:
     store, began = request.store, time.monotonic()
-    artefact_key = _recipe(name, request, store)
+    artefact_key = _key_of(name, request, store)
     made = not store.holds(artefact_key)
     manifest = store.make(
         artefact_key,
         lambda out: writer_of(name)(
-            _work(artefact_key, request, store, out, tell, partial(observer.on_epoch, name))
+            _context_of(artefact_key, request, store, out, tell, partial(observer.on_epoch, name))
         ),
     )
     seconds = time.monotonic() - began
@@ -287,7 +287,7 @@ def stale_steps(request: Request) -> list[str]:
     store = request.store
     for number, name in enumerate(STEPS):
         if not (
-            store.is_current(_recipe(name, request, store)) and _are_shown(name, request, store)
+            store.is_current(_key_of(name, request, store)) and _are_shown(name, request, store)
         ):
             return list(STEPS)[number:]
     return []
@@ -318,7 +318,7 @@ def publish_files(request: Request) -> list[Path]:
     return [home / file for files in PUBLISHED.values() for file in files]
 
 
-def _recipe(name: str, request: Request, store: Store) -> ArtefactKey:
+def _key_of(name: str, request: Request, store: Store) -> ArtefactKey:
     step = STEPS[name]
     parents = {parent: store.manifest(parent).content for parent in step.parents}
     config = step.read_of(request.config)
@@ -348,12 +348,12 @@ def _digest_of(paths: Iterable[Path], folder: Path) -> str:
 def context_of(
     name: str, request: Request, out: Path, tell: Callable[[str], None] = print
 ) -> "StepContext":
-    """The work of one step, to be done in a folder; its parents have been made."""
+    """The context of one step, which is to fill a folder; its parents have been made."""
     store = request.store
-    return _work(_recipe(name, request, store), request, store, out, tell)
+    return _context_of(_key_of(name, request, store), request, store, out, tell)
 
 
-def _work(
+def _context_of(
     artefact_key: ArtefactKey,
     request: Request,
     store: Store,
