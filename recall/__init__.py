@@ -22,10 +22,10 @@ Odd people watch odd items and even people even ones. Two towers are trained, th
     >>> ids = [Vocabulary(pa.array(range(1, n + 1)), np.full(n, -1)) for n in (100, 40)]
     >>> dataset = Dataset(split, *ids, log, no_side, no_side)
     >>> generators = ("tower", "popular")
-    >>> config = RecallConfig(k=3, dim=8, depth=0, epochs=20, blocks=1, generators=generators)
+    >>> config = RecallConfig(k=3, dim=8, depth=0, epochs=20, blocks=2, generators=generators)
     >>> retriever = fit_retriever(dataset, config, seed=0)
     >>> [tower.shape.as_of // HOUR for tower in retriever.towers]
-    [8, 12]
+    [6, 12]
     >>> candidates = retriever.candidates(np.array([1, 2], np.int32))
     >>> (candidates.items % 2).tolist()
     [[1, 1, 1], [0, 0, 0]]

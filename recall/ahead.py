@@ -1,4 +1,4 @@
-"""StepContext done ahead of its need, in one thread beside the one that needs it."""
+"""Work done ahead of its need, in one thread beside the one that needs it."""
 
 from collections import deque
 from collections.abc import Generator, Iterator

@@ -130,7 +130,7 @@ class RecallConfig(BaseModel):
     batch: int = Field(
         1024, ge=1, description="Examples a training step at most; a small log takes smaller steps."
     )
-    learning_rate: float = Field(3e-3, gt=0, description="Learning rate of Adam at the start.")
+    learning_rate: float = Field(6e-3, gt=0, description="Learning rate of Adam at the start.")
     epochs: int = Field(
         40,
         ge=1,
@@ -138,7 +138,7 @@ class RecallConfig(BaseModel):
     )
     epoch_examples: int = Field(500_000, ge=1, description="Examples an epoch at most.")
     patience: int = Field(
-        2,
+        1,
         ge=1,
         description="Epochs without a better validation before the learning rate falls, and then "
         "before training ends.",
@@ -147,11 +147,12 @@ class RecallConfig(BaseModel):
         3, ge=1, description="Epochs by which each block refreshes the tower."
     )
     blocks: int = Field(
-        4,
-        ge=1,
+        16,
+        ge=2,
         le=100,
-        description="Number of blocks of time before `test_start`, each of which refreshes the "
-        "tower.",
+        description="Number of blocks, of whole hours, days or weeks, that the log before "
+        "`test_start` is cut into at most: a quarter warms the tower up, each later one refreshes "
+        "it.",
     )
     label_users: int = Field(
         20_000,

@@ -64,6 +64,15 @@ class TrainingSet:
             self.groups[users],
         )
 
+    def projected(self, columns: Sequence[str], weights: Float64) -> "TrainingSet":
+        """The same users, with one column in place of all, `columns` times `weights`, and all of
+        one group.
+        """
+        places = [self.columns.index(name) for name in columns]
+        score = self.matrix[:, places] @ weights.astype(np.float32)
+        groups = np.zeros_like(self.groups)
+        return TrainingSet(("score",), score[:, None], self.counts, self.watched, groups)
+
 
 def join_training_sets(parts: Sequence[TrainingSet]) -> TrainingSet:
     """Training sets of the same columns as one."""

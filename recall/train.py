@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.calendar import grid_before, shortest_at_least
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
 from features.split import Split
@@ -19,7 +20,7 @@ from recall.config import RecallConfig
 from recall.inputs import ModelInputs, facts_of, grown_spec, spec_of
 from recall.pretraining import pretrained
 from recall.tower import Tower, TowerSpec
-from recall.train_tower import Callbacks, TrainingRun, fit_tower, kept_rates
+from recall.train_tower import RATE_DROP, Callbacks, TrainingRun, fit_tower
 from recall.trainer import ID_DROPOUT, TowerTrainer, grown_tower, new_tower
 from recall.validator import validator_of
 
@@ -47,18 +48,23 @@ class TrainingJob:
 def cut_offs_of(split: Split, blocks: int) -> list[int]:
     """The instants at which a tower is finished, first to last; the last is test_start.
 
-    Time clock: blocks as long as the label window, so that the recall scores of training rows are
-    as fresh as those of the test window; shorter where the log is too short for a warm-up of one
-    block. Order clock: label_start.
+    Time clock: the log before test_start is cut into at most `blocks` blocks of the calendar. The
+    first quarter of them warms the tower up, each later one refreshes it. One more day of log adds
+    a block and moves none, until there are too many and blocks become longer. A log too short for
+    blocks of hours has blocks of equal length. Order clock: label_start.
     """
     if split.clock == "order":
         return [split.label_start, split.test_start]
-    longest = (split.test_start - split.start) // (blocks + 1)
-    length = min(split.test_start - split.label_start, longest)
-    cut_offs = [split.test_start - length * left for left in range(blocks, -1, -1)]
+    span, warm_up = split.test_start - split.start, max(blocks // 4, 1)
+    length = shortest_at_least(-(-span // blocks))
+    warm = split.start + warm_up * length - length // 2
+    cut_offs = grid_before(split.test_start, warm, length) if length * blocks <= 3 * span else []
+    if not cut_offs:
+        length = max(span // blocks, 1)
+        cut_offs = [split.test_start - length * left for left in range(blocks - warm_up, 0, -1)]
     # One tower is finished by label_start at the latest: candidates as of it must not know their
     # labels.
-    return [min(cut_offs[0], split.label_start), *cut_offs[1:]]
+    return [min(cut_offs[0], split.label_start), *cut_offs[1:], split.test_start]
 
 
 def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
@@ -67,8 +73,8 @@ def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
 
     An epoch is at most `epoch_examples` random watches; the epochs of the warm-up, and when its
     steps become smaller, are chosen on the watches between the first two cut-offs. Time clock: each
-    block then refreshes the tower (warm start, vocabulary grown). Order clock: the tower is fitted
-    again on all but the test window.
+    block then refreshes the tower (warm start, vocabulary grown). Order clock: one refresh, on all
+    but the test window.
     """
     cut_offs = cut_offs_of(job.split, job.config.blocks)
     training_run, callbacks = (
@@ -121,12 +127,12 @@ def _next_training_run(
 ) -> TrainingRun:
     number = len(before)
     rng = rng_of(job.seed, Stream.TOWER_START, number)
-    if job.split.clock == "order":
-        start, since = _untrained(job, as_of, rng), job.split.start
-        rates = kept_rates(before[0].epochs, before[0].best)
-    else:
-        start = _grown(job, before[-1].tower, as_of, rng)
-        rates = (1.0,) * job.config.refresh_epochs
+    start = _grown(job, before[-1].tower, as_of, rng)
+    # The order clock has no block of its own: its one refresh goes over everything, at the rate
+    # that the first tower ended with.
+    order = job.split.clock == "order"
+    since, rate = (job.split.start, RATE_DROP) if order else (since, 1.0)
+    rates = (rate,) * job.config.refresh_epochs
     return TrainingRun(number, start, _examples(job, start.shape, since), job.seed, rates)
 
 

@@ -3,9 +3,9 @@ finished.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ Flags = npt.NDArray[np.bool_]
 VALIDATION_SHARE = 0.2
 # With fewer users to fit on the blender goes by the ranks alone.
 FEWEST = 50
+# Candidates that a user did not watch, of some five hundred, that the blender is fitted on.
+MISSES = 100
 # No order is turned round, or levelled, by what a few users watched.
 LEAST_FACTOR = 0.05
 
@@ -72,56 +74,36 @@ def draw_slices(
 
 
 @dataclass(frozen=True)
+class ValidationExamples:
+    """What was found for some of the validation users as of an instant, and what they `watched`
+    next.
+    """
+
+    found: Found
+    watched: Pairs
+
+    def hits(self, items: Int32, ks: Sequence[int]) -> Float64:
+        """How many of the users have a hit among the first k of lists [n, m], for each k."""
+        rows = np.arange(len(items))
+        hits = self.watched.holds(rows[:, None], items) & (items > 0)
+        return np.array([hits[:, :k].any(axis=1).sum() for k in ks], np.float64)
+
+
+@dataclass(frozen=True)
 class BlenderExamples:
-    """What was found for some users as of `since`, what they `watched` next, and who is for
-    `validation`, [n].
+    """A slice's examples: what is fitted on, and what validates.
+
+    The training set holds the users with a hit who do not validate, each with what they watched and
+    a sample of the rest.
     """
 
     since: int
-    found: Found
-    watched: Pairs
-    validation: Flags
-
-    @cached_property
-    def hits(self) -> Flags:
-        """Which pairs of the union the user went on to watch, [p]."""
-        return self.watched.holds(self.found.union.rows, self.found.union.items)
+    training_set: TrainingSet
+    validation: tuple[ValidationExamples, ...]
 
     @property
-    def training_set(self) -> TrainingSet:
-        """What can be fitted on the users who are not for validation: those with a hit."""
-        columns = self.found.columns
-        matrix = np.stack(list(columns.values()), axis=1)
-        whole = TrainingSet(
-            tuple(columns), matrix, self.found.union.counts, self.hits, group_of(self.found.lengths)
-        )
-        return whole.of_users(self._training_users)
-
-    def scored_by(self, blend: Blend) -> TrainingSet:
-        """The same users, with a blend's log chance of each pair as the only column, and all of one
-        group.
-        """
-        groups = group_of(self.found.lengths)
-        scores = blend.scores(self.found.columns, groups, self.found.union)
-        whole = TrainingSet(
-            ("score",), scores[:, None], self.found.union.counts, self.hits, np.zeros_like(groups)
-        )
-        return whole.of_users(self._training_users)
-
-    @property
-    def _training_users(self) -> Flags:
-        """Users who are not for validation and have a hit, [n]."""
-        return ~self.validation & (
-            np.bincount(self.found.union.rows, self.hits, self.found.union.users) > 0
-        )
-
-    def rates(self, items: Int32, ks: Sequence[int]) -> Float64:
-        """Share of the validation users with a hit among the first k of lists [n, m], for each
-        k.
-        """
-        rows = np.flatnonzero(self.validation)
-        hits = self.watched.holds(rows[:, None], items[rows]) & (items[rows] > 0)
-        return np.array([hits[:, :k].any(axis=1).sum() for k in ks]) / max(len(rows), 1)
+    def validation_users(self) -> int:
+        return sum(each.found.union.users for each in self.validation)
 
 
 @dataclass(frozen=True)
@@ -160,15 +142,13 @@ def fit_blender(
     popularity = choose_popularity(log, [(each.users, each.since, each.until) for each in drawn])
     if config.blend == "round_robin":
         return FittedBlender(Blender(popularity, "round_robin", None), {}, [])
-    examples = [part for each in drawn for part in _examples(config, log, each, popularity, rng)]
+    examples = [_examples(config, log, each, popularity, rng) for each in drawn]
     blends = _orders(examples, in_force(config, log))
     orders = {name: Blender(popularity, name, blend) for name, blend in blends.items()}
     rates = {name: _order_rates(examples, blender, config.k) for name, blender in orders.items()}
-    chosen = _choose(rates, list(orders), sum(int(each.validation.sum()) for each in examples))
+    chosen = _choose(rates, list(orders), sum(each.validation_users for each in examples))
     alone = {
-        f"{name} alone": _mean_rates(
-            examples, [each.found.union.named[name].items for each in examples], config.k
-        )
+        f"{name} alone": _mean_rates(examples, partial(_named_items, name), config.k)
         for name in in_force(config, log)
     }
     fitted_on = [
@@ -183,15 +163,47 @@ def _examples(
     of: EvaluationSlice,
     popularity: Popularity,
     rng: np.random.Generator,
-) -> Iterator[BlenderExamples]:
-    """A slice's examples, shard by shard, a random share of them for validation."""
+) -> BlenderExamples:
+    """A slice's examples; a random share of its users is for validation.
+
+    What was found for a user whom the blender is fitted on is let go of shard by shard: only the
+    rows of the fit stay.
+    """
     generators = build_generators(config, of.snapshot(log, popularity))
-    for at in range(0, len(of.users), USERS_A_SHARD):
-        users = of.users[at : at + USERS_A_SHARD]
-        watched = pairs_between(users, log.user_inputs.histories, of.since, of.until)
-        yield BlenderExamples(
-            of.since, generators.find(users), watched, rng.random(len(users)) < VALIDATION_SHARE
-        )
+    validates = rng.random(len(of.users)) < VALIDATION_SHARE
+
+    def found_for(users: Int32) -> Iterator[tuple[Found, Pairs]]:
+        # No user is one empty shard: its columns are known.
+        for at in range(0, max(len(users), 1), USERS_A_SHARD):
+            shard = users[at : at + USERS_A_SHARD]
+            watched = pairs_between(shard, log.user_inputs.histories, of.since, of.until)
+            yield generators.find(shard), watched
+
+    training = [training_set_of(*found, rng) for found in found_for(of.users[~validates])]
+    validation = tuple(ValidationExamples(*found) for found in found_for(of.users[validates]))
+    return BlenderExamples(of.since, join_training_sets(training), validation)
+
+
+def training_set_of(found: Found, watched: Pairs, rng: np.random.Generator) -> TrainingSet:
+    """What can be fitted on users: those with a hit, with their hits and MISSES random other
+    pairs.
+
+    A conditional logit of a uniform sample of what was not chosen has the same weights (McFadden
+    1978).
+    """
+    union = found.union
+    hits = watched.holds(union.rows, union.items)
+    has_hit = np.bincount(union.rows, hits, union.users) > 0
+    share = MISSES / np.maximum(union.counts - np.bincount(union.rows, hits, union.users), 1)
+    kept = has_hit[union.rows] & (hits | (rng.random(len(hits)) < share[union.rows]))
+    matrix = np.stack([values[kept] for values in found.columns.values()], axis=1)
+    return TrainingSet(
+        tuple(found.columns),
+        matrix,
+        np.bincount(union.rows[kept], minlength=union.users)[has_hit],
+        hits[kept],
+        group_of(found.lengths)[has_hit],
+    )
 
 
 def _orders(
@@ -201,30 +213,27 @@ def _orders(
     # The mean of the logarithms, not their sum: many generators are not surer of an item than one.
     blends = {"ranks": flat_blend({f"{name}_rank": 1 / len(names) for name in names})}
     blends |= {"tower": flat_blend({"tower": 1.0})} if "tower" in names else {}
-    fitted = _fit_experts(examples)
-    flat = {name: _calibrate(blend, examples) for name, blend in blends.items()}
+    by_instant = {each.since: each.training_set for each in examples}
+    fitted = _fit_experts(by_instant)
+    everything = join_training_sets(list(by_instant.values()))
+    flat = {name: _calibrate(blend, everything) for name, blend in blends.items()}
     return {"fitted": fitted} | flat if fitted else flat
 
 
-def _calibrate(blend: Blend, examples: Sequence[BlenderExamples]) -> Blend:
+def _calibrate(blend: Blend, training_set: TrainingSet) -> Blend:
     """The blend in the same order, as sure of itself as what users watched next says: one factor,
     fitted.
 
     So that its scores are chances. As it is where nobody went on to watch what was found.
     """
-    training_sets = [each.scored_by(blend) for each in examples]
-    if not sum(len(each.counts) for each in training_sets):
+    if not len(training_set.counts):
         return blend
-    factor = float(fit(join_training_sets(training_sets), 1)[0, 0])
+    factor = float(fit(training_set.projected(blend.columns, blend.weights[0, 0]), 1)[0, 0])
     return replace(blend, weights=blend.weights * max(factor, LEAST_FACTOR))
 
 
-def _fit_experts(examples: Sequence[BlenderExamples]) -> Blend | None:
+def _fit_experts(by_instant: Mapping[int, TrainingSet]) -> Blend | None:
     """An expert of each instant with users enough to fit on, or one of all instants, or none."""
-    by_instant = {
-        since: join_training_sets([each.training_set for each in examples if each.since == since])
-        for since in sorted({each.since for each in examples})
-    }
     enough = {since: each for since, each in by_instant.items() if len(each.counts) >= FEWEST}
     if enough:
         return fit_blend(list(enough.values()), list(enough))
@@ -253,19 +262,25 @@ def _choose(rates: Mapping[str, Mapping[str, float]], orders: Sequence[str], use
 
 
 def _order_rates(examples: Sequence[BlenderExamples], blender: Blender, k: int) -> dict[str, float]:
-    lists = []
-    for each in examples:
+    def lists(each: ValidationExamples) -> Int32:
         places = best(each.found.union, blender.scores(each.found), k)
-        lists.append(np.where(places >= 0, np.append(each.found.union.items, 0)[places], 0))
+        listed = np.append(each.found.union.items, 0)[places]
+        return np.where(places >= 0, listed, 0).astype(np.int32)
+
     return _mean_rates(examples, lists, k)
 
 
+def _named_items(generator: GeneratorName, examples: ValidationExamples) -> Int32:
+    return examples.found.union.named[generator].items
+
+
 def _mean_rates(
-    examples: Sequence[BlenderExamples], lists: Sequence[Int32], k: int
+    examples: Sequence[BlenderExamples], lists: Callable[[ValidationExamples], Int32], k: int
 ) -> dict[str, float]:
-    """Hit rates over all validation users, by list length."""
+    """Hit rates of lists over all validation users, by list length."""
     ks = sorted({min(length, k) for length in (10, 50, k)})
-    counts = np.array([each.validation.sum() for each in examples])
-    rates = [each.rates(items, ks) for each, items in zip(examples, lists, strict=True)]
-    mean = counts @ np.array(rates).reshape(-1, len(ks)) / max(counts.sum(), 1)
-    return {f"hit_rate@{length}": float(rate) for length, rate in zip(ks, mean, strict=True)}
+    validation = [part for each in examples for part in each.validation]
+    hits = sum((part.hits(lists(part), ks) for part in validation), np.zeros(len(ks)))
+    users = sum(each.validation_users for each in examples)
+    rates = hits / max(users, 1)
+    return {f"hit_rate@{length}": float(rate) for length, rate in zip(ks, rates, strict=True)}

@@ -13,7 +13,7 @@ import numpy as np
 
 from features.random_streams import Stream, rng_of
 from recall.batches import Examples
-from recall.checkpoints import Checkpoints, Epochs, Fitted, Progress
+from recall.checkpoints import Checkpoints, Fitted, Progress
 from recall.config import RecallConfig
 from recall.tower import Tower
 from recall.trainer import TowerTrainer
@@ -82,15 +82,6 @@ def next_rate(run: Progress, training_run: TrainingRun, config: RecallConfig) ->
     if min(len(epochs) - run.best, since_drop) < config.patience:
         return float(rate)
     return RATE_DROP if rate > RATE_DROP else None
-
-
-def kept_rates(epochs: Epochs, best: int) -> tuple[float, ...]:
-    """The rates of the epochs that led to the best one, those that were gone back on left out."""
-    rates: list[float] = []
-    while best:
-        rates.append(epochs[best - 1]["rate"])
-        best = epochs[best - 1]["after"]
-    return tuple(reversed(rates))
 
 
 def _resumed(

@@ -40,7 +40,7 @@ CONFIG = RecallConfig(
     learning_rate=0.02,
     epochs=2,
     refresh_epochs=2,
-    blocks=1,
+    blocks=2,
 )
 
 
@@ -155,7 +155,7 @@ def test_a_refresh_keeps_the_earlier_rows_and_layers_and_adds_new_items():
     sides = SideFeatures({"channel_id": np.append(CHANNEL, [1, 5]).astype(np.int32)}, {}, {})
     grown = replace(model_inputs, items=vocabulary, side=sides)
     still = CONFIG.model_copy(update={"learning_rate": 1e-30, "epochs": 1, "refresh_epochs": 1})
-    split = WINDOWS.model_copy(update={"label_start": 950, "test_start": 980})
+    split = WINDOWS.model_copy(update={"start": 920, "label_start": 950, "test_start": 980})
     (old, new), epochs = train_incrementally(training_job_of(still, grown, split=split))
     assert [old.shape.as_of, new.shape.as_of] == [950, 980]
     assert (old.shape.items, new.shape.items) == (ITEMS, ITEMS + 2)

@@ -26,7 +26,7 @@ SMALL = (
         "recall.depth=1",
         "recall.width=16",
         "recall.epochs=3",
-        "recall.blocks=1",
+        "recall.blocks=2",
         "recall.history=10",
     ),
     *(
@@ -209,7 +209,7 @@ REAL = {
             "cleaning.last_days=3",
             "cleaning.sample_users=15000",
         ),
-        *("recall.k=200", "ranking.top_k=50", "recall.blocks=2"),
+        *("recall.k=200", "ranking.top_k=50", "recall.blocks=3"),
     ),
 }
 

@@ -29,7 +29,7 @@ SMALL = (
         "recall.depth=1",
         "recall.width=4",
         "recall.epochs=1",
-        "recall.blocks=1",
+        "recall.blocks=2",
         "recall.history=5",
     ),
     *("ranking.epochs=1", "ranking.hidden=[4]", "recall.k=60", "ranking.top_k=50"),

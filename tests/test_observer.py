@@ -39,7 +39,7 @@ SMALL = (
         "recall.depth=1",
         "recall.width=4",
         "recall.epochs=2",
-        "recall.blocks=1",
+        "recall.blocks=2",
         "recall.history=5",
     ),
     *("ranking.epochs=2", "ranking.hidden=[4]", "recall.k=20"),

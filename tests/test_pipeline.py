@@ -58,7 +58,7 @@ SMALL = (
         "recall.depth=1",
         "recall.width=4",
         "recall.epochs=1",
-        "recall.blocks=1",
+        "recall.blocks=2",
         "recall.history=5",
     ),
     *("ranking.epochs=1", "ranking.hidden=[4]", f"recall.k={K}", f"ranking.top_k={TOP_K}"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from features.config import SplitConfig
 from features.errors import InputError
+from features.schema import DAY, MINUTE
 from features.split import PART, Split, text_of, timestamp_us_from
 from features.split_log import facts_of, split_of, timestamps_us
 
@@ -67,10 +68,29 @@ def test_instants_are_whole_numbers_in_the_table_and_in_its_file(tmp_path: Path)
         assert str(pq.read_schema(tmp_path / "log.parquet").field("timestamp_us").type) == "int64"
 
 
-def test_the_derived_holdout_is_the_last_tenth_and_the_labels_as_long_before_it() -> None:
-    split = cut(hours(101))
-    assert (split.start, split.test_end) == (at(0), at(100) + 1)
-    assert (split.test_start, split.label_start) == (at(90) + 1, at(80) + 1)
+@pytest.mark.parametrize(
+    ("rows", "label_start", "test_start"), [(106, 84, 96), (125, 96, 108), (241, 192, 216)]
+)
+def test_the_derived_holdout_is_the_last_tenth_on_the_calendar_and_the_labels_as_long(
+    rows: int, label_start: int, test_start: int
+) -> None:
+    split = cut(hours(rows))
+    assert (split.start, split.test_end) == (at(0), at(rows - 1) + 1)
+    assert (split.test_start, split.label_start) == (at(test_start), at(label_start))
+
+
+def test_one_more_day_of_log_moves_the_derived_holdout_by_a_day() -> None:
+    for day in range(9, 14):
+        earlier, later = cut(hours(24 * day)), cut(hours(24 * day + 24))
+        assert later.test_start - earlier.test_start == DAY
+        assert later.label_start - earlier.label_start == DAY
+
+
+def test_a_log_of_minutes_has_a_derived_holdout_of_its_last_tenth() -> None:
+    minutes = log_of([1] * 101, [START + timedelta(minutes=minute) for minute in range(101)])
+    split = cut(minutes)
+    assert split.test_end - split.test_start == 10 * MINUTE
+    assert split.test_start - split.label_start == 10 * MINUTE
 
 
 def test_given_instants_are_taken_and_a_moment_without_zone_is_utc() -> None:
@@ -88,7 +108,7 @@ def test_an_early_cut_still_leaves_half_of_what_came_before_as_history() -> None
 def test_with_nothing_held_out_every_row_lies_before_labels_end() -> None:
     split = cut(hours(101), mode="none")
     assert split.test_start == split.test_end == at(100) + 1
-    assert split.label_start == at(90) + 1
+    assert split.label_start == at(88) + 1
 
 
 @given(
@@ -241,7 +261,7 @@ def test_windows_come_back_as_they_were_saved(tmp_path: Path) -> None:
     split = cut(hours(101))
     split.save(tmp_path)
     assert Split.load(tmp_path) == split
-    assert split.described()["test_start"] == "2024-05-04T18:00:00Z" == text_of(split.test_start)
+    assert split.described()["test_start"] == "2024-05-05T00:00:00Z" == text_of(split.test_start)
 
 
 def test_the_order_clock_is_described_without_instants() -> None:

@@ -3,14 +3,16 @@ what is offered.
 """
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from features.histories import histories_of, samples_of
+from features.schema import HOUR, SECOND
 from features.side_features import SideFeatures
-from features.split import Split
+from features.split import Split, text_of, timestamp_us_from
 from features.vocabulary import Vocabulary
 from recall import train_tower, validator
 from recall.batches import SMALLEST_BATCH
@@ -20,6 +22,7 @@ from recall.index import index_of
 from recall.inputs import ModelInputs, UserInputs
 from recall.tower import Tower
 from recall.train import TrainingJob, cut_offs_of, train_incrementally
+from recall.train_tower import RATE_DROP
 from recall.trainer import ID_DROPOUT, TowerTrainer
 
 pytestmark = pytest.mark.slow
@@ -35,7 +38,7 @@ QUICK = RecallConfig(
     dropout=0.1,
     epochs=2,
     refresh_epochs=1,
-    blocks=2,
+    blocks=3,
     negatives=16,
     learning_rate=0.02,
 )
@@ -100,8 +103,8 @@ def same(first, second):
 
 def test_towers_are_finished_at_the_edges_with_the_vocabulary_of_then(rolled):
     towers, _ = rolled
-    assert [tower.shape.as_of for tower in towers] == cut_offs_of(WINDOWS, 2) == [700, 800, 900]
-    assert [tower.shape.items for tower in towers] == [35, 37, 39]
+    assert [tower.shape.as_of for tower in towers] == cut_offs_of(WINDOWS, 3) == [300, 600, 900]
+    assert [tower.shape.items for tower in towers] == [29, 33, 39]
 
 
 def test_two_seeded_rolls_give_equal_towers(log, rolled):
@@ -130,7 +133,7 @@ def rolled_once(log):
     return train_incrementally(training_job_of(*log, config=SINGLE))[0]
 
 
-@pytest.mark.parametrize(("edge", "unmoved"), [(700, 1), (900, 3)])
+@pytest.mark.parametrize(("edge", "unmoved"), [(300, 1), (900, 3)])
 def test_no_tower_is_trained_on_watches_at_or_after_its_instant(log, rolled_once, edge, unmoved):
     after, _ = train_incrementally(
         training_job_of(*scrambled(log, edge, np.random.default_rng(1)), config=SINGLE)
@@ -141,7 +144,7 @@ def test_no_tower_is_trained_on_watches_at_or_after_its_instant(log, rolled_once
 
 
 def test_choosing_the_epoch_sees_no_further_than_the_next_edge(log, rolled):
-    after, _ = train_incrementally(training_job_of(*scrambled(log, 800, np.random.default_rng(1))))
+    after, _ = train_incrementally(training_job_of(*scrambled(log, 600, np.random.default_rng(1))))
     assert [same(*pair) for pair in zip(rolled[0], after, strict=True)] == [True, True, False]
 
 
@@ -159,7 +162,7 @@ def overtrained():
         np.repeat(np.arange(1, USERS + 1), WATCHES),
         rng.integers(0, 1000, USERS * WATCHES),
     )
-    config = QUICK.model_copy(update={"epochs": 8, "learning_rate": 0.1, "blocks": 1})
+    config = QUICK.model_copy(update={"epochs": 8, "learning_rate": 0.1, "blocks": 2})
     return training_job_of(
         users, rng.integers(1, published(timestamps_us) + 1), timestamps_us, config
     )
@@ -189,14 +192,15 @@ def rolled_in_order(log):
     return train_incrementally(training_job_of(*log, split=ORDER))
 
 
-def test_in_the_order_clock_the_tower_is_fitted_again_on_all_but_the_holdout(log, rolled_in_order):
+def test_in_the_order_clock_one_refresh_at_the_last_rate_goes_over_all_but_the_holdout(
+    log, rolled_in_order
+):
     towers, epochs = rolled_in_order
     assert [tower.shape.as_of for tower in towers] == [800, 900]
     assert not any(tower.shape.example_age for tower in towers)
-    rates = [row["hit_rate@50"] for row in epochs if row["tower"] == 0]
-    again = [row for row in epochs if row["tower"] == 1]
-    assert len(again) == int(np.argmax(rates)) + 1
-    assert {row["examples"] for row in again} == {
+    refresh = [row for row in epochs if row["tower"] == 1]
+    assert [row["rate"] for row in refresh] == [RATE_DROP] * QUICK.refresh_epochs
+    assert {row["examples"] for row in refresh} == {
         int((log[2] < 900).sum()) // SMALLEST_BATCH * SMALLEST_BATCH
     }
 
@@ -225,7 +229,7 @@ def test_the_holdout_leaves_no_trace_in_the_order_clock(log, rolled_in_order):
 @pytest.fixture(scope="module")
 def fitted(log):
     """A tower that has had a few seconds with the two-tastes log, and its user_inputs."""
-    config = QUICK.model_copy(update={"epochs": 25, "patience": 25, "blocks": 1})
+    config = QUICK.model_copy(update={"epochs": 25, "patience": 25, "blocks": 2})
     job = training_job_of(*log, config=config)
     with pytest.MonkeyPatch.context() as patch:
         # Among the first 50 of 39 items every tower is right.
@@ -275,22 +279,71 @@ def test_a_number_that_is_known_of_nobody_is_left_out_and_the_tower_can_be_reloa
     nobody_told = SideFeatures(
         {}, {}, {"age": np.full(USERS + 5, np.nan), "tenure": np.arange(USERS + 5.0)}
     )
-    config = QUICK.model_copy(update={"epochs": 1, "blocks": 1})
+    config = QUICK.model_copy(update={"epochs": 1, "blocks": 2})
     towers, _ = train_incrementally(training_job_of(*log, config=config, users_side=nobody_told))
     towers[0].save(tmp_path, "tower")
     assert list(Tower.load(tmp_path, "tower").shape.numbers) == ["tenure"]
 
 
-def test_blocks_are_as_long_as_the_label_window():
-    split = WINDOWS.model_copy(update={"label_start": 830})
-    assert cut_offs_of(split, 3) == [690, 760, 830, 900]
-
-
-def test_blocks_of_a_short_log_leave_a_warm_up_of_one_block():
-    split = Split(
-        mode="time", clock="time", start=100, label_start=400, test_start=600, test_end=800
+def time_split(start, test_start):
+    start, test_start = (
+        int(datetime.fromisoformat(f"{text}+00:00").timestamp()) * SECOND
+        for text in (start, test_start)
     )
-    assert cut_offs_of(split, 4) == [200, 300, 400, 500, 600]
+    return Split(
+        mode="time",
+        clock="time",
+        start=start,
+        label_start=test_start - HOUR,
+        test_start=test_start,
+        test_end=test_start + HOUR,
+    )
+
+
+def texts(split, blocks=16):
+    return [text_of(as_of)[5:16] for as_of in cut_offs_of(split, blocks)]
+
+
+def test_blocks_are_whole_days_after_a_quarter_of_them():
+    found = texts(time_split("2024-01-01T00:00:10", "2024-01-11T00:00:00"))
+    assert found == [f"01-{day:02}T00:00" for day in range(5, 12)]
+
+
+def test_one_more_day_adds_a_cut_off_and_moves_none():
+    for day in range(10, 16):
+        earlier = texts(time_split("2024-01-01T07:30:00", f"2024-01-{day:02}T00:00:00"))
+        later = texts(time_split("2024-01-01T07:30:00", f"2024-01-{day + 1:02}T00:00:00"))
+        assert later == [*earlier, f"01-{day + 1:02}T00:00"]
+
+
+def test_the_grid_goes_through_a_full_hour_and_not_through_the_end_of_a_log():
+    assert texts(time_split("2024-01-01T07:30:00", "2024-01-11T16:00:00"))[-2:] == [
+        *("01-10T16:00", "01-11T16:00")
+    ]
+    assert texts(time_split("2024-01-01T07:30:00", "2024-01-11T15:59:01"))[-2:] == [
+        *("01-11T00:00", "01-11T15:59")
+    ]
+    # A block of less than half a day joins the one before it.
+    assert texts(time_split("2024-01-01T07:30:00", "2024-01-11T09:59:01"))[-2:] == [
+        *("01-10T00:00", "01-11T09:59")
+    ]
+
+
+@pytest.mark.parametrize("days", [1, 3, 8, 17, 40, 200, 1000])
+def test_logs_of_every_length_have_a_handful_of_towers(days):
+    start = datetime(2020, 1, 1, tzinfo=UTC)
+    end = start + timedelta(days=days)
+    found = cut_offs_of(time_split(f"{start:%Y-%m-%dT%H:%M:%S}", f"{end:%Y-%m-%dT%H:%M:%S}"), 16)
+    assert 4 <= len(found) - 1 <= 13
+    warm_up = found[0] - timestamp_us_from(start)
+    assert 0.2 < warm_up / (timestamp_us_from(end) - timestamp_us_from(start)) < 0.6
+
+
+def test_a_log_too_short_for_blocks_of_hours_has_equal_blocks():
+    split = Split(
+        mode="time", clock="time", start=100, label_start=500, test_start=600, test_end=800
+    )
+    assert cut_offs_of(split, 5) == [200, 300, 400, 500, 600]
 
 
 def test_the_order_clock_has_two_edges():
@@ -299,4 +352,4 @@ def test_the_order_clock_has_two_edges():
 
 def test_the_first_tower_is_finished_by_an_early_history_end():
     early = Split(mode="time", clock="time", start=0, label_start=10, test_start=100, test_end=110)
-    assert cut_offs_of(early, 4) == [10, 40, 60, 80, 100]
+    assert cut_offs_of(early, 5) == [10, 40, 60, 80, 100]

@@ -10,7 +10,7 @@ import pytest
 from recall.checkpoints import Checkpoints, Progress
 from recall.config import RecallConfig
 from recall.tower import ItemFacts, Tower, TowerSpec
-from recall.train_tower import Callbacks, TrainingRun, fit_tower, kept_rates, next_rate
+from recall.train_tower import Callbacks, TrainingRun, fit_tower, next_rate
 
 SHAPE = TowerSpec(as_of=3, items=2, dim=1, hidden=(), recency_windows=(1,))
 CONFIG = RecallConfig(epochs=12, patience=2)
@@ -136,23 +136,6 @@ def test_without_a_validator_the_rates_given_are_gone_through_and_the_last_epoch
     assert found.best == 3
     assert float(found.tower.weights["item_in"][0, 0]) == pytest.approx(9.2, abs=0.01)
     assert {row["tower"] for row in found.epochs} == {3}
-
-
-def test_the_rates_that_led_to_the_best_leave_out_what_was_gone_back_on():
-    epochs = rows(1.0, 1.0, 1.0, 1.0, 0.2, 0.2, 0.2)
-    epochs[4]["after"] = 2
-    assert kept_rates(epochs, 6) == (1.0, 1.0, 0.2, 0.2)
-    assert kept_rates(epochs, 2) == (1.0, 1.0)
-    assert kept_rates(epochs, 0) == ()
-
-
-def test_going_through_the_kept_rates_again_takes_as_many_epochs_at_each_rate():
-    found, _ = planned([0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.4, 0.1])
-    again = TrainingRun(1, tower(0), TrainingJob(), 1, kept_rates(found.epochs, found.best))
-    assert [
-        row["rate"]
-        for row in fit_tower(Counter(), again, Callbacks(Checkpoints(), lambda _: None)).epochs
-    ] == [*(1.0, 1.0, 0.2, 0.2)]
 
 
 class Killed(BaseException):
