@@ -1,5 +1,5 @@
 """What several test files share: the composed stack as Compose reads it, requests to generators,
-and a log whose next watch is known."""
+a log whose next watch is known, and simulated worlds."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,6 +15,8 @@ from hypothesis import settings
 
 from features.histories import histories_of
 from features.side_features import SideFeatures
+from features.simulation.simulated_log import SimulatedLog, simulate, write
+from features.simulation.world import World, WorldConfig
 from features.split import Split
 from features.vocabulary import Vocabulary
 from recall.candidates import Pairs
@@ -138,3 +140,58 @@ def random_tower(as_of: int, items: int, seed: int, dim: int = 4) -> Tower:
     }
     weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
     return Tower(shape, weights, ItemFacts.plain(items))
+
+
+@pytest.fixture(scope="session")
+def simulated() -> tuple[World, SimulatedLog]:
+    """A world of 1,500 users at first and the log of its five days, 30,000 impressions each."""
+    return simulate(
+        WorldConfig(
+            users=1_500,
+            users_a_day=30,
+            items=600,
+            items_a_day=60,
+            days=5,
+            impressions_a_day=30_000,
+            topics=12,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def world(simulated: tuple[World, SimulatedLog]) -> World:
+    return simulated[0]
+
+
+@pytest.fixture(scope="session")
+def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
+    return simulated[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a simulated log of 40 users at first and two days, with its ground truth."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = WorldConfig(
+        users=40,
+        users_a_day=2,
+        items=80,
+        items_a_day=5,
+        days=2,
+        impressions_a_day=600,
+        topics=8,
+        favourite_topics=2,
+    )
+    write(*simulate(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> tuple[str, ...]:
+    """Settings by which a whole run trains in seconds: small models, two epochs, short lists."""
+    recall = ("dim=4", "depth=1", "width=4", "epochs=2", "blocks=1", "history=5", "k=20")
+    return (
+        *(f"recall.{setting}" for setting in recall),
+        "ranking.epochs=2",
+        "ranking.hidden=[4]",
+    )

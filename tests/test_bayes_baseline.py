@@ -9,46 +9,22 @@ from features.simulation.bayes_baseline import beliefs
 from features.simulation.simulated_log import SURFACES, SimulatedLog, simulate
 from features.simulation.world import World, WorldConfig
 
-CONFIG = WorldConfig(
-    users=1_200,
-    users_a_day=20,
-    items=300,
-    items_a_day=40,
-    days=4,
-    impressions_a_day=20_000,
-    topics=12,
-)
-AT = CONFIG.origin + 3 * DAY + 15 * HOUR
+AT = WorldConfig().origin + 3 * DAY + 15 * HOUR
 
 
 @pytest.fixture(scope="module")
-def simulated() -> tuple[World, SimulatedLog]:
-    return simulate(CONFIG)
-
-
-@pytest.fixture(scope="module")
-def world(simulated: tuple[World, SimulatedLog]) -> World:
-    return simulated[0]
-
-
-@pytest.fixture(scope="module")
-def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
-    return simulated[1]
-
-
-@pytest.fixture(scope="module")
-def impartial() -> tuple[World, SimulatedLog]:
+def impartial(world: World) -> tuple[World, SimulatedLog]:
     """A world whose feed does not know tastes: then what was shown tells nothing, and beliefs must
     be exact.
     """
-    return simulate(CONFIG.model_copy(update={"taste_share": 0.0, "popular_share": 0.3}))
+    return simulate(world.config.model_copy(update={"taste_share": 0.0, "popular_share": 0.3}))
 
 
 def test_without_a_log_the_reader_believes_the_prior(world: World, log: SimulatedLog) -> None:
-    belief = beliefs(world, log, CONFIG.origin)
+    belief = beliefs(world, log, world.config.origin)
     np.testing.assert_allclose(belief.sum(axis=(2, 3)), 1)
     np.testing.assert_allclose(belief.sum(axis=3), world.prior[world.users.band])
-    odds = w.channel_odds(CONFIG)[world.users.language]
+    odds = w.channel_odds(world.config)[world.users.language]
     np.testing.assert_allclose(belief.sum(axis=2), odds)
 
 
@@ -70,12 +46,12 @@ def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(
 ) -> None:
     world, log = impartial
     belief = beliefs(world, log, AT).sum(axis=2)
-    true = world.users.favourite[..., None] == np.arange(CONFIG.channels_a_topic)
+    true = world.users.favourite[..., None] == np.arange(world.config.channels_a_topic)
     order = np.argsort(belief.ravel())
     for bucket in np.array_split(order, 10):
         error = np.sqrt(belief.ravel()[bucket].mean() / bucket.size) + 1e-3
         assert abs(true.ravel()[bucket].mean() - belief.ravel()[bucket].mean()) < 4.5 * error
-    prior = beliefs(world, log, CONFIG.origin).sum(axis=2)
+    prior = beliefs(world, log, world.config.origin).sum(axis=2)
     assert np.log(belief[true]).mean() > np.log(prior[true]).mean()
 
 

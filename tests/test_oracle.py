@@ -24,32 +24,8 @@ from ranking.policies import Logged, Policy, softmax_of_places
 
 pytestmark = pytest.mark.slow
 
-CONFIG = WorldConfig(
-    users=1_200,
-    users_a_day=20,
-    items=300,
-    items_a_day=40,
-    days=4,
-    impressions_a_day=20_000,
-    topics=12,
-)
-AT = CONFIG.origin + 3 * DAY + 15 * HOUR
+AT = WorldConfig().origin + 3 * DAY + 15 * HOUR
 NOTHING = UserItems(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
-
-
-@pytest.fixture(scope="module")
-def simulated() -> tuple[World, SimulatedLog]:
-    return simulate(CONFIG)
-
-
-@pytest.fixture(scope="module")
-def world(simulated: tuple[World, SimulatedLog]) -> World:
-    return simulated[0]
-
-
-@pytest.fixture(scope="module")
-def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
-    return simulated[1]
 
 
 @pytest.fixture(scope="module")
