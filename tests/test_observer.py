@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from features.errors import InputError
-from funnel import airflow_tasks as airflow_tasks
+from funnel import airflow_tasks
 from funnel.observer import STAGES, observe
 from funnel.pipeline import STEPS, Observer, Request, make, request_for
 from funnel.run import run_pipeline
