@@ -41,7 +41,7 @@ from features.errors import InputError
 from features.histories import Histories
 from funnel.config import config_of
 from funnel.evaluation.evaluation_data import EvaluationData
-from funnel.evaluation.list_metrics import listed_seconds_at
+from funnel.evaluation.list_metrics import listed_seconds_at, ratio_error
 from funnel.evaluation.verdict import NAMES
 from funnel.pipeline import context_of, request_for
 from funnel.run import run_pipeline, write_world
@@ -89,8 +89,7 @@ class Ratio:
     @property
     def error(self) -> float:
         """Standard error over users, to first order."""
-        surplus = np.square(self.got - self.value * self.of).sum()
-        return float(np.sqrt(surplus) / self.of.sum()) if self.of.sum() else float("nan")
+        return ratio_error(self.got, self.of) if self.of.sum() else float("nan")
 
 
 Measures = dict[str, Ratio]

@@ -86,6 +86,12 @@ def listed_seconds_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Fl
     return np.bincount(relevant.rows, weights=kept, minlength=relevant.users).astype(np.float64)
 
 
+def ratio_error(parts: Floats, wholes: Floats) -> float:
+    """Standard error over users of sum(parts) / sum(wholes), both [users], to first order."""
+    residuals = parts - parts.sum() / wholes.sum() * wholes
+    return float(np.sqrt(np.square(residuals).sum()) / wholes.sum())
+
+
 def _check(k: int, relevant: RelevantItems, seconds: Floats) -> None:
     if k < 1:
         raise ValueError(
