@@ -23,7 +23,7 @@ def seek(timestamps_us: Int64, starts: Int64, stops: Int64, as_of: Int64, found:
     for row in range(len(as_of)):
         low, high, as_of_row = starts[row], stops[row], as_of[row]
         while low < high:
-            middle = (low + high) >> 1
+            middle = (low + high) // 2
             if timestamps_us[middle] < as_of_row:
                 low = middle + 1
             else:
@@ -60,7 +60,7 @@ def interpolate(
             else:
                 low, high = start, last
                 while high - low > 1:
-                    middle = (low + high) >> 1
+                    middle = (low + high) // 2
                     if values[middle] <= number:
                         low = middle
                     else:

@@ -124,6 +124,11 @@ def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:
     return (np.asarray(first, np.int64) << 32) | np.asarray(second, np.int64)
 
 
+def pairs_of(keys: Int64) -> tuple[Int64, Int64]:
+    """The first and the second indexes that `pair_keys` made keys of, none of them negative."""
+    return keys >> 32, keys & 0xFFFFFFFF
+
+
 def _without_repeats(ascending: Int64) -> Int64:
     distinct: Int64 = ascending[np.diff(ascending, prepend=ascending[:1] - 1) != 0]
     return distinct

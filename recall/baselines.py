@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.linalg import inv
 
 from features.histories import Histories
-from features.timeline import pair_keys
+from features.timeline import pair_keys, pairs_of
 from recall.candidates import SHARD, Candidates, Pairs, first, pairs_before, shards_of
 from recall.generators.base import Named, Requests, seen_only
 from recall.generators.popular import Popular, popularity
@@ -189,7 +189,7 @@ class Ease:
         watches.
         """
         scores = self.scores(history)
-        row, item = requests.seen.codes >> 32, requests.seen.codes & 0xFFFFFFFF
+        row, item = pairs_of(requests.seen.codes)
         known = np.isin(item, self.known)
         scores[row[known], np.searchsorted(self.known, item[known])] = -np.inf
         scores[np.diff(history.indptr) == 0] = -np.inf

@@ -18,6 +18,7 @@ from features.side_features import SideFeatures
 from features.simulation.simulated_log import SimulatedLog, simulate, write
 from features.simulation.world import World, WorldConfig
 from features.split import Split
+from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
 from recall.candidates import Pairs
 from recall.generators.base import Log, Requests
@@ -70,8 +71,8 @@ def asked() -> Callable[..., Requests]:
     ) -> Requests:
         last = np.array(watches, np.int32)
         users = np.arange(1, len(last) + 1, dtype=np.int32)
-        codes = np.array(sorted((row << 32) | item for row, item in seen), np.int64)
-        pairs = Pairs(codes, np.bincount(codes >> 32, minlength=len(users)))
+        rows, items = np.array(sorted(seen), np.int64).reshape(-1, 2).T
+        pairs = Pairs(pair_keys(rows, items), np.bincount(rows, minlength=len(users)))
         units = np.broadcast_to(np.array(vectors, np.float32), (len(users), len(vectors[0])))
         return Requests(
             users, np.ascontiguousarray(units), last, pairs, np.count_nonzero(last, axis=1)
