@@ -38,7 +38,6 @@ from benchmarks.shared.processes import in_own_process, peak_gigabytes
 from benchmarks.shared.rankers import folder_of
 from benchmarks.shared.tables import publish
 from features.errors import InputError
-from features.histories import Histories
 from funnel.config import config_of
 from funnel.evaluation.evaluation_data import EvaluationData
 from funnel.evaluation.list_metrics import listed_seconds_at, ratio_error
@@ -273,17 +272,8 @@ def _peers(run: EvaluationData, seed: int) -> dict[str, Int32]:
     """The lists of implicit's models for a run's users, where it is installed."""
     if not implicit_peer.is_there():
         return {}
-    context = run.context
-    seen = Histories.load(context.inputs["histories"] / "clicks")
-    given = (
-        context.user_inputs.histories,
-        run.catalogue,
-        run.users,
-        seen,
-        context.split.test_start,
-        context.config.recall.k,
-    )
-    return {name: implicit_peer.lists_of(name, *given, seed).items for name in implicit_peer.MODELS}
+    given = (run.log_before, run.users, run.context.config.recall.k, seed)
+    return {name: implicit_peer.lists_of(name, *given).items for name in implicit_peer.MODELS}
 
 
 def measures_of(

@@ -50,14 +50,12 @@ class Events:
         clicked: npt.NDArray[np.bool_],
         seconds: Float64,
         requests_us: Int64 | None = None,
-        timed: bool = True,
     ) -> "Events":
         """Events of known requests, else each a request of its own; a watch ends its seconds after
-        it began, where the clock is `timed`.
+        it began.
         """
         requests_us = timestamps_us if requests_us is None else requests_us
-        running = np.nan_to_num(seconds) * SECOND if timed else np.zeros(len(seconds))
-        ended_us = timestamps_us + np.ceil(running).astype(np.int64)
+        ended_us = timestamps_us + np.ceil(np.nan_to_num(seconds) * SECOND).astype(np.int64)
         return cls(users, items, timestamps_us, clicked, seconds, requests_us, ended_us)
 
     def take(self, rows: npt.NDArray[np.intp]) -> "Events":

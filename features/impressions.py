@@ -1,6 +1,6 @@
 """The log in indexes, as models read it: one row an impression, by user and time."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,5 +167,8 @@ def as_of_features_of(
     watched = np.where(log.clicked, seconds, 0.0)
     timed, in_seconds = split.clock == "time", unit == "seconds"
     given = (log.users, log.items, log.timestamps_us, log.clicked, watched, log.requests_us)
-    events = Events.of(*given, timed=timed and in_seconds)
+    events = Events.of(*given)
+    if not (timed and in_seconds):
+        # What is watched is known at once where nothing says how long it took.
+        events = replace(events, ended_us=events.timestamps_us)
     return AsOfFeatures(AsOfLog(events, users, items, timed, log.contexts, in_seconds=in_seconds))
