@@ -103,7 +103,8 @@ class Timeline:
     @cached_property
     def _known(self) -> Int64:
         """The keys that have events, ascending."""
-        return _without_repeats(self.keys)
+        keys: Int64 = self.keys[np.diff(self.keys, prepend=self.keys[:1] - 1) != 0]
+        return keys
 
     @cached_property
     def _known_and_none(self) -> Int64:
@@ -127,8 +128,3 @@ def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:
 def pairs_of(keys: Int64) -> tuple[Int64, Int64]:
     """The first and the second indexes that `pair_keys` made keys of, none of them negative."""
     return keys >> 32, keys & 0xFFFFFFFF
-
-
-def _without_repeats(ascending: Int64) -> Int64:
-    distinct: Int64 = ascending[np.diff(ascending, prepend=ascending[:1] - 1) != 0]
-    return distinct

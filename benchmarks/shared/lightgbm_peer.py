@@ -92,12 +92,8 @@ def chosen(rows: RankingRows, objective: str, share: float, leaves: Sequence[int
     """
     return min(
         (_tried(rows, objective, share, *trial) for trial in product(leaves, (True, False))),
-        key=_loss,
+        key=lambda choice: choice.loss,
     )
-
-
-def _loss(choice: Choice) -> float:
-    return choice.loss
 
 
 def fitted(rows: RankingRows, choice: Choice, seed: int) -> Trees:

@@ -66,13 +66,12 @@ def movielens(folder: Path) -> Log:
     codes, ids = pd.factorize(rows["user_id"])
     items, films = pd.factorize(rows["item_id"])
     known = people.reindex(ids)
-    sides = {str(name): _codes(known[name]) for name in known.columns}
+    # A category of every user index, 0 for padding and the unknown.
+    sides = {
+        str(name): np.append(0, pd.factorize(known[name])[0] + 1).astype(np.int32)
+        for name in known.columns
+    }
     return Log((codes + 1).astype(np.int32), (items + 1).astype(np.int32), len(films) + 1, sides)
-
-
-def _codes(column: "pd.Series[object]") -> Int32:
-    """A category of every user index, 0 for nobody and the unknown."""
-    return np.append(0, pd.factorize(column)[0] + 1).astype(np.int32)
 
 
 def synthetic(items: int, watches: int, skew: float = 0.8, seed: int = 0) -> Log:

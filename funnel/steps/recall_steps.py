@@ -82,10 +82,8 @@ def write_index(context: StepContext) -> None:
     """
     from recall.index_tuning import tune_index
 
-    users, tower = (
-        _sample(listed_users(context), INDEX_QUERIES, context.config.seed),
-        context.towers[-1],
-    )
+    tower, rng = context.towers[-1], rng_of(context.config.seed, Stream.INDEX_QUERIES)
+    users = np.sort(rng.permutation(listed_users(context))[:INDEX_QUERIES])
     queries = tower.user_vectors(
         context.user_inputs.inputs_at(tower.shape, users, context.split.test_start)
     )
@@ -216,8 +214,3 @@ def _saved(
     (folder / "generators.json").write_text(json.dumps(list(part.ranks)))
     for file in files.values():
         file.close()
-
-
-def _sample(users: Int32, most: int, seed: int) -> Int32:
-    """At most so many of the users, ascending."""
-    return np.sort(rng_of(seed, Stream.INDEX_QUERIES).permutation(users)[:most])
