@@ -29,7 +29,6 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shared import implicit_peer
 from benchmarks.shared.clocks import clocks
@@ -37,6 +36,7 @@ from benchmarks.shared.options import Options, start
 from benchmarks.shared.processes import in_own_process, peak_gigabytes
 from benchmarks.shared.rankers import folder_of
 from benchmarks.shared.tables import publish
+from features.arrays import Float64, Int32
 from features.errors import InputError
 from funnel.config import config_of
 from funnel.evaluation.evaluation_data import EvaluationData
@@ -46,8 +46,6 @@ from funnel.pipeline import context_of, request_for
 from funnel.run import run_pipeline, write_world
 from recall.metrics import RelevantItems, accuracy
 
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 Row = dict[str, Any]
 
 AT, CANDIDATES = (10, 50), 200

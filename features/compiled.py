@@ -7,10 +7,8 @@ of Python run too.
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+from features.arrays import Float32, Float64, Int32, Int64
 
 
 @numba.njit(nogil=True, cache=True)
@@ -38,7 +36,7 @@ def interpolate(
     shares: Float64,
     starts: Int64,
     stops: Int64,
-    between: npt.NDArray[np.float32],
+    between: Float32,
 ) -> None:
     """Write `between` [n, m]: the shares of columns [m, n] by straight lines between the values of
     each column.
@@ -70,9 +68,7 @@ def interpolate(
 
 
 @numba.njit(nogil=True, cache=True)
-def first_within(
-    users: npt.NDArray[np.int32], timestamps_us: Int64, within_us: int, first: Int64
-) -> None:
+def first_within(users: Int32, timestamps_us: Int64, within_us: int, first: Int64) -> None:
     """Write the `first` instant [n] of the run that each row, sorted by user and time, belongs to:
     a run lasts `within_us` from its first row.
     """

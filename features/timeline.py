@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Float64, Int64, Intp
 from features.compiled import seek
-
-Int64 = npt.NDArray[np.int64]
 
 # A table of all keys is kept where it is no larger than so many times the events.
 KEYS_AN_EVENT = 4
@@ -28,13 +27,13 @@ class Spans:
     """
 
     size: int
-    rows: npt.NDArray[np.intp]
+    rows: Intp
     starts: Int64
     ends: Int64
     as_of: Int64
 
     @property
-    def counted(self) -> npt.NDArray[np.float64]:
+    def counted(self) -> Float64:
         """How many events of each key there are, [size]."""
         return self.spread((self.ends - self.starts).astype(np.float64))
 
@@ -111,7 +110,7 @@ class Timeline:
         return np.append(self._known, -1)
 
 
-def timeline_order(keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+def timeline_order(keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any]) -> Intp:
     """The stable order that sorts events by key, then instant."""
     return np.lexsort((timestamps_us, keys))
 

@@ -13,12 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.arrays import Int32, UInt16
 from features.schema import ITEM, RANK, SCORE, USER
 from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
-
-Int32 = npt.NDArray[np.int32]
-UInt16 = npt.NDArray[np.uint16]
 
 USERS_A_SHARD = 10_000
 GENERATORS = "generators"

@@ -5,14 +5,12 @@ from the log.
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Int64, Intp
 from features.asof_counts import Events
 from features.asof_features import AsOfFeatures, Blocks
 from features.errors import InputError
 from ranking.examples import Exposures, blocks_of
-
-Int64 = npt.NDArray[np.int64]
 
 # Rows made twice, half of them of the drawn requests; events of the excerpt, about; requests drawn
 # at least, a few from each user where the log has few, and in so many rounds at most.
@@ -117,9 +115,7 @@ def known_before(features: AsOfFeatures, as_of: int) -> AsOfFeatures:
     )
 
 
-def _with_events(
-    features: AsOfFeatures, rows: npt.NDArray[np.intp], events: Events
-) -> AsOfFeatures:
+def _with_events(features: AsOfFeatures, rows: Intp, events: Events) -> AsOfFeatures:
     """The features of some rows of the log, whose events are given."""
     contexts = {name: codes[rows] for name, codes in features.log.contexts.items()}
     return replace(features, log=replace(features.log, events=events, contexts=contexts))

@@ -12,21 +12,16 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import inv
 
+from features.arrays import Float32, Int32, Intp
 from features.histories import Histories
 from features.timeline import pair_keys, pairs_of
 from recall.candidates import SHARD, Candidates, Pairs, first, pairs_before, shards_of
 from recall.generators.base import Named, Requests, seen_only
 from recall.generators.popular import Popular, popularity
 from recall.generators.spread import Sparse, SpreadAnswer, strongest
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 # Of each item so many nearest ones count, their cosine shrunk as if so many more people had watched
 # but one of the two; of each user the last so many watches: whoever has watched thousands says
@@ -261,7 +256,7 @@ def _inverted(gram: Float32, penalty: float) -> Float32:
     return inverse
 
 
-def _largest(scores: Float32, k: int) -> npt.NDArray[np.intp]:
+def _largest(scores: Float32, k: int) -> Intp:
     """Places of the k largest scores of each row [n, m], the largest first: [n, min(k, m)]."""
     if k < scores.shape[1]:
         places = np.argpartition(-scores, k - 1, axis=1)[:, :k]

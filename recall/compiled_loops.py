@@ -8,11 +8,8 @@ Python run too.
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
+from features.arrays import Float32, Int32, Int64
 
 # Of Adam, as its authors recommend them.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8

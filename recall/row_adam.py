@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from features.arrays import Float32, Int32
 from recall.compiled_loops import BETA1, BETA2, move_rows
 from recall.pooling import distinct
 from recall.tower import ItemFacts, TowerSpec, item_rows
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 Arrays = dict[str, npt.NDArray[np.generic]]
 Gradient = tuple[Int32, Float32]
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from features.arrays import Float64
 from features.schema import DAY, HOUR
 from features.simulation import world as w
 from features.simulation.bayes_baseline import beliefs
@@ -91,7 +92,7 @@ def test_an_ignored_topic_is_believed_in_less_and_a_watched_one_more(
     assert (before < high).all()
 
 
-def _believed_in_truth(world: World, belief: w.Floats) -> w.Floats:
+def _believed_in_truth(world: World, belief: Float64) -> Float64:
     """The belief in each user's true level of day 3, by topic: [users, topics]."""
     joined = world.users.joined_day <= 3
     levels = world.levels[3, joined][..., None].astype(np.int64)

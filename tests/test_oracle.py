@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from features.arrays import Flags, Int64
 from features.errors import InputError
 from features.schema import DAY, HOUR
 from features.simulation import world as w
@@ -16,7 +17,7 @@ from features.simulation.oracle import (
     seen_before,
 )
 from features.simulation.simulated_log import SimulatedLog, simulate
-from features.simulation.world import Ints, World, WorldConfig, expected_seconds
+from features.simulation.world import World, WorldConfig, expected_seconds
 from features.vocabulary import Vocabulary
 from funnel.evaluation.simulation_report import policy_seconds
 from funnel.lists import RawIds
@@ -201,7 +202,7 @@ def _holdout_shares(world: World, log: SimulatedLog) -> dict[str, float]:
     return {name: _share(users, items, log, rows) for name, items in lists.items()}
 
 
-def _share(users: Ints, lists: Ints, log: SimulatedLog, rows: w.Flags) -> float:
+def _share(users: Int64, lists: Int64, log: SimulatedLog, rows: Flags) -> float:
     listed = lists[np.searchsorted(users, log.user_id[rows])] == log.item_id[rows][:, None]
     seconds = log.watch_seconds[rows]
     return float(seconds[listed.any(axis=1)].sum() / seconds.sum())

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.arrays import Float64, Int64
 from features.errors import InputError
 from features.schema import CONTRACTS, DAY, HOUR
 from features.simulation import simulated_log as s
@@ -17,7 +18,7 @@ from features.simulation.simulated_log import (
     simulate,
     write,
 )
-from features.simulation.world import Floats, Ints, World, WorldConfig, expected_seconds
+from features.simulation.world import World, WorldConfig, expected_seconds
 
 pytestmark = pytest.mark.slow
 
@@ -38,22 +39,22 @@ def tiny() -> tuple[World, SimulatedLog]:
     return simulate(TINY)
 
 
-def _expected(world: World, log: SimulatedLog) -> Floats:
+def _expected(world: World, log: SimulatedLog) -> Float64:
     looked = w.examination(world.config.behaviour, log.position)
     return expected_seconds(world, log.user_id, log.item_id, log.timestamp) * looked
 
 
-def _z(values: Floats, truth: Floats | float) -> float:
+def _z(values: Float64, truth: Float64 | float) -> float:
     """By how many standard errors the mean of values misses the mean of the truth."""
     error = values - truth
     return float(error.mean() / (error.std() / np.sqrt(error.size)))
 
 
-def _microseconds(log: SimulatedLog) -> Ints:
+def _microseconds(log: SimulatedLog) -> Int64:
     return w.microseconds(log.timestamp)
 
 
-def _published_then(world: World, timestamps_us: Ints) -> Ints:
+def _published_then(world: World, timestamps_us: Int64) -> Int64:
     """How many items the feed could pick from: those out at the top of the hour."""
     return np.searchsorted(
         np.sort(world.items.published), timestamps_us // HOUR * HOUR, side="right"

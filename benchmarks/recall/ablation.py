@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from benchmarks.shared.towers import trained, training_job_at, validator_at
+from features.arrays import Int64
 from recall.train import TrainingJob
 
-Int64 = npt.NDArray[np.int64]
 Row = dict[str, Any]
 
 KS = (10, 20, 50, 100, 150, 200)

@@ -11,15 +11,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from features.arrays import Int32
 from recall.baselines import LogBefore, filled_lists, watched_before
 from recall.candidates import Candidates
 from recall.generators.base import Named, Requests
-
-Int32 = npt.NDArray[np.int32]
 
 MODELS = ("ALS", "BPR")
 # What implicit lists for want of anything else has the lowest score that there is.

@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
+from features.arrays import Int32, Int64
 
 # The instant of everybody's last watch: later than any position in a sequence.
 LAST = 1 << 40

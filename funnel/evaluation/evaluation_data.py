@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float64, Int32, Int64, UInt16
 from features.histories import Histories
 from features.impressions import Impressions
 from features.schema import DAY, PUBLISHED_AT
@@ -16,14 +16,9 @@ from funnel.context import StepContext, in_test, saved_candidates, watched
 from funnel.evaluation.list_metrics import listed_seconds_at, relevant_of
 from ranking.list_order import Gains
 from recall.baselines import LogBefore, ease_fits, ease_lists, item_knn_lists
-from recall.candidates import Flags, pairs_before
+from recall.candidates import pairs_before
 from recall.generators.popular import counts_by_span, popular_lists_by_span, popularity
 from recall.metrics import RelevantItems
-
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt16 = npt.NDArray[np.uint16]
 
 # The lengths at which lists are compared.
 JUDGED_AT = (10, 50)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -34,8 +33,6 @@ from ranking.leakage_check import check_leakage
 from ranking.recommend import Ordered
 from recall.candidates import Candidates
 from recall.tower_scores import rolled_columns
-
-Int32 = npt.NDArray[np.int32]
 
 
 def write_ranking_rows(context: StepContext) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Int32
 from features.errors import InputError
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
@@ -33,7 +33,6 @@ from recall.train_blender import FittedBlender, fit_blender
 if TYPE_CHECKING:
     from recall.train import TrainingJob
 
-Int32 = npt.NDArray[np.int32]
 
 # Users whose vectors the index is tried with: half choose its parameters, half must agree.
 INDEX_QUERIES = 2000

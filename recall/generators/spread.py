@@ -6,15 +6,12 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from features.arrays import Float32, Int32, Intp
 from features.timeline import pair_keys, pairs_of
 from recall.generators.base import Columns, Named, Requests
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Intp = npt.NDArray[np.intp]
 # A scipy.sparse.csr_array: scipy says nothing of its types.
 Sparse: TypeAlias = Any
 

@@ -5,14 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Int32, Int64, Intp, UInt16
 from recall.generators.base import Columns, Named
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Intp = npt.NDArray[np.intp]
-UInt16 = npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
