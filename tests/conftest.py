@@ -3,7 +3,7 @@ a log whose next watch is known, and simulated worlds."""
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,29 @@ def world(simulated: tuple[World, SimulatedLog]) -> World:
 @pytest.fixture(scope="session")
 def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
     return simulated[1]
+
+
+@pytest.fixture(scope="session")
+def clicks_at() -> Callable[..., SimulatedLog]:
+    """A log of clicks at position 1 in a world: user i clicks items[i] so many hours after an
+    instant, all in time order.
+    """
+
+    def clicks(
+        world: World, log: SimulatedLog, as_of: int, hours: list[int], items: list[int]
+    ) -> SimulatedLog:
+        count = len(items)
+        return replace(
+            log,
+            user_id=world.user_ids[:count],
+            item_id=world.item_ids[items],
+            timestamp=(as_of + np.array(hours) * HOUR).view("datetime64[us]"),
+            clicked=np.ones(count, dtype=bool),
+            position=np.ones(count, dtype=np.int64),
+            watch_seconds=np.ones(count),
+        )
+
+    return clicks
 
 
 @pytest.fixture(scope="session")

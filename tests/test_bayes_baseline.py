@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -77,10 +78,10 @@ def test_later_rows_change_no_belief(world: World, log: SimulatedLog) -> None:
 
 
 def test_an_ignored_topic_is_believed_in_less_and_a_watched_one_more(
-    impartial: tuple[World, SimulatedLog],
+    impartial: tuple[World, SimulatedLog], clicks_at: Callable[..., SimulatedLog]
 ) -> None:
     world, log = impartial
-    rows = _one_row_a_user(world, log, hours=[-3] * 8, items=list(range(8)))
+    rows = clicks_at(world, log, AT, hours=[-3] * 8, items=list(range(8)))
     watched = replace(rows, watch_seconds=world.items.duration[:8] * 0.9)
     ignored = replace(rows, clicked=np.zeros(8, dtype=bool), watch_seconds=np.zeros(8))
     user, topic = world.user_index(rows.user_id), world.topic_of(world.item_index(rows.item_id))
@@ -97,19 +98,3 @@ def _believed_in_truth(world: World, belief: Float64) -> Float64:
     joined = world.users.joined_day <= 3
     levels = world.levels[3, joined][..., None].astype(np.int64)
     return np.asarray(np.take_along_axis(belief.sum(axis=3)[joined], levels, axis=2))
-
-
-def _one_row_a_user(
-    world: World, log: SimulatedLog, hours: list[int], items: list[int]
-) -> SimulatedLog:
-    """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
-    count = len(items)
-    return replace(
-        log,
-        user_id=world.user_ids[:count],
-        item_id=world.item_ids[items],
-        timestamp=(AT + np.array(hours) * HOUR).view("datetime64[us]"),
-        clicked=np.ones(count, dtype=bool),
-        position=np.ones(count, dtype=np.int64),
-        watch_seconds=np.ones(count),
-    )

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -127,10 +128,10 @@ def test_lists_of_another_shape_or_with_an_item_twice_are_refused(world: World) 
 
 
 def test_popular_lists_count_completed_watches_of_the_last_day(
-    world: World, log: SimulatedLog
+    world: World, log: SimulatedLog, clicks_at: Callable[..., SimulatedLog]
 ) -> None:
-    one = _one_row_a_user(
-        world, log, hours=[-30, -30, -30, -2, -2, -1, -1, -1], items=[9, 9, 9, 4, 4, 5, 5, 5]
+    one = clicks_at(
+        world, log, AT, hours=[-30, -30, -30, -2, -2, -1, -1, -1], items=[9, 9, 9, 4, 4, 5, 5, 5]
     )
     short = np.where(np.arange(8) >= 6, 0.5, 1e4)
     ask = Ask(world.user_ids[20:21], AT, 2)
@@ -206,19 +207,3 @@ def _share(users: Int64, lists: Int64, log: SimulatedLog, rows: Flags) -> float:
     listed = lists[np.searchsorted(users, log.user_id[rows])] == log.item_id[rows][:, None]
     seconds = log.watch_seconds[rows]
     return float(seconds[listed.any(axis=1)].sum() / seconds.sum())
-
-
-def _one_row_a_user(
-    world: World, log: SimulatedLog, hours: list[int], items: list[int]
-) -> SimulatedLog:
-    """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
-    count = len(items)
-    return replace(
-        log,
-        user_id=world.user_ids[:count],
-        item_id=world.item_ids[items],
-        timestamp=(AT + np.array(hours) * HOUR).view("datetime64[us]"),
-        clicked=np.ones(count, dtype=bool),
-        position=np.ones(count, dtype=np.int64),
-        watch_seconds=np.ones(count),
-    )
