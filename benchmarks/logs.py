@@ -29,7 +29,6 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shared import implicit_peer
 from benchmarks.shared.clocks import clocks
@@ -37,18 +36,16 @@ from benchmarks.shared.options import Options, start
 from benchmarks.shared.processes import in_own_process, peak_gigabytes
 from benchmarks.shared.rankers import folder_of
 from benchmarks.shared.tables import publish
+from features.arrays import Float64, Int32
 from features.errors import InputError
-from features.histories import Histories
 from funnel.config import config_of
 from funnel.evaluation.evaluation_data import EvaluationData
-from funnel.evaluation.list_metrics import listed_seconds_at
+from funnel.evaluation.list_metrics import listed_seconds_at, ratio_error
 from funnel.evaluation.verdict import NAMES
 from funnel.pipeline import context_of, request_for
 from funnel.run import run_pipeline, write_world
 from recall.metrics import RelevantItems, accuracy
 
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 Row = dict[str, Any]
 
 AT, CANDIDATES = (10, 50), 200
@@ -89,8 +86,7 @@ class Ratio:
     @property
     def error(self) -> float:
         """Standard error over users, to first order."""
-        surplus = np.square(self.got - self.value * self.of).sum()
-        return float(np.sqrt(surplus) / self.of.sum()) if self.of.sum() else float("nan")
+        return ratio_error(self.got, self.of) if self.of.sum() else float("nan")
 
 
 Measures = dict[str, Ratio]
@@ -274,17 +270,8 @@ def _peers(run: EvaluationData, seed: int) -> dict[str, Int32]:
     """The lists of implicit's models for a run's users, where it is installed."""
     if not implicit_peer.is_there():
         return {}
-    context = run.context
-    seen = Histories.load(context.inputs["histories"] / "clicks")
-    given = (
-        context.user_inputs.histories,
-        run.catalogue,
-        run.users,
-        seen,
-        context.split.test_start,
-        context.config.recall.k,
-    )
-    return {name: implicit_peer.lists_of(name, *given, seed).items for name in implicit_peer.MODELS}
+    given = (run.log_before, run.users, run.context.config.recall.k, seed)
+    return {name: implicit_peer.lists_of(name, *given).items for name in implicit_peer.MODELS}
 
 
 def measures_of(

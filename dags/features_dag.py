@@ -35,5 +35,5 @@ def histories(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.
 
 
 with airflow_tasks.stage_dag("features", __doc__, [INTERACTIONS]):
-    asked = airflow_tasks.request_from(INTERACTIONS)
-    impressions(asked) >> histories(asked)
+    request = airflow_tasks.request_from(INTERACTIONS)
+    impressions(request) >> histories(request)

@@ -65,7 +65,7 @@ def request(params: dict[str, Any], run_id: str) -> airflow_tasks.Json | None:
     """What this run is asked to do, from the Params; the run ends here where every artefact is up
     to date.
     """
-    return airflow_tasks.asked(params, run_id)
+    return airflow_tasks.build_request(params, run_id)
 
 
 @task(outlets=[INTERACTIONS])

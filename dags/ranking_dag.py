@@ -56,6 +56,6 @@ def report(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Jso
 
 
 with airflow_tasks.stage_dag("ranking", __doc__, [CANDIDATES]):
-    asked = airflow_tasks.request_from(CANDIDATES)
-    ranker_ = ranking_rows(asked) >> ranker(asked)
-    ranker_ >> list_order(asked) >> recommendations(asked) >> report(asked)
+    request = airflow_tasks.request_from(CANDIDATES)
+    ranker_ = ranking_rows(request) >> ranker(request)
+    ranker_ >> list_order(request) >> recommendations(request) >> report(request)

@@ -42,5 +42,5 @@ def candidates(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks
 
 
 with airflow_tasks.stage_dag("recall", __doc__, [HISTORIES]):
-    asked = airflow_tasks.request_from(HISTORIES)
-    towers(asked) >> index(asked) >> candidates(asked)
+    request = airflow_tasks.request_from(HISTORIES)
+    towers(request) >> index(request) >> candidates(request)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Float64
 from features.asof_counts import NEVER
 from features.asof_log import GROUP_KEYS, AsOfRows, GroupRows, Need
 from features.expected_counts import HALF_LENGTH, HALF_SHOWN, OWN_PRIOR_ROWS, PRIOR_SHOWN, log_ratio
@@ -29,7 +30,6 @@ from features.schema import (
     TOPICS,
 )
 
-Float64 = npt.NDArray[np.float64]
 Values = npt.NDArray[Any]
 Formula = Callable[[GroupRows], Values]
 BlockName = Literal["user", "item", "pair"]

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Flags, Float64, Int32, Int64, Intp
 from features.compiled import seek
 from features.schema import SECOND
 from features.timeline import Spans, Timeline, timeline_order
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 Counts = Mapping[str, npt.NDArray[Any]]
 
 NEVER = np.iinfo(np.int64).min
@@ -33,10 +32,10 @@ class Events:
     `ended_us` is when the seconds were known: the end of a watch, else the event itself.
     """
 
-    users: npt.NDArray[np.int32]
-    items: npt.NDArray[np.int32]
+    users: Int32
+    items: Int32
     timestamps_us: Int64
-    clicked: npt.NDArray[np.bool_]
+    clicked: Flags
     seconds: Float64
     requests_us: Int64
     ended_us: Int64
@@ -44,23 +43,21 @@ class Events:
     @classmethod
     def of(
         cls,
-        users: npt.NDArray[np.int32],
-        items: npt.NDArray[np.int32],
+        users: Int32,
+        items: Int32,
         timestamps_us: Int64,
-        clicked: npt.NDArray[np.bool_],
+        clicked: Flags,
         seconds: Float64,
         requests_us: Int64 | None = None,
-        timed: bool = True,
     ) -> "Events":
         """Events of known requests, else each a request of its own; a watch ends its seconds after
-        it began, where the clock is `timed`.
+        it began.
         """
         requests_us = timestamps_us if requests_us is None else requests_us
-        running = np.nan_to_num(seconds) * SECOND if timed else np.zeros(len(seconds))
-        ended_us = timestamps_us + np.ceil(running).astype(np.int64)
+        ended_us = timestamps_us + np.ceil(np.nan_to_num(seconds) * SECOND).astype(np.int64)
         return cls(users, items, timestamps_us, clicked, seconds, requests_us, ended_us)
 
-    def take(self, rows: npt.NDArray[np.intp]) -> "Events":
+    def take(self, rows: Intp) -> "Events":
         """Some of the events."""
         return Events(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
 
@@ -96,9 +93,9 @@ class AsOfCounts:
     """
 
     timeline: Timeline
-    clicked: npt.NDArray[np.bool_]
+    clicked: Flags
     ended_us: Int64
-    known: npt.NDArray[np.bool_]
+    known: Flags
     seconds: Float64
     summed: Summed = NOTHING_SUMMED
 

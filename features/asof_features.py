@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Float64, Int32, Int64, Intp
 from features.asof_catalogue import (
     CATALOGUE,
     AsOfFeature,
@@ -24,11 +24,8 @@ from features.asof_counts import NO_COLUMNS
 from features.asof_log import AsOfLog, AsOfRows, Contexts
 from features.schema import CHANNEL, DURATION_SECONDS, PUBLISHED_AT, TOPICS
 
-Float64 = npt.NDArray[np.float64]
 # float64 as they are computed, float32 where many rows are kept.
 Numbers = npt.NDArray[Any]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Block:
     numbers: Mapping[str, Numbers]
     codes: Mapping[str, Int32]
 
-    def take(self, rows: npt.NDArray[np.intp]) -> "Block":
+    def take(self, rows: Intp) -> "Block":
         numbers = {name: values[rows] for name, values in self.numbers.items()}
         return Block(
             len(rows), numbers, {name: values[rows] for name, values in self.codes.items()}

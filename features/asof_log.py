@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Float64, Int32, Int64, Intp
 from features.asof_counts import (
     NO_COLUMNS,
     NOTHING_SUMMED,
@@ -34,9 +35,6 @@ from features.schema import DURATION_SECONDS, PUBLISHED_AT
 from features.side_features import SideFeatures, group_codes
 from features.timeline import Spans, Timeline, pair_keys, timeline_order
 
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 Contexts = Mapping[str, Int32]
 
 ItemGroup = Literal["item", "channel", "topic", "duration_bucket"]
@@ -218,16 +216,16 @@ class AsOfLog:
         return self.rows(self.events.users, self.events.items, self.events.timestamps_us)
 
     @cached_property
-    def _shown(self) -> tuple[Timeline, npt.NDArray[np.intp]]:
+    def _shown(self) -> tuple[Timeline, Intp]:
         """Each user's impressions in time order, and their rows."""
         return self._by_user(np.arange(len(self.events.users)))
 
     @cached_property
-    def _clicked(self) -> tuple[Timeline, npt.NDArray[np.intp]]:
+    def _clicked(self) -> tuple[Timeline, Intp]:
         """Each user's clicks in time order, and their rows."""
         return self._by_user(np.flatnonzero(self.events.clicked))
 
-    def _by_user(self, some: npt.NDArray[np.intp]) -> tuple[Timeline, npt.NDArray[np.intp]]:
+    def _by_user(self, some: Intp) -> tuple[Timeline, Intp]:
         """Some rows of the events by user and time, and which those are."""
         rows = some[timeline_order(self.events.users[some], self.events.timestamps_us[some])]
         return Timeline(

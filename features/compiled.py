@@ -7,10 +7,8 @@ of Python run too.
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
+from features.arrays import Float32, Float64, Int32, Int64
 
 
 @numba.njit(nogil=True, cache=True)
@@ -23,7 +21,7 @@ def seek(timestamps_us: Int64, starts: Int64, stops: Int64, as_of: Int64, found:
     for row in range(len(as_of)):
         low, high, as_of_row = starts[row], stops[row], as_of[row]
         while low < high:
-            middle = (low + high) >> 1
+            middle = (low + high) // 2
             if timestamps_us[middle] < as_of_row:
                 low = middle + 1
             else:
@@ -38,7 +36,7 @@ def interpolate(
     shares: Float64,
     starts: Int64,
     stops: Int64,
-    between: npt.NDArray[np.float32],
+    between: Float32,
 ) -> None:
     """Write `between` [n, m]: the shares of columns [m, n] by straight lines between the values of
     each column.
@@ -60,7 +58,7 @@ def interpolate(
             else:
                 low, high = start, last
                 while high - low > 1:
-                    middle = (low + high) >> 1
+                    middle = (low + high) // 2
                     if values[middle] <= number:
                         low = middle
                     else:
@@ -70,9 +68,7 @@ def interpolate(
 
 
 @numba.njit(nogil=True, cache=True)
-def first_within(
-    users: npt.NDArray[np.int32], timestamps_us: Int64, within_us: int, first: Int64
-) -> None:
+def first_within(users: Int32, timestamps_us: Int64, within_us: int, first: Int64) -> None:
     """Write the `first` instant [n] of the run that each row, sorted by user and time, belongs to:
     a run lasts `within_us` from its first row.
     """

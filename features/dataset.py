@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 import ibis
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Int32
 from features.asof_features import AsOfFeatures
 from features.config import CleaningConfig, SplitConfig
 from features.data.ingest import ingest
@@ -78,7 +78,7 @@ class Dataset:
         return self.impressions.between(self.split.test_start, self.split.test_end)
 
     @property
-    def test_users(self) -> npt.NDArray[np.int32]:
+    def test_users(self) -> Int32:
         """Who is there in the test window, ascending."""
         return np.unique(self.test.users)
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Float64
 from features.asof_counts import NOTHING_SUMMED, AsOfCounts, Counts, Events, Summed, count_events
 
-Float64 = npt.NDArray[np.float64]
 # Click rate and mean seconds a click.
 Rates = tuple[Float64, Float64]
 # Click rate, mean seconds a click, mean share of the length a click.

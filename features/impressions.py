@@ -1,6 +1,6 @@
 """The log in indexes, as models read it: one row an impression, by user and time."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.arrays import Flags, Float64, Int32, Int64
 from features.asof_counts import Events
 from features.asof_features import AsOfFeatures
 from features.asof_log import AsOfLog
@@ -18,8 +19,6 @@ from features.schema import CLICKED, DEVICE, POSITION, PROPENSITY, SURFACE, WATC
 from features.side_features import SideFeatures
 from features.split import Split
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 # What T is counted in: `watches` where the log does not know seconds.
 Unit = Literal["seconds", "watches"]
 
@@ -45,13 +44,13 @@ class Impressions:
     items: Int32
     timestamps_us: Int64
     requests_us: Int64
-    clicked: npt.NDArray[np.bool_]
-    completed: npt.NDArray[np.bool_]
-    seconds: npt.NDArray[np.float64]
+    clicked: Flags
+    completed: Flags
+    seconds: Float64
     positions: Int32
     device: Int32
     surface: Int32
-    propensities: npt.NDArray[np.float64]
+    propensities: Float64
 
     @classmethod
     def load(cls, folder: Path) -> "Impressions":
@@ -112,7 +111,7 @@ class Impressions:
         inside = (self.timestamps_us >= since) & (self.timestamps_us < until)
         return self.take(np.flatnonzero(inside))
 
-    def histories(self, kept: npt.NDArray[np.bool_], users: int) -> Histories:
+    def histories(self, kept: Flags, users: int) -> Histories:
         """The kept ones [n] as histories of so many user indexes, 0 included."""
         of = self.take(kept)
         return histories_of(of.users, of.items, of.timestamps_us, users)
@@ -123,11 +122,11 @@ class Impressions:
         )
 
 
-def _numbers(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
+def _numbers(table: pa.Table, name: str) -> Float64:
     """A column, NaN where unknown, or all NaN where there is no such column."""
     if name not in table.column_names:
         return np.full(len(table), np.nan)
-    values: npt.NDArray[np.float64] = table[name].to_numpy().astype(np.float64)
+    values: Float64 = table[name].to_numpy().astype(np.float64)
     return values
 
 
@@ -145,9 +144,9 @@ def _category_codes(table: pa.Table, name: str, timestamps_us: Int64) -> Int32:
 
 
 def unit_of(
-    clicked: npt.NDArray[np.bool_],
-    seconds: npt.NDArray[np.float64],
-    before: npt.NDArray[np.bool_],
+    clicked: Flags,
+    seconds: Float64,
+    before: Flags,
 ) -> Unit:
     """`watches` where more than half of the clicks before the cut lack their seconds (then T = 1),
     else `seconds`.
@@ -167,5 +166,8 @@ def as_of_features_of(
     watched = np.where(log.clicked, seconds, 0.0)
     timed, in_seconds = split.clock == "time", unit == "seconds"
     given = (log.users, log.items, log.timestamps_us, log.clicked, watched, log.requests_us)
-    events = Events.of(*given, timed=timed and in_seconds)
+    events = Events.of(*given)
+    if not (timed and in_seconds):
+        # What is watched is known at once where nothing says how long it took.
+        events = replace(events, ended_us=events.timestamps_us)
     return AsOfFeatures(AsOfLog(events, users, items, timed, log.contexts, in_seconds=in_seconds))

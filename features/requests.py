@@ -5,14 +5,12 @@ own place on the page: a server chooses a page before any of it is seen.
 """
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from features.arrays import Int32, Int64
 from features.compiled import first_within
 from features.schema import REQUEST, SECOND
-
-Int64 = npt.NDArray[np.int64]
 
 
 def with_requests(log: pa.Table, within_seconds: float) -> pa.Table:
@@ -30,9 +28,9 @@ def with_requests(log: pa.Table, within_seconds: float) -> pa.Table:
 
 
 def requests_us(
-    users: npt.NDArray[np.int32],
+    users: Int32,
     timestamps_us: Int64,
-    request_codes: npt.NDArray[np.int32],
+    request_codes: Int32,
     within_us: int,
 ) -> Int64:
     """The instants at which impressions [n], sorted by user and time, were asked for: [n].

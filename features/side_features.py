@@ -15,11 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.arrays import Float64, Int32
 from features.schema import AGE, CHANNEL, DURATION_SECONDS, ITEM, PUBLISHED_AT, TITLE, TOPICS
 from features.vocabulary import Vocabulary
-
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 
 MAX_CATEGORIES = 10_000
 NUMBERS = (AGE, DURATION_SECONDS)
@@ -41,10 +39,10 @@ class SideFeatures:
     it: a viewer's language and a video's.
     """
 
-    codes: dict[str, npt.NDArray[np.int32]]
+    codes: dict[str, Int32]
     sizes: dict[str, int]
     numbers: dict[str, Float64]
-    matches: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    matches: dict[str, Int32] = field(default_factory=dict)
 
     def save(self, path: Path, size: int) -> None:
         """One row for each of `size` indexes: `index`, `code:<name>`, `number:<name>` and
@@ -205,10 +203,10 @@ def _categories(column: pa.ChunkedArray) -> pd.Series:
     return categories
 
 
-def _codes(column: pd.Series) -> npt.NDArray[np.int32]:
+def _codes(column: pd.Series) -> Int32:
     # In the order of the vocabulary, so that a later id with a new category changes no older code.
     codes, _ = pd.factorize(column)
-    indexes: npt.NDArray[np.int32] = (codes + 1).astype(np.int32)
+    indexes: Int32 = (codes + 1).astype(np.int32)
     return indexes
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Float64, Int64, Intp
 from features.compiled import seek
-
-Int64 = npt.NDArray[np.int64]
 
 # A table of all keys is kept where it is no larger than so many times the events.
 KEYS_AN_EVENT = 4
@@ -28,13 +27,13 @@ class Spans:
     """
 
     size: int
-    rows: npt.NDArray[np.intp]
+    rows: Intp
     starts: Int64
     ends: Int64
     as_of: Int64
 
     @property
-    def counted(self) -> npt.NDArray[np.float64]:
+    def counted(self) -> Float64:
         """How many events of each key there are, [size]."""
         return self.spread((self.ends - self.starts).astype(np.float64))
 
@@ -103,14 +102,15 @@ class Timeline:
     @cached_property
     def _known(self) -> Int64:
         """The keys that have events, ascending."""
-        return _without_repeats(self.keys)
+        keys: Int64 = self.keys[np.diff(self.keys, prepend=self.keys[:1] - 1) != 0]
+        return keys
 
     @cached_property
     def _known_and_none(self) -> Int64:
         return np.append(self._known, -1)
 
 
-def timeline_order(keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+def timeline_order(keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any]) -> Intp:
     """The stable order that sorts events by key, then instant."""
     return np.lexsort((timestamps_us, keys))
 
@@ -124,6 +124,6 @@ def pair_keys(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Int64:
     return (np.asarray(first, np.int64) << 32) | np.asarray(second, np.int64)
 
 
-def _without_repeats(ascending: Int64) -> Int64:
-    distinct: Int64 = ascending[np.diff(ascending, prepend=ascending[:1] - 1) != 0]
-    return distinct
+def pairs_of(keys: Int64) -> tuple[Int64, Int64]:
+    """The first and the second indexes that `pair_keys` made keys of, none of them negative."""
+    return keys >> 32, keys & 0xFFFFFFFF

@@ -16,12 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from features.arrays import Flags, Int32, Int64
 from features.schema import CLICKED, CONTRACTS, ITEM, PUBLISHED_AT, USER
 from features.split import Split
 from features.split_log import timestamp_us_of
-
-Indexes = npt.NDArray[np.int32]
-TimestampsUs = npt.NDArray[np.int64]
 
 NEVER_SHOWN = np.iinfo(np.int64).max
 
@@ -35,8 +33,8 @@ class Vocabulary:
     """
 
     ids: pa.Array
-    first_seen: TimestampsUs
-    first_shown: TimestampsUs | None = None
+    first_seen: Int64
+    first_shown: Int64 | None = None
 
     def __len__(self) -> int:
         """The number of indexes, padding's 0 included."""
@@ -46,15 +44,15 @@ class Vocabulary:
         """How many indexes existed before an instant, 0 included: indexes below it were known."""
         return int(np.searchsorted(self.first_seen, timestamp_us, side="left")) + 1
 
-    def shown_as_of(self, timestamp_us: int) -> npt.NDArray[np.bool_]:
+    def shown_as_of(self, timestamp_us: int) -> Flags:
         """Which indexes had been shown to anybody before an instant, [indexes]; never padding."""
         first = self.first_seen if self.first_shown is None else self.first_shown
         return np.concatenate([[False], first < timestamp_us])
 
-    def index_of(self, ids: pa.Array) -> Indexes:
+    def index_of(self, ids: pa.Array) -> Int32:
         """Raw ids [n] -> indexes [n]; what is not in the vocabulary is 0."""
         found = pc.index_in(pc.cast(ids, self.ids.type), value_set=self.ids)
-        indexes: Indexes = (pc.fill_null(found, -1).to_numpy(zero_copy_only=False) + 1).astype(
+        indexes: Int32 = (pc.fill_null(found, -1).to_numpy(zero_copy_only=False) + 1).astype(
             np.int32
         )
         return indexes

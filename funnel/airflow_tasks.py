@@ -3,7 +3,7 @@ stage to stage.
 
 The DAG files wire; what every DAG and every task shares is here. DAG files import this module, so
 heavy imports stand inside the functions. A request travels as the JSON of
-`funnel.pipepipeline.Request`.
+`funnel.pipeline.Request`.
 """
 
 import os
@@ -72,7 +72,7 @@ def request_from(asset: "Asset") -> "XComArg":
     return request()
 
 
-def asked(params: Mapping[str, Any], run: str) -> Json | None:
+def build_request(params: Mapping[str, Any], run: str) -> Json | None:
     """The request that these Params make, or nothing where every artefact of the pipeline stands
     already.
 
@@ -123,11 +123,11 @@ def make(request: Json, *names: str) -> Json:
     from funnel import pipeline
     from funnel.observer import observe
 
-    asked = pipeline.Request.model_validate(request)
-    observer = observe(asked)
+    parsed = pipeline.Request.model_validate(request)
+    observer = observe(parsed)
     outcomes = []
     for name in names:
-        outcomes.append(pipeline.make(name, asked, observer=observer))
+        outcomes.append(pipeline.make(name, parsed, observer=observer))
         print(outcomes[-1].line)
     url = observer.url(outcomes[-1].stage)
     if url:
@@ -154,10 +154,10 @@ def conclude(request: Json) -> None:
     from funnel.forget import forget_erased
     from funnel.observer import observe
 
-    asked = pipeline.Request.model_validate(request)
-    pipeline.publish_files(asked)
-    observe(asked).on_end()
-    for sentence in forget_erased(asked):
+    parsed = pipeline.Request.model_validate(request)
+    pipeline.publish_files(parsed)
+    observe(parsed).on_end()
+    for sentence in forget_erased(parsed):
         print(sentence)
 
 

@@ -161,13 +161,9 @@ def _override(values: dict[str, Any], text: str) -> None:
     section = values if len(keys) == 1 else values.setdefault(keys[0], {})
     if not isinstance(section, dict):
         raise InputError(f"`{keys[0]}` is a value, not a section, so `{text}` cannot be set.")
-    section[keys[-1]] = _parsed(value.strip(), _is_list(keys))
-
-
-def _is_list(keys: Sequence[str]) -> bool:
-    """Whether the field of that name holds several values."""
     field = fields_of(keys[0]).get(keys[-1]) if len(keys) == 2 else None
-    return field is not None and get_origin(field.annotation) is tuple
+    is_list = field is not None and get_origin(field.annotation) is tuple
+    section[keys[-1]] = _parsed(value.strip(), is_list)
 
 
 def fields_of(section: str) -> dict[str, FieldInfo]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Flags, Float64, Int32
 from features.asof_features import AsOfFeatures
 from features.histories import Histories
 from features.impressions import Impressions, Unit, as_of_features_of, unit_of
@@ -22,9 +23,6 @@ from ranking.examples import target_seconds
 from recall.candidates import Candidates
 from recall.inputs import ModelInputs, UserInputs
 from recall.tower import Tower
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 # Folders of an artefact: what it holds as of the validation instant.
 VALIDATION = "validation"
@@ -120,7 +118,7 @@ def listed_users(context: StepContext) -> Int32:
     return np.unique(log.users[in_test(log, split)])
 
 
-def in_test(log: Impressions, split: Split) -> npt.NDArray[np.bool_]:
+def in_test(log: Impressions, split: Split) -> Flags:
     """Which impressions are the test window's, [n]."""
     return (log.timestamps_us >= split.test_start) & (log.timestamps_us < split.test_end)
 
@@ -130,7 +128,7 @@ def logs_impressions(context: StepContext) -> bool:
     return context.impressions.tell_what_was_shown(context.split.test_start)
 
 
-def watched(context: StepContext, rows: Impressions) -> npt.NDArray[np.float64]:
+def watched(context: StepContext, rows: Impressions) -> Float64:
     """T of impressions, in the log's unit."""
     return target_seconds(rows, context.impressions.before(context.split.test_start), context.unit)
 

@@ -2,8 +2,9 @@
 by user shard.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import compress, product
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.arrays import Int32, UInt16
 from features.schema import ITEM, RANK, SCORE, USER
 from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
-
-Int32 = npt.NDArray[np.int32]
-UInt16 = npt.NDArray[np.uint16]
 
 USERS_A_SHARD = 10_000
 GENERATORS = "generators"
@@ -98,17 +97,14 @@ def _table(ids: RawIds, lists: Ranked, constants: Mapping[str, str], ranks: bool
 def _names(ranks: Mapping[str, UInt16], rows: int) -> pa.DictionaryArray:
     """The names of the generators that named each row, joined by commas."""
     codes = np.zeros(rows, np.int16)
-    for bit, values in enumerate(ranks.values()):
-        codes |= (values > 0).astype(np.int16) << bit
-    return pa.DictionaryArray.from_arrays(codes, _subsets(list(ranks)))
-
-
-def _subsets(names: Sequence[str]) -> list[str]:
-    """Every subset of some names, as text; the names' bits make its place."""
-    return [
-        ",".join(n for bit, n in enumerate(names) if code >> bit & 1)
-        for code in range(1 << len(names))
+    for place, values in enumerate(ranks.values()):
+        codes[values > 0] += 2**place
+    # Number 0 is no name, 1 the first, 2 the second, 3 both: the last name varies slowest.
+    subsets = [
+        ",".join(compress(ranks, reversed(chosen)))
+        for chosen in product((False, True), repeat=len(ranks))
     ]
+    return pa.DictionaryArray.from_arrays(codes, subsets)
 
 
 def ranks_of(chosen: Int32, items: Int32, ranks: Mapping[str, UInt16]) -> dict[str, UInt16]:

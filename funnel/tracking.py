@@ -308,7 +308,9 @@ def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
     known = client.get_experiment_by_name(name)
     if known is None:
         try:
-            created: str = client.create_experiment(name, _artifact_location(uri, name))
+            # Artifacts lie beside a database file; a server decides for itself.
+            own = None if uri.startswith("http") else _folder(uri) / "artifacts" / name
+            created: str = client.create_experiment(name, own.as_uri() if own else None)
             return created
         except MlflowException:
             known = client.get_experiment_by_name(name)
@@ -319,11 +321,6 @@ def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
             f"MLflow at {uri}: experiment {name} is deleted; restore it there or track elsewhere."
         )
     return str(known.experiment_id)
-
-
-def _artifact_location(uri: str, name: str) -> str | None:
-    """Beside a database file; a server decides for itself."""
-    return None if uri.startswith("http") else (_folder(uri) / "artifacts" / name).as_uri()
 
 
 def _allowed(name: str) -> str:

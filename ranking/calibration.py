@@ -4,10 +4,7 @@ validation rows.
 Bent curves (Platt's, isotonic) were tried, and took no more off the error than the factor does.
 """
 
-import numpy as np
-import numpy.typing as npt
-
-Float64 = npt.NDArray[np.float64]
+from features.arrays import Float64
 
 # Fewer rows say nothing of a factor.
 LEAST_ROWS = 50

@@ -13,16 +13,12 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Flags, Float32, Float64, Int32
 from features.asof_features import Block
 from features.compiled import interpolate
 from features.errors import InputError
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ class FeatureEncoders:
 
 def fit_encoders(
     blocks: Mapping[str, Block],
-    clicked: npt.NDArray[np.bool_],
+    clicked: Flags,
     spaces: Mapping[str, str],
     limits: VocabularyLimits,
 ) -> FeatureEncoders:

@@ -16,17 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.arrays import Flags, Float32, Float64, Int32, Int64, Intp, Ints
 from features.asof_features import AsOfFeatures, Block
 from features.asof_log import Contexts
 from features.impressions import Impressions, Unit
 from ranking.encoders import with_powers
 from ranking.losses import targets_of
 from ranking.model import BLOCKS, Ranker
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 LABELS = ("timestamps_us", "clicked", "seconds", "weight", "positions")
 # The column of recall's log chance that a candidate is watched next: its score in the list it was
@@ -58,7 +54,7 @@ class Exposures:
     def __len__(self) -> int:
         return len(self.users)
 
-    def take(self, rows: slice | npt.NDArray[np.intp]) -> Self:
+    def take(self, rows: slice | Intp) -> Self:
         """Some of the exposures."""
 
         def some(columns: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -88,7 +84,7 @@ class RankingRows:
 
     blocks: dict[str, Block]
     timestamps_us: Int64
-    clicked: npt.NDArray[np.bool_]
+    clicked: Flags
     seconds: Float64
     weight: Float64
     positions: Int32
@@ -101,7 +97,7 @@ class RankingRows:
         cls,
         features: AsOfFeatures,
         exposures: Exposures,
-        clicked: npt.NDArray[np.bool_],
+        clicked: Flags,
         seconds: Float64,
         weight: Float64 | None = None,
     ) -> "RankingRows":
@@ -118,7 +114,7 @@ class RankingRows:
             np.zeros(size, np.int32) if positions is None else positions,
         )
 
-    def take(self, rows: npt.NDArray[np.intp]) -> "RankingRows":
+    def take(self, rows: Intp) -> "RankingRows":
         blocks = {name: block.take(rows) for name, block in self.blocks.items()}
         return RankingRows(blocks, **{name: getattr(self, name)[rows] for name in LABELS})
 
@@ -203,7 +199,7 @@ class RankerExamples:
     def __len__(self) -> int:
         return len(self.targets.labels)
 
-    def take(self, rows: npt.NDArray[np.intp]) -> tuple[dict[str, Any], Targets]:
+    def take(self, rows: Intp) -> tuple[dict[str, Any], Targets]:
         """The inputs of some rows by name, and their targets."""
         inputs: dict[str, Any] = {name: codes[rows] for name, codes in self.codes.items()}
         inputs |= {
@@ -242,7 +238,7 @@ class Watches(Protocol):
     @property
     def items(self) -> Int32: ...
     @property
-    def clicked(self) -> npt.NDArray[np.bool_]: ...
+    def clicked(self) -> Flags: ...
     @property
     def seconds(self) -> Float64: ...
 
@@ -270,8 +266,8 @@ def filled_seconds(rows: Watches, known: Watches) -> Float64:
 
 
 def thinned(
-    clicked: npt.NDArray[np.bool_],
-    lists: npt.NDArray[np.integer],
+    clicked: Flags,
+    lists: Ints,
     kept: int,
     rng: np.random.Generator,
 ) -> tuple[Int64, Float64]:

@@ -5,13 +5,12 @@ from the log.
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Int64, Intp
+from features.asof_counts import Events
 from features.asof_features import AsOfFeatures, Blocks
 from features.errors import InputError
 from ranking.examples import Exposures, blocks_of
-
-Int64 = npt.NDArray[np.int64]
 
 # Rows made twice, half of them of the drawn requests; events of the excerpt, about; requests drawn
 # at least, a few from each user where the log has few, and in so many rounds at most.
@@ -56,8 +55,12 @@ def _excerpt(
     events = np.bincount(features.log.events.users, minlength=int(users.max()) + 1)[users]
     some = users[: max(int(np.searchsorted(np.cumsum(events), EXCERPT)), 1)]
     rows = np.flatnonzero(np.isin(exposures.users, some))
-    kept = _with_events(features, np.flatnonzero(np.isin(features.log.events.users, some)))
-    return kept, exposures.take(rows), requests_us[rows]
+    kept = np.flatnonzero(np.isin(features.log.events.users, some))
+    return (
+        _with_events(features, kept, features.log.events.take(kept)),
+        exposures.take(rows),
+        requests_us[rows],
+    )
 
 
 def _at_one_instant(
@@ -107,14 +110,15 @@ def _changed(
 def known_before(features: AsOfFeatures, as_of: int) -> AsOfFeatures:
     """The features of what a server knew strictly before an instant."""
     events = features.log.events
-    kept = _with_events(features, np.flatnonzero(events.timestamps_us < as_of))
-    return replace(kept, log=replace(kept.log, events=events.known_before(as_of)))
+    return _with_events(
+        features, np.flatnonzero(events.timestamps_us < as_of), events.known_before(as_of)
+    )
 
 
-def _with_events(features: AsOfFeatures, rows: npt.NDArray[np.intp]) -> AsOfFeatures:
-    log = features.log
-    contexts = {name: codes[rows] for name, codes in log.contexts.items()}
-    return replace(features, log=replace(log, events=log.events.take(rows), contexts=contexts))
+def _with_events(features: AsOfFeatures, rows: Intp, events: Events) -> AsOfFeatures:
+    """The features of some rows of the log, whose events are given."""
+    contexts = {name: codes[rows] for name, codes in features.log.contexts.items()}
+    return replace(features, log=replace(features.log, events=events, contexts=contexts))
 
 
 def differing(first: Blocks, second: Blocks) -> list[str]:

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-Float64 = npt.NDArray[np.float64]
+from features.arrays import Float64
 
 # The values of lambda that are tried, the preferred first: 1 is seconds times chance.
 CHANCE_WEIGHTS = (1.0, 0.75, 1.5, 0.5, 2.0, 0.25, 4.0, 0.0)

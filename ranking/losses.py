@@ -8,10 +8,8 @@ click.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Flags = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
+from features.arrays import Flags, Float64
 
 LARGEST_LOGIT = 20.0
 # Seconds; what is shorter measures no watch.

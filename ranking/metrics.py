@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+from features.arrays import Flags, Float64, Int64
+
 Numbers = npt.NDArray[np.integer | np.floating]
 Ids = npt.NDArray[np.generic]
 
@@ -75,7 +74,7 @@ def weighted_user_loss(users: Ids, clicked: Flags, seconds: Numbers, predicted: 
     return _ratio((seconds[evaluation] * (1 - below[evaluation])).sum(), seconds[evaluation].sum())
 
 
-def share_of_unclicked_below(users: Ids, clicked: Flags, predicted: Numbers) -> Floats:
+def share_of_unclicked_below(users: Ids, clicked: Flags, predicted: Numbers) -> Float64:
     """Share of the same user's unclicked impressions scored lower, ties half, [n]; NaN where there
     is none.
     """
@@ -131,7 +130,7 @@ def inversions(values: Numbers) -> int:
     return total
 
 
-def ndcg_of_seconds(k: int, users: Ids, seconds: Numbers, predicted: Numbers) -> Floats:
+def ndcg_of_seconds(k: int, users: Ids, seconds: Numbers, predicted: Numbers) -> Float64:
     """Discounted watch seconds at the first k places over the best possible, [users], in order of
     user.
 
@@ -168,7 +167,7 @@ def calibration_interval(
 
 def bootstrapped_ratios(
     users: Ids, part: Numbers, whole: Numbers, rng: np.random.Generator, draws: int = 1_000
-) -> Floats:
+) -> Float64:
     """sum(part) / sum(whole) when users are drawn with replacement, all their rows with them:
     [draws].
 
@@ -186,7 +185,7 @@ def bootstrapped_ratios(
     return ratios
 
 
-def quantiles_or_nan(values: Floats, *shares: float) -> tuple[float, ...]:
+def quantiles_or_nan(values: Float64, *shares: float) -> tuple[float, ...]:
     """Quantiles of what is not NaN; NaN where nothing is left."""
     known = values[~np.isnan(values)]
     return (
@@ -196,12 +195,12 @@ def quantiles_or_nan(values: Floats, *shares: float) -> tuple[float, ...]:
     )
 
 
-def quantile_buckets(values: Numbers, buckets: int) -> Ints:
+def quantile_buckets(values: Numbers, buckets: int) -> Int64:
     """Which of `buckets` equally full buckets each value falls in, 0 the lowest, [n]; equal ones
     stay together.
     """
     _check(values)
-    lower: Ints = np.searchsorted(np.sort(values), values)
+    lower: Int64 = np.searchsorted(np.sort(values), values)
     return lower * buckets // max(len(values), 1)
 
 
@@ -224,7 +223,7 @@ def by_bucket(bucket: Ids, seconds: Numbers, predicted: Numbers) -> pd.DataFrame
     return table.reset_index()
 
 
-def by_duration(seconds: Floats) -> dict[str, Flags]:
+def by_duration(seconds: Float64) -> dict[str, Flags]:
     """By the item's length in seconds, NaN unknown."""
     return {
         "duration_unknown": np.isnan(seconds),
@@ -235,7 +234,7 @@ def by_duration(seconds: Floats) -> dict[str, Flags]:
     }
 
 
-def by_user_clicks(clicks: Floats) -> dict[str, Flags]:
+def by_user_clicks(clicks: Float64) -> dict[str, Flags]:
     """By the user's clicks before the impression."""
     return {
         "users_with_0_clicks": clicks == 0,
@@ -245,7 +244,7 @@ def by_user_clicks(clicks: Floats) -> dict[str, Flags]:
     }
 
 
-def by_item_age(hours: Floats) -> dict[str, Flags]:
+def by_item_age(hours: Float64) -> dict[str, Flags]:
     """By the hours since the item was published, NaN unknown."""
     return {
         "items_younger_than_1_day": hours < 24,
@@ -254,7 +253,7 @@ def by_item_age(hours: Floats) -> dict[str, Flags]:
     }
 
 
-def _discounted(k: int, users: Ids, seconds: Numbers, scores: Numbers) -> Floats:
+def _discounted(k: int, users: Ids, seconds: Numbers, scores: Numbers) -> Float64:
     """Sum of seconds x 1 / log2(1 + place) over each user's first k places by falling score,
     [users].
     """
@@ -275,7 +274,7 @@ def _changes(ordered: Ids) -> Flags:
     return first
 
 
-def _runs(first: Flags) -> tuple[Ints, Ints]:
+def _runs(first: Flags) -> tuple[Int64, Int64]:
     """Where the run that each row belongs to starts, and where it stops (exclusive), [n] each."""
     bounds = np.append(np.flatnonzero(first), len(first))
     run = np.cumsum(first) - 1
@@ -307,8 +306,10 @@ def _mean(values: Numbers) -> float:
     return _ratio(values.sum(dtype=np.float64), values.size)
 
 
-def _quotients(parts: Numbers, wholes: Numbers) -> Floats:
-    quotients: Floats = np.divide(parts, wholes, out=np.full(len(wholes), np.nan), where=wholes > 0)
+def _quotients(parts: Numbers, wholes: Numbers) -> Float64:
+    quotients: Float64 = np.divide(
+        parts, wholes, out=np.full(len(wholes), np.nan), where=wholes > 0
+    )
     return quotients
 
 

@@ -13,14 +13,11 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from features.arrays import Float32, Float64, Int32
 from features.asof_catalogue import FEATURES
 from features.asof_features import Block
 from ranking.encoders import FeatureEncoders, encoders_from, width_of, with_powers
 from ranking.losses import TargetScale, expected
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 
 BLOCKS = ("user", "item", "pair")
 ITEM_SPACE, DURATION = "item", "item_duration_seconds"

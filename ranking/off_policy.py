@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
+from features.arrays import Float64
 from ranking.metrics import bootstrapped_ratios, quantiles_or_nan
 from ranking.policies import Logged, Policy, Slots, slots_of
 
-Float64 = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.generic]
 
 

@@ -12,10 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Flags = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
+from features.arrays import Flags, Float64, Int32, Int64
 
 # Slots whose [slots, K] chances are in memory at once.
 SHARD = 20_000

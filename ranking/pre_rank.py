@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Float64, Intp
 from features.asof_features import Block
 from ranking.encoders import Quantiles, quantiles_from, quantiles_of, quantiles_table, with_powers
 from ranking.recommend import Lists, shards
 
-Float64 = npt.NDArray[np.float64]
-Intp = npt.NDArray[np.intp]
 Weights = Mapping[str, Float64]
 
 QUANTILES = 128

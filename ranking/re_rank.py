@@ -11,17 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float32, Int32, Int64
 from features.timeline import pair_keys
 from ranking.config import ReRankConfig
 from ranking.recommend import Ordered, shards
-
-Flags = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Float64, Int32, Int64
 from features.asof_features import AsOfFeatures
 from features.impressions import Impressions
 from ranking.examples import Exposures, blocks_of
 from ranking.list_order import ListOrder, log_of
 from ranking.model import LayerInput, Ranker
-
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 PAIRS_A_SHARD = 50_000
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float32, Float64, Intp
 from features.dataset import Dataset
 from features.errors import InputError
 from features.random_streams import Stream, rng_of
@@ -22,10 +22,6 @@ from ranking.model import BLOCKS, Ranker, RankerSpec, lengths_of, space_of
 from ranking.recommend import Recommender, recommender_of
 from ranking.trainer import RankerTrainer
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-Rows = npt.NDArray[np.intp]
 Epochs = list[dict[str, Any]]
 Tell = Callable[[dict[str, Any]], None]
 
@@ -192,7 +188,7 @@ def seconds_cap(seconds: Float64, clicked: Flags, quantile: float) -> float:
     return float(np.quantile(seconds[clicked], quantile)) if clicked.any() else 1.0
 
 
-def split_rows(rows: RankingRows, share: float) -> tuple[Rows, Rows]:
+def split_rows(rows: RankingRows, share: float) -> tuple[Intp, Intp]:
     """Earlier and later rows by instant. What is of one instant stays together, unless it is all
     there is.
 

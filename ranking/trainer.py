@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32, Int32
 from features.quiet import quietly
 from features.random_streams import Stream, rng_of
 
@@ -23,9 +23,6 @@ from ranking.encoders import width_of
 from ranking.examples import LAST_POSITION, RankerExamples, Targets
 from ranking.losses import heads_of
 from ranking.model import BLOCKS, SHARD, RankerSpec, space_of
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 
 # A large log is read in larger batches, and beyond the largest an epoch is a random part of its
 # rows, so that training does not take longer than it learns.

@@ -12,21 +12,16 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import inv
 
+from features.arrays import Float32, Int32, Intp
 from features.histories import Histories
-from features.timeline import pair_keys
+from features.timeline import pair_keys, pairs_of
 from recall.candidates import SHARD, Candidates, Pairs, first, pairs_before, shards_of
 from recall.generators.base import Named, Requests, seen_only
 from recall.generators.popular import Popular, popularity
 from recall.generators.spread import Sparse, SpreadAnswer, strongest
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 # Of each item so many nearest ones count, their cosine shrunk as if so many more people had watched
 # but one of the two; of each user the last so many watches: whoever has watched thousands says
@@ -42,53 +37,60 @@ PENALTY = 500.0
 BLOCK = 1 << 23
 
 
-def item_knn_lists(
-    watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int
-) -> Candidates:
+@dataclass(frozen=True)
+class LogBefore:
+    """What lists are made of: what was watched and what was seen strictly before an instant, and
+    how many `items` there were, padding included.
+    """
+
+    watches: Histories
+    seen: Histories
+    items: int
+    as_of: int
+
+    def history(self, last: int | None = None) -> Sparse:
+        """The watches by user and item; see `watched_before`."""
+        return watched_before(self.watches, self.items, self.as_of, last)
+
+
+def item_knn_lists(log: LogBefore, users: Int32, k: int) -> Candidates:
     """The k unseen items that are nearest to all that each user has watched: lists of users [n],
     filled by popularity.
 
     An item's score is the sum of its `item_cosines` to the user's watched items; a filler's lies
     below all of them.
     """
-    history = watched_before(watches, items, as_of)
-    nearest = item_cosines(watched_before(watches, items, as_of, LAST))
+    history, nearest = log.history(), item_cosines(log.history(LAST))
 
     def named(requests: Requests) -> Named:
         return SpreadAnswer("item_knn", history[requests.users] @ nearest, requests).named(k)
 
-    return filled_lists(named, popularity(watches, items, as_of), users, seen, as_of, k)
+    return filled_lists(named, log, users, k)
 
 
-def ease_lists(
-    watches: Histories, items: int, users: Int32, seen: Histories, as_of: int, k: int
-) -> Candidates:
+def ease_lists(log: LogBefore, users: Int32, k: int) -> Candidates:
     """The k unseen items with the largest score of EASE: lists of users [n], filled by popularity.
 
     ValueError where `ease_fits` says that there are too many items.
     """
-    history = watched_before(watches, items, as_of)
+    history = log.history()
     model = ease(history, PENALTY)
 
     def named(requests: Requests) -> Named:
         return model.named(history[requests.users], requests, k)
 
-    return filled_lists(named, popularity(watches, items, as_of), users, seen, as_of, k)
+    return filled_lists(named, log, users, k)
 
 
 def filled_lists(
-    named: Callable[[Requests], Named],
-    counts: Float64,
-    users: Int32,
-    seen: Histories,
-    as_of: int,
-    k: int,
+    named: Callable[[Requests], Named], log: LogBefore, users: Int32, k: int
 ) -> Candidates:
     """What is named for users [n], shard by shard, then the most watched of what they had not seen.
 
     A filler scores 1 - its share of all watches below whatever is named of the same list, or below
     0.
     """
+    counts, seen = popularity(log.watches, log.items, log.as_of), log.seen
     items, scores = (
         np.zeros((len(users), k), np.int32),
         np.full((len(users), k), -np.inf, np.float32),
@@ -98,17 +100,17 @@ def filled_lists(
         np.arange(len(counts)) > 0,
     )
     popular = Popular(counts[None, :] / max(counts.sum(), 1), catalogue, everybody, {})
-    for rows in shards_of(seen.ends(users, as_of) - seen.offsets[users], k):
-        requests = seen_only(users[rows], pairs_before(users[rows], seen, as_of))
+    for rows in shards_of(seen.ends(users, log.as_of) - seen.offsets[users], k):
+        requests = seen_only(users[rows], pairs_before(users[rows], seen, log.as_of))
         items[rows], scores[rows] = _with_fillers(
             named(requests), popular.answer(requests).named(k), k
         )
     return Candidates(users, items, scores)
 
 
-def ease_fits(watches: Histories, items: int, as_of: int) -> bool:
+def ease_fits(log: LogBefore) -> bool:
     """Whether few enough items were watched before an instant for EASE: at most EASE_ITEMS."""
-    return int(np.count_nonzero(popularity(watches, items, as_of))) <= EASE_ITEMS
+    return int(np.count_nonzero(popularity(log.watches, log.items, log.as_of))) <= EASE_ITEMS
 
 
 def watched_before(watches: Histories, items: int, as_of: int, last: int | None = None) -> Sparse:
@@ -189,7 +191,7 @@ class Ease:
         watches.
         """
         scores = self.scores(history)
-        row, item = requests.seen.codes >> 32, requests.seen.codes & 0xFFFFFFFF
+        row, item = pairs_of(requests.seen.codes)
         known = np.isin(item, self.known)
         scores[row[known], np.searchsorted(self.known, item[known])] = -np.inf
         scores[np.diff(history.indptr) == 0] = -np.inf
@@ -254,7 +256,7 @@ def _inverted(gram: Float32, penalty: float) -> Float32:
     return inverse
 
 
-def _largest(scores: Float32, k: int) -> npt.NDArray[np.intp]:
+def _largest(scores: Float32, k: int) -> Intp:
     """Places of the k largest scores of each row [n, m], the largest first: [n, min(k, m)]."""
     if k < scores.shape[1]:
         places = np.argpartition(-scores, k - 1, axis=1)[:, :k]

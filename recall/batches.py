@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float64, Int32, Int64
 from features.histories import Histories
 from features.schema import HOUR
 from recall.config import RecallConfig
@@ -19,10 +19,6 @@ from recall.inputs import UserInputs
 from recall.negative_sampling import Counts, Draw, drawer
 from recall.tower import TowerInputs, TowerSpec
 from recall.trainer import Batch
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 SHARD_WATCHES = 4_000_000
 STEPS_AN_EPOCH, SMALLEST_BATCH = 250, 32
@@ -45,7 +41,7 @@ class Examples:
     config: RecallConfig
     since: int
     start: int
-    offered: npt.NDArray[np.bool_] | None = None
+    offered: Flags | None = None
 
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """One epoch: at most `epoch_examples` of the watches of the span, in random order."""
@@ -118,7 +114,7 @@ class Examples:
         )
 
     @cached_property
-    def _counts(self) -> npt.NDArray[np.float64]:
+    def _counts(self) -> Float64:
         """Watches of the span by item, [items]."""
         items = self.user_inputs.histories.items[
             self.positions(0, len(self.user_inputs.histories.items))
@@ -126,7 +122,7 @@ class Examples:
         return np.bincount(items, minlength=self.shape.items).astype(np.float64)
 
     @cached_property
-    def _expected(self) -> npt.NDArray[np.float64]:
+    def _expected(self) -> Float64:
         """How often an epoch over all of the span is expected to have each item as a positive,
         [items].
         """
@@ -142,7 +138,7 @@ class Examples:
             expected += np.bincount(items, kept, minlength=self.shape.items)
         return expected
 
-    def _kept(self, items: Int32) -> npt.NDArray[np.float64]:
+    def _kept(self, items: Int32) -> Float64:
         """The probability that damping keeps each positive, [n] -> [n]."""
         threshold = self.config.damping
         return (
@@ -189,12 +185,10 @@ def capped(positions: Int64, users: Int32, cap: int, rng: np.random.Generator) -
     return rng.permutation(positions[order[turn < cap]])
 
 
-def keep_probability(counts: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
+def keep_probability(counts: Float64, threshold: float) -> Float64:
     """word2vec's damping of the popular: an item with share z is kept with (sqrt(z / t) + 1) t / z,
     at most 1.
     """
     share = np.maximum(counts / max(counts.sum(), 1), 1e-12)
-    kept: npt.NDArray[np.float64] = np.minimum(
-        (np.sqrt(share / threshold) + 1) * threshold / share, 1.0
-    )
+    kept: Float64 = np.minimum((np.sqrt(share / threshold) + 1) * threshold / share, 1.0)
     return kept

@@ -13,19 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Float32, Float64, Int32, Intp, UInt16
 from recall.candidates import Candidates
 from recall.config import RecallConfig
 from recall.generators.base import Columns, Popularity
 from recall.generators.retrieval import Found, Generators
 from recall.generators.union import Union
 from recall.logit import log_sums
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Intp = npt.NDArray[np.intp]
-UInt16 = npt.NDArray[np.uint16]
 
 USERS_A_SHARD = 2048
 # Users are weighed by how much is known of them: at least so many watches.
@@ -225,7 +219,7 @@ def blend_candidates(
     )
 
 
-def _scores_by_rank(scores: Float32, ranks: npt.NDArray[np.uint16]) -> Float32:
+def _scores_by_rank(scores: Float32, ranks: UInt16) -> Float32:
     """A generator's scores [n, m] at ranks [n, k] from 1; NaN at rank 0."""
     at = np.maximum(ranks.astype(np.int64) - 1, 0)
     return np.where(ranks > 0, np.take_along_axis(scores, at, axis=1), np.nan).astype(np.float32)

@@ -6,17 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float32, Int32, Int64, Intp, Ints, UInt16
 from features.histories import Histories
 from features.timeline import pair_keys
 from recall.index import ItemIndex
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt16 = npt.NDArray[np.uint16]
-Flags = npt.NDArray[np.bool_]
 
 # Rows of a shard, and how many items one fetches at most for them: some 50 MB.
 SHARD, FETCHED = 512, 1 << 22
@@ -43,7 +37,7 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.users)
 
-    def take(self, rows: npt.NDArray[np.intp] | slice) -> "Candidates":
+    def take(self, rows: Intp | slice) -> "Candidates":
         tower_scores = None if self.tower_scores is None else self.tower_scores[rows]
         ranks = {name: values[rows] for name, values in self.ranks.items()}
         scores = {name: values[rows] for name, values in self.generator_scores.items()}
@@ -70,7 +64,7 @@ class Pairs:
     codes: Int64
     counts: Int64
 
-    def holds(self, rows: npt.NDArray[np.integer], items: npt.NDArray[np.integer]) -> Flags:
+    def holds(self, rows: Ints, items: Ints) -> Flags:
         """Whether each item is paired with its row; rows and items broadcast against each other."""
         codes = pair_keys(rows, items)
         at = np.searchsorted(self.codes, codes)
@@ -112,7 +106,7 @@ def nearest(vectors: Float32, index: ItemIndex, seen: Pairs, k: int) -> tuple[In
     return items, scores
 
 
-def shards_of(counts: Int64, k: int) -> Iterator[npt.NDArray[np.intp]]:
+def shards_of(counts: Int64, k: int) -> Iterator[Intp]:
     """Rows in shards of like numbers of seen items, so that few users fetch more than they need.
 
     Whoever has seen very much is in a small shard: what a shard fetches, k and the most seen for

@@ -8,11 +8,11 @@ Python run too.
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
+from features.arrays import Float32, Int32, Int64
+
+# Of Adam, as its authors recommend them.
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 @numba.njit(nogil=True, error_model="numpy", cache=True)
@@ -71,16 +71,14 @@ def move_rows(
     rows: Int32,
     gradient: Float32,
     step: np.float32,
-    beta1: np.float32,
-    beta2: np.float32,
-    epsilon: np.float32,
 ) -> None:
     """Adam's step of distinct `rows` [r] of a table [items, dim] and of its two moments, in place;
     `gradient` [r, dim].
 
     `step` is the learning rate with both moments corrected for their start.
     """
-    one = np.float32(1)
+    one, epsilon = np.float32(1), np.float32(EPSILON)
+    beta1, beta2 = np.float32(BETA1), np.float32(BETA2)
     for place in range(len(rows)):
         row = rows[place]
         value, mean, square, slope = values[row], first[row], second[row], gradient[place]

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.integer]
-Flags = npt.NDArray[np.bool_]
+from features.arrays import Flags, Ints
 
 
 @dataclass(frozen=True)

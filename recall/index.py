@@ -9,11 +9,8 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
+from features.arrays import Float32, Int32, Int64
 
 # faiss multiplies matrices only from 128,000 numbers of queries on, 2,000 queries of 64 dimensions,
 # and compares row by row below: measured at a million rows, that is 7 times slower for 1,000

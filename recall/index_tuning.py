@@ -5,14 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32, Int32
 from features.timeline import pair_keys
 from recall.config import RecallConfig
 from recall.index import ItemIndex, approximate_index_of, cells_of, index_of
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 Settings = dict[str, int]
 
 # Fewer items than these cannot fill the cells and codebooks of an approximate index.

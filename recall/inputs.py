@@ -8,18 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32, Float64, Int32, Int64
 from features.histories import Histories
 from features.schema import HOUR, PUBLISHED_AT
 from features.side_features import SideFeatures
 from features.vocabulary import Vocabulary
 from recall.config import RecallConfig
 from recall.tower import ItemFacts, TowerInputs, TowerSpec, category_dim
-
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 # A category that holds fewer users than this on average names its users instead of describing them.
 USERS_A_CATEGORY = 20
@@ -72,7 +68,7 @@ class UserInputs:
         ends = self.searches.ends(users, timestamps_us)
         return known_codes(self.searches.bags(users, ends, shape.token_bag), shape.tokens)
 
-    def _numbers(self, shape: TowerSpec, users: Int32) -> npt.NDArray[np.float32]:
+    def _numbers(self, shape: TowerSpec, users: Int32) -> Float32:
         columns = [
             scaled(self.users.numbers[name][users], *range_)
             for name, range_ in shape.numbers.items()
@@ -80,7 +76,7 @@ class UserInputs:
         return powers_of(columns, len(users))
 
 
-def powers_of(columns: Sequence[npt.NDArray[np.float64]], rows: int) -> npt.NDArray[np.float32]:
+def powers_of(columns: Sequence[Float64], rows: int) -> Float32:
     """Numbers in [0, 1] side by side, each with its square and root (paper, section 4.1): [rows, 3
     a number].
     """
@@ -93,7 +89,7 @@ def known_codes(indexes: Int32, size: int) -> Int32:
     return np.where(indexes < size, indexes, 0).astype(np.int32)
 
 
-def scaled(values: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
+def scaled(values: Float64, low: float, high: float) -> Float64:
     """Numbers as shares of the way from low to high, in [0, 1]; unknown (NaN) = 0."""
     return np.nan_to_num(np.clip((values - low) / max(high - low, 1e-9), 0, 1), nan=0.0)
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32, Int32, Int64
 from recall.blender import Blender, blend_in_shards
 from recall.candidates import Candidates
 from recall.config import RecallConfig
@@ -19,10 +19,6 @@ from recall.generators.base import Log
 from recall.generators.retrieval import build_generators
 from recall.tower import Tower
 from recall.train_blender import EvaluationSlice, draw_slices
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.integer]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+from features.arrays import Flags, Float64, Int64, Ints
 
 # Cells of the scratch table in which a slab of users looks up its test window: 16 MB, near the
 # processor's cache.
@@ -52,12 +50,12 @@ class RelevantItems:
         return self.offsets.size - 1
 
     @cached_property
-    def rows(self) -> npt.NDArray[np.int64]:
+    def rows(self) -> Int64:
         """The user of each item, [n]."""
         return np.repeat(np.arange(self.users), np.diff(self.offsets))
 
     @cached_property
-    def sizes(self) -> npt.NDArray[np.int64]:
+    def sizes(self) -> Int64:
         """How many different items each user watched, [users]; each unseen one (0) counts by
         itself.
         """
@@ -89,7 +87,7 @@ def hits(ranked: Ints, relevant: RelevantItems) -> Flags:
     return _without_repeats(found & (ranked > 0), ranked)
 
 
-def accuracy(ks: Sequence[int], ranked: Ints, relevant: RelevantItems) -> dict[str, Floats]:
+def accuracy(ks: Sequence[int], ranked: Ints, relevant: RelevantItems) -> dict[str, Float64]:
     """Hit rate, recall and NDCG at every k from one lookup: `{"hr@50": [users], "recall@50":
     [users], ..}`.
 
@@ -98,7 +96,7 @@ def accuracy(ks: Sequence[int], ranked: Ints, relevant: RelevantItems) -> dict[s
     which has min(k, watched items) hits at its top, also where the list given is shorter than k.
     """
     hit = hits(_top(max(ks), ranked), relevant)
-    found: dict[str, Flags | Floats] = {}
+    found: dict[str, Flags | Float64] = {}
     for k in ks:
         first = hit[:, :k]
         found[f"hr@{k}"] = np.asarray(first.any(axis=1))
@@ -107,7 +105,7 @@ def accuracy(ks: Sequence[int], ranked: Ints, relevant: RelevantItems) -> dict[s
     return {name: np.where(relevant.sizes > 0, values, np.nan) for name, values in found.items()}
 
 
-def places(ranked: Ints, relevant: RelevantItems) -> npt.NDArray[np.int64]:
+def places(ranked: Ints, relevant: RelevantItems) -> Int64:
     """At which place of its user's list each of the test window's items stands, 1 = first, 0 = not
     listed: [n].
     """
@@ -206,14 +204,14 @@ def _first_of_run(ordered: Ints) -> Flags:
     return first
 
 
-def _ndcg(k: int, hit: Flags, sizes: Ints) -> Floats:
+def _ndcg(k: int, hit: Flags, sizes: Ints) -> Float64:
     discounts = 1 / np.log2(np.arange(2, k + 2))
     ideal = np.append(0, np.cumsum(discounts))[np.minimum(sizes, k)]
-    gain: Floats = hit @ discounts[: hit.shape[1]] / np.maximum(ideal, 1)
+    gain: Float64 = hit @ discounts[: hit.shape[1]] / np.maximum(ideal, 1)
     return gain
 
 
-def _times_listed(k: int, ranked: Ints, catalogue_size: int) -> npt.NDArray[np.int64]:
+def _times_listed(k: int, ranked: Ints, catalogue_size: int) -> Int64:
     """How many of the first k places each item has, [catalogue_size], from item 1 on."""
     times = np.bincount(_top(k, ranked).ravel(), minlength=catalogue_size + 1)
     if times.size > catalogue_size + 1:

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float32, Float64, Int32
 from recall.config import SamplerName
 
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 UNIGRAM_POWER = 0.75
 
 
@@ -24,7 +22,7 @@ class Negatives:
     """Item indexes [s] and the correction [s] that is subtracted from their logits."""
 
     items: Int32
-    corrections: npt.NDArray[np.float32]
+    corrections: Float32
 
 
 Draw = Callable[[np.random.Generator, Int32], Negatives]
@@ -41,7 +39,7 @@ class Counts:
 
     watches: Float64
     positives: Float64
-    offered: npt.NDArray[np.bool_] | None = None
+    offered: Flags | None = None
 
 
 def background(sampler: SamplerName, counts: Counts) -> Float64:

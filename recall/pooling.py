@@ -6,13 +6,9 @@ have.
 """
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32, Int32
 from recall.compiled_loops import average_bags, spread_gradient
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
 class Pooling:

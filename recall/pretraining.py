@@ -3,13 +3,12 @@ gensim.
 """
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
 from recall.tower import TowerSpec
 
-Float32 = npt.NDArray[np.float32]
 SPREAD = 0.05
 
 

@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float64, Int32
 from features.dataset import Dataset
 from features.histories import samples_of
 from features.impressions import Impressions
@@ -22,9 +22,6 @@ from recall.tower import Tower
 from recall.tower_scores import list_columns, rolled_columns
 from recall.train import TrainingJob, train_incrementally
 from recall.train_blender import fit_blender
-
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)

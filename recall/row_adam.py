@@ -11,41 +11,30 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from recall.compiled_loops import move_rows
+from features.arrays import Float32, Int32
+from recall.compiled_loops import BETA1, BETA2, move_rows
 from recall.pooling import distinct
 from recall.tower import ItemFacts, TowerSpec, item_rows
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 Arrays = dict[str, npt.NDArray[np.generic]]
 Gradient = tuple[Int32, Float32]
-EPSILON = 1e-8
 
 
 class RowAdam:
     """A table under Adam whose moments are kept and touched only for the rows a batch names."""
 
-    def __init__(
-        self, values: Float32, rate: float, beta1: float = 0.9, beta2: float = 0.999
-    ) -> None:
+    def __init__(self, values: Float32, rate: float) -> None:
         self.values = values.copy()
         self._first, self._second = np.zeros_like(values), np.zeros_like(values)
-        self._rate, self._beta1, self._beta2 = rate, beta1, beta2
-        self._steps = 0
+        self._rate, self._steps = rate, 0
 
     def apply(self, rows: Int32, gradient: Float32, rate: float = 1.0) -> None:
         """One step for distinct rows [r] with their gradients [r, dim], at a share of the learning
         rate.
         """
         self._steps += 1
-        step = (
-            rate
-            * self._rate
-            * np.sqrt(1 - self._beta2**self._steps)
-            / (1 - self._beta1**self._steps)
-        )
-        scalars = (np.float32(scalar) for scalar in (step, self._beta1, self._beta2, EPSILON))
-        move_rows(self.values, self._first, self._second, rows, gradient, *scalars)
+        step = rate * self._rate * np.sqrt(1 - BETA2**self._steps) / (1 - BETA1**self._steps)
+        move_rows(self.values, self._first, self._second, rows, gradient, np.float32(step))
 
     def state(self) -> Arrays:
         """All that the next step depends on."""

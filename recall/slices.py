@@ -8,13 +8,10 @@ is NaN.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float64, Ints
 from recall.metrics import RelevantItems
 
-Ints = npt.NDArray[np.integer]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Slices = Mapping[str, Flags]
 
 
@@ -28,7 +25,7 @@ def users_by_activity(watches: Ints) -> dict[str, Flags]:
     }
 
 
-def items_by_age(days: Floats) -> dict[str, Flags]:
+def items_by_age(days: Float64) -> dict[str, Flags]:
     """Items by their age in days at the lists' instant, [items] -> [items] each; 0 or less is in
     none.
     """
@@ -39,7 +36,7 @@ def items_by_age(days: Floats) -> dict[str, Flags]:
     }
 
 
-def items_by_popularity(watches: Ints | Floats, there: Flags) -> dict[str, Flags]:
+def items_by_popularity(watches: Ints | Float64, there: Flags) -> dict[str, Flags]:
     """Items by their completed watches before the lists' instant, [items] -> [items] each.
 
     From the most watched item down, the head is the items with the first third of all watches, the
@@ -57,7 +54,7 @@ def items_by_popularity(watches: Ints | Floats, there: Flags) -> dict[str, Flags
     }
 
 
-def sliced_means(values: Mapping[str, Floats], users: Slices) -> dict[str, float]:
+def sliced_means(values: Mapping[str, Float64], users: Slices) -> dict[str, float]:
     """The mean of each metric (`{"hr@50": [users]}`, NaN = nothing to evaluate) by slice:
     `{"hr@50/slice": mean}`.
     """
@@ -86,14 +83,14 @@ def found_shares(ks: Sequence[int], listed_at: Ints, slices: Slices) -> dict[str
     }
 
 
-def _watches_of_more_popular(watches: Ints | Floats) -> Floats:
+def _watches_of_more_popular(watches: Ints | Float64) -> Float64:
     """All watches of the items that have more watches than this one, [items]."""
     ascending = np.sort(watches)
     upwards = np.append(np.cumsum(ascending[::-1], dtype=np.float64)[::-1], 0.0)
-    more: Floats = upwards[np.searchsorted(ascending, watches, side="right")]
+    more: Float64 = upwards[np.searchsorted(ascending, watches, side="right")]
     return more
 
 
-def _mean(values: Floats) -> float:
+def _mean(values: Float64) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
+from features.arrays import Flags, Float32, Int32, Int64
 from recall.pooling import Pooling
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 SHARD = 8192
 # Numbers enter as x, x^2 and sqrt(x) (paper, section 4.1).
 POWERS = 3
@@ -77,7 +76,7 @@ class TowerInputs:
     def __len__(self) -> int:
         return len(self.watches)
 
-    def take(self, rows: npt.NDArray[np.int64] | slice) -> "TowerInputs":
+    def take(self, rows: Int64 | slice) -> "TowerInputs":
         categories = {name: codes[rows] for name, codes in self.categories.items()}
         return TowerInputs(
             self.watches[rows],
@@ -102,7 +101,7 @@ class ItemFacts:
 
     codes: Mapping[str, Int32]
     values: Float32
-    listed: npt.NDArray[np.bool_]
+    listed: Flags
 
     @classmethod
     def plain(cls, items: int) -> "ItemFacts":

@@ -5,16 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32, Float64, Int32, Int64, Intp
 from recall.candidates import Candidates
 from recall.inputs import UserInputs
 from recall.tower import Tower
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 SHARD = 100_000
 
@@ -27,9 +22,7 @@ class TowerScoreFeatures:
 
     tower: Tower
 
-    def columns(
-        self, vectors: Float32, scores: Float64, of_row: npt.NDArray[np.intp]
-    ) -> dict[str, Float64]:
+    def columns(self, vectors: Float32, scores: Float64, of_row: Intp) -> dict[str, Float64]:
         """`recall_score` and `recall_z` of rows: scores [n] of the users vectors[of_row[n]]."""
         # Mean and deviation of a user's scores follow from the item vectors' own moments.
         mean, covariance = self._item_moments

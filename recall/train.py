@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Int64
 from features.calendar import grid_before, shortest_at_least
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
@@ -23,8 +23,6 @@ from recall.tower import Tower, TowerSpec
 from recall.train_tower import RATE_DROP, Callbacks, TrainingRun, fit_tower
 from recall.trainer import ID_DROPOUT, TowerTrainer, grown_tower, new_tower
 from recall.validator import validator_of
-
-Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float64, Int32
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
 from recall.blender import GROUPS, USERS_A_SHARD, Blend, Blender, best, flat_blend, group_of
@@ -22,12 +22,6 @@ from recall.generators.retrieval import Found, build_generators, in_force
 from recall.index import index_of
 from recall.logit import TrainingSet, fit, join_training_sets
 from recall.tower import Tower
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Intp = npt.NDArray[np.intp]
-Flags = npt.NDArray[np.bool_]
 
 # The share of the users who validate what was fitted on the others.
 VALIDATION_SHARE = 0.2

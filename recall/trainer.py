@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Flags, Float32, Int32
 from features.quiet import quietly
 from features.random_streams import Stream, rng_of
 
@@ -31,8 +32,6 @@ from recall.pooling import Pooling, distinct
 from recall.row_adam import Arrays, EmbeddingTables, table_names
 from recall.tower import POWERS, ItemFacts, Tower, TowerInputs, TowerSpec, poolings
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 INITIAL_SPREAD = 0.05
 # Positives from which a step is worth compiling by XLA: it then takes up to a fifth less, but each
 # new size seconds.
@@ -235,7 +234,7 @@ class TowerTrainer:
             return None
         return (self._rng.random((rows, 1)) >= self._id_dropout).astype(np.float32)
 
-    def _heard(self, positives: int) -> npt.NDArray[np.bool_] | None:
+    def _heard(self, positives: int) -> Flags | None:
         """Which embedded values dropout leaves, [positives, width]: drawn here, for it costs XLA a
         step.
         """

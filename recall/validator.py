@@ -5,15 +5,11 @@ on.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32, Int32, Int64, Intp
 from features.histories import Histories
 from recall.inputs import UserInputs
 from recall.tower import Tower
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 JUDGED_AT, JUDGED_WATCHES, JUDGED_CELLS = 50, 20_000, 1 << 25
 
@@ -85,9 +81,7 @@ def ranks(scores: Float32, own: Float32) -> Int64:
     return places
 
 
-def _watched(
-    histories: Histories, users: Int32, ends: Int64, items: int
-) -> tuple[npt.NDArray[np.intp], Int32]:
+def _watched(histories: Histories, users: Int32, ends: Int64, items: int) -> tuple[Intp, Int32]:
     """Row and item of everything that had been watched by each end."""
     starts = histories.offsets[users]
     lengths = ends - starts

@@ -1,9 +1,9 @@
 """What several test files share: the composed stack as Compose reads it, requests to generators,
-and a log whose next watch is known."""
+a log whose next watch is known, and simulated worlds."""
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from hypothesis import settings
 
 from features.histories import histories_of
 from features.side_features import SideFeatures
+from features.simulation.simulated_log import SimulatedLog, simulate, write
+from features.simulation.world import World, WorldConfig
 from features.split import Split
+from features.timeline import pair_keys
 from features.vocabulary import Vocabulary
 from recall.candidates import Pairs
 from recall.generators.base import Log, Requests
@@ -68,8 +71,8 @@ def asked() -> Callable[..., Requests]:
     ) -> Requests:
         last = np.array(watches, np.int32)
         users = np.arange(1, len(last) + 1, dtype=np.int32)
-        codes = np.array(sorted((row << 32) | item for row, item in seen), np.int64)
-        pairs = Pairs(codes, np.bincount(codes >> 32, minlength=len(users)))
+        rows, items = np.array(sorted(seen), np.int64).reshape(-1, 2).T
+        pairs = Pairs(pair_keys(rows, items), np.bincount(rows, minlength=len(users)))
         units = np.broadcast_to(np.array(vectors, np.float32), (len(users), len(vectors[0])))
         return Requests(
             users, np.ascontiguousarray(units), last, pairs, np.count_nonzero(last, axis=1)
@@ -138,3 +141,81 @@ def random_tower(as_of: int, items: int, seed: int, dim: int = 4) -> Tower:
     }
     weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
     return Tower(shape, weights, ItemFacts.plain(items))
+
+
+@pytest.fixture(scope="session")
+def simulated() -> tuple[World, SimulatedLog]:
+    """A world of 1,500 users at first and the log of its five days, 30,000 impressions each."""
+    return simulate(
+        WorldConfig(
+            users=1_500,
+            users_a_day=30,
+            items=600,
+            items_a_day=60,
+            days=5,
+            impressions_a_day=30_000,
+            topics=12,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def world(simulated: tuple[World, SimulatedLog]) -> World:
+    return simulated[0]
+
+
+@pytest.fixture(scope="session")
+def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
+    return simulated[1]
+
+
+@pytest.fixture(scope="session")
+def clicks_at() -> Callable[..., SimulatedLog]:
+    """A log of clicks at position 1 in a world: user i clicks items[i] so many hours after an
+    instant, all in time order.
+    """
+
+    def clicks(
+        world: World, log: SimulatedLog, as_of: int, hours: list[int], items: list[int]
+    ) -> SimulatedLog:
+        count = len(items)
+        return replace(
+            log,
+            user_id=world.user_ids[:count],
+            item_id=world.item_ids[items],
+            timestamp=(as_of + np.array(hours) * HOUR).view("datetime64[us]"),
+            clicked=np.ones(count, dtype=bool),
+            position=np.ones(count, dtype=np.int64),
+            watch_seconds=np.ones(count),
+        )
+
+    return clicks
+
+
+@pytest.fixture(scope="session")
+def tiny_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a simulated log of 40 users at first and two days, with its ground truth."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = WorldConfig(
+        users=40,
+        users_a_day=2,
+        items=80,
+        items_a_day=5,
+        days=2,
+        impressions_a_day=600,
+        topics=8,
+        favourite_topics=2,
+    )
+    write(*simulate(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> tuple[str, ...]:
+    """Settings by which a whole run trains in seconds: small models, two epochs, short lists."""
+    recall = ("dim=4", "depth=1", "width=4", "epochs=2", "blocks=2", "history=5", "k=20")
+    return (
+        *(f"recall.{setting}" for setting in recall),
+        "ranking.epochs=2",
+        "ranking.hidden=[4]",
+    )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from features.histories import histories_of
 from recall import baselines
 from recall.baselines import (
+    LogBefore,
     ease,
     ease_fits,
     ease_lists,
@@ -76,7 +77,7 @@ def two_tastes() -> Any:
 @BOTH
 def test_even_users_are_offered_even_items(lists: Lists) -> None:
     watches = histories(two_tastes())
-    found = lists(watches, ITEMS, asked(1, 2, 3, 4, 5, 6), watches, AS_OF, 1)
+    found = lists(LogBefore(watches, watches, ITEMS, AS_OF), asked(1, 2, 3, 4, 5, 6), 1)
     for user, items in zip(found.users, found.items, strict=True):
         mine = watches.items[watches.offsets[user] : watches.offsets[user + 1]]
         assert items.tolist() == sorted({*range(2 - user % 2, ITEMS, 2)} - {*mine.tolist()})
@@ -129,7 +130,7 @@ def test_whoever_watched_very_much_says_what_goes_together_by_the_last_watches_a
     # goes unsaid.
     events = [(1, hour, item) for hour, item in enumerate([5, 6, 4, 3, 2])] + [(2, 1, 4)]
     events += [(1, AS_OF + 1, 5), (3, 1, 8), (4, 1, 8), (5, 1, 8)]
-    found = item_knn_lists(histories(events), ITEMS, asked(2), histories([]), AS_OF, 4)
+    found = item_knn_lists(LogBefore(histories(events), histories([]), ITEMS, AS_OF), asked(2), 4)
     assert set(found.items[0, :2].tolist()) == {2, 3}
     assert found.items[0, 2] == 8
 
@@ -148,7 +149,9 @@ def test_the_neighbours_of_all_that_a_user_watched_count() -> None:
     ]
     watched = binary(events)
     expected = (watched @ dense_cosines(watched))[1]
-    found = item_knn_lists(histories(events), ITEMS, asked(1), histories(events), AS_OF, 2)
+    found = item_knn_lists(
+        LogBefore(histories(events), histories(events), ITEMS, AS_OF), asked(1), 2
+    )
     assert found.items.tolist() == [[4, 3]]
     np.testing.assert_allclose(found.scores[0], expected[[4, 3]], rtol=1e-5)
 
@@ -189,7 +192,7 @@ def test_lists_are_the_best_unseen_items_then_the_most_watched(
     scores = watched @ (
         dense_ease(watched, baselines.PENALTY) if is_ease else dense_cosines(watched)
     )
-    found = lists(watches, ITEMS, users, clicks, AS_OF, k)
+    found = lists(LogBefore(watches, clicks, ITEMS, AS_OF), users, k)
     assert found.users.tolist() == users.tolist()
     for user, items, values in zip(users, found.items, found.scores, strict=True):
         eligible = {*range(1, ITEMS)} - {
@@ -229,7 +232,8 @@ def test_what_comes_at_or_after_the_instant_and_items_beyond_the_catalogue_chang
     ]
     users = asked(*range(1, 8))
     before, after = (
-        lists(w, ITEMS, users, w, AS_OF, 5) for w in (histories(early), histories(early + late))
+        lists(LogBefore(w, w, ITEMS, AS_OF), users, 5)
+        for w in (histories(early), histories(early + late))
     )
     np.testing.assert_array_equal(before.items, after.items)
     np.testing.assert_array_equal(before.scores, after.scores)
@@ -238,7 +242,7 @@ def test_what_comes_at_or_after_the_instant_and_items_beyond_the_catalogue_chang
 @BOTH
 def test_a_user_without_history_gets_what_is_most_watched(lists: Lists) -> None:
     watches = histories([(1, 1, 3), (2, 1, 3), (3, 1, 3), (1, 2, 5), (2, 2, 5), (3, 2, 1)])
-    found = lists(watches, ITEMS, asked(7), histories([(7, 1, 5)]), AS_OF, 4)
+    found = lists(LogBefore(watches, histories([(7, 1, 5)]), ITEMS, AS_OF), asked(7), 4)
     assert found.items.tolist() == [[3, 1, 8, 7]]
     assert (found.scores < 0).all()
 
@@ -251,7 +255,7 @@ def test_what_fills_a_list_scores_less_than_what_ease_says_least_of(
     pairs = [(user, 1, item) for user in range(1, 41) for item in (1, (2, 3, 4, 8)[user % 4])]
     watches = histories([*pairs, (41, 1, 2), (41, 1, 3), (41, 1, 4)], 42)
     monkeypatch.setattr(baselines, "PENALTY", 0.1)
-    found = ease_lists(watches, ITEMS, asked(41), watches, AS_OF, 5)
+    found = ease_lists(LogBefore(watches, watches, ITEMS, AS_OF), asked(41), 5)
     assert found.items.tolist() == [[1, 8, 7, 6, 5]]
     assert found.scores[0, 1] < -1
     assert (np.diff(found.scores[0]) <= 0).all()
@@ -260,7 +264,10 @@ def test_what_fills_a_list_scores_less_than_what_ease_says_least_of(
 @BOTH
 def test_a_log_without_any_watch_yet_gives_the_newest_items(lists: Lists) -> None:
     nothing = histories([(1, AS_OF, 3)])
-    assert lists(nothing, ITEMS, asked(1, 2), nothing, AS_OF, 2).items.tolist() == [[8, 7], [8, 7]]
+    assert lists(LogBefore(nothing, nothing, ITEMS, AS_OF), asked(1, 2), 2).items.tolist() == [
+        [8, 7],
+        [8, 7],
+    ]
 
 
 @BOTH
@@ -268,10 +275,10 @@ def test_lists_in_many_shards_are_the_lists_in_one(
     lists: Lists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watches, users = histories(two_tastes()), asked(6, 2, 7, 1, 5)
-    whole = lists(watches, ITEMS, users, watches, AS_OF, 6)
+    whole = lists(LogBefore(watches, watches, ITEMS, AS_OF), users, 6)
     monkeypatch.setattr("recall.candidates.SHARD", 2)
     monkeypatch.setattr(baselines, "SHARD", 2)
-    parts = lists(watches, ITEMS, users, watches, AS_OF, 6)
+    parts = lists(LogBefore(watches, watches, ITEMS, AS_OF), users, 6)
     np.testing.assert_array_equal(parts.items, whole.items)
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-5)
 
@@ -281,8 +288,8 @@ def test_ease_is_for_catalogues_of_a_limited_number_of_watched_items(
 ) -> None:
     monkeypatch.setattr(baselines, "EASE_ITEMS", 2)
     watches = histories([(1, 1, 3), (1, 2, 5), (1, 3, 3), (1, AS_OF, 7), (2, 1, ITEMS)])
-    assert ease_fits(watches, ITEMS, AS_OF)
-    assert ease_lists(watches, ITEMS, asked(2), watches, AS_OF, 1).items.shape == (1, 1)
-    assert not ease_fits(watches, ITEMS, AS_OF + 1)
+    assert ease_fits(LogBefore(watches, watches, ITEMS, AS_OF))
+    assert ease_lists(LogBefore(watches, watches, ITEMS, AS_OF), asked(2), 1).items.shape == (1, 1)
+    assert not ease_fits(LogBefore(watches, watches, ITEMS, AS_OF + 1))
     with pytest.raises(ValueError, match="at most 2 watched items, found 3"):
-        ease_lists(watches, ITEMS, asked(2), watches, AS_OF + 1, 1)
+        ease_lists(LogBefore(watches, watches, ITEMS, AS_OF + 1), asked(2), 1)

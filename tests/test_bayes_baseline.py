@@ -1,54 +1,32 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from features.arrays import Float64
 from features.schema import DAY, HOUR
 from features.simulation import world as w
 from features.simulation.bayes_baseline import beliefs
 from features.simulation.simulated_log import SURFACES, SimulatedLog, simulate
 from features.simulation.world import World, WorldConfig
 
-CONFIG = WorldConfig(
-    users=1_200,
-    users_a_day=20,
-    items=300,
-    items_a_day=40,
-    days=4,
-    impressions_a_day=20_000,
-    topics=12,
-)
-AT = CONFIG.origin + 3 * DAY + 15 * HOUR
+AT = WorldConfig().origin + 3 * DAY + 15 * HOUR
 
 
 @pytest.fixture(scope="module")
-def simulated() -> tuple[World, SimulatedLog]:
-    return simulate(CONFIG)
-
-
-@pytest.fixture(scope="module")
-def world(simulated: tuple[World, SimulatedLog]) -> World:
-    return simulated[0]
-
-
-@pytest.fixture(scope="module")
-def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
-    return simulated[1]
-
-
-@pytest.fixture(scope="module")
-def impartial() -> tuple[World, SimulatedLog]:
+def impartial(world: World) -> tuple[World, SimulatedLog]:
     """A world whose feed does not know tastes: then what was shown tells nothing, and beliefs must
     be exact.
     """
-    return simulate(CONFIG.model_copy(update={"taste_share": 0.0, "popular_share": 0.3}))
+    return simulate(world.config.model_copy(update={"taste_share": 0.0, "popular_share": 0.3}))
 
 
 def test_without_a_log_the_reader_believes_the_prior(world: World, log: SimulatedLog) -> None:
-    belief = beliefs(world, log, CONFIG.origin)
+    belief = beliefs(world, log, world.config.origin)
     np.testing.assert_allclose(belief.sum(axis=(2, 3)), 1)
     np.testing.assert_allclose(belief.sum(axis=3), world.prior[world.users.band])
-    odds = w.channel_odds(CONFIG)[world.users.language]
+    odds = w.channel_odds(world.config)[world.users.language]
     np.testing.assert_allclose(belief.sum(axis=2), odds)
 
 
@@ -70,12 +48,12 @@ def test_beliefs_in_the_favourite_channel_are_calibrated_and_learnt(
 ) -> None:
     world, log = impartial
     belief = beliefs(world, log, AT).sum(axis=2)
-    true = world.users.favourite[..., None] == np.arange(CONFIG.channels_a_topic)
+    true = world.users.favourite[..., None] == np.arange(world.config.channels_a_topic)
     order = np.argsort(belief.ravel())
     for bucket in np.array_split(order, 10):
         error = np.sqrt(belief.ravel()[bucket].mean() / bucket.size) + 1e-3
         assert abs(true.ravel()[bucket].mean() - belief.ravel()[bucket].mean()) < 4.5 * error
-    prior = beliefs(world, log, CONFIG.origin).sum(axis=2)
+    prior = beliefs(world, log, world.config.origin).sum(axis=2)
     assert np.log(belief[true]).mean() > np.log(prior[true]).mean()
 
 
@@ -100,10 +78,10 @@ def test_later_rows_change_no_belief(world: World, log: SimulatedLog) -> None:
 
 
 def test_an_ignored_topic_is_believed_in_less_and_a_watched_one_more(
-    impartial: tuple[World, SimulatedLog],
+    impartial: tuple[World, SimulatedLog], clicks_at: Callable[..., SimulatedLog]
 ) -> None:
     world, log = impartial
-    rows = _one_row_a_user(world, log, hours=[-3] * 8, items=list(range(8)))
+    rows = clicks_at(world, log, AT, hours=[-3] * 8, items=list(range(8)))
     watched = replace(rows, watch_seconds=world.items.duration[:8] * 0.9)
     ignored = replace(rows, clicked=np.zeros(8, dtype=bool), watch_seconds=np.zeros(8))
     user, topic = world.user_index(rows.user_id), world.topic_of(world.item_index(rows.item_id))
@@ -115,24 +93,8 @@ def test_an_ignored_topic_is_believed_in_less_and_a_watched_one_more(
     assert (before < high).all()
 
 
-def _believed_in_truth(world: World, belief: w.Floats) -> w.Floats:
+def _believed_in_truth(world: World, belief: Float64) -> Float64:
     """The belief in each user's true level of day 3, by topic: [users, topics]."""
     joined = world.users.joined_day <= 3
     levels = world.levels[3, joined][..., None].astype(np.int64)
     return np.asarray(np.take_along_axis(belief.sum(axis=3)[joined], levels, axis=2))
-
-
-def _one_row_a_user(
-    world: World, log: SimulatedLog, hours: list[int], items: list[int]
-) -> SimulatedLog:
-    """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
-    count = len(items)
-    return replace(
-        log,
-        user_id=world.user_ids[:count],
-        item_id=world.item_ids[items],
-        timestamp=(AT + np.array(hours) * HOUR).view("datetime64[us]"),
-        clicked=np.ones(count, dtype=bool),
-        position=np.ones(count, dtype=np.int64),
-        watch_seconds=np.ones(count),
-    )

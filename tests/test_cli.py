@@ -60,6 +60,10 @@ class Shell:
         said = self._captured.readouterr()
         return Said(code, said.out, said.err)
 
+    def run(self, data: Path, out: Path, *options: str | Path, source: str = "canonical") -> Said:
+        """`funnel run` on a folder's log, with further options."""
+        return self("run", "--source", source, "--data", data, "--out", out, *options)
+
 
 def _exit_code_of(program: Callable[[], None]) -> int:
     try:
@@ -118,34 +122,20 @@ def test_an_unknown_command_or_option_is_bad_input(funnel: Shell) -> None:
 def test_a_wrong_setting_is_refused_before_anything_is_written(
     funnel: Shell, data: Path, tmp_path: Path, setting: str, words: str
 ) -> None:
-    said = funnel(
-        "run", "--source", "canonical", "--data", data, "--out", tmp_path / "out", "--set", setting
-    )
+    said = funnel.run(data, tmp_path / "out", "--set", setting)
     assert refused(said, words)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_folder_is_refused(funnel: Shell, tmp_path: Path) -> None:
-    said = funnel(
-        "run", "--source", "canonical", "--data", tmp_path / "nowhere", "--out", tmp_path / "out"
-    )
+    said = funnel.run(tmp_path / "nowhere", tmp_path / "out")
     assert refused(said, "there is no such folder")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_configuration_is_refused(funnel: Shell, data: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere.toml"
-    said = funnel(
-        "run",
-        "--source",
-        "canonical",
-        "--data",
-        data,
-        "--out",
-        tmp_path / "out",
-        "--config",
-        nowhere,
-    )
+    said = funnel.run(data, tmp_path / "out", "--config", nowhere)
     assert refused(said, "nowhere.toml: the configuration cannot be read")
 
 
@@ -169,8 +159,7 @@ def test_a_setting_that_the_log_does_not_bear_is_refused(
     funnel: Shell, data: Path, tmp_path: Path, tracking: str, setting: str, words: str
 ) -> None:
     out = tmp_path / "out"
-    target: list[str | Path] = ["--data", data, "--out", out, "--tracking", tracking]
-    assert refused(funnel("run", "--source", "canonical", *target, "--set", setting), words)
+    assert refused(funnel.run(data, out, "--tracking", tracking, "--set", setting), words)
     assert not list(out.glob("*.*"))
     assert not list(out.glob("artefacts/split/*"))
 
@@ -191,9 +180,7 @@ def test_a_faulty_log_is_refused_with_file_column_and_value(
 ) -> None:
     (data / "interactions.csv").write_text(content)
     out = tmp_path / "out"
-    said = funnel(
-        "run", "--source", "canonical", "--data", data, "--out", out, "--tracking", tracking
-    )
+    said = funnel.run(data, out, "--tracking", tracking)
     assert refused(said, words)
     assert not list(out.glob("*.*"))
 
@@ -203,9 +190,7 @@ def test_a_column_called_like_a_feature_is_refused(
 ) -> None:
     (data / "users.csv").write_text("user_id,shown\n0,0.5\n1,1.5\n")
     out = tmp_path / "out"
-    said = funnel(
-        "run", "--source", "canonical", "--data", data, "--out", out, "--tracking", tracking
-    )
+    said = funnel.run(data, out, "--tracking", tracking)
     assert refused(
         said,
         "The users table has a column shown, and user_shown is a feature that is made of the log",
@@ -217,24 +202,14 @@ def test_an_unknown_source_is_refused_with_the_known_ones(
     funnel: Shell, data: Path, tmp_path: Path, tracking: str
 ) -> None:
     out = tmp_path / "out"
-    said = funnel("run", "--source", "tiktok", "--data", data, "--out", out, "--tracking", tracking)
+    said = funnel.run(data, out, "--tracking", tracking, source="tiktok")
     assert refused(said, "source 'tiktok' is unknown; choose one of canonical, globo")
 
 
 def test_a_tracking_address_that_leads_nowhere_is_refused(
     funnel: Shell, data: Path, tmp_path: Path
 ) -> None:
-    said = funnel(
-        "run",
-        "--source",
-        "canonical",
-        "--data",
-        data,
-        "--out",
-        tmp_path / "out",
-        "--tracking",
-        "nowhere",
-    )
+    said = funnel.run(data, tmp_path / "out", "--tracking", "nowhere")
     assert refused(said, "tracking address nowhere")
 
 

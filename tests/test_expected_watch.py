@@ -10,6 +10,7 @@ from features.asof_features import AsOfFeatures
 from features.asof_log import AsOfLog
 from features.schema import HOUR
 from features.side_features import SideFeatures
+from features.timeline import pair_keys
 from recall.candidates import Pairs
 from recall.generators.base import Requests
 from recall.generators.expected_watch import Odds, fit_expected_watch, fit_odds
@@ -48,8 +49,8 @@ def features_of(events):
 
 
 def requests_of(users, seen=()):
-    codes = np.array(sorted((row << 32) | item for row, item in seen), np.int64)
-    pairs = Pairs(codes, np.bincount(codes >> 32, minlength=len(users)))
+    rows, items = np.array(sorted(seen), np.int64).reshape(-1, 2).T
+    pairs = Pairs(pair_keys(rows, items), np.bincount(rows, minlength=len(users)))
     none = np.zeros((len(users), 0))
     return Requests(
         users, none.astype(np.float32), none.astype(np.int32), pairs, np.ones(len(users), np.int64)

@@ -7,12 +7,10 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from features.arrays import Float32
 from recall.index import ItemIndex, approximate_index_of, cells_of, index_of
-
-Float32 = npt.NDArray[np.float32]
 
 KINDS = ("exact", "ivf", "pq")
 # What makes each kind look at everything.

@@ -5,9 +5,9 @@ is published.
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from features.arrays import Float32
 from recall import index_tuning
 from recall.config import RecallConfig
 from recall.index import ItemIndex, index_of
@@ -15,7 +15,6 @@ from recall.index_tuning import FEWEST, Trial, tune_index
 
 pytestmark = pytest.mark.slow
 
-Float32 = npt.NDArray[np.float32]
 
 K = 20
 

@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.simulation.simulated_log import simulate, write
-from features.simulation.world import WorldConfig
 from funnel.pipeline import PUBLISHED, STEPS, request_for
 from funnel.pipeline import make as make_step
 from funnel.store import (
@@ -43,27 +41,6 @@ TOUCHES = (
     "os.link",
     "os.listdir",
     "os.scandir",
-)
-WORLD = WorldConfig(
-    users=40,
-    users_a_day=2,
-    items=80,
-    items_a_day=5,
-    days=2,
-    impressions_a_day=600,
-    topics=8,
-    favourite_topics=2,
-)
-SMALL = (
-    *(
-        "recall.dim=4",
-        "recall.depth=1",
-        "recall.width=4",
-        "recall.epochs=1",
-        "recall.blocks=2",
-        "recall.history=5",
-    ),
-    *("ranking.epochs=1", "ranking.hidden=[4]", "recall.k=20", "ranking.top_k=5"),
 )
 
 
@@ -157,20 +134,10 @@ def _copy(prepared: Path, place: Path, number: int) -> Path:
     return shutil.copytree(prepared, place / f"killed-{number}")
 
 
-def started(data: Path, out: Path) -> "subprocess.Popen[bytes]":
-    settings = [word for setting in SMALL for word in ("--set", setting)]
-    command: list[str | Path] = [
-        FUNNEL,
-        "run",
-        "--source",
-        "canonical",
-        "--data",
-        data,
-        "--out",
-        out,
-        *settings,
-    ]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+def started(data: Path, out: Path, settings: tuple[str, ...]) -> "subprocess.Popen[bytes]":
+    words = [word for setting in settings for word in ("--set", setting)]
+    target: list[str | Path] = ["--source", "canonical", "--data", data, "--out", out]
+    return subprocess.Popen([FUNNEL, "run", *target, *words], stdout=subprocess.DEVNULL)
 
 
 def kill_in(artefact: str, out: Path, process: "subprocess.Popen[bytes]", delay: float) -> None:
@@ -194,26 +161,25 @@ def contents(out: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("world")
-    write(*simulate(WORLD), place)
-    shutil.rmtree(place / "truth")
-    return place
+def data(tiny_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log in canonical form, without the truth behind it."""
+    ignored = shutil.ignore_patterns("truth")
+    return shutil.copytree(tiny_log, tmp_path_factory.mktemp("canonical") / "log", ignore=ignored)
 
 
 def test_a_run_killed_twice_and_started_again_ends_where_an_undisturbed_one_does(
-    data: Path, tmp_path: Path
+    data: Path, tiny_models: tuple[str, ...], tmp_path: Path
 ) -> None:
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    undisturbed = started(data, calm)
+    undisturbed = started(data, calm, tiny_models)
     delays = np.random.default_rng(5).random(2)
     for artefact, delay in zip(("towers", "ranker"), delays, strict=True):
-        kill_in(artefact, killed, started(data, killed), float(delay))
+        kill_in(artefact, killed, started(data, killed, tiny_models), float(delay))
         folders = [
             path for path in killed.glob("artefacts/*/*") if path.is_dir() and path.name[0] != "."
         ]
         assert all(whole(folder) for folder in folders)
-    assert started(data, killed).wait() == 0
+    assert started(data, killed, tiny_models).wait() == 0
     assert undisturbed.wait() == 0
     assert contents(killed) == contents(calm)
     assert not list(killed.glob("artefacts/*/.partial-*"))
@@ -224,14 +190,19 @@ class Killed(BaseException):
 
 
 def test_towers_go_on_from_what_a_killed_run_left_and_nothing_of_it_is_left_behind(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tiny_models: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first epoch's loss is altered where the killed run kept it: the finished artefact has it
     so.
     """
     out = tmp_path / "out"
     request = request_for(
-        "canonical", str(data), str(out), "killed", f"sqlite:///{tmp_path / 'mlflow.db'}", SMALL
+        "canonical",
+        str(data),
+        str(out),
+        "killed",
+        f"sqlite:///{tmp_path / 'mlflow.db'}",
+        tiny_models,
     )
     for name in list(STEPS)[: list(STEPS).index("towers")]:
         make_step(name, request)

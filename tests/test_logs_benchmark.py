@@ -19,6 +19,7 @@ from features.errors import InputError
 from features.histories import histories_of
 from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
+from recall.baselines import LogBefore
 from recall.metrics import RelevantItems
 
 pytestmark = pytest.mark.slow
@@ -189,7 +190,7 @@ def test_a_peer_offers_even_items_to_even_users_and_nothing_seen(model: str) -> 
     seen = histories([*EVENTS, *clicks])
     # A hundred factors would learn by heart that nobody has watched what is not watched yet.
     found = implicit_peer.lists_of(
-        model, histories(EVENTS), 14, users, seen, AS_OF, 13, seed=0, factors=4
+        model, LogBefore(histories(EVENTS), seen, 14, AS_OF), users, 13, seed=0, factors=4
     )
     for user, items in zip(users, found.items, strict=True):
         mine, listed = (
@@ -210,7 +211,7 @@ def test_a_peer_knows_nothing_of_later(model: str) -> None:
     late = [(1, AS_OF, 2), (2, AS_OF + 1, 1), (PADDING, AS_OF, 3)]
     users = np.array([1, 2, PADDING], np.int32)
     before, after = (
-        implicit_peer.lists_of(model, watches, 14, users, watches, AS_OF, 13, seed=0)
+        implicit_peer.lists_of(model, LogBefore(watches, watches, 14, AS_OF), users, 13, seed=0)
         for watches in (histories(EVENTS), histories(EVENTS + late))
     )
     np.testing.assert_array_equal(before.items, after.items)

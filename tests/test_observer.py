@@ -13,9 +13,7 @@ import pandas as pd
 import pytest
 
 from features.errors import InputError
-from features.simulation.simulated_log import simulate, write
-from features.simulation.world import WorldConfig
-from funnel import airflow_tasks as airflow_tasks
+from funnel import airflow_tasks
 from funnel.observer import STAGES, observe
 from funnel.pipeline import STEPS, Observer, Request, make, request_for
 from funnel.run import run_pipeline
@@ -23,28 +21,6 @@ from recall.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.slow
 
-WORLD = WorldConfig(
-    users=40,
-    users_a_day=2,
-    items=80,
-    items_a_day=5,
-    days=2,
-    impressions_a_day=600,
-    topics=8,
-    favourite_topics=2,
-)
-SMALL = (
-    *(
-        "recall.dim=4",
-        "recall.depth=1",
-        "recall.width=4",
-        "recall.epochs=2",
-        "recall.blocks=2",
-        "recall.history=5",
-    ),
-    *("ranking.epochs=2", "ranking.hidden=[4]", "recall.k=20"),
-)
-CHANGED = (*SMALL, "recall.dim=3")
 LONGER = "ranking.top_k=15"
 RUNS = ("funnel", *STAGES)
 
@@ -75,25 +51,24 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("world")
-    write(*simulate(WORLD), place)
-    return place
-
-
-@pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("out")
 
 
 @pytest.fixture(scope="module")
-def store(data: Path, out: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(
+    tiny_log: Path,
+    tiny_models: tuple[str, ...],
+    out: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Store:
     """Two runs of the command line, the second with longer lists, and the second once more, for
     nothing.
     """
     store = Store(tmp_path_factory.mktemp("mlflow"))
-    for overrides in (SMALL, (*SMALL, LONGER), (*SMALL, LONGER)):
-        run_pipeline("simulated", data, out, None, overrides, store.address)
+    longer = (*tiny_models, LONGER)
+    for overrides in (tiny_models, longer, longer):
+        run_pipeline("simulated", tiny_log, out, None, overrides, store.address)
     return store
 
 
@@ -142,10 +117,10 @@ def test_a_name_says_what_was_changed(
 
 
 def test_the_summary_has_the_changed_settings_the_seed_the_source_and_the_split_as_params(
-    store: Store,
+    store: Store, tiny_models: tuple[str, ...]
 ) -> None:
     first, second = (run.data.params for run in store.runs("funnel"))
-    asked = {setting.split("=")[0] for setting in SMALL}
+    asked = {setting.split("=")[0] for setting in tiny_models}
     split = {
         f"split.{name}"
         for name in ("mode", "clock", "start", "label_start", "test_start", "test_end")
@@ -263,8 +238,11 @@ def test_every_run_names_its_data(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("stage", ["ingest", "features"])
-def test_the_log_s_counts_are_metrics(store: Store, data: Path, stage: str) -> None:
-    log, metrics = pd.read_parquet(data / "interactions.parquet"), store.runs(stage)[0].data.metrics
+def test_the_log_s_counts_are_metrics(store: Store, tiny_log: Path, stage: str) -> None:
+    log, metrics = (
+        pd.read_parquet(tiny_log / "interactions.parquet"),
+        store.runs(stage)[0].data.metrics,
+    )
     expected = {
         "rows": len(log),
         "users": log["user_id"].nunique(),
@@ -318,7 +296,12 @@ def make_all(
 
 @pytest.fixture
 def failed(
-    data: Path, out: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_log: Path,
+    tiny_models: tuple[str, ...],
+    out: Path,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[Store, Request, list[list[int]]]:
     """A run whose towers fail after the first was trained; which of its epochs MLflow had as each
     ended.
@@ -326,8 +309,9 @@ def failed(
     assert store.runs("funnel")
     shutil.copytree(out, tmp_path / "home")
     store, known = Store(tmp_path), list[list[int]]()
+    changed = (*tiny_models, "recall.dim=3")
     request = request_for(
-        "simulated", str(data), str(tmp_path / "home"), "2026-11-29", store.address, CHANGED
+        "simulated", str(tiny_log), str(tmp_path / "home"), "2026-11-29", store.address, changed
     )
 
     def look(text: str) -> None:
@@ -375,11 +359,11 @@ def test_a_failed_training_leaves_a_failed_run_with_its_epochs_and_a_retry_goes_
 
 
 def test_airflow_s_callback_fails_the_stage_of_a_task_that_was_killed_and_no_other(
-    data: Path, tmp_path: Path
+    tiny_log: Path, tmp_path: Path
 ) -> None:
     store = Store(tmp_path)
     request = request_for(
-        "simulated", str(data), str(tmp_path / "home"), "2026-11-29", store.address
+        "simulated", str(tiny_log), str(tmp_path / "home"), "2026-11-29", store.address
     )
     make_all(("ingest",), request)
     observe(request).on_stage_start("features")
@@ -402,14 +386,16 @@ def test_airflow_s_callback_fails_the_stage_of_a_task_that_was_killed_and_no_oth
     )
 
 
-def test_a_refused_log_is_a_failed_ingest_with_the_sentence(data: Path, tmp_path: Path) -> None:
+def test_a_refused_log_is_a_failed_ingest_with_the_sentence(
+    tiny_log: Path, tiny_models: tuple[str, ...], tmp_path: Path
+) -> None:
     store, spoilt = Store(tmp_path), tmp_path / "data"
     spoilt.mkdir()
-    pd.read_parquet(data / "interactions.parquet").drop(columns="timestamp").to_parquet(
+    pd.read_parquet(tiny_log / "interactions.parquet").drop(columns="timestamp").to_parquet(
         spoilt / "interactions.parquet"
     )
     with pytest.raises(InputError):
-        run_pipeline("canonical", spoilt, tmp_path / "out", None, SMALL, store.address)
+        run_pipeline("canonical", spoilt, tmp_path / "out", None, tiny_models, store.address)
     assert {
         name: [run.info.status for run in store.runs(name)] for name in ("ingest", "features")
     } == {

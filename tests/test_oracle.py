@@ -1,9 +1,11 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from features.arrays import Flags, Int64
 from features.errors import InputError
 from features.schema import DAY, HOUR
 from features.simulation import world as w
@@ -16,7 +18,7 @@ from features.simulation.oracle import (
     seen_before,
 )
 from features.simulation.simulated_log import SimulatedLog, simulate
-from features.simulation.world import Ints, World, WorldConfig, expected_seconds
+from features.simulation.world import World, WorldConfig, expected_seconds
 from features.vocabulary import Vocabulary
 from funnel.evaluation.simulation_report import policy_seconds
 from funnel.lists import RawIds
@@ -24,32 +26,8 @@ from ranking.policies import Logged, Policy, softmax_of_places
 
 pytestmark = pytest.mark.slow
 
-CONFIG = WorldConfig(
-    users=1_200,
-    users_a_day=20,
-    items=300,
-    items_a_day=40,
-    days=4,
-    impressions_a_day=20_000,
-    topics=12,
-)
-AT = CONFIG.origin + 3 * DAY + 15 * HOUR
+AT = WorldConfig().origin + 3 * DAY + 15 * HOUR
 NOTHING = UserItems(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
-
-
-@pytest.fixture(scope="module")
-def simulated() -> tuple[World, SimulatedLog]:
-    return simulate(CONFIG)
-
-
-@pytest.fixture(scope="module")
-def world(simulated: tuple[World, SimulatedLog]) -> World:
-    return simulated[0]
-
-
-@pytest.fixture(scope="module")
-def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
-    return simulated[1]
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +128,10 @@ def test_lists_of_another_shape_or_with_an_item_twice_are_refused(world: World) 
 
 
 def test_popular_lists_count_completed_watches_of_the_last_day(
-    world: World, log: SimulatedLog
+    world: World, log: SimulatedLog, clicks_at: Callable[..., SimulatedLog]
 ) -> None:
-    one = _one_row_a_user(
-        world, log, hours=[-30, -30, -30, -2, -2, -1, -1, -1], items=[9, 9, 9, 4, 4, 5, 5, 5]
+    one = clicks_at(
+        world, log, AT, hours=[-30, -30, -30, -2, -2, -1, -1, -1], items=[9, 9, 9, 4, 4, 5, 5, 5]
     )
     short = np.where(np.arange(8) >= 6, 0.5, 1e4)
     ask = Ask(world.user_ids[20:21], AT, 2)
@@ -225,23 +203,7 @@ def _holdout_shares(world: World, log: SimulatedLog) -> dict[str, float]:
     return {name: _share(users, items, log, rows) for name, items in lists.items()}
 
 
-def _share(users: Ints, lists: Ints, log: SimulatedLog, rows: w.Flags) -> float:
+def _share(users: Int64, lists: Int64, log: SimulatedLog, rows: Flags) -> float:
     listed = lists[np.searchsorted(users, log.user_id[rows])] == log.item_id[rows][:, None]
     seconds = log.watch_seconds[rows]
     return float(seconds[listed.any(axis=1)].sum() / seconds.sum())
-
-
-def _one_row_a_user(
-    world: World, log: SimulatedLog, hours: list[int], items: list[int]
-) -> SimulatedLog:
-    """A log of clicks at position 1: user i clicks items[i] at AT + hours[i], all in time order."""
-    count = len(items)
-    return replace(
-        log,
-        user_id=world.user_ids[:count],
-        item_id=world.item_ids[items],
-        timestamp=(AT + np.array(hours) * HOUR).view("datetime64[us]"),
-        clicked=np.ones(count, dtype=bool),
-        position=np.ones(count, dtype=np.int64),
-        watch_seconds=np.ones(count),
-    )

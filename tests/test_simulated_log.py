@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.arrays import Float64, Int64
 from features.errors import InputError
 from features.schema import CONTRACTS, DAY, HOUR
 from features.simulation import simulated_log as s
@@ -17,19 +18,10 @@ from features.simulation.simulated_log import (
     simulate,
     write,
 )
-from features.simulation.world import Floats, Ints, World, WorldConfig, expected_seconds
+from features.simulation.world import World, WorldConfig, expected_seconds
 
 pytestmark = pytest.mark.slow
 
-CONFIG = WorldConfig(
-    users=1_500,
-    users_a_day=30,
-    items=600,
-    items_a_day=60,
-    days=5,
-    impressions_a_day=30_000,
-    topics=12,
-)
 TINY = WorldConfig(
     users=60,
     users_a_day=5,
@@ -43,41 +35,26 @@ TINY = WorldConfig(
 
 
 @pytest.fixture(scope="module")
-def simulated() -> tuple[World, SimulatedLog]:
-    return simulate(CONFIG)
-
-
-@pytest.fixture(scope="module")
-def world(simulated: tuple[World, SimulatedLog]) -> World:
-    return simulated[0]
-
-
-@pytest.fixture(scope="module")
-def log(simulated: tuple[World, SimulatedLog]) -> SimulatedLog:
-    return simulated[1]
-
-
-@pytest.fixture(scope="module")
 def tiny() -> tuple[World, SimulatedLog]:
     return simulate(TINY)
 
 
-def _expected(world: World, log: SimulatedLog) -> Floats:
+def _expected(world: World, log: SimulatedLog) -> Float64:
     looked = w.examination(world.config.behaviour, log.position)
     return expected_seconds(world, log.user_id, log.item_id, log.timestamp) * looked
 
 
-def _z(values: Floats, truth: Floats | float) -> float:
+def _z(values: Float64, truth: Float64 | float) -> float:
     """By how many standard errors the mean of values misses the mean of the truth."""
     error = values - truth
     return float(error.mean() / (error.std() / np.sqrt(error.size)))
 
 
-def _microseconds(log: SimulatedLog) -> Ints:
+def _microseconds(log: SimulatedLog) -> Int64:
     return w.microseconds(log.timestamp)
 
 
-def _published_then(world: World, timestamps_us: Ints) -> Ints:
+def _published_then(world: World, timestamps_us: Int64) -> Int64:
     """How many items the feed could pick from: those out at the top of the hour."""
     return np.searchsorted(
         np.sort(world.items.published), timestamps_us // HOUR * HOUR, side="right"
@@ -109,7 +86,7 @@ def test_clicks_follow_the_position_bias(world: World, log: SimulatedLog) -> Non
     for position in range(1, 13):
         rows = log.position == position
         looked = log.clicked[rows].sum() / attraction[rows].sum()
-        assert looked == pytest.approx(position**-CONFIG.behaviour.examination, rel=0.08)
+        assert looked == pytest.approx(position**-world.config.behaviour.examination, rel=0.08)
 
 
 def test_the_click_rate_is_that_of_a_feed(log: SimulatedLog) -> None:
@@ -129,10 +106,10 @@ def test_propensities_of_one_slot_sum_to_one_over_all_items(
     world: World, log: SimulatedLog
 ) -> None:
     feed = _feed_after(world, log, pages=200)
-    items = np.arange(CONFIG.items_by(3))
+    items = np.arange(world.config.items_by(3))
     page, item = (grid.ravel() for grid in np.meshgrid(np.arange(200), items, indexing="ij"))
     barred = s._seen_chances(feed)
-    ways = s._ways(CONFIG, barred)[page]
+    ways = s._ways(world.config, barred)[page]
     picks = s._chances(feed, page, item) * ~feed.is_seen(page, item)[:, None] / (1 - barred[page])
     at_random = ways[:, 2] * np.isin(item, feed.shelves.published) / feed.shelves.published.size
     total = ((ways[:, :2] * picks).sum(axis=1) + at_random).reshape(200, -1).sum(axis=1)
@@ -202,7 +179,7 @@ def test_what_a_user_clicked_is_shown_again_by_chance_only(world: World, log: Si
     place = np.minimum(np.searchsorted(first_click, pair), len(first_click) - 1)
     again = (first_click[place] == pair) & (np.arange(pair.size) > row_of_click[place])
     assert 0 < again.mean() < 0.01
-    by_chance = 1 - CONFIG.taste_share - CONFIG.popular_share
+    by_chance = 1 - world.config.taste_share - world.config.popular_share
     most = by_chance / (_published_then(world, _microseconds(log)[again]) - 12)
     exhausted = log.propensity[again] > most
     assert exhausted.mean() < 0.05
@@ -232,12 +209,14 @@ def test_a_page_has_eight_to_twelve_distinct_items(log: SimulatedLog) -> None:
     assert len(np.unique(page * 10**9 + log.item_id[order])) == len(order)
 
 
-def test_activity_is_heavy_tailed_and_has_a_daily_rhythm(log: SimulatedLog) -> None:
+def test_activity_is_heavy_tailed_and_has_a_daily_rhythm(world: World, log: SimulatedLog) -> None:
     _, rows = np.unique(log.user_id, return_counts=True)
     assert np.percentile(rows, 99) > 4 * np.median(rows)
     by_hour = np.bincount(_microseconds(log) // HOUR % 24, minlength=24)
     assert by_hour[19:22].mean() > 4 * by_hour[1:5].mean()
-    assert len(log.user_id) == pytest.approx(CONFIG.days * CONFIG.impressions_a_day, rel=0.1)
+    assert len(log.user_id) == pytest.approx(
+        world.config.days * world.config.impressions_a_day, rel=0.1
+    )
 
 
 def test_new_users_come_every_day_and_only_from_their_day_on(
@@ -246,8 +225,8 @@ def test_new_users_come_every_day_and_only_from_their_day_on(
     user = world.user_index(log.user_id)
     day = world.day_of(_microseconds(log))
     assert (world.users.joined_day[user] <= day).all()
-    newcomers = user >= CONFIG.users
-    assert set(world.users.joined_day[user[newcomers]]) == set(range(CONFIG.days))
+    newcomers = user >= world.config.users
+    assert set(world.users.joined_day[user[newcomers]]) == set(range(world.config.days))
 
 
 def test_a_search_comes_just_before_a_page_that_leans_to_its_topic(
@@ -263,7 +242,9 @@ def test_a_search_comes_just_before_a_page_that_leans_to_its_topic(
     lead = (timestamps_us[pages] - searched_at[searches]) / s.SECOND
     assert lead.min() >= 20
     assert lead.max() < 90
-    names = np.array(w.topic_names(CONFIG))[world.topic_of(world.item_index(log.item_id[pages]))]
+    names = np.array(w.topic_names(world.config))[
+        world.topic_of(world.item_index(log.item_id[pages]))
+    ]
     of_its_topic = np.array(
         [
             name in query.split()
@@ -349,13 +330,13 @@ def test_users_who_have_seen_nearly_everything_are_still_served() -> None:
 
 def _feed_after(world: World, log: SimulatedLog, pages: int, same_user: bool = False) -> s._Feed:
     """The feed at noon of day 3 for the most active users, or for one of them many times over."""
-    top = CONFIG.origin + 3 * DAY + 12 * HOUR
+    top = world.config.origin + 3 * DAY + 12 * HOUR
     before = log.clicked & (_microseconds(log) < top)
     user, item = world.user_index(log.user_id[before]), world.item_index(log.item_id[before])
     seen = np.append(np.unique(user * len(world.items.channel) + item), s.NO_KEY)
     busiest = np.argsort(-np.bincount(user))[: 1 if same_user else pages]
     users = np.resize(busiest, pages)
-    pull = np.array(CONFIG.behaviour.level_pull)[world.levels[3, users]]
+    pull = np.array(world.config.behaviour.level_pull)[world.levels[3, users]]
     odds = pull / pull.sum(axis=1, keepdims=True)
     visits = s._Visits(top, users, np.full(pages, top), np.full(pages, 8), np.full(pages, -1), odds)
     return s._Feed(world, s.shelves(world, 3, top), visits, seen)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.timeline import Timeline, pair_keys, timeline_order
+from features.timeline import Timeline, pair_keys, pairs_of, timeline_order
 
 EVENTS = st.lists(st.tuples(st.integers(0, 6), st.integers(-5, 12)), max_size=40)
 QUESTIONS = st.lists(st.tuples(st.integers(-1, 7), st.integers(-7, 14)), min_size=1, max_size=20)
@@ -121,5 +121,6 @@ def test_spans_are_the_starts_and_ends_of_the_keys_that_have_events(monkeypatch,
 def test_keys_of_pairs_are_different_for_different_pairs() -> None:
     first, second = np.meshgrid(np.arange(40), np.arange(40))
     assert len(np.unique(pair_keys(first.ravel(), second.ravel()))) == 1_600
+    np.testing.assert_array_equal(pairs_of(pair_keys(first, second)), (first, second))
     assert pair_keys(np.array([3]), np.array([-1])) < 0
     assert pair_keys(np.array([2**31 - 1]), np.array([2**31 - 1])) > 0

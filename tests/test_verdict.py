@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from funnel.evaluation.verdict import Margin, _error, sentence_of
+from funnel.evaluation.list_metrics import ratio_error
+from funnel.evaluation.verdict import Margin, sentence_of
 
 
 def test_the_error_of_a_margin_is_that_of_a_bootstrap_of_users():
@@ -12,7 +13,7 @@ def test_the_error_of_a_margin_is_that_of_a_bootstrap_of_users():
     surplus = rng.normal(0.1, 0.5, 300) * seconds
     draws = rng.integers(0, 300, (4_000, 300))
     shares = surplus[draws].sum(axis=1) / seconds[draws].sum(axis=1)
-    assert _error(surplus, seconds) == pytest.approx(shares.std(), rel=0.1)
+    assert ratio_error(surplus, seconds) == pytest.approx(shares.std(), rel=0.1)
 
 
 def margins(ahead_of_recall, ahead_of_popularity, error=0.01):

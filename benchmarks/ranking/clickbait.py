@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.rankers import (
@@ -28,6 +27,7 @@ from benchmarks.shared.rankers import (
     summary,
 )
 from benchmarks.shared.tables import publish
+from features.arrays import Int32
 from features.simulation.simulated_log import load_ground_truth, simulate, write
 from features.simulation.world import WorldConfig, expected_seconds
 from funnel.context import StepContext, saved_candidates
@@ -36,8 +36,6 @@ from funnel.pipeline import Request
 from funnel.steps.ordering import lists_of as recalled_lists
 from ranking.list_order import ListOrder
 from ranking.recommend import Lists, recommender_of
-
-Int32 = npt.NDArray[np.int32]
 
 K = 10
 WEIGHTED, CLICKS = "exact", "click"

@@ -61,8 +61,9 @@ def main(arguments: Sequence[str]) -> list[Row]:
     with folder_of(options) as home:
         contest = contest_of(*ranking_context(options, home))
         for name in options.only or LINES:
+            published = {"paper's loss": PUBLISHED[name]} if name in PUBLISHED else {}
             rows.append(
-                {"line": name} | _evaluated(contest, options.seeds, LINES[name]) | _published(name)
+                {"line": name} | _evaluated(contest, options.seeds, LINES[name]) | published
             )
             print(rows[-1], file=sys.stderr, flush=True)
     publish(f"depth and width of the ranker, {options.source}", rows, options.tracking)
@@ -82,10 +83,6 @@ def _evaluated(contest: Contest, seeds: int, fields: Fields) -> Row:
     found = [figures(contest.truth, scores(ranker, contest.blocks)) for ranker in rankers]
     columns = ("loss", "XAUC", "MAE", "AUC")
     return summary([{name: row[name] for name in columns} for row in found], SPREAD)
-
-
-def _published(line: str) -> Row:
-    return {"paper's loss": PUBLISHED[line]} if line in PUBLISHED else {}
 
 
 if __name__ == "__main__":

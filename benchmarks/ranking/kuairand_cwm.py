@@ -14,7 +14,6 @@ seconds and counts equal predictions half. Run:
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.shared.options import start
@@ -30,9 +29,8 @@ from benchmarks.shared.protocols import (
 )
 from benchmarks.shared.rankers import Row, folder_of
 from benchmarks.shared.tables import publish
+from features.arrays import Float64
 from ranking import metrics
-
-Float64 = npt.NDArray[np.float64]
 
 SHORTEST, LONGEST = 5, 400
 TRAIN, VALIDATION, TEST = (20220408, 20220421), (20220422, 20220428), (20220429, 20220508)

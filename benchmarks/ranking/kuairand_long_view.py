@@ -13,7 +13,6 @@ training: they say whether the rows are those of the published table. Run:
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.ranking.kuairand_cwm import TEST, TRAIN, VALIDATION, between
@@ -29,9 +28,8 @@ from benchmarks.shared.protocols import (
 )
 from benchmarks.shared.rankers import GroundTruth, Row, folder_of
 from benchmarks.shared.tables import publish
+from features.arrays import Float64
 from ranking import metrics
-
-Float64 = npt.NDArray[np.float64]
 
 COLUMNS = ("user_id", "video_id", "date", "time_ms", "play_time_ms", "long_view")
 PUBLISHED = {

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.shared.options import start
@@ -29,9 +28,8 @@ from benchmarks.shared.protocols import (
 )
 from benchmarks.shared.rankers import Row, folder_of
 from benchmarks.shared.tables import publish
+from features.arrays import Float64, Int64
 from ranking import metrics
-
-Float64 = npt.NDArray[np.float64]
 
 TOO_LONG, JUDGED, VALIDATION = 10, 0.1, 0.1
 COLUMNS = ("user_id", "video_id", "timestamp", "play_duration", "video_duration")
@@ -61,13 +59,13 @@ def main(arguments: Sequence[str]) -> list[Row]:
     return rows
 
 
-def advertisements(data: Path) -> npt.NDArray[np.int64]:
+def advertisements(data: Path) -> Int64:
     """The videos that are advertisements."""
     videos = rows_in(data, "item_daily_features.csv", ("video_id", "video_type"))
     return videos.loc[videos["video_type"] == "AD", "video_id"].unique()
 
 
-def kept(rows: pd.DataFrame, advertisements: npt.NDArray[np.int64]) -> pd.DataFrame:
+def kept(rows: pd.DataFrame, advertisements: Int64) -> pd.DataFrame:
     """The rows of the protocol, with a clock that can be read."""
     short = rows["play_duration"] < TOO_LONG * rows["video_duration"]
     return some(

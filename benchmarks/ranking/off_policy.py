@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
+from features.arrays import Int64
 from features.simulation.oracle import Ask, reference_lists
 from features.simulation.simulated_log import SimulatedLog, simulate
 from features.simulation.world import World, WorldConfig, expected_seconds, microseconds
@@ -31,9 +32,6 @@ from ranking.config import OffPolicyConfig
 from ranking.off_policy import Evaluation, evaluated
 from ranking.policies import Logged, Policy, softmax_of_places
 
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 Row = dict[str, str | float]
 
 POLICIES = ("popular", "bayes_baseline")

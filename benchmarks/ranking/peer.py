@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shared.lightgbm_peer import OBJECTIVES, chosen, fitted
 from benchmarks.shared.options import Options, start
@@ -33,10 +32,9 @@ from benchmarks.shared.rankers import (
     summary,
 )
 from benchmarks.shared.tables import publish
+from features.arrays import Float64, Intp
 from ranking import metrics
 from ranking.metrics import by_duration
-
-Float64 = npt.NDArray[np.float64]
 
 DURATION = "item_duration_seconds"
 DURATION_BUCKETS = 50
@@ -144,7 +142,7 @@ def duration_means(contest: Contest) -> Float64:
     return means[_buckets(contest.blocks["item"].numbers[DURATION], edges)]
 
 
-def _buckets(durations: Float64, edges: Float64) -> npt.NDArray[np.intp]:
+def _buckets(durations: Float64, edges: Float64) -> Intp:
     return np.where(
         np.isnan(durations), len(edges) + 1, np.searchsorted(edges, durations, side="right")
     )

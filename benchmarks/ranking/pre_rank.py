@@ -19,13 +19,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shared.clocks import milliseconds, timed
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.processes import in_own_process, one_core
 from benchmarks.shared.rankers import Row, add_log_options, folder_of, ranking_context
 from benchmarks.shared.tables import publish
+from features.arrays import Float64
 from features.errors import InputError
 from funnel.context import StepContext, saved_candidates
 from funnel.pipeline import Request
@@ -35,7 +35,6 @@ from ranking.list_order import ListOrder
 from ranking.pre_rank import PreRanker, kept, seconds_lost
 from ranking.recommend import Lists, Recommender
 
-Float64 = npt.NDArray[np.float64]
 Scorer = Callable[[Lists], Float64]
 
 SIZES = ("recall.k=2000", "pre_rank.keep=200")

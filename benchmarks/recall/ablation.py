@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from benchmarks.shared.towers import trained, training_job_at, validator_at
+from features.arrays import Int64
 from recall.train import TrainingJob
-from recall.validator import Validator
 
-Int64 = npt.NDArray[np.int64]
 Row = dict[str, Any]
 
 KS = (10, 20, 50, 100, 150, 200)
@@ -83,7 +81,7 @@ def _rows(job: TrainingJob, options: argparse.Namespace) -> list[Row]:
     rows, validator = [], validator_at(job)
     for name in options.only or _fitting(job):
         towers = [
-            _evaluated(job, validator, seed, name, options.examples)
+            validator.ranks(trained(job, SWITCHES[name], options.examples, seed)[0])
             for seed in range(options.seeds)
         ]
         rows.append({"line": name} | _summary(towers))
@@ -104,13 +102,6 @@ def _fitting(job: TrainingJob) -> list[str]:
         name for name, switch in SWITCHES.items() if switch and switch.items() <= default.items()
     }
     return [name for name in SWITCHES if name not in ignored]
-
-
-def _evaluated(
-    job: TrainingJob, validator: Validator, seed: int, name: str, examples: int
-) -> Int64:
-    """Ranks of the label window's watches under a tower of one line and seed."""
-    return validator.ranks(trained(job, SWITCHES[name], examples, seed)[0])
 
 
 def _summary(towers: Sequence[Int64]) -> Row:

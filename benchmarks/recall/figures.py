@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.tables import publish
 from benchmarks.shared.towers import trained, training_job_at, validator_at
+from features.arrays import Float64, Int64
 from features.schema import DAY, PUBLISHED_AT
 from features.side_features import SideFeatures
 from funnel.evaluation.plots import line_chart
@@ -31,8 +31,6 @@ from recall.batches import Examples
 from recall.tower import Tower
 from recall.train import TrainingJob
 
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
 Row = dict[str, Any]
 
 CONTEXTS = 20_000

@@ -27,15 +27,14 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shared.logs import Log, movielens, synthetic
 from benchmarks.shared.options import Options, start
 from benchmarks.shared.pace import Pace
 from benchmarks.shared.processes import in_own_process, peak_gigabytes
 from benchmarks.shared.tables import publish
+from features.arrays import Float32
 
-Float32 = npt.NDArray[np.float32]
 Row = dict[str, Any]
 
 AT, TARGET = 50, 0.5

@@ -21,15 +21,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 
 from benchmarks.shared.processes import peak_gigabytes
+from features.arrays import Int32, Int64
 from features.errors import InputError
 from features.histories import Histories, histories_of, samples_of
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 Log = tuple[Int32, Int32, Int64]
 Row = dict[str, Any]
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from benchmarks.shared.logs import Log
 from benchmarks.shared.pace import Pace
+from features.arrays import Float32
 
 HIDDEN, SIDE_DIM, L2, TEMPERATURE = (128, 64), 16, 1e-6, 0.05
 # More than any pace lets it have.
@@ -106,7 +107,7 @@ class Peer:
         labels = np.ones(whole)
         self._model.fit(fed, labels, batch_size=batch, epochs=EPOCHS, verbose=0, callbacks=[Told()])
 
-    def vectors(self, fed: Fed) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def vectors(self, fed: Fed) -> tuple[Float32, Float32]:
         """User vectors of examples [n, dim] and item vectors [items, dim], both of length 1."""
         items = self._items.embeddings.numpy()
         named = {name: values for name, values in fed.items() if name != "movie_id"}

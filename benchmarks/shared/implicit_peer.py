@@ -11,17 +11,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from features.histories import Histories
-from recall.baselines import filled_lists, watched_before
+from features.arrays import Int32
+from recall.baselines import LogBefore, filled_lists, watched_before
 from recall.candidates import Candidates
 from recall.generators.base import Named, Requests
-from recall.generators.popular import popularity
-
-Int32 = npt.NDArray[np.int32]
 
 MODELS = ("ALS", "BPR")
 # What implicit lists for want of anything else has the lowest score that there is.
@@ -34,22 +30,14 @@ def is_there() -> bool:
 
 
 def lists_of(
-    name: str,
-    watches: Histories,
-    items: int,
-    users: Int32,
-    seen: Histories,
-    as_of: int,
-    k: int,
-    seed: int,
-    **settings: Any,
+    name: str, log: LogBefore, users: Int32, k: int, seed: int, **settings: Any
 ) -> Candidates:
     """The k best unseen items of users [n] by a model of MODELS, trained on what was watched before
     an instant.
 
     `settings` are the model's own where they are not the package's defaults.
     """
-    history, clicks = (watched_before(events, items, as_of) for events in (watches, seen))
+    history, clicks = log.history(), watched_before(log.seen, log.items, log.as_of)
     known = np.flatnonzero(np.asarray(history.sum(axis=0)).ravel()).astype(np.int32)
     lengths = np.diff(history.indptr)
     model = trained(name, sparse.csr_matrix(history[:, known]), seed, settings)
@@ -62,7 +50,7 @@ def lists_of(
             np.where(listed, known[places], 0).astype(np.int32), np.where(listed, scores, 0)
         )
 
-    return filled_lists(named, popularity(watches, items, as_of), users, seen, as_of, k)
+    return filled_lists(named, log, users, k)
 
 
 def trained(name: str, history: Any, seed: int, settings: Mapping[str, Any]) -> Any:

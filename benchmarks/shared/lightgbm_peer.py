@@ -13,14 +13,11 @@ from typing import Any
 
 import lightgbm
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32, Float64
 from features.asof_features import Block
 from ranking.examples import RankingRows
 from ranking.model import BLOCKS
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 
 OBJECTIVES = {"squared error": "regression", "click": "binary", "exact": "cross_entropy"}
 LARGEST_LOGIT = 20.0
@@ -92,12 +89,8 @@ def chosen(rows: RankingRows, objective: str, share: float, leaves: Sequence[int
     """
     return min(
         (_tried(rows, objective, share, *trial) for trial in product(leaves, (True, False))),
-        key=_loss,
+        key=lambda choice: choice.loss,
     )
-
-
-def _loss(choice: Choice) -> float:
-    return choice.loss
 
 
 def fitted(rows: RankingRows, choice: Choice, seed: int) -> Trees:

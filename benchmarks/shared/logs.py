@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
+from features.arrays import Int32, Int64
 
 # The instant of everybody's last watch: later than any position in a sequence.
 LAST = 1 << 40
@@ -66,13 +64,12 @@ def movielens(folder: Path) -> Log:
     codes, ids = pd.factorize(rows["user_id"])
     items, films = pd.factorize(rows["item_id"])
     known = people.reindex(ids)
-    sides = {str(name): _codes(known[name]) for name in known.columns}
+    # A category of every user index, 0 for padding and the unknown.
+    sides = {
+        str(name): np.append(0, pd.factorize(known[name])[0] + 1).astype(np.int32)
+        for name in known.columns
+    }
     return Log((codes + 1).astype(np.int32), (items + 1).astype(np.int32), len(films) + 1, sides)
-
-
-def _codes(column: "pd.Series[object]") -> Int32:
-    """A category of every user index, 0 for nobody and the unknown."""
-    return np.append(0, pd.factorize(column)[0] + 1).astype(np.int32)
 
 
 def synthetic(items: int, watches: int, skew: float = 0.8, seed: int = 0) -> Log:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.shared.logs import LAST, Log
 from benchmarks.shared.pace import Pace
+from features.arrays import Float32
 from features.histories import histories_of, samples_of
 from features.side_features import SideFeatures
 from features.split import Split
@@ -19,8 +19,6 @@ from recall.config import RecallConfig
 from recall.inputs import ModelInputs, UserInputs
 from recall.train import TrainingJob, first_training_run
 from recall.trainer import Batch, TowerTrainer
-
-Float32 = npt.NDArray[np.float32]
 
 
 class Ours:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Flags, Float64
 from features.asof_features import Block
 from funnel.context import StepContext, in_test, watched
 from funnel.pipeline import STEPS, Request, context_of, make, request_for
@@ -22,7 +23,6 @@ from ranking.config import RankingConfig
 from ranking.examples import RankingRows, blocks_of
 from ranking.model import Ranker
 
-Float64 = npt.NDArray[np.float64]
 Row = dict[str, Any]
 Blocks = dict[str, Block]
 
@@ -34,7 +34,7 @@ class GroundTruth:
     """What became of impressions [n]: T is 0 where not clicked."""
 
     users: npt.NDArray[Any]
-    clicked: npt.NDArray[np.bool_]
+    clicked: Flags
     seconds: Float64
 
 

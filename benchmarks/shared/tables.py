@@ -34,7 +34,8 @@ def publish(
     figures keep what they were before. InputError where no server answers at the address.
     """
     Console(width=None if sys.stdout.isatty() else WIDTH).print(_table(name, rows))
-    tracker = MlflowTracker(_address(tracking), name.replace("'", ""))
+    address = tracking or os.environ.get("MLFLOW_TRACKING_URI")
+    tracker = MlflowTracker(address or f"sqlite:///{DATABASE.resolve()}", name.replace("'", ""))
     tracker.open(BENCHMARKS)
     tracker.log_metrics(BENCHMARKS, _figures(rows))
     tracker.log_table(BENCHMARKS, pd.DataFrame([dict(row) for row in rows]), "table.csv")
@@ -52,10 +53,6 @@ def machine() -> str:
         f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {system}, Python "
         f"{platform.python_version()}"
     )
-
-
-def _address(tracking: str | None) -> str:
-    return tracking or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{DATABASE.resolve()}"
 
 
 def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:

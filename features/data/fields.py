@@ -148,12 +148,9 @@ def _categories(raw: ir.Value, separator: str) -> ir.Value:
     if raw.type().is_array():
         return raw.cast("array<string>")
     text = cast(ir.StringValue, raw).strip()
-    parts = ibis.ifelse(_is_written_list(text), _listed(text), text.split(separator))
+    is_written_list = text.startswith("[") & text.endswith("]")
+    parts = ibis.ifelse(is_written_list, _listed(text), text.split(separator))
     return parts.map(lambda part: part.strip()).filter(lambda part: part != "")
-
-
-def _is_written_list(text: ir.StringValue) -> ir.BooleanValue:
-    return text.startswith("[") & text.endswith("]")
 
 
 def _listed(text: ir.StringValue) -> ir.Value:

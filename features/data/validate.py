@@ -180,11 +180,14 @@ def check(name: str, sheet: Sheet, rows: ir.Table, limits: Limits) -> Checked:
     }
     if sum(held_against.values()) > limits.max_rejected_share * total:
         worst = max(held_against, key=lambda reason: held_against[reason])
-        first = _first(repeated if worst == DUPLICATE else faulty.filter(faulty[REASON] == worst))
+        bad = repeated if worst == DUPLICATE else faulty.filter(faulty[REASON] == worst)
+        (first,) = bad.order_by([FILE, ROW]).limit(1).to_pyarrow().to_pylist()
         raise InputError(_refusal(sheet, worst, first, (sum(held_against.values()), total), limits))
     kept = sound.anti_join(repeated, [FILE, ROW]) if DUPLICATE in counts else sound
     rejected = ibis.union(_rejected(name, sheet, faulty), _rejected(name, sheet, repeated))
-    return Checked(kept.drop(*_marks(kept)), rejected, counts, total)
+    marks = [column for column in kept.columns if column.startswith("_")]
+    kept = kept.drop(*(mark for mark in marks if mark not in (FILE, ROW)))
+    return Checked(kept, rejected, counts, total)
 
 
 def duplicates(rows: ir.Table, keys: list[str]) -> ir.Table:
@@ -242,11 +245,6 @@ def _counted(faulty: ir.Table) -> dict[str, int]:
     return {str(reason): int(n) for reason, n in zip(counted[REASON], counted["n"], strict=True)}
 
 
-def _first(rows: ir.Table) -> dict[str, object]:
-    first: dict[str, object] = rows.order_by([FILE, ROW]).limit(1).to_pyarrow().to_pylist()[0]
-    return first
-
-
 def _refusal(
     sheet: Sheet, reason: str, first: dict[str, object], share: tuple[int, int], limits: Limits
 ) -> str:
@@ -297,7 +295,3 @@ def _key_text(rows: ir.Table, key: str) -> ir.Value:
     if key not in rows.columns:
         return ibis.null("string")
     return ibis.coalesce(rows[f"_{key}"], _text(rows[key]))
-
-
-def _marks(rows: ir.Table) -> list[str]:
-    return [name for name in rows.columns if name.startswith("_") and name not in (FILE, ROW)]

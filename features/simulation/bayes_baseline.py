@@ -18,13 +18,14 @@ true bound.
 
 import numpy as np
 
+from features.arrays import Float64, Int64
 from features.schema import DAY, HOUR
 from features.simulation import world as w
 from features.simulation.simulated_log import SURFACES, SimulatedLog, shelves
-from features.simulation.world import LEVELS, Floats, Instant, Ints, World
+from features.simulation.world import LEVELS, Instant, World
 
 
-def beliefs(world: World, log: SimulatedLog, at: Instant) -> Floats:
+def beliefs(world: World, log: SimulatedLog, at: Instant) -> Float64:
     """Posterior of tastes by the log before the instant: [users, topics, levels, channels of the
     topic].
 
@@ -51,7 +52,7 @@ def _rows_of(world: World, log: SimulatedLog, day: int, until: int) -> slice:
     return slice(*np.searchsorted(timestamps_us, [start, max(start, min(start + DAY, until))]))
 
 
-def _reactions_say(world: World, log: SimulatedLog, rows: slice) -> Floats:
+def _reactions_say(world: World, log: SimulatedLog, rows: slice) -> Float64:
     """Log likelihood of what was clicked and watched: [users, topics, levels, channels of the
     topic].
     """
@@ -68,8 +69,8 @@ def _reactions_say(world: World, log: SimulatedLog, rows: slice) -> Floats:
 
 
 def _log_likelihood(
-    world: World, log: SimulatedLog, rows: slice, users: Ints, items: Ints
-) -> Floats:
+    world: World, log: SimulatedLog, rows: slice, users: Int64, items: Int64
+) -> Float64:
     """Log likelihood of each row at every level, not in and in the favourite channel: [n, levels,
     2].
     """
@@ -88,8 +89,8 @@ def _log_likelihood(
 
 
 def _exposures_say(
-    world: World, log: SimulatedLog, rows: slice, day: int, belief: Floats
-) -> Floats:
+    world: World, log: SimulatedLog, rows: slice, day: int, belief: Float64
+) -> Float64:
     """Log likelihood of how often each channel was shown, shaped like the belief it starts from."""
     users, shown = _shown(world, log, rows)
     evidence = np.zeros(belief.shape)
@@ -102,7 +103,7 @@ def _exposures_say(
     return evidence
 
 
-def _shown(world: World, log: SimulatedLog, rows: slice) -> tuple[Ints, Ints]:
+def _shown(world: World, log: SimulatedLog, rows: slice) -> tuple[Int64, Int64]:
     """Users with pages that no search steered, and what these showed: [users], [users, topics,
     channels].
     """
@@ -115,7 +116,7 @@ def _shown(world: World, log: SimulatedLog, rows: slice) -> tuple[Ints, Ints]:
     return users, counts.reshape(users.size, config.topics, config.channels_a_topic)
 
 
-def _feed_rates(world: World, day: int, users: Ints, belief: Floats) -> Floats:
+def _feed_rates(world: World, day: int, users: Int64, belief: Float64) -> Float64:
     """Chance that a slot shows a channel, by level and by favourite or not: [users, topics,
     channels, levels, 2].
     """
@@ -133,7 +134,7 @@ def _feed_rates(world: World, day: int, users: Ints, belief: Floats) -> Floats:
     )
 
 
-def _rates_without_taste(world: World, day: int) -> Floats:
+def _rates_without_taste(world: World, day: int) -> Float64:
     """Chance that a slot shows each channel by popularity or at random, at noon: [topics, channels,
     1, 1].
     """
@@ -151,6 +152,6 @@ def _rates_without_taste(world: World, day: int) -> Floats:
     return np.asarray(rates.reshape(config.topics, config.channels_a_topic, 1, 1))
 
 
-def _summed(cells: Ints, values: Floats, shape: tuple[int, ...]) -> Floats:
+def _summed(cells: Int64, values: Float64, shape: tuple[int, ...]) -> Float64:
     sums = np.bincount(cells.ravel(), values.ravel(), int(np.prod(shape)))
     return sums.astype(np.float64).reshape(shape)

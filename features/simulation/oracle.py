@@ -13,26 +13,27 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from features.arrays import Flags, Float64, Int64
 from features.errors import InputError
 from features.schema import DAY
 from features.simulation import world as w
 from features.simulation.bayes_baseline import beliefs
 from features.simulation.simulated_log import SimulatedLog
-from features.simulation.world import SITUATIONS, Flags, Floats, Instant, Ints, World
+from features.simulation.world import SITUATIONS, Instant, World
 
 # Users whose [users, items] scores are in memory at once.
 CHUNK = 1_000
 PADDING = -1
 POPULAR_WINDOW = DAY
 
-Scores = Callable[[Ints], Floats]
+Scores = Callable[[Int64], Float64]
 
 
 @dataclass(frozen=True)
 class Ask:
     """Lists of k items for distinct users (raw ids) at one instant."""
 
-    users: Ints
+    users: Int64
     at: Instant
     k: int
 
@@ -41,8 +42,8 @@ class Ask:
 class UserItems:
     """Users and items (raw ids) that belong together row by row: what was seen."""
 
-    user_id: Ints
-    item_id: Ints
+    user_id: Int64
+    item_id: Int64
 
 
 def seen_before(log: SimulatedLog, at: Instant) -> UserItems:
@@ -51,7 +52,7 @@ def seen_before(log: SimulatedLog, at: Instant) -> UserItems:
     return UserItems(log.user_id[rows], log.item_id[rows])
 
 
-def oracle_lists(world: World, ask: Ask, seen: UserItems) -> tuple[Ints, Floats]:
+def oracle_lists(world: World, ask: Ask, seen: UserItems) -> tuple[Int64, Float64]:
     """The k unseen items of highest E[seconds] and that expectation, best first: [users, k] each.
 
     Where the catalogue runs out the item is -1 and its expectation 0.
@@ -76,7 +77,7 @@ def oracle_share(world: World, ask: Ask, lists: npt.ArrayLike, seen: UserItems) 
 
 def reference_lists(
     world: World, log: SimulatedLog, ask: Ask, rng: np.random.Generator
-) -> dict[str, Ints]:
+) -> dict[str, Int64]:
     """Lists [users, k] of unseen raw items by policy: random, popular, bayes_baseline, oracle.
 
     popular: most completed watches in the 24 hours before the instant (completed: clicked and
@@ -97,19 +98,19 @@ def _true_scores(world: World, at: Instant) -> Scores:
     value, day = _situation_values(world, at), world.day_of(w.microseconds(at))
     channel, item = world.items.channel, np.arange(len(world.items.channel))
 
-    def score(users: Ints) -> Floats:
+    def score(users: Int64) -> Float64:
         situation = w.situations(world, users[:, None], np.arange(world.config.channels), day)
         return np.asarray(value[item, situation[:, channel]])
 
     return score
 
 
-def _believed_scores(world: World, belief: Floats, at: Instant) -> Scores:
+def _believed_scores(world: World, belief: Float64, at: Instant) -> Scores:
     value = _situation_values(world, at)
     by_channel = np.argsort(world.items.channel, kind="stable")
     ends = np.searchsorted(world.items.channel[by_channel], np.arange(1, world.config.channels))
 
-    def score(users: Ints) -> Floats:
+    def score(users: Int64) -> Float64:
         odds = _situation_odds(world, users, belief[users])
         scores = np.empty((users.size, len(by_channel)))
         for channel, items in enumerate(np.split(by_channel, ends)):
@@ -119,7 +120,7 @@ def _believed_scores(world: World, belief: Floats, at: Instant) -> Scores:
     return score
 
 
-def _situation_values(world: World, at: Instant) -> Floats:
+def _situation_values(world: World, at: Instant) -> Float64:
     """E[seconds] of each item in each situation: [items, 16]."""
     behaviour, items = world.config.behaviour, np.arange(len(world.items.channel))
     click = w.sigmoid(
@@ -131,7 +132,7 @@ def _situation_values(world: World, at: Instant) -> Floats:
     return click * watched * world.items.duration[:, None]
 
 
-def _situation_odds(world: World, users: Ints, belief: Floats) -> Floats:
+def _situation_odds(world: World, users: Int64, belief: Float64) -> Float64:
     """Believed chance of each situation by channel: [users, channels, 16]."""
     favourite = belief.swapaxes(2, 3)
     other = belief.sum(axis=3)[:, :, None, :] - favourite
@@ -150,7 +151,7 @@ def _popular_scores(world: World, log: SimulatedLog, at: Instant) -> Scores:
     return lambda users: np.tile(watches, (users.size, 1))
 
 
-def _best(world: World, ask: Ask, seen: UserItems, score: Scores) -> tuple[Ints, Floats]:
+def _best(world: World, ask: Ask, seen: UserItems, score: Scores) -> tuple[Int64, Float64]:
     users = world.user_index(ask.users)
     unpublished = world.items.published > w.microseconds(ask.at)
     barred_row, barred_item = _barred(world, users, seen)
@@ -165,7 +166,7 @@ def _best(world: World, ask: Ask, seen: UserItems, score: Scores) -> tuple[Ints,
     return np.where(items == PADDING, PADDING, world.item_ids[items]), scores
 
 
-def _barred(world: World, users: Ints, seen: UserItems) -> tuple[Ints, Ints]:
+def _barred(world: World, users: Int64, seen: UserItems) -> tuple[Int64, Int64]:
     """Rows of the asked users and the items barred there, by row."""
     if np.unique(users).size < users.size:
         raise InputError(
@@ -179,7 +180,7 @@ def _barred(world: World, users: Ints, seen: UserItems) -> tuple[Ints, Ints]:
     return row[order], item[order]
 
 
-def _top(table: Floats, k: int) -> tuple[Ints, Floats]:
+def _top(table: Float64, k: int) -> tuple[Int64, Float64]:
     """Columns and values of each row's k highest, best first; -1 and 0 where fewer are finite."""
     width = min(k, table.shape[1])
     column = np.sort(np.argpartition(-table, width - 1, axis=1)[:, :width], axis=1)
@@ -192,14 +193,14 @@ def _top(table: Floats, k: int) -> tuple[Ints, Floats]:
     return column, np.pad(np.where(empty, 0.0, value), padding)
 
 
-def _among(world: World, users: Ints, items: Ints, seen: UserItems) -> Flags:
+def _among(world: World, users: Int64, items: Int64, seen: UserItems) -> Flags:
     """Whether each pair was seen: [n] -> [n]."""
     size = len(world.items.channel)
     keys = world.user_index(users) * size + world.item_index(items)
     return np.isin(keys, world.user_index(seen.user_id) * size + world.item_index(seen.item_id))
 
 
-def _checked(lists: npt.ArrayLike, shape: tuple[int, int]) -> Ints:
+def _checked(lists: npt.ArrayLike, shape: tuple[int, int]) -> Int64:
     given = np.asarray(lists, dtype=np.int64)
     if given.shape != shape:
         raise InputError(

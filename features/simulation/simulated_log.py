@@ -22,19 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features import schema as t
+from features.arrays import Flags, Float64, Int64
 from features.errors import InputError
 from features.schema import DAY, HOUR, SECOND
 from features.simulation import world as w
-from features.simulation.world import (
-    Block,
-    Codes,
-    Flags,
-    Floats,
-    Ints,
-    TimestampsUs,
-    World,
-    WorldConfig,
-)
+from features.simulation.world import Block, Codes, TimestampsUs, World, WorldConfig
 
 SURFACES = ("home", "up_next", "search")
 QUERY_FORMS = ("{}", "{} for beginners", "best {}", "{} explained")
@@ -59,7 +51,7 @@ class Searches:
     page.
     """
 
-    user_id: Ints
+    user_id: Int64
     timestamp: TimestampsUs
     query: npt.NDArray[np.str_]
 
@@ -70,16 +62,16 @@ class SimulatedLog:
     1, and the number of the page that each one is on.
     """
 
-    user_id: Ints
-    item_id: Ints
+    user_id: Int64
+    item_id: Int64
     timestamp: TimestampsUs
     clicked: Flags
-    watch_seconds: Floats
+    watch_seconds: Float64
     device: Codes
     surface: Codes
-    position: Ints
-    propensity: Floats
-    request_id: Ints
+    position: Int64
+    propensity: Float64
+    request_id: Int64
     searches: Searches
 
 
@@ -90,11 +82,11 @@ class _Visits:
     """
 
     top: int
-    user: Ints
-    timestamp_us: Ints
-    size: Ints
-    searched: Ints
-    odds: Floats
+    user: Int64
+    timestamp_us: Int64
+    size: Int64
+    searched: Int64
+    odds: Float64
 
 
 @dataclass(frozen=True)
@@ -103,15 +95,15 @@ class Shelves:
     from.
     """
 
-    published: Ints
-    heat: Floats
-    by_channel: Ints
-    running: Floats
-    channel_from: Floats
-    channel_heat: Floats
-    popular: Floats
-    popular_running: Floats
-    channel_odds: Floats
+    published: Int64
+    heat: Float64
+    by_channel: Int64
+    running: Float64
+    channel_from: Float64
+    channel_heat: Float64
+    popular: Float64
+    popular_running: Float64
+    channel_odds: Float64
 
 
 @dataclass(frozen=True)
@@ -123,9 +115,9 @@ class _Feed:
     world: World
     shelves: Shelves
     visits: _Visits
-    seen: Ints
+    seen: Int64
 
-    def is_seen(self, pages: Ints, items: Ints) -> Flags:
+    def is_seen(self, pages: Int64, items: Int64) -> Flags:
         """Whether the page's user has clicked the item before this hour: [n] -> [n]."""
         keys = self.visits.user[pages] * len(self.world.items.channel) + items
         place = np.searchsorted(self.seen, keys)
@@ -136,34 +128,34 @@ class _Feed:
 class _Pages:
     """Items shown, -1 past the page's end, and the probability of each: [pages, slots]."""
 
-    item: Ints
-    propensity: Floats
+    item: Int64
+    propensity: Float64
 
 
 @dataclass(frozen=True)
 class _Rows:
     """One hour's impressions, by indexes and microseconds."""
 
-    user: Ints
-    item: Ints
-    timestamp_us: Ints
+    user: Int64
+    item: Int64
+    timestamp_us: Int64
     clicked: Flags
-    seconds: Floats
+    seconds: Float64
     device: Codes
     surface: Codes
-    position: Ints
-    propensity: Floats
-    page: Ints
+    position: Int64
+    propensity: Float64
+    page: Int64
 
 
 @dataclass(frozen=True)
 class _Queries:
     """One hour's searches, by indexes and microseconds."""
 
-    user: Ints
-    timestamp_us: Ints
-    topic: Ints
-    form: Ints
+    user: Int64
+    timestamp_us: Int64
+    topic: Int64
+    form: Int64
 
 
 def simulate(config: WorldConfig) -> tuple[World, SimulatedLog]:
@@ -263,7 +255,7 @@ def _visits(world: World, day: int, rng: np.random.Generator) -> Iterator[_Visit
 
 
 def _opened(
-    config: WorldConfig, top: int, users: Ints, odds: Floats, rng: np.random.Generator
+    config: WorldConfig, top: int, users: Int64, odds: Float64, rng: np.random.Generator
 ) -> _Visits:
     # Two minutes at either end keep searches and the page's last slot inside the hour.
     timestamp_us = top + rng.integers(120 * SECOND, HOUR - 120 * SECOND, size=users.size)
@@ -326,14 +318,14 @@ def _filled_pages(feed: _Feed, rng: np.random.Generator) -> _Pages:
     return pages
 
 
-def _ways(config: WorldConfig, barred: Floats) -> Floats:
+def _ways(config: WorldConfig, barred: Float64) -> Float64:
     """Chance of picking by taste, by popularity and at random for each page: [n, 3]."""
     planned = np.array([config.taste_share, config.popular_share])
     ways = np.where(barred < EXHAUSTED, planned, 0.0)
     return np.column_stack([ways, 1 - ways.sum(axis=1)])
 
 
-def _seen_chances(feed: _Feed) -> Floats:
+def _seen_chances(feed: _Feed) -> Float64:
     """Taste's and popularity's chance of what each page's user has clicked before: [pages, 2]."""
     size = len(feed.world.items.channel)
     first, last = np.searchsorted(
@@ -348,7 +340,7 @@ def _seen_chances(feed: _Feed) -> Floats:
     return np.stack(sums, axis=1).astype(np.float64)
 
 
-def _chances(feed: _Feed, pages: Ints, items: Ints) -> Floats:
+def _chances(feed: _Feed, pages: Int64, items: Int64) -> Float64:
     """Taste's and popularity's chance of each item were nothing barred: [n, 2]."""
     world, shelves, behaviour = feed.world, feed.shelves, feed.world.config.behaviour
     users, channel = feed.visits.user[pages], world.items.channel[items]
@@ -364,7 +356,9 @@ def _chances(feed: _Feed, pages: Ints, items: Ints) -> Floats:
     return np.stack([feed.visits.odds[pages, topic] * in_topic, shelves.popular[items]], axis=1)
 
 
-def _chosen(feed: _Feed, pages: Ints, shown: Ints, ways: Floats, rng: np.random.Generator) -> Ints:
+def _chosen(
+    feed: _Feed, pages: Int64, shown: Int64, ways: Float64, rng: np.random.Generator
+) -> Int64:
     """One item a page; what is on the page, or seen and not picked at random, is drawn again the
     same way.
     """
@@ -379,7 +373,7 @@ def _chosen(feed: _Feed, pages: Ints, shown: Ints, ways: Floats, rng: np.random.
     return items
 
 
-def _offers(feed: _Feed, pages: Ints, way: Ints, rng: np.random.Generator) -> Ints:
+def _offers(feed: _Feed, pages: Int64, way: Int64, rng: np.random.Generator) -> Int64:
     shelves = feed.shelves
     items = shelves.published[rng.integers(shelves.published.size, size=pages.size)]
     popular, taste = np.flatnonzero(way == POPULAR), np.flatnonzero(way == TASTE)
@@ -389,7 +383,7 @@ def _offers(feed: _Feed, pages: Ints, way: Ints, rng: np.random.Generator) -> In
     return items
 
 
-def _offers_by_taste(feed: _Feed, pages: Ints, rng: np.random.Generator) -> Ints:
+def _offers_by_taste(feed: _Feed, pages: Int64, rng: np.random.Generator) -> Int64:
     world, shelves, config = feed.world, feed.shelves, feed.world.config
     users = feed.visits.user[pages]
     topic = w.drawn(feed.visits.odds[pages], rng.random(pages.size))
@@ -447,7 +441,7 @@ def _searched(visits: _Visits, rng: np.random.Generator) -> _Queries:
     return _taken(queries, np.lexsort((queries.user, timestamp_us)))
 
 
-def _with_clicks(seen: Ints, rows: _Rows, items: int) -> Ints:
+def _with_clicks(seen: Int64, rows: _Rows, items: int) -> Int64:
     keys = np.sort(rows.user[rows.clicked] * items + rows.item[rows.clicked])
     places = np.searchsorted(seen, keys)
     fresh = seen[places] != keys
@@ -607,5 +601,5 @@ def _columns(block: Any) -> dict[str, npt.NDArray[Any]]:
     return {field.name: getattr(block, field.name) for field in fields(block)}
 
 
-def _taken(block: Block, order: Ints) -> Block:
+def _taken(block: Block, order: Int64) -> Block:
     return type(block)(**{name: column[order] for name, column in _columns(block).items()})

@@ -24,15 +24,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from features.arrays import Flags, Float64, Int64
 from features.errors import InputError
 from features.schema import DAY
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int8]
 TimestampsUs = npt.NDArray[np.datetime64]
-Instant = datetime | np.datetime64 | int | TimestampsUs | Ints
+Instant = datetime | np.datetime64 | int | TimestampsUs | Int64
 Block = TypeVar("Block")
 
 LEVELS, SITUATIONS = 4, 16
@@ -182,10 +180,10 @@ class Users:
     region: Codes
     device: Codes
     gender: Codes
-    age: Ints
-    sessions_a_day: Floats
-    joined_day: Ints
-    favourite: Ints
+    age: Int64
+    sessions_a_day: Float64
+    joined_day: Int64
+    favourite: Int64
 
     @property
     def language(self) -> Codes:
@@ -193,7 +191,7 @@ class Users:
         return COUNTRY_LANGUAGE[self.country]
 
     @property
-    def band(self) -> Ints:
+    def band(self) -> Int64:
         """Age band (0, 1, 2) by user; tastes differ between bands."""
         return np.digitize(self.age, AGE_BANDS)
 
@@ -204,14 +202,14 @@ class Items:
     seconds.
     """
 
-    published: Ints
-    duration: Floats
-    channel: Ints
-    second_topic: Ints
+    published: Int64
+    duration: Float64
+    channel: Int64
+    second_topic: Int64
     clickbait: Flags
-    appeal: Floats
-    quality: Floats
-    lifetime: Floats
+    appeal: Float64
+    quality: Float64
+    lifetime: Float64
 
 
 @dataclass(frozen=True)
@@ -223,32 +221,32 @@ class World:
     config: WorldConfig
     users: Users
     items: Items
-    prior: Floats
+    prior: Float64
     levels: Codes
 
-    def topic_of(self, items: Ints) -> Ints:
+    def topic_of(self, items: Int64) -> Int64:
         """Topic of each item (by index)."""
         return self.items.channel[items] // self.config.channels_a_topic
 
     @property
-    def user_ids(self) -> Ints:
+    def user_ids(self) -> Int64:
         """Raw id by user index."""
         return scattered(np.arange(len(self.users.age)), USER_STRIDE)
 
     @property
-    def item_ids(self) -> Ints:
+    def item_ids(self) -> Int64:
         """Raw id by item index."""
         return scattered(np.arange(len(self.items.channel)), ITEM_STRIDE)
 
-    def user_index(self, user_ids: npt.ArrayLike) -> Ints:
+    def user_index(self, user_ids: npt.ArrayLike) -> Int64:
         """Indexes of raw user ids; refuses an id that is not of this world."""
         return _gathered(user_ids, USER_STRIDE, len(self.users.age), "user_id")
 
-    def item_index(self, item_ids: npt.ArrayLike) -> Ints:
+    def item_index(self, item_ids: npt.ArrayLike) -> Int64:
         """Indexes of raw item ids; refuses an id that is not of this world."""
         return _gathered(item_ids, ITEM_STRIDE, len(self.items.channel), "item_id")
 
-    def day_of(self, timestamps_us: Ints) -> Ints:
+    def day_of(self, timestamps_us: Int64) -> Int64:
         """Day number, from 0, of instants in microseconds; the first before the start, the last
         after the end.
         """
@@ -268,7 +266,7 @@ def build(config: WorldConfig) -> World:
 
 def expected_seconds(
     world: World, users: npt.ArrayLike, items: npt.ArrayLike, at: Instant
-) -> Floats:
+) -> Float64:
     """E[watch seconds] of showing each item to each user at position 1, 0 if not clicked: [n] ->
     [n].
 
@@ -282,7 +280,9 @@ def expected_seconds(
     return np.where(world.items.published[item] <= timestamps_us, seconds, 0.0)
 
 
-def reactions(world: World, users: Ints, items: Ints, timestamps_us: Ints) -> tuple[Floats, Floats]:
+def reactions(
+    world: World, users: Int64, items: Int64, timestamps_us: Int64
+) -> tuple[Float64, Float64]:
     """P(click) at position 1 and log a of the share watched; takes indexes and microseconds, [n]
     each.
     """
@@ -292,7 +292,7 @@ def reactions(world: World, users: Ints, items: Ints, timestamps_us: Ints) -> tu
     return click, watch_logits(watch_scores(world, items), watch_effects(behaviour)[situation])
 
 
-def situations(world: World, users: Ints, channels: Ints, days: Ints) -> Ints:
+def situations(world: World, users: Int64, channels: Int64, days: Int64) -> Int64:
     """Situation (0 to 15) in which users meet the items of channels on days; indexes, broadcast
     together.
     """
@@ -305,7 +305,7 @@ def situations(world: World, users: Ints, channels: Ints, days: Ints) -> Ints:
     return np.asarray(2 * LEVELS * foreign + 2 * level + favourite)
 
 
-def click_scores(world: World, items: Ints, timestamps_us: Ints) -> Floats:
+def click_scores(world: World, items: Int64, timestamps_us: Int64) -> Float64:
     """The video's part of the click logit at each instant: [n] -> [n]."""
     behaviour, videos = world.config.behaviour, world.items
     return np.asarray(
@@ -316,7 +316,7 @@ def click_scores(world: World, items: Ints, timestamps_us: Ints) -> Floats:
     )
 
 
-def watch_scores(world: World, items: Ints) -> Floats:
+def watch_scores(world: World, items: Int64) -> Float64:
     """The video's part of the logit of the expected share watched, given a click: [n] -> [n]."""
     behaviour, videos = world.config.behaviour, world.items
     return np.asarray(
@@ -327,24 +327,24 @@ def watch_scores(world: World, items: Ints) -> Floats:
     )
 
 
-def click_effects(behaviour: Behaviour) -> Floats:
+def click_effects(behaviour: Behaviour) -> Float64:
     """What each situation adds to the click logit, [16]."""
     return _effects(behaviour.level_click, behaviour.favourite_click, behaviour.foreign_click)
 
 
-def watch_effects(behaviour: Behaviour) -> Floats:
+def watch_effects(behaviour: Behaviour) -> Float64:
     """What each situation adds to the logit of the expected share watched, [16]."""
     return _effects(behaviour.level_watch, behaviour.favourite_watch, behaviour.foreign_watch)
 
 
-def watch_logits(scores: Floats, effects: Floats) -> Floats:
+def watch_logits(scores: Float64, effects: Float64) -> Float64:
     """log a = logit of the expected share watched, given a click; bounded, so that no watch
     vanishes.
     """
     return np.clip(scores + effects, -3.5, 4.0)
 
 
-def buzz(world: World, items: Ints, timestamps_us: Ints) -> Floats:
+def buzz(world: World, items: Int64, timestamps_us: Int64) -> Float64:
     """How much each item is talked about, 0 to 1: rises within hours, fades over its lifetime,
     never dies.
     """
@@ -360,7 +360,7 @@ def channel_language(config: WorldConfig) -> Codes:
     return CHANNEL_LANGUAGE_CYCLE[slot % len(CHANNEL_LANGUAGE_CYCLE)]
 
 
-def channel_odds(config: WorldConfig) -> Floats:
+def channel_odds(config: WorldConfig) -> Float64:
     """Chance of each channel within its topic by the user's language: [languages, topics, channels
     a topic].
     """
@@ -379,12 +379,12 @@ def topic_names(config: WorldConfig) -> list[str]:
     ]
 
 
-def examination(behaviour: Behaviour, positions: npt.ArrayLike) -> Floats:
+def examination(behaviour: Behaviour, positions: npt.ArrayLike) -> Float64:
     """Chance that a viewer looks at a position, 1 at position 1: [n] -> [n]."""
     return np.asarray(np.asarray(positions, dtype=np.float64) ** -behaviour.examination)
 
 
-def microseconds(at: Instant) -> Ints:
+def microseconds(at: Instant) -> Int64:
     """TimestampsUs as microseconds since 1970, which integers are taken for; what has no zone is
     UTC.
     """
@@ -393,14 +393,14 @@ def microseconds(at: Instant) -> Ints:
     return np.asarray(at).astype("datetime64[us]").astype(np.int64)
 
 
-def scattered(index: Ints, stride: int) -> Ints:
+def scattered(index: Int64, stride: int) -> Int64:
     """Raw ids of indexes: distinct, at least 10,000,000, in no order; the inverse is
     `World.*_index`.
     """
     return np.asarray(FIRST_ID + (index + 1) * stride % ID_PRIME)
 
 
-def drawn(odds: Floats, uniform: Floats) -> Ints:
+def drawn(odds: Float64, uniform: Float64) -> Int64:
     """One category for each row of odds [n, categories] (rows sum to 1) by its uniform number:
     [n].
     """
@@ -408,12 +408,12 @@ def drawn(odds: Floats, uniform: Floats) -> Ints:
     return np.asarray(np.minimum(passed, odds.shape[1] - 1))
 
 
-def sigmoid(score: Floats) -> Floats:
+def sigmoid(score: Float64) -> Float64:
     """1 / (1 + exp(-score))."""
     return np.asarray(1 / (1 + np.exp(-score)))
 
 
-def _gathered(ids: npt.ArrayLike, stride: int, count: int, column: str) -> Ints:
+def _gathered(ids: npt.ArrayLike, stride: int, count: int, column: str) -> Int64:
     raw = np.asarray(ids, dtype=np.int64)
     index = (raw - FIRST_ID) * pow(stride, -1, ID_PRIME) % ID_PRIME - 1
     strange = (index < 0) | (index >= count) | (raw < FIRST_ID) | (raw >= FIRST_ID + ID_PRIME)
@@ -426,14 +426,14 @@ def _gathered(ids: npt.ArrayLike, stride: int, count: int, column: str) -> Ints:
     return index
 
 
-def _effects(levels: Sequence[float], favourite: float, foreign: float) -> Floats:
+def _effects(levels: Sequence[float], favourite: float, foreign: float) -> Float64:
     grid = (
         np.array([0, foreign])[:, None, None] + np.array(levels)[:, None] + np.array([0, favourite])
     )
     return np.asarray(grid.reshape(SITUATIONS))
 
 
-def _prior(config: WorldConfig) -> Floats:
+def _prior(config: WorldConfig) -> Float64:
     rng = config.stream(0, _STRUCTURE)
     liked = rng.lognormal(sigma=0.5, size=config.topics) * rng.lognormal(
         sigma=0.4, size=(3, config.topics)
@@ -461,7 +461,7 @@ def _arriving_users(config: WorldConfig, block: int) -> Users:
     )
 
 
-def _favourites(config: WorldConfig, language: Codes, rng: np.random.Generator) -> Ints:
+def _favourites(config: WorldConfig, language: Codes, rng: np.random.Generator) -> Int64:
     odds = channel_odds(config)[language].reshape(-1, config.channels_a_topic)
     return drawn(odds, rng.random(len(odds))).reshape(-1, config.topics)
 
@@ -498,7 +498,7 @@ def joined(blocks: Sequence[Block]) -> Block:
     return type(blocks[0])(**columns)
 
 
-def _levels(config: WorldConfig, prior: Floats, band: Ints) -> Codes:
+def _levels(config: WorldConfig, prior: Float64, band: Int64) -> Codes:
     levels = np.zeros((config.days, len(band), config.topics), dtype=np.int8)
     before = 0
     for day in range(config.days):

@@ -114,7 +114,9 @@ def demo(source: str, data: Path | None, home: Path) -> None:
     `data` may be left out for the simulated world only. InputError on bad input, or where a service
     cannot start; ChainError, with the UIs left up, where a task fails.
     """
-    console, home = _console(), home.resolve()
+    # Wide enough for the tables where the output is a file.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    home = home.resolve()
     folder = _folder(source, data, home)
     with _alone(home), _nothing_left_behind(home):
         services = _started(s.Defaults(source=source, data=folder), home, console)
@@ -325,11 +327,6 @@ def _answer(response: requests.Response) -> Json:
             f"Airflow answered {response.status_code} at {response.url}: {response.text[:500]}"
         )
     return dict(response.json())
-
-
-def _console() -> Console:
-    """Wide enough for the tables where the output is a file."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _seconds(begun: float) -> str:

@@ -268,13 +268,10 @@ def environment(services: Services, inherited: Mapping[str, str] = os.environ) -
     # each.
     kept = {key: value for key, value in inherited.items() if key != "PYTHONDONTWRITEBYTECODE"}
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
-    return (
-        kept
-        | {"PATH": path}
-        | _funnel_settings(services)
-        | _mlflow_settings()
-        | _airflow_settings(services)
-    )
+    # Without the job runner the server starts in half the time and memory.
+    mlflow = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    own = {"PATH": path} | _funnel_settings(services) | mlflow
+    return kept | own | _airflow_settings(services)
 
 
 def _funnel_settings(services: Services) -> dict[str, str]:
@@ -287,11 +284,6 @@ def _funnel_settings(services: Services) -> dict[str, str]:
         # A task's stderr is shown as errors; TensorFlow greets there.
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-
-
-def _mlflow_settings() -> dict[str, str]:
-    # Without the job runner the server starts in half the time and memory.
-    return {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def _airflow_settings(services: Services) -> dict[str, str]:

@@ -7,23 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float64, Int32, Int64, UInt16
 from features.histories import Histories
 from features.impressions import Impressions
 from features.schema import DAY, PUBLISHED_AT
 from funnel.context import StepContext, in_test, saved_candidates, watched
 from funnel.evaluation.list_metrics import listed_seconds_at, relevant_of
 from ranking.list_order import Gains
-from recall.baselines import ease_fits, ease_lists, item_knn_lists
-from recall.candidates import Flags, pairs_before
+from recall.baselines import LogBefore, ease_fits, ease_lists, item_knn_lists
+from recall.candidates import pairs_before
 from recall.generators.popular import counts_by_span, popular_lists_by_span, popularity
 from recall.metrics import RelevantItems
-
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt16 = npt.NDArray[np.uint16]
 
 # The lengths at which lists are compared.
 JUDGED_AT = (10, 50)
@@ -100,17 +95,16 @@ class EvaluationData:
         """Items of the lists that final ones must beat, by name, [users, k] each: recall's order,
         popularity, item-kNN and, where the catalogue is small enough, EASE.
         """
-        watches, as_of, k = (
-            self.context.user_inputs.histories,
-            self.context.split.test_start,
-            self.context.config.recall.k,
-        )
         lists = {"recall": np.asarray(self.candidates), "popularity": self.popular}
-        given = (watches, self.catalogue, self.users, self._seen, as_of, k)
-        lists["item_knn"] = item_knn_lists(*given).items
-        return lists | (
-            {"ease": ease_lists(*given).items} if ease_fits(watches, self.catalogue, as_of) else {}
-        )
+        log, k = self.log_before, self.context.config.recall.k
+        lists["item_knn"] = item_knn_lists(log, self.users, k).items
+        return lists | ({"ease": ease_lists(log, self.users, k).items} if ease_fits(log) else {})
+
+    @property
+    def log_before(self) -> LogBefore:
+        """What all lists are made of: the log before test_start."""
+        histories, as_of = self.context.user_inputs.histories, self.context.split.test_start
+        return LogBefore(histories, self._seen, self.catalogue, as_of)
 
     def gains(self, items: Int32) -> Gains:
         """What lists hold of what their users went on to watch, at the lengths that lists are

@@ -5,18 +5,14 @@ lists.
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Float64, Int32, Ints
 from features.dataset import Dataset
 from features.impressions import Impressions
 from ranking.examples import target_seconds
 from recall.generators.popular import counts_by_span, popular_lists_by_span
 from recall.metrics import RelevantItems, accuracy, hits
-
-Ints = npt.NDArray[np.integer]
-Floats = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 
 
 def evaluate_lists(
@@ -57,7 +53,9 @@ def relevant_of(users: Int32, shown: Impressions) -> tuple[RelevantItems, Impres
     return RelevantItems(offsets.astype(np.int64), rows.items), rows
 
 
-def watch_seconds_share_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Floats) -> float:
+def watch_seconds_share_at(
+    k: int, ranked: Ints, relevant: RelevantItems, seconds: Float64
+) -> float:
     """Logged test window seconds on items among the first k of the user's list / all logged test
     window seconds.
 
@@ -74,7 +72,7 @@ def watch_seconds_share_at(k: int, ranked: Ints, relevant: RelevantItems, second
     )
 
 
-def listed_seconds_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Floats) -> Floats:
+def listed_seconds_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Float64) -> Float64:
     """Each user's logged test window seconds on the first k items of the list, [users]; 0 without
     test window.
     """
@@ -86,7 +84,13 @@ def listed_seconds_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Fl
     return np.bincount(relevant.rows, weights=kept, minlength=relevant.users).astype(np.float64)
 
 
-def _check(k: int, relevant: RelevantItems, seconds: Floats) -> None:
+def ratio_error(parts: Float64, wholes: Float64) -> float:
+    """Standard error over users of sum(parts) / sum(wholes), both [users], to first order."""
+    residuals = parts - parts.sum() / wholes.sum() * wholes
+    return float(np.sqrt(np.square(residuals).sum()) / wholes.sum())
+
+
+def _check(k: int, relevant: RelevantItems, seconds: Float64) -> None:
     if k < 1:
         raise ValueError(
             f"k counts the places of a list that are evaluated and is at least 1, found {k}"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Float64, Int32
 from features.impressions import Impressions
 from features.random_streams import Stream, rng_of
 from features.simulation.simulated_log import load_ground_truth
@@ -29,8 +29,6 @@ from ranking.policies import Logged, Policy, softmax_of_places
 from ranking.recommend import Lists
 from recall.tower_scores import rolled_columns
 
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 Metrics = dict[str, float]
 
 ESTIMATES = ("snips", "doubly_robust", "logged")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Flags
 from ranking.metrics import by_bucket, quantile_buckets
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def share_bars(title: str, panels: Mapping[str, pd.DataFrame], path: Path) -> No
 
 def data_profile(
     days: npt.NDArray[np.datetime64],
-    clicked: npt.NDArray[np.bool_],
+    clicked: Flags,
     seconds: Numbers,
     users: Numbers,
     path: Path,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Flags, Float64
 from features.asof_counts import count_events
 from features.asof_features import Block
 from features.impressions import Impressions
@@ -25,8 +25,6 @@ from funnel.evaluation.plots import calibration_bars, seconds_by_bucket
 from ranking import metrics as ranking
 from ranking.metrics import by_duration, by_item_age, by_user_clicks
 
-Float64 = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Metrics = dict[str, float]
 
 

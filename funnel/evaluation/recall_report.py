@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Flags, Int32
 from funnel.evaluation.evaluation_data import EvaluationData, cutoffs, mean
 from funnel.evaluation.plots import share_bars
 from funnel.evaluation.recall_tables import generator_tables, slice_tables
@@ -21,8 +21,6 @@ from recall import metrics as recall
 from recall import slices
 from recall.contributions import contributions
 
-Int32 = npt.NDArray[np.int32]
-Flags = npt.NDArray[np.bool_]
 Metrics = dict[str, float]
 
 SLICED_AT = 50

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float64, Int32, Int64
 from funnel.context import StepContext, saved_candidates
 from funnel.evaluation.evaluation_data import EvaluationData, cutoffs, mean
 from funnel.evaluation.list_metrics import watch_seconds_share_at
@@ -33,8 +33,6 @@ from ranking.list_order import RECALLS_ORDER
 from recall import metrics as recall
 from recall.metrics import RelevantItems
 
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 Metrics = dict[str, float]
 
 
@@ -175,7 +173,7 @@ def _simulated_metrics(evaluation: EvaluationData) -> Metrics:
     )
 
 
-def _raw(evaluation: EvaluationData, lists: Int32) -> npt.NDArray[np.int64]:
+def _raw(evaluation: EvaluationData, lists: Int32) -> Int64:
     """Lists of raw ids, -1 past a list's end."""
     raw = np.full(lists.shape, -1, np.int64)
     raw[lists > 0] = evaluation.context.ids.items.id_of(lists[lists > 0]).to_numpy()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from features.arrays import Int32, Int64
 from features.random_streams import Stream, rng_of
 from features.simulation.oracle import Ask, oracle_lists, oracle_share, reference_lists, seen_before
 from features.simulation.simulated_log import load_ground_truth, load_log
@@ -17,8 +18,6 @@ from features.simulation.world import World, examination, expected_seconds
 from features.vocabulary import Vocabulary
 from funnel.lists import RawIds
 from ranking.policies import Logged, Policy, draws_of
-
-Int64 = npt.NDArray[np.int64]
 
 K = 10
 USERS_ASKED = 2_000
@@ -46,9 +45,7 @@ def oracle_shares(
     return {"10" if name == "final" else f"10.{name}": share for name, share in shares.items()}
 
 
-def best_lists(
-    data: Path, users: npt.NDArray[Any], items: Vocabulary, as_of: int, k: int
-) -> npt.NDArray[np.int32]:
+def best_lists(data: Path, users: npt.NDArray[Any], items: Vocabulary, as_of: int, k: int) -> Int32:
     """The world's best k unseen items of each user (raw ids) as of an instant, as indexes: [users,
     k].
 

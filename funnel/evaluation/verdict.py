@@ -11,13 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from funnel.evaluation.evaluation_data import EvaluationData
+from funnel.evaluation.list_metrics import ratio_error
 from funnel.evaluation.off_policy_report import OffPolicy
 
-Float64 = npt.NDArray[np.float64]
 Metrics = dict[str, float]
 
 NAMES = {
@@ -74,19 +71,11 @@ def replayed_margins(evaluation: EvaluationData) -> list[Margin]:
             name,
             float(held.sum()) / total,
             float(rival[k].sum()) / total,
-            _error(held - rival[k], evaluation.clicked_seconds),
+            ratio_error(held - rival[k], evaluation.clicked_seconds),
         )
         for k, held in final.items()
         for name, rival in rivals.items()
     ]
-
-
-def _error(surplus: Float64, seconds: Float64) -> float:
-    """Standard error over users of sum(surplus) / sum(seconds), a ratio, to first order; both
-    [users].
-    """
-    ratio = surplus.sum() / seconds.sum()
-    return float(np.sqrt(np.square(surplus - ratio * seconds).sum()) / seconds.sum())
 
 
 def _estimated(off_policy: OffPolicy) -> list[Margin]:

@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Flags, Float64, Int32
 from features.timeline import pair_keys
 from funnel.evaluation.evaluation_data import EvaluationData
 from funnel.evaluation.plots import waterfall_bars
 from recall import metrics as recall
 from recall.slices import items_by_age, users_by_activity
 
-Flags = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 Metrics = dict[str, float]
 
 KEY, GENERATOR = "waterfall.", "generator/"

@@ -5,8 +5,8 @@ clicked next.
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float64, Int32, Int64, Intp
 from features.random_streams import Stream, rng_of
 from features.timeline import pair_keys
 from funnel.context import StepContext, watched
@@ -14,11 +14,6 @@ from ranking.examples import MERGED, Exposures, thinned
 from recall.labelled_lists import LabelledLists
 from recall.tower_scores import rolled_columns
 
-Flags = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Intp = npt.NDArray[np.intp]
 # Exposures, whether they were clicked, T, and how many each row stands for.
 Labelled = tuple[Exposures, Flags, Float64, Float64]
 

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from features.arrays import Float32, Float64, Int64, UInt16
 from features.errors import InputError
 from features.schema import CHANNEL, ITEM, USER
 from features.side_features import SideFeatures
@@ -29,10 +29,6 @@ from recall.blender import reserved_places
 from recall.candidates import Candidates
 from recall.tower import Tower
 from recall.tower_scores import list_columns
-
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 COSTS_AT = 10
 CHOICE = "choice.json"
@@ -65,7 +61,7 @@ def lists_of(
     return Lists(candidates.users, candidates.items, columns, np.asarray(log_chances, np.float64))
 
 
-def rank_chances(ranks: npt.NDArray[np.uint16]) -> Float64:
+def rank_chances(ranks: UInt16) -> Float64:
     """log chances of candidates by one generator's ranks [n, k]: 1 / rank (Zipf's law), up to a
     constant.
 
@@ -77,9 +73,7 @@ def rank_chances(ranks: npt.NDArray[np.uint16]) -> Float64:
     return -np.log(np.where(ranks > 0, ranks, rest))
 
 
-def recall_columns(
-    context: StepContext, lists: Candidates, tower: Tower
-) -> dict[str, npt.NDArray[np.float64]]:
+def recall_columns(context: StepContext, lists: Candidates, tower: Tower) -> dict[str, Float64]:
     """Recall's columns of lists as of a tower's instant, [n, k]."""
     columns = list_columns(tower, context.user_inputs, lists)
     return columns | {MERGED: np.asarray(lists.scores, np.float64)}
@@ -200,10 +194,10 @@ def _table(path: Path) -> pa.Table:
         raise InputError(f"{path}: the table of exclusions cannot be read ({error}).") from None
 
 
-def _vectors(context: StepContext, count: int) -> npt.NDArray[np.float32]:
+def _vectors(context: StepContext, count: int) -> Float32:
     """Recall's item vectors by index; an item that came after the last tower has none, and is like
     nothing.
     """
-    vectors: npt.NDArray[np.float32] = np.load(context.inputs["item_vectors"] / "item_vectors.npy")
+    vectors: Float32 = np.load(context.inputs["item_vectors"] / "item_vectors.npy")
     missing = np.zeros((max(count - len(vectors), 0), vectors.shape[1]), np.float32)
     return np.concatenate([vectors, missing])

@@ -5,8 +5,8 @@ cut.
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float64, Int32, Intp
 from features.asof_features import Block
 from features.random_streams import Stream, rng_of
 from funnel.context import StepContext, saved_candidates
@@ -14,10 +14,6 @@ from funnel.steps.ordering import COSTS_AT, lists_of, order_of, recommender_at
 from ranking.pre_rank import PreRanker, distilled, kept, seconds_lost
 from ranking.recommend import Lists
 from recall.candidates import Candidates
-
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Intp = npt.NDArray[np.intp]
 
 # Users on whose candidates the ranker teaches, and as many others on whose candidates the cut is
 # evaluated.

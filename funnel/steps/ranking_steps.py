@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,12 +34,11 @@ from ranking.recommend import Ordered
 from recall.candidates import Candidates
 from recall.tower_scores import rolled_columns
 
-Int32 = npt.NDArray[np.int32]
-
 
 def write_ranking_rows(context: StepContext) -> None:
     if logs_impressions(context):
-        past = _past_impressions(context)
+        ended_us = context.features.log.events.ended_us
+        past = context.impressions.ended_by(context.split.test_start, ended_us)
         exposures, requests_us = exposures_of(context, past), past.requests_us
         clicked, seconds = past.clicked, watched(context, past)
         weight = np.ones(len(exposures))
@@ -143,12 +141,6 @@ def _refuse_to_rank(context: StepContext, rows: int, clicked: int) -> None:
     )
 
 
-def _past_impressions(context: StepContext) -> Impressions:
-    """Every impression before test_start whose watch had ended by then."""
-    ended_us = context.features.log.events.ended_us
-    return context.impressions.ended_by(context.split.test_start, ended_us)
-
-
 def exposures_of(context: StepContext, rows: Impressions) -> Exposures:
     """Impressions as exposures as of their requests, in their own contexts and positions; no list
     that was merged is known of them.
@@ -175,19 +167,15 @@ def _write_scored(context: StepContext, ranker: Any) -> None:
     its request.
     """
     log = context.impressions
-    rows = log.take(np.flatnonzero(in_test(log, context.split)))
+    inside = in_test(log, context.split)
+    rows = log.take(np.flatnonzero(inside))
     blocks = blocks_of(context.features, exposures_of(context, rows))
     seconds = ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
-    table = _timestamps(context, in_test(log, context.split))
+    path = context.inputs["impressions"] / "impressions.parquet"
+    table = pq.read_table(path, columns=[TIMESTAMP]).filter(pa.array(inside))
     table = table.add_column(0, USER, context.ids.users.id_of(rows.users))
     table = table.add_column(1, ITEM, context.ids.items.id_of(rows.items))
     pq.write_table(
         table.append_column(EXPECTED_SECONDS, pa.array(seconds.astype(np.float32))),
         context.out / "scored.parquet",
     )
-
-
-def _timestamps(context: StepContext, rows: npt.NDArray[np.bool_]) -> pa.Table:
-    return pq.read_table(
-        context.inputs["impressions"] / "impressions.parquet", columns=[TIMESTAMP]
-    ).filter(pa.array(rows))

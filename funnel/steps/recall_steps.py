@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from features.arrays import Int32
 from features.errors import InputError
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
@@ -33,7 +33,6 @@ from recall.train_blender import FittedBlender, fit_blender
 if TYPE_CHECKING:
     from recall.train import TrainingJob
 
-Int32 = npt.NDArray[np.int32]
 
 # Users whose vectors the index is tried with: half choose its parameters, half must agree.
 INDEX_QUERIES = 2000
@@ -82,10 +81,8 @@ def write_index(context: StepContext) -> None:
     """
     from recall.index_tuning import tune_index
 
-    users, tower = (
-        _sample(listed_users(context), INDEX_QUERIES, context.config.seed),
-        context.towers[-1],
-    )
+    tower, rng = context.towers[-1], rng_of(context.config.seed, Stream.INDEX_QUERIES)
+    users = np.sort(rng.permutation(listed_users(context))[:INDEX_QUERIES])
     queries = tower.user_vectors(
         context.user_inputs.inputs_at(tower.shape, users, context.split.test_start)
     )
@@ -216,8 +213,3 @@ def _saved(
     (folder / "generators.json").write_text(json.dumps(list(part.ranks)))
     for file in files.values():
         file.close()
-
-
-def _sample(users: Int32, most: int, seed: int) -> Int32:
-    """At most so many of the users, ascending."""
-    return np.sort(rng_of(seed, Stream.INDEX_QUERIES).permutation(users)[:most])

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float32, Float64, Int32, Int64, Intp
 from features.asof_features import AsOfFeatures
 from features.histories import Histories
 from features.schema import HOUR
@@ -20,12 +20,6 @@ from recall.index import ItemIndex
 from recall.inputs import UserInputs
 from recall.tower import Tower
 
-Flags = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Intp = npt.NDArray[np.intp]
 Columns = dict[str, Float32]
 
 LAST_WATCHES = 10

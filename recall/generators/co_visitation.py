@@ -4,14 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from features.arrays import Float32, Int32
 from features.histories import Histories
 from recall.generators.base import Requests, Snapshot, decay
 from recall.generators.spread import Sparse, SpreadAnswer, spread, strongest
-
-Int32 = npt.NDArray[np.int32]
 
 WINDOW = 5
 # Hours after which a watch counts half, or as long as the log takes for HALF_WATCHES, whichever is
@@ -62,7 +60,7 @@ def normalised(counts: Sparse) -> Sparse:
 
 def _pairs(
     watches: Histories, items: int, as_of: int, half_life: float | None
-) -> Iterator[tuple[Int32, Int32, npt.NDArray[np.float32]]]:
+) -> Iterator[tuple[Int32, Int32, Float32]]:
     """Earlier item, later item and weight of the pairs of watches d apart, for each d: memory grows
     with the log.
     """

@@ -13,19 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float32, Float64, Int32, Intp
 from features.asof_catalogue import FEATURES, agreements
 from features.asof_features import AsOfFeatures
 from features.asof_log import AsOfRows
 from recall.candidates import first
 from recall.generators.base import Columns, Log, Named, Requests, Snapshot
 
-Flags = npt.NDArray[np.bool_]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Intp = npt.NDArray[np.intp]
 Numbers = Mapping[str, Float64]
 
 OF_ITEMS = (

@@ -3,16 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from features.arrays import Flags, Float64, Int32
 from features.schema import CHANNEL
 from recall.generators.base import Log, Requests, Snapshot, decayed
 from recall.generators.spread import Sparse, SpreadAnswer, spread, strongest
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
 
 OF_A_CHANNEL = 50
 
@@ -32,9 +28,7 @@ class FollowedChannels:
         )
 
 
-def offer_channels(
-    channels: Int32, watches: Float64, new: npt.NDArray[np.bool_]
-) -> FollowedChannels:
+def offer_channels(channels: Int32, watches: Float64, new: Flags) -> FollowedChannels:
     """Channels by item (codes [items], 0 = unknown); each offers by (recent) watches [items], a new
     item as if by one.
 

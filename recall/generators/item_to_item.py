@@ -3,15 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from features.arrays import Float32, Int32
 from recall.generators.base import LAST_WATCHES, Requests, Snapshot
 from recall.generators.spread import Sparse, SpreadAnswer, spread
 from recall.index import index_of
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
 
 NEIGHBOURS = 50
 

@@ -3,17 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float32, Float64, Int32, Int64, Intp
 from features.schema import HOUR
 from recall.candidates import first
 from recall.generators.base import Columns, Log, Named, Requests, Snapshot
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Intp = npt.NDArray[np.intp]
 
 # More than this many new items are not looked at: the newest are.
 NEWEST = 4096
@@ -52,9 +46,7 @@ class NewAnswer:
         return {"age": np.log1p(self.generator.hours).astype(np.float32)[items]}
 
 
-def gather_new(
-    first_seen: Int64, new: npt.NDArray[np.bool_], item_vectors: Float32, as_of: int
-) -> NewItems:
+def gather_new(first_seen: Int64, new: Flags, item_vectors: Float32, as_of: int) -> NewItems:
     """The new items that a tower knows, [items] each: of instants first seen, of flags, of
     vectors.
     """

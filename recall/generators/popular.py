@@ -5,19 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float32, Float64, Int32, Intp
 from features.histories import Histories
 from features.schema import HOUR
-from recall.candidates import (
-    Candidates,
-    Flags,
-    Pairs,
-    first,
-    pairs_before,
-    pairs_between,
-    shards_of,
-)
+from recall.candidates import Candidates, Pairs, first, pairs_before, pairs_between, shards_of
 from recall.generators.base import (
     Columns,
     Log,
@@ -28,12 +20,6 @@ from recall.generators.base import (
     decayed,
     seen_only,
 )
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Intp = npt.NDArray[np.intp]
 
 # How far back popularity counts as a baseline, in hours; a log has those that are shorter than it
 # is, and all of its time.

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Float32, Int32, Int64, Intp
 from recall.config import GeneratorName, RecallConfig
 from recall.generators import (
     co_visitation,
@@ -24,11 +24,6 @@ from recall.generators import (
 )
 from recall.generators.base import CandidateGenerator, Columns, Log, Snapshot
 from recall.generators.union import Union, joined, union_of
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Intp = npt.NDArray[np.intp]
 
 SLAB = 1 << 18
 

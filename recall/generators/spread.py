@@ -6,14 +6,12 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from features.arrays import Float32, Int32, Intp
+from features.timeline import pair_keys, pairs_of
 from recall.generators.base import Columns, Named, Requests
 
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Intp = npt.NDArray[np.intp]
 # A scipy.sparse.csr_array: scipy says nothing of its types.
 Sparse: TypeAlias = Any
 
@@ -87,15 +85,12 @@ def best_of(scores: Sparse, k: int) -> Named:
     # The bits of positive floats order as the floats do: one sort of integers carries the item
     # along.
     keys = np.zeros((len(counts), width), np.int64)
-    keys[row, within] = (
-        scores.data.astype(np.float32).view(np.int32).astype(np.int64) << 32
-    ) | scores.indices
+    keys[row, within] = pair_keys(scores.data.astype(np.float32).view(np.int32), scores.indices)
     keys.sort(axis=1)
-    best = keys[:, ::-1][:, :k]
-    items = (best & 0xFFFFFFFF).astype(np.int32)
-    values = (best >> 32).astype(np.int32).view(np.float32)
-    missing = max(k - width, 0)
-    return Named(np.pad(items, ((0, 0), (0, missing))), np.pad(values, ((0, 0), (0, missing))))
+    bits, items = pairs_of(keys[:, ::-1][:, :k])
+    values = bits.astype(np.int32).view(np.float32)
+    missing = ((0, 0), (0, max(k - width, 0)))
+    return Named(np.pad(items.astype(np.int32), missing), np.pad(values, missing))
 
 
 def values_at(scores: Sparse, rows: Intp, items: Int32) -> Float32:
@@ -117,7 +112,7 @@ def strongest(scores: Sparse, most: int) -> Sparse:
     # do.
     long = np.flatnonzero(np.repeat(counts > most, counts))
     bits = scores.data[long].astype(np.float32).view(np.int32).astype(np.int64)
-    order = long[np.argsort((row[long] << 32) - bits, kind="stable")]
+    order = long[np.argsort(row[long] * 2**32 - bits, kind="stable")]
     of_row = row[order]
     place = np.arange(len(order)) - np.searchsorted(of_row, of_row, side="left")
     kept = np.ones(len(row), bool)

@@ -3,15 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Int32, Intp
 from recall.candidates import nearest
 from recall.generators.base import Columns, Named, Requests, Snapshot
 from recall.index import ItemIndex
-
-Float32 = npt.NDArray[np.float32]
-Int32 = npt.NDArray[np.int32]
-Intp = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Int32, Int64, Intp, UInt16
 from recall.generators.base import Columns, Named
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-Intp = npt.NDArray[np.intp]
-UInt16 = npt.NDArray[np.uint16]
-
-_RANK_BITS, _ITEM_BITS = 16, 32
 
 
 @dataclass(frozen=True)
@@ -54,29 +47,23 @@ class Union:
 
 def union_of(named: Mapping[str, Named]) -> Union:
     """The union of generators' lists, [n, m] each, over the same users."""
-    keys = np.concatenate(
-        [_keys(number, each.items) for number, each in enumerate(named.values())], axis=1
-    )
+    items = np.concatenate([each.items for each in named.values()], axis=1)
+    widths = [each.items.shape[1] for each in named.values()]
+    # One sort of item and column; the column tells the generator and the rank.
+    keys = items.astype(np.int64) * items.shape[1] + np.arange(items.shape[1])
     keys.sort(axis=1)
-    items = (keys >> _ITEM_BITS).astype(np.int32)
+    items, columns = np.divmod(keys, items.shape[1])
     new = np.diff(items, axis=1, prepend=0) != 0
-    place = np.cumsum(new).reshape(new.shape) - 1
     rows, _ = np.nonzero(new)
-    ranks = np.zeros((len(named), len(rows)), np.uint16)
     filled = items > 0
-    ranks[(keys[filled] >> _RANK_BITS) & 0xFFFF, place[filled]] = (keys[filled] & 0xFFFF).astype(
-        np.uint16
-    )
-    return Union(len(keys), rows, items[new], named, dict(zip(named, ranks, strict=True)))
-
-
-def _keys(generator: int, items: Int32) -> Int64:
-    """Item, generator and rank of each entry of lists [n, m] in an integer that sorts by item; 0
-    where none is.
-    """
-    ranks = np.arange(1, items.shape[1] + 1)
-    keys = (items.astype(np.int64) << _ITEM_BITS) | (generator << _RANK_BITS) | ranks
-    return np.where(items > 0, keys, 0)
+    columns, place = columns[filled], (np.cumsum(new).reshape(new.shape) - 1)[filled]
+    ranks = np.zeros((len(named), len(rows)), np.uint16)
+    generators = np.repeat(np.arange(len(named)), widths)
+    ranks[generators[columns], place] = np.concatenate([np.arange(1, w + 1) for w in widths])[
+        columns
+    ]
+    distinct = items[new].astype(np.int32)
+    return Union(len(items), rows, distinct, named, dict(zip(named, ranks, strict=True)))
 
 
 def joined(parts: Sequence[Columns]) -> Columns:
