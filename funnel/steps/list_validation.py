@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from features.arrays import Flags, Float64, Int32, Int64
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
 from funnel.context import VALIDATION, StepContext, saved_candidates
@@ -34,11 +34,6 @@ from recall.candidates import Candidates
 from recall.generators.popular import counts_by_span, popular_lists_by_span
 from recall.metrics import RelevantItems
 from recall.tower import Tower
-
-Flags = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 FLAGS = "validation.npy"
 # What validates a ranker: rows of the window, rows of some users, or nothing.
