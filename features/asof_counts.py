@@ -17,6 +17,7 @@ from features.schema import SECOND
 from features.timeline import Spans, Timeline, timeline_order
 
 Counts = Mapping[str, npt.NDArray[Any]]
+RunningSums = tuple[tuple[str, ...], Float64]
 
 NEVER = np.iinfo(np.int64).min
 NO_COLUMNS: Mapping[str, Float64] = MappingProxyType({})
@@ -88,16 +89,17 @@ NOTHING_SUMMED = Summed()
 class AsOfCounts:
     """Counts of one key (users, items, user x channel ...) that can be read as of any instant.
 
-    `clicked` and `summed.at_event` are in the order of the timeline; `ended_us`, `known` (clicks of
-    known seconds), their `seconds` and `summed.at_end` stand by key and by the end of the watch.
+    `clicked` [n] and `sums_at_event` are in the order of the timeline; `ended_us` and `sums_at_end`
+    stand by key and by the end of the watch. Sums are over the first i events, [n + 1, names], with
+    what they sum: clicks first at the event; known (clicks of known seconds) and their seconds at
+    the end.
     """
 
     timeline: Timeline
     clicked: Flags
     ended_us: Int64
-    known: Flags
-    seconds: Float64
-    summed: Summed = NOTHING_SUMMED
+    sums_at_event: RunningSums
+    sums_at_end: RunningSums
 
     def as_of(
         self, keys: npt.NDArray[Any], timestamps_us: npt.NDArray[Any] | int
@@ -117,8 +119,8 @@ class AsOfCounts:
         # A watch ends after it began: what has ended lies among the first so many of its key.
         ended = np.empty(len(ends), np.int64)
         seek(self.ended_us, starts, ends, spans.as_of, ended)
-        found = _totals(*self._sums_at_event, starts, ends) | _totals(
-            *self._sums_at_end, starts, ended
+        found = _totals(*self.sums_at_event, starts, ends) | _totals(
+            *self.sums_at_end, starts, ended
         )
         found["shown"] = (ends - starts).astype(np.float64)
         # Most pairs of a candidate list never met: only the keys that have events were looked up.
@@ -131,7 +133,8 @@ class AsOfCounts:
 
     def shown_and_clicked(self, spans: Spans) -> tuple[Float64, Float64]:
         """How many events there are in spans, and how many of them are clicks: [size] each."""
-        clicks = np.take(self._clicks, spans.ends) - np.take(self._clicks, spans.starts)
+        so_far = self.sums_at_event[1][:, 0]
+        clicks = np.take(so_far, spans.ends) - np.take(so_far, spans.starts)
         return spans.counted, spans.spread(clicks)
 
     def _timestamp_at(self, positions: Int64, starts: Int64) -> Int64:
@@ -142,19 +145,6 @@ class AsOfCounts:
             np.take(self.timeline.timestamps_us, np.maximum(positions, 0)),
             NEVER,
         )
-
-    @cached_property
-    def _clicks(self) -> Float64:
-        """Clicks among the first i events, [n + 1]."""
-        return np.concatenate([[0.0], np.cumsum(self.clicked, dtype=np.float64)])
-
-    @cached_property
-    def _sums_at_event(self) -> tuple[tuple[str, ...], Float64]:
-        return _running_sums({"clicks": self.clicked, **self.summed.at_event})
-
-    @cached_property
-    def _sums_at_end(self) -> tuple[tuple[str, ...], Float64]:
-        return _running_sums({"known": self.known, "seconds": self.seconds, **self.summed.at_end})
 
     @cached_property
     def _last_click(self) -> Int64:
@@ -177,21 +167,24 @@ def count_events(
     timeline = Timeline(
         np.asarray(keys, np.int64)[order], np.asarray(events.timestamps_us, np.int64)[order]
     )
+    clicked = events.clicked[order]
+    # What was not clicked has no seconds to be known.
+    known = (events.clicked & ~np.isnan(events.seconds))[at_end]
+    seconds = np.where(events.clicked, np.nan_to_num(events.seconds), 0.0)[at_end]
+    shown, ended = (
+        {name: values[rows] for name, values in columns.items()}
+        for columns, rows in ((summed.at_event, order), (summed.at_end, at_end))
+    )
     return AsOfCounts(
         timeline,
-        events.clicked[order],
+        clicked,
         events.ended_us[at_end],
-        # What was not clicked has no seconds to be known.
-        (events.clicked & ~np.isnan(events.seconds))[at_end],
-        np.where(events.clicked, np.nan_to_num(events.seconds), 0.0)[at_end],
-        Summed(
-            {name: values[order] for name, values in summed.at_event.items()},
-            {name: values[at_end] for name, values in summed.at_end.items()},
-        ),
+        _running_sums({"clicks": clicked, **shown}),
+        _running_sums({"known": known, "seconds": seconds, **ended}),
     )
 
 
-def _running_sums(columns: Mapping[str, npt.NDArray[Any]]) -> tuple[tuple[str, ...], Float64]:
+def _running_sums(columns: Mapping[str, npt.NDArray[Any]]) -> RunningSums:
     """What is summed, and its sums over the first i events, side by side as they are read: [n + 1,
     names].
     """

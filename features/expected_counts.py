@@ -109,14 +109,8 @@ class ExpectedCounts:
         return self._counts(group).as_of(self.keys[group], self.events.requests_us)
 
     def _counts(self, group: str) -> AsOfCounts:
-        if group not in self._counted:
-            keys = self.keys[group]
-            self._counted[group] = count_events(keys, self.events, self.watched_shares)
-        return self._counted[group]
-
-    @cached_property
-    def _counted(self) -> dict[str, AsOfCounts]:
-        return {}
+        # Each is read once, and not kept: it is several times as large as the log.
+        return count_events(self.keys[group], self.events, self.watched_shares)
 
     def _smoothed(self, group: str, towards: Expectation, rows: float) -> Expectation:
         """Click rate, mean seconds and mean share of the length a click, of each event's key as of

@@ -7,12 +7,13 @@ on lists of validation users.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from features.arrays import Float64
+from features.arrays import Float64, Ints
+from features.timeline import pair_keys
 
 # The values of lambda that are tried, the preferred first: 1 is seconds times chance.
 CHANCE_WEIGHTS = (1.0, 0.75, 1.5, 0.5, 2.0, 0.25, 4.0, 0.0)
@@ -66,11 +67,19 @@ def log_of(seconds: Float64) -> Float64:
 
 @dataclass(frozen=True)
 class Gains:
-    """What lists hold of what users [n] went on to watch, by list length: {k: seconds (or watches)
-    [n]}.
+    """What lists hold of what their users went on to watch.
+
+    `users` and `items` [n] are of each watch; `by_length` {k: [n]} are its seconds (or 1) where the
+    first k of its user's list have its item, else 0.
     """
 
+    users: Ints
+    items: Ints
     by_length: Mapping[int, Float64]
+
+    def of_users(self, k: int, users: int) -> Float64:
+        """Seconds held at a length by user, [users]."""
+        return np.bincount(self.users, self.by_length[k], users).astype(np.float64)
 
     @property
     def log_total(self) -> float:
@@ -85,7 +94,7 @@ class Gains:
         error.
         """
         pairs = [
-            (Gains({k: gains}), Gains({k: other.by_length[k]}))
+            (replace(self, by_length={k: gains}), replace(other, by_length={k: other.by_length[k]}))
             for k, gains in self.by_length.items()
         ]
         return any(
@@ -94,10 +103,11 @@ class Gains:
         )
 
     def standard_error(self, other: "Gains") -> float:
-        """Standard error over users of the difference of two lists' `log_total`, to first order.
+        """Standard error of the difference of two lists' `log_total`, to first order; users and
+        items are both taken as draws (two-way clusters, Cameron, Gelbach and Miller 2011).
 
-        The seconds of the same users are compared, so that what makes both rise or fall together
-        does not count.
+        The same watches are compared, so that what makes both rise or fall together does not count.
+        Items count because a day's most watched decide it: another day has others.
         """
         if not (np.isfinite(self.log_total) and np.isfinite(other.log_total)):
             return float("nan")
@@ -105,4 +115,13 @@ class Gains:
             mine / mine.sum() - theirs / theirs.sum()
             for mine, theirs in zip(self.by_length.values(), other.by_length.values(), strict=True)
         ]
-        return float(np.sqrt(np.square(np.mean(parts, axis=0)).sum()))
+        mean = np.mean(parts, axis=0)
+        by_user, by_item, by_pair = (
+            float(np.square(np.bincount(groups, mean)).sum())
+            for groups in (
+                self.users,
+                self.items,
+                np.unique(pair_keys(self.users, self.items), return_inverse=True)[1],
+            )
+        )
+        return float(np.sqrt(max(by_user + by_item - by_pair, by_user, by_item)))

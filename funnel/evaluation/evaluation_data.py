@@ -13,7 +13,7 @@ from features.histories import Histories
 from features.impressions import Impressions
 from features.schema import DAY, PUBLISHED_AT
 from funnel.context import StepContext, in_test, saved_candidates, watched
-from funnel.evaluation.list_metrics import listed_seconds_at, relevant_of
+from funnel.evaluation.list_metrics import gains_of, relevant_of
 from ranking.list_order import Gains
 from recall.baselines import LogBefore, ease_fits, ease_lists, item_knn_lists
 from recall.candidates import pairs_before
@@ -112,7 +112,7 @@ class EvaluationData:
         """
         clicks, seconds = self.clicked
         lengths = cutoffs(JUDGED_AT, self.context.config.ranking.top_k)
-        return Gains({k: listed_seconds_at(k, items, clicks, seconds) for k in lengths})
+        return gains_of(lengths, items, clicks, seconds)
 
     @cached_property
     def generator_ranks(self) -> Mapping[str, UInt16]:

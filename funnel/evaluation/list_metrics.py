@@ -2,7 +2,7 @@
 lists.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from features.arrays import Float64, Int32, Ints
 from features.dataset import Dataset
 from features.impressions import Impressions
 from ranking.examples import target_seconds
+from ranking.list_order import Gains
 from recall.generators.popular import counts_by_span, popular_lists_by_span
 from recall.metrics import RelevantItems, accuracy, hits
 
@@ -76,12 +77,25 @@ def listed_seconds_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Fl
     """Each user's logged test window seconds on the first k items of the list, [users]; 0 without
     test window.
     """
+    held = _held_seconds_at(k, ranked, relevant, seconds)
+    return np.bincount(relevant.rows, weights=held, minlength=relevant.users).astype(np.float64)
+
+
+def gains_of(
+    lengths: Sequence[int], ranked: Ints, relevant: RelevantItems, seconds: Float64
+) -> Gains:
+    """What lists [users, K] hold of what their users went on to watch, at some lengths."""
+    held = {k: _held_seconds_at(k, ranked, relevant, seconds) for k in lengths}
+    return Gains(relevant.rows, relevant.items, held)
+
+
+def _held_seconds_at(k: int, ranked: Ints, relevant: RelevantItems, seconds: Float64) -> Float64:
+    """The seconds of each watch whose item is among the first k of its user's list, else 0, [n]."""
     _check(k, relevant, seconds)
     stride = int(relevant.items.max(initial=0)) + 1
     user, place = np.nonzero(hits(ranked[:, :k], relevant))
     listed = np.isin(relevant.rows * stride + relevant.items, user * stride + ranked[user, place])
-    kept = np.where(listed, seconds, 0)
-    return np.bincount(relevant.rows, weights=kept, minlength=relevant.users).astype(np.float64)
+    return np.where(listed, seconds, 0)
 
 
 def ratio_error(parts: Float64, wholes: Float64) -> float:

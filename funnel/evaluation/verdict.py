@@ -61,20 +61,21 @@ def replayed_margins(evaluation: EvaluationData) -> list[Margin]:
     total = float(evaluation.clicked[1].sum())
     if not total:
         return []
-    final = evaluation.gains(evaluation.final).by_length
-    rivals = {
-        name: evaluation.gains(items).by_length for name, items in evaluation.baselines.items()
-    }
+    seconds = evaluation.clicked_seconds
+    final = evaluation.gains(evaluation.final)
+    rivals = {name: evaluation.gains(items) for name, items in evaluation.baselines.items()}
+    held = {k: final.of_users(k, len(seconds)) for k in final.by_length}
     return [
         Margin(
             f"watch_seconds_share@{k}",
             name,
-            float(held.sum()) / total,
-            float(rival[k].sum()) / total,
-            ratio_error(held - rival[k], evaluation.clicked_seconds),
+            float(mine.sum()) / total,
+            float(theirs.sum()) / total,
+            ratio_error(mine - theirs, seconds),
         )
-        for k, held in final.items()
+        for k, mine in held.items()
         for name, rival in rivals.items()
+        for theirs in [rival.of_users(k, len(seconds))]
     ]
 
 

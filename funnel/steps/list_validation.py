@@ -20,12 +20,12 @@ import numpy as np
 from features.arrays import Flags, Float64, Int32, Int64
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
-from funnel.context import VALIDATION, StepContext, saved_candidates
+from funnel.context import VALIDATION, StepContext, logs_impressions, saved_candidates
 from funnel.evaluation.evaluation_data import JUDGED_AT, clicks_between, cutoffs
-from funnel.evaluation.list_metrics import listed_seconds_at
+from funnel.evaluation.list_metrics import gains_of
 from funnel.evaluation.off_policy_report import logged_slots
 from funnel.steps.ordering import CHOICE, lists_of, taking_part, unreserved
-from ranking.list_order import BLENDER, CHANCE_WEIGHTS, RECALLS_ORDER, Gains, ListOrder
+from ranking.list_order import CHANCE_WEIGHTS, RECALLS_ORDER, Gains, ListOrder
 from ranking.model import Ranker
 from ranking.off_policy import evaluated
 from ranking.policies import Policy, softmax_of_places
@@ -195,7 +195,7 @@ class Validation:
     def gains(self, items: Int32) -> Gains:
         """What lists hold of what their users went on to watch."""
         clicks, seconds = self.clicks
-        return Gains({k: listed_seconds_at(k, items, clicks, seconds) for k in self._lengths})
+        return gains_of(self._lengths, items, clicks, seconds)
 
     def shares(self, items: Int32) -> dict[str, float]:
         """Share of all watch seconds of the window that lists hold, by length."""
@@ -288,8 +288,9 @@ class Validation:
 def orders_to_try(context: StepContext, candidates: Candidates) -> list[ListOrder]:
     """The orders, the preferred first: seconds times chance, recall's, each generator's alone.
 
-    The ranker orders all candidates but those in kept places, fewer, or all of them. With
-    `ranking.chance_weight` only that is chosen.
+    Recall's comes first where the log does not say what was shown: the ranker has then learnt from
+    recall's own lists, and has to show that it adds to them. The ranker orders all candidates but
+    those in kept places, fewer, or all of them. With `ranking.chance_weight` only that is chosen.
     """
     given, top_k = context.config.ranking.chance_weight, context.config.ranking.top_k
     own, all_of_them = unreserved(context.config, candidates), candidates.items.shape[1]
@@ -300,17 +301,19 @@ def orders_to_try(context: StepContext, candidates: Candidates) -> list[ListOrde
     ]
     if given is not None:
         return orders
-    return orders + [
-        ListOrder(seconds_weight=0, chance_of=name) for name in (BLENDER, *candidates.ranks)
-    ]
+    recalls = [ListOrder(seconds_weight=0)]
+    alone = [ListOrder(seconds_weight=0, chance_of=name) for name in candidates.ranks]
+    shown = logs_impressions(context)
+    return orders + recalls + alone if shown else recalls + orders + alone
 
 
 def first_within_an_error(trials: Sequence[OrderTrial]) -> int:
     """The first harmless trial, in order of preference, that is not behind the best by more than a
     standard error.
 
-    Seconds are heavy-tailed and validation users few: what is not clearly better is no reason to
-    leave the preferred. The preferred one, too, where no list holds anything.
+    Seconds are heavy-tailed, validation users few, and each day has its own items: what is not
+    clearly better is no reason to leave the preferred. The preferred one, too, where no list holds
+    anything.
     """
     fit = (trial.harmless and (trial.behind <= trial.error or not trial.behind) for trial in trials)
     return next((number for number, chosen in enumerate(fit) if chosen), 0)
