@@ -1,10 +1,11 @@
-"""Work done ahead of its need, in one thread beside the one that needs it."""
+"""Work done ahead of its need, in threads beside the one that needs it."""
 
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar, cast
 
+S = TypeVar("S")
 T = TypeVar("T")
 # One is in use while the next lies ready and another is being made.
 AHEAD = 2
@@ -24,3 +25,19 @@ def made_ahead(items: Iterator[T]) -> Generator[T, None, None]:
         while (item := coming.popleft().result()) is not end:
             coming.append(thread.submit(next, items, end))
             yield cast(T, item)
+
+
+def map_ahead(function: Callable[[S], T], items: Iterable[S], threads: int) -> Iterator[T]:
+    """A function of each item, in the items' order, worked on by so many threads.
+
+    No more results than threads lie ready beside the one in use. What the function raises is raised
+    where its result would have come.
+    """
+    with ThreadPoolExecutor(threads, "map ahead") as pool:
+        coming: deque[Future[T]] = deque()
+        for item in items:
+            coming.append(pool.submit(function, item))
+            if len(coming) > threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()

@@ -6,14 +6,17 @@ union is softmax over the union of x_i w. They are fitted where what was watched
 for each instant.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from features.arrays import Float32, Float64, Int32, Intp, UInt16
+from recall.ahead import map_ahead
 from recall.candidates import Candidates
 from recall.config import RecallConfig
 from recall.generators.base import Columns, Popularity
@@ -22,6 +25,8 @@ from recall.generators.union import Union
 from recall.logit import log_sums
 
 USERS_A_SHARD = 2048
+# numpy and faiss let other threads run while they work.
+THREADS = os.cpu_count() or 1
 # Users are weighed by how much is known of them: at least so many watches.
 GROUPS = (0, 1, 10)
 
@@ -172,9 +177,20 @@ def blend_in_shards(
     generators: Generators, blender: Blender, users: Int32, config: RecallConfig
 ) -> Iterator[Candidates]:
     """`blend_candidates` in shards of users; no user is one empty shard."""
-    kept = reserved_places(config)
+    blend = partial(_blend_shard, generators, blender, config)
+    return map_ahead(blend, shards_of_users(users), THREADS)
+
+
+def shards_of_users(users: Int32) -> Iterator[Int32]:
+    """Users in shards of USERS_A_SHARD; no user is one empty shard, whose columns are known."""
     for at in range(0, max(len(users), 1), USERS_A_SHARD):
-        yield blend_candidates(generators, blender, users[at : at + USERS_A_SHARD], config.k, kept)
+        yield users[at : at + USERS_A_SHARD]
+
+
+def _blend_shard(
+    generators: Generators, blender: Blender, config: RecallConfig, users: Int32
+) -> Candidates:
+    return blend_candidates(generators, blender, users, config.k, reserved_places(config))
 
 
 def reserved_places(config: RecallConfig) -> int:

@@ -13,7 +13,17 @@ import numpy as np
 from features.arrays import Float64, Int32
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
-from recall.blender import GROUPS, USERS_A_SHARD, Blend, Blender, best, flat_blend, group_of
+from recall.ahead import map_ahead
+from recall.blender import (
+    GROUPS,
+    THREADS,
+    Blend,
+    Blender,
+    best,
+    flat_blend,
+    group_of,
+    shards_of_users,
+)
 from recall.candidates import Pairs, pairs_between
 from recall.config import GeneratorName, RecallConfig
 from recall.generators.base import Log, Popularity, Snapshot
@@ -166,12 +176,12 @@ def _examples(
     generators = build_generators(config, of.snapshot(log, popularity))
     validates = rng.random(len(of.users)) < VALIDATION_SHARE
 
+    def found(users: Int32) -> tuple[Found, Pairs]:
+        watched = pairs_between(users, log.user_inputs.histories, of.since, of.until)
+        return generators.find(users), watched
+
     def found_for(users: Int32) -> Iterator[tuple[Found, Pairs]]:
-        # No user is one empty shard: its columns are known.
-        for at in range(0, max(len(users), 1), USERS_A_SHARD):
-            shard = users[at : at + USERS_A_SHARD]
-            watched = pairs_between(shard, log.user_inputs.histories, of.since, of.until)
-            yield generators.find(shard), watched
+        return map_ahead(found, shards_of_users(users), THREADS)
 
     training = [training_set_of(*found, rng) for found in found_for(of.users[~validates])]
     validation = tuple(ValidationExamples(*found) for found in found_for(of.users[validates]))

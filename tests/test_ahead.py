@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from recall.ahead import AHEAD, made_ahead
+from recall.ahead import AHEAD, made_ahead, map_ahead
 
 
 def numbers(upto: int, made: list[int] | None = None) -> Iterator[int]:
@@ -83,3 +83,26 @@ def test_of_what_is_left_of_a_longer_stream_nothing_is_lost() -> None:
     stream = numbers(10)
     assert list(made_ahead(itertools.islice(stream, 4))) == [0, 1, 2, 3]
     assert list(stream) == [4, 5, 6, 7, 8, 9]
+
+
+def test_what_threads_map_comes_in_order_whoever_is_first() -> None:
+    def slow_at_first(number: int) -> int:
+        time.sleep(0.02 if number % 2 == 0 else 0)
+        return number * number
+
+    assert list(map_ahead(slow_at_first, range(9), 3)) == [n * n for n in range(9)]
+    assert list(map_ahead(slow_at_first, [], 3)) == []
+
+
+def test_threads_map_no_more_than_they_are_ahead_and_raise_in_place() -> None:
+    begun: list[int] = []
+
+    def inverse(number: int) -> float:
+        begun.append(number)
+        return 1 / (number - 3)
+
+    results = map_ahead(inverse, range(50), 2)
+    assert [next(results) for _ in range(3)] == [-1 / 3, -0.5, -1.0]
+    assert max(begun) <= 5
+    with pytest.raises(ZeroDivisionError):
+        next(results)

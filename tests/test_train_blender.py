@@ -93,7 +93,6 @@ def test_a_new_user_gets_a_full_list_with_popular_items(chain_world, lists):
 
 
 def test_shards_and_reruns_give_the_same_lists(chain_world, fitted, lists, monkeypatch):
-    monkeypatch.setattr(train_blender, "USERS_A_SHARD", 17)
     monkeypatch.setattr(blender, "USERS_A_SHARD", 17)
     again = fit_blender(CONFIG, chain_world.log, chain_world.towers, seed=0).blender
     of_users = generators(chain_world, CONFIG, again.popularity)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from features.arrays import Float32, Int32, Int64, Intp
+from recall.compiled_loops import multiply_pairs
 from recall.config import GeneratorName, RecallConfig
 from recall.generators import (
     co_visitation,
@@ -24,8 +25,6 @@ from recall.generators import (
 )
 from recall.generators.base import CandidateGenerator, Columns, Log, Snapshot
 from recall.generators.union import Union, joined, union_of
-
-SLAB = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,9 @@ def build_generators(config: RecallConfig, snapshot: Snapshot) -> Generators:
 
 
 def pair_scores(vectors: Float32, item_vectors: Float32, rows: Intp, items: Int32) -> Float32:
-    """The tower's score of pairs [p], NaN of an item that it does not know; in slabs."""
-    scores = np.full(len(rows), np.nan, np.float32)
-    known = np.flatnonzero(items < len(item_vectors))
-    for at in range(0, len(known), SLAB):
-        slab = known[at : at + SLAB]
-        scores[slab] = np.einsum("nd,nd->n", vectors[rows[slab]], item_vectors[items[slab]])
+    """The tower's score of pairs [p], NaN of an item that it does not know."""
+    scores = np.empty(len(rows), np.float32)
+    multiply_pairs(vectors, item_vectors, rows, items, scores)
     return scores
 
 
