@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict
 
+from funnel.code_digest import ROOT, code_digest
 from funnel.config import FunnelConfig, config_of
 from funnel.epochs import epoch_text
-from funnel.store import ArtefactKey, Store, code_digest, file_digest, is_published, publish
+from funnel.store import ArtefactKey, Store, file_digest, is_published, publish
 
 if TYPE_CHECKING:
     from funnel.context import StepContext
@@ -138,9 +139,13 @@ def writer_of(name: str) -> Callable[["StepContext"], None]:
 
     It is imported when it is needed: what reads a log must not load what trains towers.
     """
-    stage = STEPS[name].stage
-    module = import_module(f"funnel.steps.{'features' if stage == 'ingest' else stage}_steps")
+    module = import_module(_module_of(name))
     return cast(Callable[["StepContext"], None], getattr(module, f"write_{name}"))
+
+
+def _module_of(name: str) -> str:
+    stage = STEPS[name].stage
+    return f"funnel.steps.{'features' if stage == 'ingest' else stage}_steps"
 
 
 def figures_of(name: str, folder: Path) -> dict[str, float]:
@@ -344,7 +349,13 @@ def _key_of(name: str, request: Request, store: Store) -> ArtefactKey:
         config |= {"source": request.source}
         truth = Path(request.data) / "truth"
         parents |= {"truth": _digest_of(truth.glob("*"), truth)} if truth.exists() else {}
-    return ArtefactKey(name, config, code_digest(), parents)
+    return ArtefactKey(name, config, step_code(name), parents)
+
+
+def step_code(name: str, root: Path = ROOT) -> str:
+    """The digest of the code that makes an artefact."""
+    # The report's pictures are what it is read for.
+    return code_digest(_module_of(name), f"write_{name}", name == "report", root)
 
 
 def data_digest(source: str, data: Path) -> str:

@@ -3,9 +3,9 @@
     root/<artefact>/<version>/...files, manifest.json
     root/<artefact>/current                              names the version in force
 
-A version is the hash of everything that determines an artefact: its step, configuration, the
-packages' sources and the content of its parents. So an artefact that exists is an artefact that is
-up to date, and a process killed at any instant leaves the old version or the new one, never a
+A version is the hash of everything that determines an artefact: its step, configuration, the code
+that the step reaches and the content of its parents. So an artefact that exists is an artefact that
+is up to date, and a process killed at any instant leaves the old version or the new one, never a
 mixture.
 """
 
@@ -17,7 +17,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ PARTIAL, SCRATCH = ".partial-", ".scratch-"
 # A folder for what no rerun repeats (seconds, speeds, pictures of them): described, but no part of
 # the content.
 MEASURED = "measured"
-PACKAGES = ("features", "recall", "ranking", "funnel")
 
 
 @dataclass(frozen=True)
@@ -160,17 +158,6 @@ class Store:
             yield
 
 
-@cache
-def code_digest() -> str:
-    """Digest of the sources of the four packages."""
-    root = Path(__file__).parent.parent
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def canonical_json(value: Any, indent: int | None = None) -> str:
     """JSON with sorted keys: equal values give equal text."""
     return json.dumps(value, sort_keys=True, indent=indent, default=str)
@@ -228,7 +215,7 @@ def _describe(artefact_key: ArtefactKey, folder: Path) -> Manifest:
     repeatable = {
         name: facts["digest"]
         for name, facts in files.items()
-        if not name.startswith(f"{MEASURED}/")
+        if not name.startswith(f"{MEASURED}/") and not name.endswith(".png")
     }
     content = _digest(canonical_json(repeatable).encode())
     return Manifest(

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.errors import InputError
-from funnel import store as store_module
 from funnel.store import (
     KEPT_VERSIONS,
     MANIFEST,
@@ -21,7 +20,6 @@ from funnel.store import (
     ArtefactKey,
     Store,
     canonical_json,
-    code_digest,
     publish,
     write_atomically,
 )
@@ -260,16 +258,3 @@ def test_a_file_is_published_again_and_again(tmp_path: Path) -> None:
 def test_equal_values_are_equal_text() -> None:
     assert canonical_json({"b": 1, "a": (1, 2)}) == canonical_json({"a": [1, 2], "b": 1})
     assert json.loads(canonical_json({"at": Path("x")})) == {"at": "x"}
-
-
-def test_the_codes_digest_reads_the_sources_of_all_four_packages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_module, "__file__", str(tmp_path / "funnel" / "store.py"))
-    seen = {code_digest.__wrapped__()}
-    for package in ("features", "recall", "ranking", "funnel"):
-        (tmp_path / package / "deep").mkdir(parents=True)
-        for text in ("a", "b"):
-            (tmp_path / package / "deep" / "file.py").write_text(text)
-            seen.add(code_digest.__wrapped__())
-    assert len(seen) == 9
