@@ -22,9 +22,8 @@ Place = tuple[str, str | None]
 
 @cache
 def code_digest(module: str, function: str, pictures: bool = False, root: Path = ROOT) -> str:
-    """Digest of a function of a module and of all that it reaches in the packages under `root`.
-
-    In `funnel` it is followed name by name, in the other packages module by module.
+    """Digest of a function of a module and of all that it reaches, name by name, in the packages
+    under `root`.
     """
     reached = _reached((module, function), root, frozenset() if pictures else PICTURES)
     digest = hashlib.sha256()
@@ -64,7 +63,7 @@ class _Code:
     @cached_property
     def names(self) -> dict[str, ast.AST]:
         """Definitions and assignments of the module, the context's members each by itself."""
-        return {name: node for node in self.tree.body for name, node in self._defined(node)}
+        return {name: part for node in self.tree.body for name, part in self._defined(node)}
 
     @cached_property
     def imports(self) -> dict[str, Place]:
@@ -73,8 +72,6 @@ class _Code:
 
     def uses(self, node: ast.AST) -> list[Place]:
         """The places that a node names, types left out."""
-        if node is self.tree and not self.module.startswith("funnel."):
-            return list(self.imports.values())
         used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
         places: list[Place] = [(self.module, name) for name in used if name in self.names]
         return places + [self.imports[name] for name in used if name in self.imports]
@@ -96,9 +93,8 @@ class _Code:
         for alias in node.names:
             whole = f"{node.module}.{alias.name}"
             is_module = _path_of(whole, self.root) is not None
-            inside = str(node.module)
-            followed = alias.name if inside.startswith("funnel.") else None
-            yield alias.asname or alias.name, (whole, None) if is_module else (inside, followed)
+            place = (whole, None) if is_module else (str(node.module), alias.name)
+            yield alias.asname or alias.name, place
 
 
 @cache
