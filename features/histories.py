@@ -52,6 +52,17 @@ class Histories:
         bags: Int32 = np.take(padded, np.maximum(positions, 0)) * present
         return bags
 
+    def before(self, timestamp_us: int, users: int) -> "Histories":
+        """The events strictly before an instant, of the first so many user indexes."""
+        kept = np.flatnonzero((self.timestamps_us < timestamp_us) & (self.users < users))
+        return histories_of(self.users[kept], self.items[kept], self.timestamps_us[kept], users)
+
+    def users_before(self, timestamp_us: int) -> int:
+        """How many user indexes had an event before an instant, or lie below one that had; 0
+        included.
+        """
+        return int(self.users[self.timestamps_us < timestamp_us].max(initial=0)) + 1
+
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("offsets", "items", "timestamps_us"):

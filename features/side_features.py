@@ -44,6 +44,14 @@ class SideFeatures:
     numbers: dict[str, Float64]
     matches: dict[str, Int32] = field(default_factory=dict)
 
+    def first(self, size: int) -> "SideFeatures":
+        """The columns of the first so many indexes."""
+        codes = {name: values[:size] for name, values in self.codes.items()}
+        numbers = {name: values[:size] for name, values in self.numbers.items()}
+        matches = {name: values[:size] for name, values in self.matches.items()}
+        sizes = {name: int(code.max(initial=0)) + 1 for name, code in codes.items()}
+        return SideFeatures(codes, sizes, numbers, matches)
+
     def save(self, path: Path, size: int) -> None:
         """One row for each of `size` indexes: `index`, `code:<name>`, `number:<name>` and
         `match:<name>`.

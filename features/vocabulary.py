@@ -49,6 +49,14 @@ class Vocabulary:
         first = self.first_seen if self.first_shown is None else self.first_shown
         return np.concatenate([[False], first < timestamp_us])
 
+    def before(self, timestamp_us: int) -> "Vocabulary":
+        """What was known strictly before an instant."""
+        size = self.size_as_of(timestamp_us) - 1
+        shown = None if self.first_shown is None else self.first_shown[:size]
+        if shown is not None:
+            shown = np.where(shown < timestamp_us, shown, NEVER_SHOWN)
+        return Vocabulary(self.ids[:size], self.first_seen[:size], shown)
+
     def index_of(self, ids: pa.Array) -> Int32:
         """Raw ids [n] -> indexes [n]; what is not in the vocabulary is 0."""
         found = pc.index_in(pc.cast(ids, self.ids.type), value_set=self.ids)

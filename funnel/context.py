@@ -31,7 +31,8 @@ VALIDATION = "validation"
 @dataclass(frozen=True)
 class StepContext:
     """One step's work: the configuration, its parents' folders, the folder to fill, one for what
-    must survive a kill, and whom to tell of progress and of each epoch.
+    must survive a kill, one for what later versions may be made of and the `key` of settings and
+    code that name it, and whom to tell of progress and of each epoch.
     """
 
     config: FunnelConfig
@@ -40,6 +41,8 @@ class StepContext:
     inputs: Mapping[str, Path]
     out: Path
     scratch: Path
+    parts: Path
+    key: str
     tell: Callable[[str], None] = lambda _: None
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda _: None
 

@@ -79,6 +79,14 @@ class Step:
 _LOG = ("interactions", "split", "vocabulary", "impressions")
 # What every step after features reads of them.
 _FEATURES = ("split", "vocabulary", "impressions", "histories", "profiles")
+# What of recall no tower is trained with: more candidates, or other generators, train none anew.
+_RETRIEVED = tuple(
+    f"recall.{name}"
+    for name in (
+        *("k", "label_users", "index", "index_overlap", "generators", "generator_items"),
+        *("blend", "expected_watch_share", "blend_users"),
+    )
+)
 # What of ranking no ranker is trained with: another length of the lists trains nothing anew.
 _SERVED = ("ranking.top_k", "ranking.chance_weight")
 
@@ -90,7 +98,7 @@ STEPS: dict[str, Step] = {
     "histories": Step("features", _LOG),
     "samples": Step("features", ("histories",)),
     "profiles": Step("features", _LOG),
-    "towers": Step("recall", (*_FEATURES, "samples"), ("recall", "seed")),
+    "towers": Step("recall", (*_FEATURES, "samples"), ("recall", "seed"), _RETRIEVED),
     "item_vectors": Step("recall", ("towers",)),
     "index": Step("recall", (*_FEATURES, "towers", "item_vectors"), ("recall", "seed")),
     "candidates": Step("recall", (*_FEATURES, "towers", "index"), ("recall", "seed")),
@@ -402,6 +410,8 @@ def _context_of(
         inputs,
         out,
         store.scratch(artefact_key),
+        store.parts(artefact_key.name),
+        artefact_key.choices,
         tell,
         tell_epoch,
     )

@@ -23,7 +23,9 @@ from typing import Any
 from features.errors import InputError
 
 MANIFEST, CURRENT, KEPT_VERSIONS = "manifest.json", "current", 3
-PARTIAL, SCRATCH = ".partial-", ".scratch-"
+PARTIAL, SCRATCH, PARTS = ".partial-", ".scratch-", ".parts"
+# Longer than any step takes.
+LONGEST_STEP_SECONDS = 7 * 24 * 3600
 # A folder for what no rerun repeats (seconds, speeds, pictures of them): described, but no part of
 # the content.
 MEASURED = "measured"
@@ -41,6 +43,11 @@ class ArtefactKey:
     @property
     def version(self) -> str:
         return _digest(canonical_json(asdict(self)).encode())[:16]
+
+    @property
+    def choices(self) -> str:
+        """A digest of the settings and the code, whatever the data."""
+        return _digest(canonical_json([self.config, self.code]).encode())[:16]
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,10 @@ class Store:
         next one.
         """
         return self.root / artefact_key.name / f"{SCRATCH}{artefact_key.version}"
+
+    def parts(self, name: str) -> Path:
+        """A folder, not made yet, for what later versions of an artefact may be made of."""
+        return self.root / name / PARTS
 
     def versions(self) -> dict[str, str]:
         """The version in force of every artefact."""
@@ -246,6 +257,11 @@ def _prune(home: Path, version: str) -> None:
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in others[KEPT_VERSIONS - 1 :]:
         _remove(home, old.name)
+    # Parts that no kept version was made of: whoever makes a version touches its parts.
+    began = min(path.stat().st_mtime for path in [home / version, *others[: KEPT_VERSIONS - 1]])
+    for part in (home / PARTS).glob("*"):
+        if part.stat().st_mtime < began - LONGEST_STEP_SECONDS:
+            shutil.rmtree(part)
     _sweep(home)
 
 

@@ -1,12 +1,13 @@
 """Training that was killed goes on where it was: finished towers, and the state after the last
 epoch.
 
-A folder of files, each written beside its place and renamed into it; the result of resumed training
+Files, each written beside its place and renamed into it; the result of resumed training
 is that of training that was never stopped.
 """
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,32 +49,42 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Checkpoints under a folder, which is made with the first of them, or none kept (None)."""
+    """Where training is kept, folders that are made with the first of it (None: nothing is kept).
+
+    `folder` is for the training run at hand, `parts` for finished towers, each in a folder that is
+    called by the key of all that it depends on: later trainings, of a longer log, take them from
+    there.
+    """
 
     folder: Path | None = None
+    parts: Path | None = None
 
-    def finished(self, number: int) -> Fitted | None:
+    def finished(self, key: str) -> Fitted | None:
         """The tower of a training run that was finished."""
-        facts = self._read(f"tower_{number:02d}.done")
-        if facts is None or self.folder is None:
+        if self.parts is None or not (self.parts / key).exists():
             return None
-        return Fitted(
-            Tower.load(self.folder, f"tower_{number:02d}"), facts["epochs"], facts["best"]
-        )
+        # What has not been used for long is removed.
+        os.utime(self.parts / key)
+        facts = json.loads((self.parts / key / "epochs.json").read_text())
+        return Fitted(Tower.load(self.parts / key, "tower"), facts["epochs"], facts["best"])
 
-    def finish(self, number: int, fitted: Fitted) -> None:
+    def finish(self, key: str, fitted: Fitted) -> None:
         """Keep a finished tower; the state of its training is no longer needed."""
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fitted.tower.save(self.folder, f"tower_{number:02d}")
-        self._write(f"tower_{number:02d}.done", {"epochs": fitted.epochs, "best": fitted.best})
-        (self.folder / "progress.json").unlink(missing_ok=True)
+        if self.parts is not None:
+            partial = self.parts / f".{key}.{os.getpid()}"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            fitted.tower.save(partial, "tower")
+            facts = {"epochs": fitted.epochs, "best": fitted.best}
+            (partial / "epochs.json").write_text(json.dumps(facts))
+            partial.rename(self.parts / key)
+        if self.folder is not None:
+            (self.folder / "progress.json").unlink(missing_ok=True)
 
-    def progress(self, number: int) -> Progress | None:
+    def progress(self, key: str) -> Progress | None:
         """Where the training run stood after its last epoch that was kept."""
         facts = self._read("progress")
-        if facts is None or self.folder is None or facts["number"] != number:
+        if facts is None or self.folder is None or facts["key"] != key:
             return None
         slot = facts["slot"]
         with np.load(self.folder / f"{slot}.npz", allow_pickle=False) as file:
@@ -83,7 +94,7 @@ class Checkpoints:
             facts["epochs"], facts["best"], facts["best_rate"], tower, trainer, facts["rng"]
         )
 
-    def keep(self, number: int, progress: Progress) -> None:
+    def keep(self, key: str, progress: Progress) -> None:
         """Keep where the training run stands, in place of what was kept before."""
         if self.folder is None:
             return
@@ -95,7 +106,7 @@ class Checkpoints:
         np.savez(self.folder / f"{slot}.npz", allow_pickle=False, **trainer)
         progress.tower.save(self.folder, slot)
         facts = {"epochs": progress.epochs, "best": progress.best, "best_rate": progress.best_rate}
-        self._write("progress", facts | {"number": number, "slot": slot, "rng": progress.rng})
+        self._write("progress", facts | {"key": key, "slot": slot, "rng": progress.rng})
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.folder / f"{name}.json" if self.folder else None

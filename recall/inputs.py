@@ -6,8 +6,11 @@ A tower of an instant knows sizes, side columns and ranges as they stood then, a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from features.arrays import Float32, Float64, Int32, Int64
 from features.histories import Histories
@@ -106,6 +109,43 @@ class ModelInputs:
     side: SideFeatures
     timed: bool
 
+    def before(self, as_of: int) -> "ModelInputs":
+        """What was known strictly before an instant: more log changes nothing of it."""
+        inputs = self.user_inputs
+        users = inputs.histories.users_before(as_of)
+        searches = None if inputs.searches is None else inputs.searches.before(as_of, users)
+        items = self.items.before(as_of)
+        return ModelInputs(
+            UserInputs(inputs.histories.before(as_of, users), searches, inputs.users.first(users)),
+            items,
+            None if self.tokens is None else self.tokens.before(as_of),
+            self.side.first(len(items)),
+            self.timed,
+        )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is in them."""
+        found = sha256()
+        inputs, tokens = self.user_inputs, self.tokens
+        histories = (inputs.histories, *([] if inputs.searches is None else [inputs.searches]))
+        vocabularies = (self.items, *([] if tokens is None else [tokens]))
+        arrays: list[npt.NDArray[Any] | None] = [
+            *(
+                array
+                for each in histories
+                for array in (each.offsets, each.items, each.timestamps_us)
+            ),
+            *(array for each in vocabularies for array in (each.first_seen, each.first_shown)),
+        ]
+        for side in (inputs.users, self.side):
+            for columns in (side.codes, side.numbers):
+                found.update(",".join(columns).encode())
+                arrays += columns.values()
+        for array in arrays:
+            found.update(b"-" if array is None else np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
 
 def spec_of(model_inputs: ModelInputs, config: RecallConfig, as_of: int) -> TowerSpec:
     """The shape of a tower of an instant: vocabularies and side columns of those who had come by
@@ -113,7 +153,7 @@ def spec_of(model_inputs: ModelInputs, config: RecallConfig, as_of: int) -> Towe
     """
     tokens = model_inputs.tokens
     size, histories = model_inputs.items.size_as_of(as_of), model_inputs.user_inputs.histories
-    users = int(histories.users[histories.timestamps_us < as_of].max(initial=0)) + 1
+    users = histories.users_before(as_of)
     categories = _categories(model_inputs.user_inputs.users, users)
     categories = {name: n for name, n in categories.items() if n * USERS_A_CATEGORY <= users}
     return TowerSpec(

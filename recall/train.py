@@ -3,15 +3,17 @@ evaluated on.
 """
 
 import itertools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 from features.arrays import Int64
 from features.calendar import grid_before, shortest_at_least
-from features.histories import Histories
+from features.histories import Histories, samples_of
 from features.random_streams import Stream, rng_of
 from features.split import Split
 from recall.batches import Examples
@@ -30,7 +32,7 @@ class TrainingJob:
     """What towers are trained on: what they may know, the history end of each watch, the cut, the
     choices.
 
-    `shown`: what users were shown and did not click.
+    `shown`: what users were shown and did not click. `key` names the choices and the code.
     """
 
     model_inputs: ModelInputs
@@ -41,6 +43,35 @@ class TrainingJob:
     shown: Histories | None = None
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None
+    key: str = ""
+
+    def before(self, as_of: int) -> "TrainingJob":
+        """The job of a server that knows what came strictly before an instant."""
+        inputs = self.model_inputs.before(as_of)
+        histories = inputs.user_inputs.histories
+        users = len(histories.offsets) - 1
+        shown = None if self.shown is None else self.shown.before(as_of, users)
+        return replace(self, model_inputs=inputs, ends=samples_of(histories), shown=shown)
+
+    def key_after(self, earlier: str, cut_offs: Sequence[int]) -> str:
+        """The key of a tower: of what may be known, of its cut-offs, and of the tower before it."""
+        shown = (
+            None
+            if self.shown is None
+            else [
+                sha256(each.data).hexdigest()
+                for each in (self.shown.offsets, self.shown.items, self.shown.timestamps_us)
+            ]
+        )
+        facts = [
+            self.key,
+            self.seed,
+            earlier,
+            [self.split.clock, self.split.start, *cut_offs],
+            self.model_inputs.digest,
+            shown,
+        ]
+        return sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def cut_offs_of(split: Split, blocks: int) -> list[int]:
@@ -75,17 +106,15 @@ def train_incrementally(job: TrainingJob) -> tuple[list[Tower], Epochs]:
     but the test window.
     """
     cut_offs = cut_offs_of(job.split, job.config.blocks)
-    training_run, callbacks = (
-        first_training_run(job, cut_offs),
-        Callbacks(job.checkpoints, job.on_epoch),
-    )
+    training_run = first_training_run(job, cut_offs)
+    callbacks = Callbacks(job.checkpoints, job.on_epoch)
     # A log of which only the order is known has no new items, which side features alone describe:
     # there is nothing to learn from hiding who an item is.
     id_dropout = ID_DROPOUT if job.split.clock == "time" else 0.0
     trainer = TowerTrainer(training_run.start, job.config, job.seed, id_dropout)
     finished = [fit_tower(trainer, training_run, callbacks)]
     for since, as_of in itertools.pairwise(cut_offs):
-        training_run = _next_training_run(job, finished, since, as_of)
+        training_run = _next_training_run(job, finished, training_run.key, (since, as_of))
         if not trainer.suits(training_run.start):
             trainer = TowerTrainer(training_run.start, job.config, job.seed, id_dropout)
         finished.append(fit_tower(trainer, training_run, callbacks))
@@ -96,13 +125,20 @@ def first_training_run(job: TrainingJob, cut_offs: list[int]) -> TrainingRun:
     """The warm-up: trained on what came before the first cut-off, evaluated on the watches between
     it and the second.
     """
+    # Its validator foresees what was watched until the second cut-off, and nothing knows more.
+    job = job.before(cut_offs[1])
     start = _untrained(job, cut_offs[0], rng_of(job.seed, Stream.TOWER_START, 0))
     # Randomness of their own: how many watches follow must not reach the training through the
     # stream it draws from.
     rng = rng_of(job.seed, Stream.VALIDATOR)
     validator = validator_of(job.model_inputs.user_inputs, job.ends, cut_offs[0], cut_offs[1], rng)
     return TrainingRun(
-        0, start, _examples(job, start.shape, job.split.start), job.seed, validator=validator
+        0,
+        start,
+        _examples(job, start.shape, job.split.start),
+        job.seed,
+        validator=validator,
+        key=job.key_after("", cut_offs[:2]),
     )
 
 
@@ -121,9 +157,10 @@ def _grown(job: TrainingJob, tower: Tower, as_of: int, rng: np.random.Generator)
 
 
 def _next_training_run(
-    job: TrainingJob, before: list[Fitted], since: int, as_of: int
+    job: TrainingJob, before: list[Fitted], earlier: str, block: tuple[int, int]
 ) -> TrainingRun:
-    number = len(before)
+    number, (since, as_of) = len(before), block
+    job = job.before(as_of)
     rng = rng_of(job.seed, Stream.TOWER_START, number)
     start = _grown(job, before[-1].tower, as_of, rng)
     # The order clock has no block of its own: its one refresh goes over everything, at the rate
@@ -131,7 +168,8 @@ def _next_training_run(
     order = job.split.clock == "order"
     since, rate = (job.split.start, RATE_DROP) if order else (since, 1.0)
     rates = (rate,) * job.config.refresh_epochs
-    return TrainingRun(number, start, _examples(job, start.shape, since), job.seed, rates)
+    key = job.key_after(earlier, (since, as_of))
+    return TrainingRun(number, start, _examples(job, start.shape, since), job.seed, rates, key=key)
 
 
 def _examples(job: TrainingJob, shape: TowerSpec, since: int) -> Examples:

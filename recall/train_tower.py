@@ -28,7 +28,7 @@ class TrainingRun:
     validates it.
 
     `rates` are the factors of the learning rate epoch by epoch; with a validator they are found as
-    it goes. `seed` is of the order of the examples.
+    it goes. `seed` is of the order of the examples. `key` names all that the tower depends on.
     """
 
     number: int
@@ -37,6 +37,7 @@ class TrainingRun:
     seed: int
     rates: tuple[float, ...] = ()
     validator: Validator | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def fit_tower(trainer: TowerTrainer, training_run: TrainingRun, callbacks: Callb
     """The training run's tower: taken from the checkpoints where it was finished before, else
     trained to its end.
     """
-    finished = callbacks.checkpoints.finished(training_run.number)
+    finished = callbacks.checkpoints.finished(training_run.key)
     if finished is not None:
         return finished
     rng = rng_of(training_run.seed, Stream.TOWER_BATCHES, training_run.number)
@@ -64,9 +65,9 @@ def fit_tower(trainer: TowerTrainer, training_run: TrainingRun, callbacks: Callb
     while (rate := next_rate(run, training_run, training_run.examples.config)) is not None:
         run = _epoch(trainer, training_run, run, rate, rng)
         callbacks.on_epoch(run.epochs[-1])
-        callbacks.checkpoints.keep(training_run.number, run)
+        callbacks.checkpoints.keep(training_run.key, run)
     done = Fitted(run.tower, run.epochs, run.best)
-    callbacks.checkpoints.finish(training_run.number, done)
+    callbacks.checkpoints.finish(training_run.key, done)
     return done
 
 
@@ -90,7 +91,7 @@ def _resumed(
     checkpoints: Checkpoints,
     rng: np.random.Generator,
 ) -> Progress | None:
-    run = checkpoints.progress(training_run.number)
+    run = checkpoints.progress(training_run.key)
     if run is not None:
         trainer.start(training_run.start)
         trainer.restore(run.trainer)

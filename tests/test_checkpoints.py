@@ -46,16 +46,16 @@ def same(one, other):
 
 def test_progress_comes_back_as_it_was_kept_last(tmp_path):
     kept = Checkpoints(tmp_path / "made" / "on the way")
-    assert kept.progress(0) is None
+    assert kept.progress("a") is None
     for value in range(1, 5):
-        kept.keep(0, progress(value))
-        assert same(kept.progress(0), progress(value))
+        kept.keep("a", progress(value))
+        assert same(kept.progress("a"), progress(value))
 
 
 def test_the_progress_of_another_tower_is_nobody_s(tmp_path):
     kept = Checkpoints(tmp_path)
-    kept.keep(0, progress(1))
-    assert kept.progress(1) is None
+    kept.keep("a", progress(1))
+    assert kept.progress("b") is None
 
 
 def dying(*_, **__):
@@ -80,42 +80,42 @@ def test_what_was_kept_before_survives_a_death_while_keeping(tmp_path, monkeypat
     """The slot that is half written is never the one that is read."""
     kept = Checkpoints(tmp_path)
     for value in range(1, before + 1):
-        kept.keep(0, progress(value))
+        kept.keep("a", progress(value))
     with monkeypatch.context() as patch:
         patch.setattr(*DEATHS[death])
         with pytest.raises(KeyboardInterrupt):
-            kept.keep(0, progress(9))
-    assert same(kept.progress(0), progress(before))
-    kept.keep(0, progress(10))
-    assert same(kept.progress(0), progress(10))
+            kept.keep("a", progress(9))
+    assert same(kept.progress("a"), progress(before))
+    kept.keep("a", progress(10))
+    assert same(kept.progress("a"), progress(10))
 
 
 def test_a_finished_tower_is_taken_as_it_is_and_its_progress_forgotten(tmp_path):
-    kept = Checkpoints(tmp_path)
-    kept.keep(0, progress(2))
-    kept.finish(0, Fitted(tower(5), progress(3).epochs, 2))
-    found = kept.finished(0)
+    kept = Checkpoints(tmp_path, tmp_path / "parts")
+    kept.keep("a", progress(2))
+    kept.finish("a", Fitted(tower(5), progress(3).epochs, 2))
+    found = kept.finished("a")
     assert (found.epochs, found.best) == (progress(3).epochs, 2)
     np.testing.assert_array_equal(found.tower.weights["item_in"], tower(5).weights["item_in"])
-    assert kept.progress(0) is None
-    assert kept.finished(1) is None
+    assert kept.progress("a") is None
+    assert kept.finished("b") is None
 
 
-@pytest.mark.parametrize("death", ["tower", "pointer"])
+@pytest.mark.parametrize("death", [DEATHS["tower"], (Path, "rename", dying)])
 def test_a_tower_is_finished_when_all_of_it_is_there(tmp_path, monkeypatch, death):
-    kept = Checkpoints(tmp_path)
-    kept.keep(0, progress(2))
+    kept = Checkpoints(tmp_path, tmp_path / "parts")
+    kept.keep("a", progress(2))
     with monkeypatch.context() as patch:
-        patch.setattr(*DEATHS[death])
+        patch.setattr(*death)
         with pytest.raises(KeyboardInterrupt):
-            kept.finish(0, Fitted(tower(5), [], 0))
-    assert kept.finished(0) is None
-    assert same(kept.progress(0), progress(2))
+            kept.finish("a", Fitted(tower(5), [], 0))
+    assert kept.finished("a") is None
+    assert same(kept.progress("a"), progress(2))
 
 
 def test_without_a_folder_nothing_is_kept():
     nowhere = Checkpoints()
-    nowhere.keep(0, progress(1))
-    nowhere.finish(0, Fitted(tower(1), [], 0))
-    assert nowhere.progress(0) is None
-    assert nowhere.finished(0) is None
+    nowhere.keep("a", progress(1))
+    nowhere.finish("a", Fitted(tower(1), [], 0))
+    assert nowhere.progress("a") is None
+    assert nowhere.finished("a") is None

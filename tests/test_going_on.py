@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from features.histories import histories_of, samples_of
+from features.schema import DAY
 from features.side_features import SideFeatures
 from features.split import Split
 from features.vocabulary import NEVER_SHOWN, Vocabulary
@@ -105,7 +106,9 @@ def test_training_killed_in_the_warm_up_and_in_the_refresh_ends_in_the_same_towe
 
         with contextlib.suppress(Killed):
             towers, epochs = train_incrementally(
-                training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=tell)
+                training_job_of(
+                    checkpoints=Checkpoints(tmp_path, tmp_path / "parts"), on_epoch=tell
+                )
             )
             break
         killed += 1
@@ -116,14 +119,86 @@ def test_training_killed_in_the_warm_up_and_in_the_refresh_ends_in_the_same_towe
 
 
 def test_finished_towers_are_taken_as_they_are(calm, tmp_path):
-    first = train_incrementally(training_job_of(checkpoints=Checkpoints(tmp_path)))
+    first = train_incrementally(
+        training_job_of(checkpoints=Checkpoints(tmp_path, tmp_path / "parts"))
+    )
     told = []
     again = train_incrementally(
-        training_job_of(checkpoints=Checkpoints(tmp_path), on_epoch=told.append)
+        training_job_of(checkpoints=Checkpoints(tmp_path, tmp_path / "parts"), on_epoch=told.append)
     )
     assert told == []
     assert again[1] == first[1] == calm[1]
     assert all(same(*pair) for pair in zip(again[0], calm[0], strict=True))
+
+
+def in_days(model_inputs):
+    """The world's thousand instants spread over ten days."""
+    day = DAY // 100
+    inputs = model_inputs.user_inputs
+    watches = replace(inputs.histories, timestamps_us=inputs.histories.timestamps_us * day)
+    items = model_inputs.items
+    first = np.where(items.first_seen == NEVER_SHOWN, NEVER_SHOWN, items.first_seen * day)
+    shown = np.where(items.first_shown == NEVER_SHOWN, NEVER_SHOWN, items.first_shown * day)
+    return replace(
+        model_inputs,
+        user_inputs=replace(inputs, histories=watches),
+        items=Vocabulary(items.ids, first, shown),
+    )
+
+
+def of_days(days, parts=None, model_inputs=None, **fields):
+    """The towers of the world as of some day, and the rows of those that were trained."""
+    split = Split(
+        mode="time",
+        clock="time",
+        start=0,
+        label_start=(days - 1) * DAY,
+        test_start=days * DAY,
+        test_end=days * DAY + DAY,
+    )
+    told = []
+    config = CONFIG.model_copy(update={"blocks": 16, "refresh_epochs": 1, "epochs": 1})
+    job = training_job_of(
+        config,
+        model_inputs or in_days(world()),
+        split=split,
+        checkpoints=Checkpoints(None, parts),
+        on_epoch=told.append,
+        **fields,
+    )
+    return train_incrementally(job), told
+
+
+def test_one_more_day_trains_one_tower_and_ends_as_training_from_nothing(tmp_path):
+    (shorter, _), _ = of_days(9, tmp_path)
+    (longer, epochs), told = of_days(10, tmp_path)
+    (fresh, of_fresh), _ = of_days(10)
+    assert [tower.shape.as_of // DAY for tower in longer] == [4, 5, 6, 7, 8, 9, 10]
+    assert {row["tower"] for row in told} == {6}
+    assert epochs == of_fresh
+    assert all(same(*pair) for pair in zip(longer, fresh, strict=True))
+    assert all(same(*pair) for pair in zip(shorter, longer, strict=False))
+
+
+@pytest.mark.parametrize(("day", "anew"), [(7, {4, 5, 6}), (9, {6}), (4, {0, 1, 2, 3, 4, 5, 6})])
+def test_a_corrected_watch_trains_the_towers_after_it_anew(tmp_path, day, anew):
+    """The first of them counts to the fifth day too: its epochs are chosen by what followed."""
+    of_days(10, tmp_path)
+    late = in_days(world())
+    log = late.user_inputs.histories
+    items = log.items.copy()
+    of_day = (log.timestamps_us > day * DAY) & (log.timestamps_us < (day + 1) * DAY)
+    items[np.flatnonzero(of_day)[0]] -= 2
+    changed = replace(late.user_inputs, histories=replace(log, items=items))
+    _, told = of_days(10, tmp_path, replace(late, user_inputs=changed))
+    assert {row["tower"] for row in told} == anew
+
+
+@pytest.mark.parametrize("fields", [{"seed": 6}, {"key": "other settings"}])
+def test_another_seed_and_other_settings_train_every_tower(tmp_path, fields):
+    of_days(9, tmp_path)
+    _, told = of_days(9, tmp_path, **fields)
+    assert {row["tower"] for row in told} == set(range(6))
 
 
 def test_a_category_that_grows_between_towers_is_learnt_by_the_later_one():

@@ -224,4 +224,4 @@ def test_towers_go_on_from_what_a_killed_run_left_and_nothing_of_it_is_left_behi
     )
     assert [row["loss"] == 123 for row in epochs] == [True] + [False] * (len(epochs) - 1)
     assert len(epochs) > 1
-    assert not list(out.glob("artefacts/towers/.*"))
+    assert not list(out.glob("artefacts/towers/.scratch-*"))

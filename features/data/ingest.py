@@ -31,7 +31,7 @@ from features.data.table_checks import (
 )
 from features.data.validate import Checked, Limits, check, evaluation
 from features.errors import InputError
-from features.schema import CLICKED, CONTRACTS, ITEM, TIMESTAMP, USER, WATCH_SECONDS
+from features.schema import CLICKED, CONTRACTS, ITEM, SECOND, TIMESTAMP, USER, WATCH_SECONDS
 from features.tables import Tables, engine, sql_text
 
 __all__ = ["ingest", "source_files"]
@@ -235,7 +235,9 @@ def _plain(table: ir.Table) -> ir.Table:
 
 
 def _facts(log: ir.Table, tables: Tables) -> dict[str, Any]:
-    clicks = log[CLICKED]
+    clicks, seconds = log[CLICKED], log[WATCH_SECONDS]
+    # Whole microseconds: a sum of floating seconds depends on which thread adds first.
+    micros = (seconds * SECOND).round().cast("int64")
     facts = log.agg(
         rows=log.count(),
         users=log[USER].nunique(),
@@ -243,12 +245,15 @@ def _facts(log: ir.Table, tables: Tables) -> dict[str, Any]:
         clicked_share=clicks.mean(),
         completed_share=log[COMPLETED].mean(where=clicks),
         repeat_share=repeat_share_of(log),
-        null_seconds_share=log[WATCH_SECONDS].isnull().mean(where=clicks),
-        mean_seconds=log[WATCH_SECONDS].mean(where=clicks),
+        null_seconds_share=seconds.isnull().mean(where=clicks),
+        known_seconds=seconds.count(where=clicks),
+        all_micros=micros.sum(where=clicks),
         first_timestamp=log[TIMESTAMP].min(),
         last_timestamp=log[TIMESTAMP].max(),
     )
     found: dict[str, Any] = facts.to_pyarrow().to_pylist()[0]
+    known, total = found.pop("known_seconds"), found.pop("all_micros")
+    found["mean_seconds"] = int(total) / known / SECOND if known else None
     for name in ("first_timestamp", "last_timestamp"):
         found[name] = found[name].astimezone(UTC).isoformat()
     catalogue = None if tables.items is None else int(tables.items.count().execute())

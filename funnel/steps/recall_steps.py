@@ -55,8 +55,9 @@ def training_job_of(context: StepContext) -> "TrainingJob":
         config=context.config.recall,
         seed=context.config.seed,
         shown=Histories.load(ignored) if ignored.exists() else None,
-        checkpoints=Checkpoints(context.scratch),
+        checkpoints=Checkpoints(context.scratch, context.parts),
         on_epoch=context.on_epoch,
+        key=context.key,
     )
 
 
@@ -110,6 +111,7 @@ def write_candidates(context: StepContext) -> None:
     from recall.index import ItemIndex
     from recall.labelled_lists import blend_slice, draw_validation_slice, labelled_lists
 
+    _refuse_long_lists(context)
     config, log = context.config.recall, _generator_log(context)
     for name, reason in switched_off(config, log).items():
         context.tell(f"generator {name} is off: {reason}")
