@@ -1,4 +1,6 @@
-"""The command `funnel`. Exit codes: 0 done, 2 bad input or configuration, 1 anything else."""
+"""The command `funnel`. Exit codes: 0 done, 2 bad input or configuration, 3 a check said no, 1
+anything else.
+"""
 
 import sys
 from pathlib import Path
@@ -17,18 +19,19 @@ Home = Annotated[
 Overrides = Annotated[
     list[str], typer.Option("--set", help="Override of the configuration: stage.field=value.")
 ]
+Source = Annotated[
+    str, typer.Option(help="Layout of the data, e.g. canonical, kuairand, globo, movielens.")
+]
+Data = Annotated[Path, typer.Option(help="Folder of the data.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with sections such as \\[recall].")]
 
 
 @app.command()
 def run(
-    source: Annotated[
-        str, typer.Option(help="Layout of the data, e.g. canonical, kuairand, globo, movielens.")
-    ],
-    data: Annotated[Path, typer.Option(help="Folder of the data.")],
+    source: Source,
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder for artefacts, lists and report.json.")],
-    config: Annotated[
-        Path | None, typer.Option(help="TOML file with sections such as \\[recall].")
-    ] = None,
+    config: Config = None,
     overrides: Overrides = [],  # noqa: B006
     tracking: Annotated[
         str | None, typer.Option(help="MLflow address; default: a database under --out.")
@@ -40,6 +43,24 @@ def run(
     from funnel.run import run_pipeline
 
     run_pipeline(source, data, out, config, overrides, tracking)
+
+
+@app.command()
+def verify(
+    source: Source,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The --out of a run.")],
+    config: Config = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Make every artefact of a run from nothing, in a scratch folder, and compare; exit code 3
+    where one differs.
+    """
+    from funnel.run import request_of
+    from funnel.verify import verify as compare
+
+    if not compare(request_of(source, data, out, config, overrides, None)):
+        raise typer.Exit(3)
 
 
 @app.command()

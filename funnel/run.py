@@ -40,20 +40,7 @@ def run_pipeline(
     """Make every artefact of the pipeline under `out`, or find it up to date, and publish the files
     outsiders read.
     """
-    chosen = config_of(config, overrides)
-    if not data.is_dir():
-        raise InputError(
-            f"{data}: there is no such folder; --data names the folder that holds the log's files."
-        )
-    out = out.resolve()
-    request = Request(
-        source=source,
-        data=str(data.resolve()),
-        home=str(out),
-        run=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}",
-        tracking=tracking or f"sqlite:///{out / 'mlflow' / 'mlflow.db'}",
-        config=chosen,
-    )
+    request = request_of(source, data, out, config, overrides, tracking)
     with request.store.locked():
         # Where nothing is to be done there is nothing to observe.
         observer = observe(request) if stale_steps(request) else Observer()
@@ -63,9 +50,35 @@ def run_pipeline(
         erased = forget_erased(request)
     for sentence in erased:
         CONSOLE.print(sentence, soft_wrap=True, highlight=False)
-    CONSOLE.print(verdict_in(out), soft_wrap=True, highlight=False)
+    CONSOLE.print(verdict_in(Path(request.home)), soft_wrap=True, highlight=False)
     CONSOLE.print(f"Done: {', '.join(str(file) for file in files)}", soft_wrap=True)
     return outcomes
+
+
+def request_of(
+    source: str,
+    data: Path,
+    out: Path,
+    config: Path | None,
+    overrides: Sequence[str],
+    tracking: str | None,
+) -> Request:
+    """The request of a run, MLflow under `out` unless its address is given; InputError where there
+    is no data or a setting is wrong.
+    """
+    chosen, out = config_of(config, overrides), out.resolve()
+    if not data.is_dir():
+        raise InputError(
+            f"{data}: there is no such folder; --data names the folder that holds the log's files."
+        )
+    return Request(
+        source=source,
+        data=str(data.resolve()),
+        home=str(out),
+        run=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}",
+        tracking=tracking or f"sqlite:///{out / 'mlflow' / 'mlflow.db'}",
+        config=chosen,
+    )
 
 
 def _walk(request: Request, observer: Observer) -> list[Outcome]:

@@ -137,8 +137,11 @@ class Store:
         return self.root / manifest.name / manifest.version
 
     def remove(self, manifest: Manifest) -> None:
-        """Remove a version; where it is in force none is in force any more."""
+        """Remove a version, and what later ones would be made of; where it is in force none is in
+        force any more.
+        """
         home = self.root / manifest.name
+        shutil.rmtree(home / PARTS, ignore_errors=True)
         if self._version(manifest.name) == manifest.version:
             (home / CURRENT).unlink(missing_ok=True)
         _remove(home, manifest.version)
