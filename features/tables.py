@@ -28,6 +28,8 @@ def engine() -> Backend:
     """A fresh in-process DuckDB, its clock set to UTC."""
     backend = ibis.duckdb.connect()
     backend.raw_sql("SET TimeZone = 'UTC'")
+    # It draws bars on standard output, whoever reads that.
+    backend.raw_sql("SET enable_progress_bar = false")
     return backend
 
 
