@@ -6,16 +6,22 @@ heavy imports stand inside the functions. A request travels as the JSON of
 `funnel.pipeline.Request`.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from features.errors import InputError
+from funnel.notify import notify
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG, Asset, XComArg
 
+    from funnel.pipeline import Request
+
+STAGES = ("ingest", "features", "recall", "ranking")
 Json = dict[str, Any]
 
 
@@ -30,21 +36,27 @@ class Event(Protocol):
 def stage_dag(stage: str, doc: str, schedule: str | list["Asset"], **params: Any) -> "DAG":
     """The DAG of one stage, called like it, with what all stages share; `params` are its form.
 
-    A failed task is tried twice more, later each time; one that refuses its input fails at once.
+    A failed task is tried twice more, later each time; one that refuses its input fails at once. A
+    run that takes longer than WATCHFUNNEL_TIMEOUT_HOURS (12 unless said) fails, and who
+    `funnel.notify` names is told of every run that fails.
     """
     from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, RetryRule
 
     refusal = RetryRule("features.errors.InputError", RetryAction.FAIL)
     return DAG(
         dag_id=stage,
+        # The list of DAGs is by name: so it is in the order of the pipeline.
+        dag_display_name=f"{STAGES.index(stage) + 1} {stage}",
+        description=" ".join(doc.split("\n\n")[1].split()),
         doc_md=doc,
         schedule=schedule,
         catchup=False,
         max_active_runs=1,
         params=params,
         tags=["watchfunnel"],
+        dagrun_timeout=timedelta(hours=float(os.environ.get("WATCHFUNNEL_TIMEOUT_HOURS", "12"))),
         # A task that is killed at its last try has no callback of its own.
-        on_failure_callback=close_as_failed,
+        on_failure_callback=[close_as_failed, tell_of_failure],
         default_args={
             "owner": "watchfunnel",
             "retries": 2,
@@ -95,6 +107,7 @@ def build_request(params: Mapping[str, Any], run: str) -> Json | None:
             "Same data, same configuration, same code: every artefact is up to date, nothing is to "
             "be done."
         )
+        _tell_if_stale(request)
         return None
     print(f"To be made: {', '.join(stale)}.")
     return request.model_dump(mode="json")
@@ -129,6 +142,8 @@ def make(request: Json, *names: str) -> Json:
     for name in names:
         outcomes.append(pipeline.make(name, parsed, observer=observer))
         print(outcomes[-1].line)
+    if "interactions" in names:
+        _tell_if_stale(parsed)
     url = observer.url(outcomes[-1].stage)
     if url:
         print(f"MLflow: {url}")
@@ -157,6 +172,11 @@ def conclude(request: Json) -> None:
     parsed = pipeline.Request.model_validate(request)
     pipeline.publish_files(parsed)
     observe(parsed).on_end()
+    verdict = json.loads((Path(parsed.home) / "report.json").read_text())["run"]["verdict"]
+    if verdict["fit"] is False:
+        notify(
+            "watchfunnel: lists that are not fit to serve", f"{verdict['sentence']} {parsed.home}"
+        )
     for sentence in forget_erased(parsed):
         print(sentence)
 
@@ -173,6 +193,28 @@ def close_as_failed(context: Mapping[str, Any]) -> None:
         # A DAG is called like its stage.
         stage, error = context["ti"].dag_id, context.get("exception")
         observe(pipeline.Request.model_validate(request)).on_failure(stage, error)
+
+
+def tell_of_failure(context: Mapping[str, Any]) -> None:
+    """Airflow's failure callback of a DAG: who is to be told hears which task failed, and why."""
+    task, error = context["ti"], context.get("exception")
+    why = f"{type(error).__name__}: {error}" if error else "its process was killed, or time was up"
+    run = getattr(context.get("dag_run"), "run_id", "?")
+    where = getattr(task, "log_url", "")
+    notify(
+        f"watchfunnel: {task.dag_id} failed",
+        f"Task {task.task_id} of run {run} failed: {why}. {where}".strip(),
+    )
+
+
+def _tell_if_stale(request: "Request") -> None:
+    """Say it where the log's newest row is too old: a feed that died fails no run."""
+    from funnel.freshness import stale_log
+
+    sentence = stale_log(request.store, datetime.now(UTC))
+    if sentence:
+        print(sentence)
+        notify("watchfunnel: the log is stale", f"{sentence} {request.data}")
 
 
 def _overrides(params: Mapping[str, Any]) -> list[str]:

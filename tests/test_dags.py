@@ -69,7 +69,8 @@ def dag(d):
     params = {name: {"value": d.params[name], "schema": d.params.get_param(name).schema} for name in d.params}
     return {"tasks": {t.task_id: task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
             "file": d.fileloc, "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
-            "on_failure": getattr(d.on_failure_callback, "__name__", None)}
+            "on_failure": [c.__name__ for c in d.on_failure_callback], "title": d.dag_display_name,
+            "description": d.description, "hours": d.dagrun_timeout.total_seconds() / 3600}
 print(json.dumps({"errors": bag.import_errors, "seconds": seconds, "modules": sorted({m.split(".")[0]
       for m in set(sys.modules) - before}), "dags": {name: dag(d) for name, d in bag.dags.items()}}))
 """
@@ -238,7 +239,11 @@ def test_every_dag_and_task_is_documented_owned_and_retried(
     dag = parsed["dags"][stage]
     assert dag["doc"].startswith(f"# {stage}")
     assert dag["tags"] == ["watchfunnel"]
-    assert (dag["runs"], dag["on_failure"]) == (1, "close_as_failed")
+    assert (dag["runs"], dag["hours"]) == (1, 12)
+    assert dag["on_failure"] == ["close_as_failed", "tell_of_failure"]
+    assert dag["title"] == f"{STAGES.index(stage) + 1} {stage}"
+    assert 20 < len(dag["description"]) < 400
+    assert "\n" not in dag["description"]
     for name, task in dag["tasks"].items():
         assert task["doc"], name
         assert (task["owner"], task["retries"], task["backoff"]) == ("watchfunnel", 2, 2), name
