@@ -37,6 +37,9 @@ from recall.tower import Tower
 VALIDATION_SHARE = 0.2
 # With fewer users to fit on the blender goes by the ranks alone.
 FEWEST = 50
+# With fewer users of an instant its expert follows chance: on MovieLens-100K, with 76 each, the
+# validation users' HR@10 is .75 by an expert an instant and .80 by one of all instants.
+FEWEST_OF_INSTANT = 150
 # Candidates that a user did not watch, of some five hundred, that the blender is fitted on.
 MISSES = 100
 # No order is turned round, or levelled, by what a few users watched.
@@ -238,7 +241,9 @@ def _calibrate(blend: Blend, training_set: TrainingSet) -> Blend:
 
 def _fit_experts(by_instant: Mapping[int, TrainingSet]) -> Blend | None:
     """An expert of each instant with users enough to fit on, or one of all instants, or none."""
-    enough = {since: each for since, each in by_instant.items() if len(each.counts) >= FEWEST}
+    enough = {
+        since: each for since, each in by_instant.items() if len(each.counts) >= FEWEST_OF_INSTANT
+    }
     if enough:
         return fit_blend(list(enough.values()), list(enough))
     if sum(len(each.counts) for each in by_instant.values()) < FEWEST:

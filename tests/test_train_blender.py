@@ -135,9 +135,18 @@ def test_too_few_users_to_fit_on_leave_the_order_to_the_ranks_or_the_tower(
     chain_world, monkeypatch
 ):
     monkeypatch.setattr(train_blender, "FEWEST", 10_000)
+    monkeypatch.setattr(train_blender, "FEWEST_OF_INSTANT", 10_000)
     fitted = fit_blender(CONFIG, chain_world.log, chain_world.towers, seed=0)
     assert fitted.blender.order in ("ranks", "tower")
     assert "fitted" not in fitted.rates
+
+
+@pytest.mark.parametrize(("fewest", "experts"), [(50, 2), (10_000, 1)])
+def test_instants_with_few_users_share_an_expert(chain_world, monkeypatch, fewest, experts):
+    monkeypatch.setattr(train_blender, "FEWEST_OF_INSTANT", fewest)
+    blend = fit_blender(CONFIG, chain_world.log, chain_world.towers, seed=0).blender.blend
+    assert len(blend.weights) == experts
+    assert len(blend.timestamps_us) == (experts if experts > 1 else 0)
 
 
 def test_a_log_without_watches_after_its_towers_still_gets_lists(chain_world):
