@@ -41,13 +41,13 @@ PARAMS = {
     "seed": Param(0, description="All randomness comes from it", type="integer", minimum=0),
     "split_mode": Param(
         os.environ.get("WATCHFUNNEL_SPLIT_MODE", "time"),
-        description="time: the log's end is held out; last: each user's last watch; none: nothing",
+        description="the test: time, the log's end; last, each user's last watch; none, nothing",
         enum=["time", "last", "none"],
         type="string",
     ),
     "test_start": Param(
         None,
-        description="The instant the holdout begins, UTC; empty: derived from the log",
+        description="The instant the test window begins, UTC; empty: derived from the log",
         type=["null", "string"],
         format="date-time",
     ),

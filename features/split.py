@@ -44,7 +44,7 @@ class Split(BaseModel):
         if self.clock == "order":
             ends = {
                 "label_start": "before the label watch",
-                "test_start": "before the holdout watch",
+                "test_start": "before the test watch",
             }
             return {"mode": self.mode, "clock": self.clock} | ends
         timestamps_us = {

@@ -19,6 +19,8 @@ Home = Annotated[
 Overrides = Annotated[
     list[str], typer.Option("--set", help="Override of the configuration: stage.field=value.")
 ]
+# Columns that the tables of a report take at least.
+WIDTH = 120
 Source = Annotated[
     str, typer.Option(help="Layout of the data, e.g. canonical, kuairand, globo, movielens.")
 ]
@@ -138,7 +140,10 @@ def report(out: Annotated[Path, typer.Option(help="The --out of a run.")]) -> No
     """Print the metrics of a run and three users' histories beside their recommendations."""
     from funnel.demo.showcase import show
 
-    show(out, Console(markup=False, emoji=False))
+    # Names of metrics are longer than a narrow terminal leaves room for.
+    console = Console(markup=False, emoji=False)
+    console.width = max(console.width, WIDTH)
+    show(out, console)
 
 
 # What follows the names belongs to the benchmark, `--help` included.

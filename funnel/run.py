@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from features.data.files import refusing_engine_errors
+from features.data.ingest import in_words, source_files, unread_files
 from features.errors import InputError
 from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, RANK, TITLE, UNIT, USER
 from features.simulation.simulated_log import simulate_into
@@ -91,10 +93,12 @@ def _walk(request: Request, observer: Observer) -> list[Outcome]:
     )
     with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal) as progress:
         bar = progress.add_task("starting", total=len(STEPS))
+        # Lines stay whole: whoever reads a file of them searches in it.
+        tell = partial(progress.console.print, soft_wrap=True, highlight=False)
         for name in STEPS:
             progress.update(bar, description=name)
-            outcomes.append(make(name, request, progress.console.print, observer))
-            progress.console.print(outcomes[-1].line)
+            outcomes.append(make(name, request, tell, observer))
+            tell(outcomes[-1].line)
             progress.advance(bar)
     if not any(outcome.made for outcome in outcomes):
         CONSOLE.print(
@@ -102,7 +106,17 @@ def _walk(request: Request, observer: Observer) -> list[Outcome]:
             "done.",
             soft_wrap=True,
         )
+    if not outcomes[0].made:
+        CONSOLE.print(_log_in_words(request), soft_wrap=True, highlight=False)
     return outcomes
+
+
+def _log_in_words(request: Request) -> str:
+    """The log that was read before, and the files beside it that are not read."""
+    data = Path(request.data)
+    summary = json.loads((request.store.path("interactions") / "summary.json").read_text())
+    unread = unread_files(data, list(source_files(request.source, data)))
+    return f"the log: {in_words(summary | {'unread': unread})}"
 
 
 def verdict_in(out: Path) -> str:
@@ -158,8 +172,8 @@ def print_recommendations(user: str, out: Path) -> None:
     mine = lists.filter(pc.equal(pc.cast(lists[USER], "string"), user)).sort_by(RANK)
     if not mine.num_rows:
         raise InputError(
-            f"{path}: user {user} has no list; lists are for the holdout's users, or all in mode "
-            "none."
+            f"{path}: user {user} has no list; lists are for the users of the test window, or for "
+            "all users of the log where split.mode is none."
         )
     titles = titles_of(Store(out / "artefacts"), mine[ITEM].to_pylist())
     named = (ITEM, TITLE) if titles else (ITEM,)

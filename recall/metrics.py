@@ -32,17 +32,19 @@ class RelevantItems:
 
     def __post_init__(self) -> None:
         if self.offsets.ndim != 1 or self.items.ndim != 1 or self.offsets.size == 0:
-            raise ValueError("a holdout is two flat arrays: offsets [users + 1] and items [n]")
+            raise ValueError(
+                "relevant items are two flat arrays: offsets [users + 1] and items [n]"
+            )
         if (
             self.offsets[0] != 0
             or self.offsets[-1] != self.items.size
             or (np.diff(self.offsets) < 0).any()
         ):
             raise ValueError(
-                f"holdout offsets must rise from 0 to the number of items, {self.items.size}"
+                f"their offsets must rise from 0 to the number of items, {self.items.size}"
             )
         if self.items.size and self.items.min() < 0:
-            raise ValueError(f"holdout items are indexes >= 0, found {self.items.min()}")
+            raise ValueError(f"relevant items are indexes >= 0, found {self.items.min()}")
 
     @property
     def users(self) -> int:
@@ -76,7 +78,8 @@ def hits(ranked: Ints, relevant: RelevantItems) -> Flags:
     """
     if ranked.ndim != 2 or len(ranked) != relevant.users:
         raise ValueError(
-            f"lists are [users, K] for the holdout's {relevant.users} users, found {ranked.shape}"
+            f"lists are [users, K] for the {relevant.users} users of the test window, found "
+            f"{ranked.shape}"
         )
     found = np.zeros(ranked.shape, dtype=np.bool_)
     stride = int(max(relevant.items.max(initial=0), ranked.max(initial=0))) + 1

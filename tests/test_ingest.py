@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.config import CleaningConfig
-from features.data.ingest import in_words, ingest, source_files
+from features.data.ingest import in_words, ingest, source_files, unread_files
 from features.errors import InputError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -288,3 +288,19 @@ def test_globo_clicks_of_whole_sessions_have_gaps_of_at_most_half_an_hour(
     assert summary["null_seconds_share"] == pytest.approx(
         log["watch_seconds"].null_count / len(log)
     )
+
+
+def test_what_lies_beside_the_tables_or_in_their_folders_and_is_not_read_is_named(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "interactions.parquet"
+    folder.mkdir()
+    for name in ("first.parquet", "second.csv", "_READY"):
+        (folder / name).write_text("")
+    for name in ("interactions_day11.csv", "items.parquet", "notes.txt"):
+        (tmp_path / name).write_text("")
+    read = {folder / "first.parquet", tmp_path / "items.parquet"}
+    assert unread_files(tmp_path, read) == [
+        "interactions.parquet/second.csv",
+        "interactions_day11.csv",
+    ]

@@ -700,7 +700,7 @@ def test_without_propensities_there_is_no_estimate_unless_exposure_was_random(
         return
     without = off_policy(run, tmp_path)
     assert np.isnan(list(without.metrics().values())).all()
-    assert without.refused["any list"].startswith("the holdout has no propensities")
+    assert without.refused["any list"].startswith("the test window has no propensities")
     uniform = off_policy(run, tmp_path, "off_policy.random_exposure=true")
     born = pd.read_parquet(run.data / "items.parquet").set_index("item_id")["published_at"]
     shown = run.raw.groupby("item_id")["timestamp"].min()

@@ -269,5 +269,5 @@ def test_the_order_clock_is_described_without_instants() -> None:
         "mode": "last",
         "clock": "order",
         "label_start": "before the label watch",
-        "test_start": "before the holdout watch",
+        "test_start": "before the test watch",
     }

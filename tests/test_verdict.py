@@ -27,13 +27,14 @@ def test_lists_are_fit_where_no_rival_is_ahead_by_more_than_a_standard_error():
     text = sentence_of(margins(-0.005, 0.1), "watches")
     assert text.startswith("Fit to serve")
     assert "recall's order" in text
-    assert "20.00% of the test window's watches against 20.50%, -0.50% +- 1.00%" in text
+    assert "20.00% of the test window's watches against 20.50%" in text
+    assert "-0.50 +- 1.00 percentage points" in text
 
 
 def test_one_rival_that_is_clearly_ahead_makes_lists_unfit_and_is_named():
     text = sentence_of(margins(0.05, -0.02), "watch time")
     assert text.startswith("Not fit to serve: behind popularity")
-    assert "-2.00% +- 1.00%" in text
+    assert "-2.00 +- 1.00 percentage points" in text
 
 
 def test_an_off_policy_margin_is_in_seconds():

@@ -1,6 +1,6 @@
 """From a data folder to checked, cleaned, sorted tables in the contract, written as Parquet."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -150,7 +150,7 @@ def _ingest(
             set(_plain(derived.interactions).columns) - set(CONTRACTS["interactions"].kinds)
             | _untaken(source, sheets)
         ),
-        "unread": _unread(data, {path for sheet in sheets.values() for path in sheet.files}),
+        "unread": unread_files(data, {path for sheet in sheets.values() for path in sheet.files}),
         "matched": {name: match.share for name, match in matches.items()},
         "odd": odd,
         **_facts(kept, tables),
@@ -190,15 +190,17 @@ def _missing(tables: Tables) -> dict[str, list[str]]:
     return missing
 
 
-def _unread(data: Path, read: set[Path]) -> list[str]:
-    """Files of the folder that are called like a table of the contract, and were not read."""
-    alike = (
-        path
-        for name in CONTRACTS
-        for path in data.glob(f"{name}*")
-        if path.is_file() and path not in read
+def unread_files(data: Path, read: Collection[Path]) -> list[str]:
+    """Files of the folder that are called like a table of the contract, or lie in a folder that is,
+    and are not read.
+    """
+    named = [path for name in CONTRACTS for path in data.glob(f"{name}*")]
+    inside = [path for folder in named if folder.is_dir() for path in folder.rglob("*")]
+    return sorted(
+        str(path.relative_to(data))
+        for path in (*named, *inside)
+        if path.is_file() and path not in read and not path.name.startswith((".", "_"))
     )
-    return sorted(path.name for path in alike)
 
 
 def _require_rows(tables: Tables, dropped: Mapping[str, int]) -> None:

@@ -58,7 +58,7 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
         name for name in BASELINES if any(f"{metric}.{name}" in values for metric in HEADLINES)
     ]
     headings = ("metric", "funnel", *(name.replace("_", " ") for name in baselines))
-    table = Table(*headings, title="On the holdout", title_justify="left")
+    table = Table(*headings, title="On the test window", title_justify="left")
     for metric in (metric for metric in HEADLINES if metric in values):
         cells = [
             values.get(name)

@@ -53,7 +53,7 @@ class OffPolicy:
         """Why no list can be evaluated; None where the log allows it."""
         if self.context.split.mode != "time":
             return (
-                f"split.mode is {self.context.split.mode}: a holdout is needed that was not "
+                f"split.mode is {self.context.split.mode}: a test window is needed that was not "
                 "chosen by what was watched"
             )
         if not logs_impressions(self.context):
@@ -63,7 +63,7 @@ class OffPolicy:
             )
         if np.isnan(self.logged.propensity).all():
             return (
-                "the holdout has no propensities: log them, or set off_policy.random_exposure "
+                "the test window has no propensities: log them, or set off_policy.random_exposure "
                 "where it was uniform"
             )
         return None

@@ -148,7 +148,8 @@ def _said(margin: Margin, what: str) -> str:
     k = margin.measure.split("@")[1]
     return (
         f"the first {k} hold {margin.final_value:.2%} of the test window's {what} against "
-        f"{margin.rival_value:.2%}, {margin.ahead:+.2%} +- {margin.error:.2%}"
+        f"{margin.rival_value:.2%}, {100 * margin.ahead:+.2f} +- {100 * margin.error:.2f} "
+        "percentage points"
     )
 
 

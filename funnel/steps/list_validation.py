@@ -346,7 +346,10 @@ def choice_text(choice: Mapping[str, Any]) -> str:
     beside = "".join(
         f" (recall's order {', '.join(f'{t[n]:.4f}' for n in t if '@' in n)})" for t in recall
     )
+    why = (
+        "none is ahead of it by more than a standard error" if chosen["behind_best"] else "the best"
+    )
     return (
-        f"lists are ordered by {choice['described']}, chosen by {choice['measure']}: "
+        f"lists are ordered by {choice['described']}, chosen by {choice['measure']} ({why}): "
         f"{shares}{beside}"
     )

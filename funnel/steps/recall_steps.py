@@ -4,7 +4,7 @@ out.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,18 @@ def write_towers(context: StepContext) -> None:
     from recall.train import train_incrementally
 
     _refuse_long_lists(context)
-    towers, epochs = train_incrementally(training_job_of(context))
+    trained: set[int] = set()
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        trained.add(row["tower"])
+        context.on_epoch(row)
+
+    job = replace(training_job_of(context), on_epoch=on_epoch)
+    towers, epochs = train_incrementally(job)
+    context.tell(
+        f"towers: {len(trained)} trained, {len(towers) - len(trained)} taken as earlier runs left "
+        "them"
+    )
     for number, tower in enumerate(towers):
         tower.save(context.out, f"tower_{number:02d}")
     context.write_json("epochs.json", epochs)
