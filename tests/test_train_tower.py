@@ -146,7 +146,7 @@ def attempt(rates, kept, told, survived):
     """One attempt at a planned course, which is killed as it tells of the epoch after those it
     survives.
     """
-    done, told_before = kept.progress(0), len(told)
+    done, told_before = kept.progress("a"), len(told)
 
     def tell(row):
         if len(told) - told_before == survived:
@@ -156,7 +156,7 @@ def attempt(rates, kept, told, survived):
     plan = Plan(rates[len(done.epochs) if done else 0 :])
     return fit_tower(
         Counter(),
-        TrainingRun(0, tower(0), TrainingJob(), 1, validator=plan),
+        TrainingRun(0, tower(0), TrainingJob(), 1, validator=plan, key="a"),
         Callbacks(kept, tell),
     )
 
@@ -168,14 +168,15 @@ def test_training_that_is_killed_again_and_again_ends_where_undisturbed_training
     """Each attempt gets a few epochs further, over the rate's drop as well; the epoch that is cut
     short is lost.
     """
-    rates, kept, told = [0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.4, 0.1], Checkpoints(tmp_path), []
+    rates, told = [0.1, 0.3, 0.2, 0.3, 0.25, 0.4, 0.4, 0.1], []
+    kept = Checkpoints(tmp_path, tmp_path / "parts")
     calm, _ = planned(rates)
     killed = 0
-    while kept.finished(0) is None:
+    while kept.finished("a") is None:
         with contextlib.suppress(Killed):
             attempt(rates, kept, told, survived[killed % len(survived)])
-        killed += kept.finished(0) is None
-    found = kept.finished(0)
+        killed += kept.finished("a") is None
+    found = kept.finished("a")
     assert killed >= 2
     assert (found.epochs, found.best) == (calm.epochs, calm.best)
     np.testing.assert_array_equal(found.tower.weights["item_in"], calm.tower.weights["item_in"])
@@ -183,8 +184,8 @@ def test_training_that_is_killed_again_and_again_ends_where_undisturbed_training
 
 
 def test_a_finished_tower_is_not_trained_again(tmp_path):
-    callbacks = Callbacks(Checkpoints(tmp_path), lambda _: None)
-    training_run = TrainingRun(0, tower(0), TrainingJob(), 1, (1.0, 1.0))
+    callbacks = Callbacks(Checkpoints(tmp_path, tmp_path / "parts"), lambda _: None)
+    training_run = TrainingRun(0, tower(0), TrainingJob(), 1, (1.0, 1.0), key="a")
     first = fit_tower(Counter(), training_run, callbacks)
     again = fit_tower(None, training_run, callbacks)
     assert again.epochs == first.epochs

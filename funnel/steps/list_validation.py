@@ -28,7 +28,7 @@ from funnel.steps.ordering import CHOICE, lists_of, taking_part, unreserved
 from ranking.list_order import CHANCE_WEIGHTS, RECALLS_ORDER, Gains, ListOrder
 from ranking.model import Ranker
 from ranking.off_policy import evaluated
-from ranking.policies import Policy, softmax_of_places
+from ranking.policies import Logged, Policy, softmax_of_places
 from ranking.recommend import Ordered, ordered, recommender_of
 from recall.candidates import Candidates
 from recall.generators.popular import counts_by_span, popular_lists_by_span
@@ -170,7 +170,7 @@ class Validation:
 
     def choice(self) -> dict[str, Any]:
         """The chosen order, and every trial."""
-        orders = orders_to_try(self.context, self.candidates)
+        orders = orders_to_try(self.context, self.candidates, cut=self.slots is None)
         lists = [self.ordered(order) for order in orders]
         bounds = self._bounds(lists)
         trials = (
@@ -256,13 +256,18 @@ class Validation:
             for order, each, bound in pairs
         ]
 
+    @cached_property
+    def slots(self) -> Logged | None:
+        """The window's slots with their propensities; None where the log has none."""
+        since, until = self.tower.shape.as_of, self.context.split.test_start
+        return logged_slots(self.context, self.candidates.users, since, until)
+
     def _bounds(self, lists: Sequence[Ordered]) -> list[float] | None:
         """The lower bound of each list's off-policy estimate in the window's slots; None where
         there is none.
         """
-        context, since = self.context, self.tower.shape.as_of
+        context, slots = self.context, self.slots
         config = context.config.off_policy
-        slots = logged_slots(context, self.candidates.users, since, context.split.test_start)
         if slots is None:
             return None
         bounds = []
@@ -285,16 +290,21 @@ class Validation:
         return None if np.isnan(bounds).any() else bounds
 
 
-def orders_to_try(context: StepContext, candidates: Candidates) -> list[ListOrder]:
+def orders_to_try(
+    context: StepContext, candidates: Candidates, cut: bool = True
+) -> list[ListOrder]:
     """The orders, the preferred first: seconds times chance, recall's, each generator's alone.
 
     Recall's comes first where the log does not say what was shown: the ranker has then learnt from
-    recall's own lists, and has to show that it adds to them. The ranker orders all candidates but
-    those in kept places, fewer, or all of them. With `ranking.chance_weight` only that is chosen.
+    recall's own lists, and has to show that it adds to them. The ranker orders all candidates, and
+    where they are also to be `cut` all but those in kept places, or fewer. With
+    `ranking.chance_weight` only that is chosen.
     """
     given, top_k = context.config.ranking.chance_weight, context.config.ranking.top_k
     own, all_of_them = unreserved(context.config, candidates), candidates.items.shape[1]
-    depths = dict.fromkeys((own, min(2 * top_k, own), min(top_k, own), all_of_them))
+    depths = dict.fromkeys(
+        (own, min(2 * top_k, own), min(top_k, own), all_of_them) if cut else (all_of_them,)
+    )
     weights = CHANCE_WEIGHTS if given is None else (given,)
     orders = [
         ListOrder(chance_weight=weight, depth=depth) for weight in weights for depth in depths
