@@ -28,9 +28,12 @@ def nearest_length(span: int) -> int | None:
     return min(LENGTHS, key=lambda length: max(length / span, span / length))
 
 
-def rounded(as_of: int, length: int | None) -> int:
-    """The instant of a length's grid through midnight UTC that is nearest; as it is without one."""
-    return as_of if length is None else (as_of + length // 2) // length * length
+def floored(as_of: int, span: int) -> int:
+    """The last instant at or before another on the grid, through midnight UTC, of the longest
+    length that is no longer than a span; as it is for a span shorter than an hour.
+    """
+    length = next((length for length in reversed(LENGTHS) if length <= span), 1)
+    return as_of // length * length
 
 
 def grid_before(as_of: int, since: int, length: int) -> list[int]:

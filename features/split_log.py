@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 import ibis
 import ibis.expr.types as ir
 
-from features.calendar import nearest_length, rounded
+from features.calendar import floored, nearest_length
 from features.config import Clock, SplitConfig
 from features.errors import InputError
 from features.schema import ITEM, TIMESTAMP, USER
@@ -19,8 +19,8 @@ def split_of(interactions: ibis.Table, config: SplitConfig, clock: Clock | None 
     """The cut of a log: what the configuration names, the rest derived. InputError where it cannot
     be cut so.
 
-    Derived (time): the test window is the last `test_share` of the time span, rounded to whole
-    hours, days or weeks, so that one more day of log moves it by a day; the label window is as long
+    Derived (time): the test window is the last `test_share` of the time span, and so much more that
+    it begins on the calendar: one more day of log moves it by a day. The label window is as long
     before it, and from the last row before it where the log has none in there, as one of dates
     may not. Mode `none` holds nothing out: test_start lies just after the log's last row.
     """
@@ -164,7 +164,7 @@ def _time_split(config: SplitConfig, first: int, last: int) -> Split:
         test_end = test_start
         length = share
     else:
-        test_start = _given(config, "test_start", rounded(test_end - share, nearest_length(share)))
+        test_start = _given(config, "test_start", floored(test_end - share, share))
         length = test_end - test_start
     derived = max(test_start - (nearest_length(length) or length), (first + test_start) // 2)
     label_start = _given(config, "label_start", derived)

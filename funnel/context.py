@@ -31,8 +31,8 @@ VALIDATION = "validation"
 @dataclass(frozen=True)
 class StepContext:
     """One step's work: the configuration, its parents' folders, the folder to fill, one for what
-    must survive a kill, one for what later versions may be made of and the `key` of settings and
-    code that name it, and whom to tell of progress and of each epoch.
+    must survive a kill, and whom to tell of progress and of each epoch. `parts` is a folder for
+    what later versions may be made of, named by the `key` of settings and code.
     """
 
     config: FunnelConfig
@@ -41,10 +41,10 @@ class StepContext:
     inputs: Mapping[str, Path]
     out: Path
     scratch: Path
-    parts: Path
-    key: str
     tell: Callable[[str], None] = lambda _: None
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda _: None
+    parts: Path | None = None
+    key: str = ""
 
     @cached_property
     def split(self) -> Split:

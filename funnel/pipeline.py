@@ -410,8 +410,8 @@ def _context_of(
         inputs,
         out,
         store.scratch(artefact_key),
-        store.parts(artefact_key.name),
-        artefact_key.choices,
         tell,
         tell_epoch,
+        store.parts(artefact_key.name),
+        artefact_key.choices,
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.calendar import LENGTHS, grid_before, nearest_length, rounded, shortest_at_least
+from features.calendar import LENGTHS, floored, grid_before, nearest_length, shortest_at_least
 from features.schema import DAY, HOUR, MINUTE
 
 
@@ -31,11 +31,13 @@ def test_the_length_that_suits_a_span(span, shortest, nearest):
     assert (shortest_at_least(span), nearest_length(span)) == (shortest, nearest)
 
 
-@given(st.integers(0, 10**16), st.sampled_from(LENGTHS))
-def test_rounding_moves_an_instant_by_half_a_length_at_most(as_of, length):
-    assert rounded(as_of, length) % length == 0
-    assert abs(rounded(as_of, length) - as_of) <= length / 2
-    assert rounded(as_of, None) == as_of
+@given(st.integers(0, 10**16), st.integers(1, 10**14))
+def test_an_instant_goes_back_to_the_calendar_by_less_than_the_span(as_of, span):
+    earlier = floored(as_of, span)
+    assert 0 <= as_of - earlier < max(span, 1)
+    assert span < HOUR or earlier % HOUR == 0
+    if span < HOUR:
+        assert earlier == as_of
 
 
 @given(st.integers(0, 10**15), st.integers(1, 10**14), st.sampled_from(LENGTHS))
