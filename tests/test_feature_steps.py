@@ -54,7 +54,7 @@ def test_rewatching_is_proposed_where_most_watches_to_be_found_are_repeats(tmp_p
 
 def test_sessions_for_users_are_told_with_what_to_do(tmp_path: Path) -> None:
     (sentence,) = cut(tmp_path, [True] * 400, list(range(400)))
-    assert "100% of their 40 users have no watch before" in sentence
+    assert "100% of their 64 users have no watch before" in sentence
     assert sentence.endswith("split.mode=last")
 
 
