@@ -4,6 +4,7 @@ them.
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ class Histories:
         included.
         """
         return int(self.users[self.timestamps_us < timestamp_us].max(initial=0)) + 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the events and whose they are."""
+        found = sha256()
+        for array in (self.offsets, self.items, self.timestamps_us):
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -127,23 +127,24 @@ class ModelInputs:
     def digest(self) -> str:
         """SHA-256 of all that is in them."""
         found = sha256()
-        inputs, tokens = self.user_inputs, self.tokens
-        histories = (inputs.histories, *([] if inputs.searches is None else [inputs.searches]))
-        vocabularies = (self.items, *([] if tokens is None else [tokens]))
-        arrays: list[npt.NDArray[Any] | None] = [
-            *(
-                array
-                for each in histories
-                for array in (each.offsets, each.items, each.timestamps_us)
-            ),
-            *(array for each in vocabularies for array in (each.first_seen, each.first_shown)),
-        ]
-        for side in (inputs.users, self.side):
-            for columns in (side.codes, side.numbers):
-                found.update(",".join(columns).encode())
-                arrays += columns.values()
-        for array in arrays:
-            found.update(b"-" if array is None else np.ascontiguousarray(array).data)
+        histories, vocabularies = (
+            (self.user_inputs.histories, self.user_inputs.searches),
+            (self.items, self.tokens),
+        )
+        for each in histories:
+            found.update(b"-" if each is None else each.digest.encode())
+        for vocabulary in vocabularies:
+            for array in (
+                () if vocabulary is None else (vocabulary.first_seen, vocabulary.first_shown)
+            ):
+                found.update(b"-" if array is None else np.ascontiguousarray(array).data)
+        for side in (self.user_inputs.users, self.side):
+            columns: list[tuple[str, npt.NDArray[Any]]] = [
+                *side.codes.items(),
+                *side.numbers.items(),
+            ]
+            for name, values in columns:
+                found.update(name.encode() + np.ascontiguousarray(values).tobytes())
         return found.hexdigest()
 
 

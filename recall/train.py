@@ -55,21 +55,13 @@ class TrainingJob:
 
     def key_after(self, earlier: str, cut_offs: Sequence[int]) -> str:
         """The key of a tower: of what may be known, of its cut-offs, and of the tower before it."""
-        shown = (
-            None
-            if self.shown is None
-            else [
-                sha256(each.data).hexdigest()
-                for each in (self.shown.offsets, self.shown.items, self.shown.timestamps_us)
-            ]
-        )
         facts = [
             self.key,
             self.seed,
             earlier,
             [self.split.clock, self.split.start, *cut_offs],
             self.model_inputs.digest,
-            shown,
+            None if self.shown is None else self.shown.digest,
         ]
         return sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
