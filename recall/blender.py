@@ -44,13 +44,13 @@ class Blend:
     weights: Float64
     timestamps_us: tuple[int, ...] = ()
 
-    def without(self, timestamp_us: int) -> "Blend":
-        """The experts that were fitted on other instants: they know no more of this one than they
-        will of the next.
+    def without(self, since: int, until: int) -> "Blend":
+        """The experts that were fitted on instants outside a span, since <= instant < until: they
+        know no more of it than they will of the next.
 
         All of them where there are no others.
         """
-        others = [number for number, at in enumerate(self.timestamps_us) if at != timestamp_us]
+        others = [number for number, at in enumerate(self.timestamps_us) if not since <= at < until]
         if not others:
             return self
         return Blend(
@@ -157,9 +157,9 @@ class Blender:
     order: str
     blend: Blend | None
 
-    def without(self, timestamp_us: int) -> "Blender":
-        """The blender as it was fitted on other instants."""
-        return self if self.blend is None else replace(self, blend=self.blend.without(timestamp_us))
+    def without(self, since: int, until: int) -> "Blender":
+        """The blender as it was fitted on instants outside a span."""
+        return self if self.blend is None else replace(self, blend=self.blend.without(since, until))
 
     def scores(self, found: Found) -> Float32:
         """log P(next) of every pair of a union, [p]: the chance that it is what its user watches

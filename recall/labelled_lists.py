@@ -69,13 +69,22 @@ def labelled_lists(
     )
 
 
+def validation_tower(towers: Sequence[Tower], label_start: int) -> Tower:
+    """The tower from whose instant on a run chooses: the newest before the last that was finished
+    by label_start, so that the validation window is as long as the test window, or longer.
+    """
+    early = [tower for tower in towers[:-1] if tower.shape.as_of <= label_start]
+    return early[-1] if early else towers[0]
+
+
 def draw_validation_slice(
     log: Log, towers: Sequence[Tower], most: int, rng: np.random.Generator
 ) -> EvaluationSlice:
-    """Up to `most` random users who watched something between the last two towers: on their lists a
+    """Up to `most` random users who watched something in the validation window: on their lists a
     run chooses.
     """
-    return draw_slices(log.user_inputs.histories, towers[-2:], most, rng)[0]
+    pair = [validation_tower(towers, log.split.label_start), towers[-1]]
+    return draw_slices(log.user_inputs.histories, pair, most, rng)[0]
 
 
 def blend_slice(
@@ -85,7 +94,7 @@ def blend_slice(
     instants.
     """
     generators = build_generators(config, of.snapshot(log, blender.popularity))
-    return blend_in_shards(generators, blender.without(of.since), of.users, config)
+    return blend_in_shards(generators, blender.without(of.since, of.until), of.users, config)
 
 
 def _label_slice(

@@ -21,7 +21,8 @@ from recall.config import RecallConfig
 from recall.generators.base import Popularity, Snapshot
 from recall.generators.retrieval import build_generators
 from recall.index import index_of
-from recall.labelled_lists import LabelledLists, labelled_lists
+from recall.labelled_lists import LabelledLists, labelled_lists, validation_tower
+from recall.tower import ItemFacts, Tower, TowerSpec
 from recall.train_blender import draw_slices
 
 pytestmark = pytest.mark.slow
@@ -82,6 +83,19 @@ def test_lists_are_the_blenders_as_of_each_instant_but_the_last(chain_world):
         assert not seen.holds(np.arange(len(each.users))[:, None], lists.items[of]).any()
 
 
+@pytest.mark.parametrize(("label_start", "chosen"), [(5, 0), (10, 0), (19, 0), (20, 1), (99, 2)])
+def test_the_validation_window_is_as_long_as_the_test_window_or_longer(label_start, chosen):
+    towers = [
+        Tower(
+            TowerSpec(as_of=as_of, items=1, dim=1, hidden=(), recency_windows=(1,)),
+            {},
+            ItemFacts.plain(1),
+        )
+        for as_of in (10, 20, 30, 40)
+    ]
+    assert validation_tower(towers, label_start) is towers[chosen]
+
+
 def test_a_list_is_blended_by_what_was_fitted_on_other_instants(chain_world):
     log, towers = chain_world.log, chain_world.towers
     fitted_on = [tower.shape.as_of for tower in towers[:-1]]
@@ -98,9 +112,9 @@ def test_a_list_is_blended_by_what_was_fitted_on_other_instants(chain_world):
         np.testing.assert_array_equal(
             lists.scores[lists.since == since], expected.scores[expected.since == since]
         )
-    np.testing.assert_array_equal(blender.without(-1).blend.weights, weights)
+    np.testing.assert_array_equal(blender.without(-1, 0).blend.weights, weights)
     only = Blend(("tower",), weights[:1], (fitted_on[0],))
-    assert only.without(fitted_on[0]) is only
+    assert only.without(fitted_on[0], fitted_on[0] + 1) is only
 
 
 def test_lists_are_read_as_they_were_saved(tmp_path):

@@ -1,11 +1,11 @@
 """The choice of a run: how its final lists are ordered, by what lists of the validation window
 would have held.
 
-The validation window lies between the last two towers' instants, `since` and test_start. Its lists
-are recall's as of `since`, blended by what was fitted on earlier instants and ordered by the ranker
-that was trained on the rows before it. They are evaluated as lists: by the off-policy estimate
-where the log has propensities, else by the seconds (or watches) that they hold of what their users
-went on to watch.
+The validation window lies between a tower's instant, `since`, and test_start, and is as long as the
+test window or longer. Its lists are recall's as of `since`, blended by what was fitted on other
+instants and ordered by the ranker that was trained on the rows before it. They are evaluated as
+lists: by the off-policy estimate where the log has propensities, else by the seconds (or watches)
+that they hold of what their users went on to watch.
 """
 
 import json
@@ -30,6 +30,7 @@ from ranking.model import Ranker
 from ranking.off_policy import evaluated
 from ranking.policies import Logged, Policy, softmax_of_places
 from ranking.recommend import Ordered, ordered, recommender_of
+from recall import labelled_lists
 from recall.candidates import Candidates
 from recall.generators.popular import counts_by_span, popular_lists_by_span
 from recall.metrics import RelevantItems
@@ -45,7 +46,7 @@ REPLAY, OFF_POLICY = "what lists hold", "off-policy"
 
 def validation_tower(context: StepContext) -> Tower:
     """The tower whose instant the validation window starts from."""
-    return context.towers[-2]
+    return labelled_lists.validation_tower(context.towers, context.split.label_start)
 
 
 def validation_rows(
