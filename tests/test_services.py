@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from rich.console import Console
 
 from features.errors import InputError
 from funnel.demo import demo
@@ -291,7 +292,7 @@ def test_the_services_start_run_a_dag_on_request_and_leave_nothing_behind(
             services.airflow_port,
             services.mlflow_port,
         }
-        chain = demo._Chain(demo.Airflow(services.airflow), services, demo._console())
+        chain = demo._Chain(demo.Airflow(services.airflow), services, Console(width=120))
         with pytest.raises(InputError, match=r"interactions"):
             chain.run({"source": "canonical", "data": str(defaults.data)})
     finally:
