@@ -116,7 +116,8 @@ def _by_age(
     job: TrainingJob, tower: Tower, examples: Examples, items: Int64, published: Float64
 ) -> dict[str, Any]:
     """Mean predicted probability, and share of watches, of items by age in whole days."""
-    histories = job.model_inputs.user_inputs.histories
+    # What the tower's own training knew of the log.
+    histories = examples.user_inputs.histories
     positions = examples.positions(0, len(histories.items))
     positions = np.sort(np.random.default_rng(0).permutation(positions)[:CONTEXTS])
     days = int((job.split.label_start - published.min()) // DAY) + 1
