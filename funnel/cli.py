@@ -38,13 +38,20 @@ def run(
     tracking: Annotated[
         str | None, typer.Option(help="MLflow address; default: a database under --out.")
     ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option(help="Then also make the lists as of now for everybody, under --out/serving."),
+    ] = False,
 ) -> None:
     """The whole line in one process: from a log to candidates, recommendations and a report under
-    --out.
+    --out; exit code 3 where lists are to be served and are not fit for it.
     """
-    from funnel.run import run_pipeline
+    from funnel.run import evaluate_then_serve, request_of, run_pipeline
 
-    run_pipeline(source, data, out, config, overrides, tracking)
+    if not serve:
+        run_pipeline(source, data, out, config, overrides, tracking)
+    elif not evaluate_then_serve(request_of(source, data, out, config, overrides, tracking)):
+        raise typer.Exit(3)
 
 
 @app.command()

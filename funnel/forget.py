@@ -17,7 +17,7 @@ from features.errors import InputError
 from features.schema import TIMESTAMP, USER
 from features.tables import table_at
 from funnel.pipeline import PUBLISHED, STEPS, Request
-from funnel.store import Manifest, Store
+from funnel.store import PURPOSES, Manifest, Store
 
 LOG = "interactions"
 
@@ -48,8 +48,15 @@ def forget(users: Sequence[str], out: Path) -> Forgotten:
         held = [each for each in store.made(LOG) if _holds(store.folder(each), users)]
         versions = _remove(store, _made_of(store, held))
         store.sweep_scratch()
-        files = [out / file for files in PUBLISHED.values() for file in files]
-        return Forgotten(versions, Counter({path.name: _drop(path, users) for path in files}))
+        files = [
+            out / purpose / file
+            for purpose in PURPOSES
+            for files in PUBLISHED.values()
+            for file in files
+        ]
+        return Forgotten(
+            versions, Counter({str(path.relative_to(out)): _drop(path, users) for path in files})
+        )
 
 
 def forget_erased(request: Request) -> list[str]:
@@ -64,7 +71,11 @@ def forget_erased(request: Request) -> list[str]:
     held = [each for each in older if _has_lost(store, each, current)]
     if not held:
         return []
-    in_force = set(store.versions().items())
+    in_force = {
+        each
+        for purpose in PURPOSES
+        for each in Store(store.root, purpose=purpose).versions().items()
+    }
     made = [each for each in _made_of(store, held) if (each.name, each.version) not in in_force]
     removed = Forgotten(_remove(store, made), Counter())
     return [

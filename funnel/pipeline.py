@@ -13,18 +13,29 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from features.errors import InputError
 from funnel.code_digest import ROOT, code_digest
 from funnel.config import FunnelConfig, config_of
 from funnel.epochs import epoch_text
-from funnel.store import ArtefactKey, Store, file_digest, is_published, publish
+from funnel.store import (
+    ArtefactKey,
+    Purpose,
+    Store,
+    file_digest,
+    is_linked,
+    is_published,
+    link,
+    publish,
+)
 
 if TYPE_CHECKING:
     from funnel.context import StepContext
@@ -32,9 +43,16 @@ if TYPE_CHECKING:
 Stage = Literal["ingest", "features", "recall", "ranking"]
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
 class Request(BaseModel):
     """What one run of the pipeline was asked to do; it travels from DAG to DAG in the asset
     events.
+
+    `started` is when it was asked for, `follows` the run whose evaluation it follows, "" none, and
+    `versions` are those of the artefacts of earlier stages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,13 +61,46 @@ class Request(BaseModel):
     data: str
     home: str
     run: str
+    started: str = Field(default_factory=_now)
+    follows: str = ""
     tracking: str | None = None
     config: FunnelConfig = FunnelConfig()
     versions: dict[str, str] = {}
 
     @property
+    def purpose(self) -> Purpose:
+        """What its artefacts are for: where nothing is held out, the lists as of now."""
+        return "serving" if self.config.split.mode == "none" else "evaluation"
+
+    @property
     def store(self) -> Store:
-        return Store(Path(self.home) / "artefacts", self.versions)
+        root = Path(self.home) / "artefacts"
+        return Store(root, self.versions, self.purpose, self.run, self.started)
+
+    @property
+    def shown(self) -> Path:
+        """The folder that shows its files."""
+        return Path(self.home) / self.purpose
+
+    def serving(self) -> "Request":
+        """The request for the lists as of now, for everybody, of the same log: nothing is held
+        out.
+        """
+        split = self.config.split.model_copy(
+            update={"mode": "none", "label_start": None, "test_start": None, "test_end": None}
+        )
+        features = self.config.features
+        if self.config.split.mode == "last":
+            # Where each user's last watch is the test, only the order of watches counts.
+            features = features.model_copy(update={"clock": "order"})
+        return self.model_copy(
+            update={
+                "config": self.config.model_copy(update={"split": split, "features": features}),
+                "run": f"{self.run} serving",
+                "follows": self.run,
+                "versions": {},
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -273,7 +324,7 @@ def make(
 
 
 def _make(name: str, request: Request, tell: Callable[[str], None], observer: Observer) -> Outcome:
-    store, began = request.store, time.monotonic()
+    store, began = _store_before(name, request), time.monotonic()
     artefact_key = _key_of(name, request, store)
     made = not store.holds(artefact_key)
     manifest = store.make(
@@ -288,6 +339,31 @@ def _make(name: str, request: Request, tell: Callable[[str], None], observer: Ob
     return Outcome(
         name, STEPS[name].stage, manifest.version, manifest.content, made, seconds, store.path(name)
     )
+
+
+def _store_before(name: str, request: Request) -> Store:
+    """The store with the artefacts that a step reads of its own stage pinned: they are those of the
+    request, whatever other runs have made since. InputError where they are not there.
+    """
+    store, stage = request.store, STEPS[name].stage
+    for parent in _parents_within(stage, name):
+        artefact_key = _key_of(parent, request, store)
+        if not store.holds(artefact_key):
+            raise InputError(
+                f"`{name}` of the run {request.run} reads `{parent}`, which is not there: it was "
+                f"never made, or data, settings or code are others now. Make `{parent}` first."
+            )
+        store.pinned[parent] = artefact_key.version
+    return store
+
+
+def _parents_within(stage: Stage, name: str) -> list[str]:
+    """The artefacts of a stage that one of them is made of, directly or not, in order."""
+    found = {name}
+    for earlier in reversed(_names_of(stage)):
+        if earlier in found:
+            found |= {each for each in STEPS[earlier].parents if STEPS[each].stage == stage}
+    return [each for each in _names_of(stage) if each in found - {name}]
 
 
 def release_memory() -> None:
@@ -306,8 +382,7 @@ def _names_of(stage: str) -> list[str]:
 
 
 def stale_steps(request: Request) -> list[str]:
-    """The artefacts that are not up to date for a request, or not shown at the home's top, and all
-    after them.
+    """The artefacts that are not up to date for a request, or not shown, and all after them.
 
     None means that a run would do nothing.
     """
@@ -321,8 +396,12 @@ def stale_steps(request: Request) -> list[str]:
 
 
 def _are_shown(name: str, request: Request, store: Store) -> bool:
-    folder, home = store.path(name), Path(request.home)
-    return all(is_published(folder / file, home / file) for file in PUBLISHED.get(name, ()))
+    folder, shown, home = store.path(name), request.shown, Path(request.home)
+    return all(
+        is_published(folder / file, shown / file)
+        and (bool(request.follows) or is_linked(shown / file, home / file))
+        for file in PUBLISHED.get(name, ())
+    )
 
 
 def advance(request: Request, stage: str) -> Request:
@@ -335,14 +414,18 @@ def advance(request: Request, stage: str) -> Request:
 
 
 def publish_files(request: Request) -> list[Path]:
-    """Show the files that outsiders read, at the home's top: candidates, recommendations, scored,
-    report.
+    """Show the files that outsiders read (candidates, recommendations, scored, report) in the
+    folder of their purpose; the home's top points to those of a run that follows no other. Returns
+    where to look.
     """
-    home, store = Path(request.home), request.store
+    store, home = request.store, Path(request.home)
     for name, files in PUBLISHED.items():
         for file in files:
-            publish(store.path(name) / file, home / file)
-    return [home / file for files in PUBLISHED.values() for file in files]
+            publish(store.path(name) / file, request.shown / file)
+            if not request.follows:
+                link(request.shown / file, home / file)
+    folder = request.shown if request.follows else home
+    return [folder / file for files in PUBLISHED.values() for file in files]
 
 
 def _key_of(name: str, request: Request, store: Store) -> ArtefactKey:

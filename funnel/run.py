@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -44,15 +45,38 @@ def run_pipeline(
     """
     request = request_of(source, data, out, config, overrides, tracking)
     with request.store.locked():
-        # Where nothing is to be done there is nothing to observe.
-        observer = observe(request) if stale_steps(request) else Observer()
-        outcomes = _walk(request, observer)
-        files = publish_files(request)
-        observer.on_end()
-        erased = forget_erased(request)
-    for sentence in erased:
+        return _run(request)
+
+
+def evaluate_then_serve(request: Request) -> bool:
+    """Run a request, and then the one for the lists as of now, for everybody, unless the evaluation
+    says that lists are not fit to serve; returns whether they are there.
+
+    Where the request holds nothing out, its own lists are those.
+    """
+    with request.store.locked():
+        _run(request)
+        if request.purpose == "serving":
+            return True
+        serving = request.serving()
+        if verdict_in(request.shown)["fit"] is False:
+            CONSOLE.print(f"The lists in {serving.shown} stay as they are.", soft_wrap=True)
+            return False
+        _run(serving)
+    return True
+
+
+def _run(request: Request) -> list[Outcome]:
+    # Where nothing is to be done there is nothing to observe.
+    observer = observe(request) if stale_steps(request) else Observer()
+    outcomes = _walk(request, observer)
+    files = publish_files(request)
+    observer.on_end()
+    for sentence in forget_erased(request):
         CONSOLE.print(sentence, soft_wrap=True, highlight=False)
-    CONSOLE.print(verdict_in(Path(request.home)), soft_wrap=True, highlight=False)
+    if not request.follows:
+        sentence = verdict_in(request.shown)["sentence"]
+        CONSOLE.print(sentence, soft_wrap=True, highlight=False)
     CONSOLE.print(f"Done: {', '.join(str(file) for file in files)}", soft_wrap=True)
     return outcomes
 
@@ -119,10 +143,13 @@ def _log_in_words(request: Request) -> str:
     return f"the log: {in_words(summary | {'unread': unread})}"
 
 
-def verdict_in(out: Path) -> str:
-    """Whether the lists of a run are fit to serve, in a sentence."""
-    report = json.loads((out / "report.json").read_text())
-    return str(report["run"]["verdict"]["sentence"])
+def verdict_in(folder: Path) -> dict[str, Any]:
+    """Whether the lists of a report are fit to serve (`fit`; None: not evaluated), in a
+    `sentence`.
+    """
+    report = json.loads((folder / "report.json").read_text())
+    verdict: dict[str, Any] = report["run"]["verdict"]
+    return verdict
 
 
 def write_world(
@@ -159,10 +186,11 @@ def print_forgotten(users: Sequence[str], out: Path) -> None:
 
 
 def print_recommendations(user: str, out: Path) -> None:
-    """Print one user's list from a run's recommendations.parquet, with titles where the log has
-    them; InputError where the user has none.
+    """Print one user's list as of now, or where none were made that as of the test window, with
+    titles where the log has them; InputError where the user has none.
     """
-    path = out / "recommendations.parquet"
+    served, evaluated = (out / folder / "recommendations.parquet" for folder in ("serving", "."))
+    path = served if served.exists() else evaluated
     if not path.exists():
         raise InputError(
             f"{path}: there are no recommendations here; run `funnel run --out {out}` first."
@@ -173,7 +201,7 @@ def print_recommendations(user: str, out: Path) -> None:
     if not mine.num_rows:
         raise InputError(
             f"{path}: user {user} has no list; lists are for the users of the test window, or for "
-            "all users of the log where split.mode is none."
+            "all users of the log with `funnel run --serve` or split.mode = none."
         )
     titles = titles_of(Store(out / "artefacts"), mine[ITEM].to_pylist())
     named = (ITEM, TITLE) if titles else (ITEM,)

@@ -1,7 +1,7 @@
 """The artefact store: versioned folders, each with a manifest, published by one rename.
 
     root/<artefact>/<version>/...files, manifest.json
-    root/<artefact>/current                              names the version in force
+    root/<artefact>/evaluation, serving                  name the versions in force
 
 A version is the hash of everything that determines an artefact: its step, configuration, the code
 that the step reaches and the content of its parents. So an artefact that exists is an artefact that
@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from features.errors import InputError
 
-MANIFEST, CURRENT, KEPT_VERSIONS = "manifest.json", "current", 3
+MANIFEST, KEPT_VERSIONS = "manifest.json", 3
+# What a version is in force for: to be evaluated on a test window, or to be served as of now.
+Purpose = Literal["evaluation", "serving"]
+PURPOSES: tuple[Purpose, ...] = ("evaluation", "serving")
 PARTIAL, SCRATCH, PARTS = ".partial-", ".scratch-", ".parts"
 # Longer than any step takes.
 LONGEST_STEP_SECONDS = 7 * 24 * 3600
@@ -63,12 +66,34 @@ class Manifest:
     parents: dict[str, str]
 
 
-class Store:
-    """Artefacts under one root; `pinned` names versions to read instead of the current ones."""
+@dataclass(frozen=True)
+class InForce:
+    """The version in force of an artefact, and the run that put it there: its key, and when it was
+    asked for (ISO, UTC; "" unknown).
+    """
 
-    def __init__(self, root: Path, pinned: Mapping[str, str] | None = None) -> None:
-        self.root = root
+    version: str
+    run: str = ""
+    started: str = ""
+
+
+class Store:
+    """Artefacts under one root, in force for a purpose; `pinned` names versions to read instead.
+
+    `run` and `started` say who makes artefacts here, and since when.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        pinned: Mapping[str, str] | None = None,
+        purpose: Purpose = "evaluation",
+        run: str = "",
+        started: str = "",
+    ) -> None:
+        self.root, self.purpose = root, purpose
         self.pinned = dict(pinned or {})
+        self.run, self.started = run, started
 
     def manifest(self, name: str) -> Manifest:
         """The manifest in force; InputError when the artefact was never made."""
@@ -94,10 +119,11 @@ class Store:
         return self.holds(artefact_key) and self._version(artefact_key.name) == artefact_key.version
 
     def make(self, artefact_key: ArtefactKey, write: Callable[[Path], None]) -> Manifest:
-        """The artefact of `recipe`: taken as it is where it exists, else written, described and
-        renamed.
+        """The artefact of a key: taken as it is where it exists, else written, described and
+        renamed; it is in force then. InputError where that would undo what a newer run has done.
         """
         home = self.root / artefact_key.name
+        self._refuse_if_superseded(artefact_key)
         if not self.holds(artefact_key):
             with _fresh_folder(home, artefact_key.version) as partial:
                 write(partial)
@@ -106,11 +132,20 @@ class Store:
                 partial.rename(home / artefact_key.version)
         # The oldest go first, by when they were last in force.
         os.utime(home / artefact_key.version)
-        write_atomically(home / CURRENT, artefact_key.version.encode())
+        in_force = InForce(artefact_key.version, self.run, self.started)
+        write_atomically(home / self.purpose, canonical_json(asdict(in_force)).encode())
         _sweep(home, SCRATCH)
         self.pinned.pop(artefact_key.name, None)
-        _prune(home, artefact_key.version)
+        _prune(home)
         return self.manifest(artefact_key.name)
+
+    def _refuse_if_superseded(self, artefact_key: ArtefactKey) -> None:
+        newer = _in_force(self.root / artefact_key.name, self.purpose)
+        if newer and newer.started > self.started and newer.version != artefact_key.version:
+            raise InputError(
+                f"`{artefact_key.name}` of the run {self.run} is superseded by that of the run "
+                f"{newer.run}, asked for at {newer.started}: rerun that one, or start a new one."
+            )
 
     def scratch(self, artefact_key: ArtefactKey) -> Path:
         """A folder, not made yet, for what a killed attempt at this very artefact leaves for the
@@ -124,7 +159,7 @@ class Store:
 
     def versions(self) -> dict[str, str]:
         """The version in force of every artefact."""
-        names = sorted(path.parent.name for path in self.root.glob(f"*/{CURRENT}"))
+        names = sorted(path.parent.name for path in self.root.glob(f"*/{self.purpose}"))
         return {name: version for name in names if (version := self._version(name))}
 
     def made(self, name: str) -> list[Manifest]:
@@ -142,8 +177,10 @@ class Store:
         """
         home = self.root / manifest.name
         shutil.rmtree(home / PARTS, ignore_errors=True)
-        if self._version(manifest.name) == manifest.version:
-            (home / CURRENT).unlink(missing_ok=True)
+        for purpose in PURPOSES:
+            in_force = _in_force(home, purpose)
+            if in_force and in_force.version == manifest.version:
+                (home / purpose).unlink()
         _remove(home, manifest.version)
 
     def sweep_scratch(self) -> None:
@@ -152,8 +189,8 @@ class Store:
             _sweep(home, SCRATCH)
 
     def _version(self, name: str) -> str | None:
-        pointer = self.root / name / CURRENT
-        return self.pinned.get(name) or (pointer.read_text() if pointer.exists() else None)
+        in_force = _in_force(self.root / name, self.purpose)
+        return self.pinned.get(name) or (in_force.version if in_force else None)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -188,6 +225,7 @@ def publish(source: Path, target: Path) -> None:
     """Show a copy of an artefact's file at a well-known place, in one rename."""
     if is_published(source, target):
         return
+    target.parent.mkdir(exist_ok=True)
     # A copy, no link: who writes into the shown file must not reach the artefact behind it.
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.copy2(source, partial)
@@ -197,6 +235,20 @@ def publish(source: Path, target: Path) -> None:
 def is_published(source: Path, target: Path) -> bool:
     """Whether `publish` has nothing to do."""
     return target.exists() and _stamp(target) == _stamp(source)
+
+
+def link(source: Path, target: Path) -> None:
+    """Let a name beside or above a file point to it, in one rename."""
+    if is_linked(source, target):
+        return
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    partial.symlink_to(source.relative_to(target.parent))
+    partial.replace(target)
+
+
+def is_linked(source: Path, target: Path) -> bool:
+    """Whether `link` has nothing to do."""
+    return target.is_symlink() and target.readlink() == source.relative_to(target.parent)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -250,18 +302,24 @@ def _file_facts(path: Path) -> dict[str, Any]:
     return facts | (parquet_schema(path) if path.suffix == ".parquet" else {})
 
 
-def _prune(home: Path, version: str) -> None:
-    """Keep the newest few versions: runs that still read an older one finish on it."""
-    others = [
-        path
-        for path in home.iterdir()
-        if path.is_dir() and path.name != version and path.name[0] != "."
-    ]
+def _in_force(home: Path, purpose: Purpose) -> InForce | None:
+    pointer = home / purpose
+    return InForce(**json.loads(pointer.read_text())) if pointer.exists() else None
+
+
+def _prune(home: Path) -> None:
+    """Keep what is in force and the newest few others: runs that still read an older one finish on
+    it.
+    """
+    in_force = {found.version for purpose in PURPOSES if (found := _in_force(home, purpose))}
+    versions = [path for path in home.iterdir() if path.is_dir() and path.name[0] != "."]
+    others = [path for path in versions if path.name not in in_force]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in others[KEPT_VERSIONS - 1 :]:
         _remove(home, old.name)
     # Parts that no kept version was made of: whoever makes a version touches its parts.
-    began = min(path.stat().st_mtime for path in [home / version, *others[: KEPT_VERSIONS - 1]])
+    kept = [path for path in versions if path.exists()]
+    began = min(path.stat().st_mtime for path in kept)
     for part in (home / PARTS).glob("*"):
         if part.stat().st_mtime < began - LONGEST_STEP_SECONDS:
             shutil.rmtree(part)

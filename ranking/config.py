@@ -103,7 +103,10 @@ class RankingConfig(BaseModel):
         "proportionally less.",
     )
     epochs: int = Field(
-        12, ge=1, description="Epochs at most; the validation rows choose how many."
+        12,
+        ge=1,
+        description="Epochs at most, and of a large log at most 2,000 steps; the validation rows "
+        "choose how many.",
     )
     patience: int = Field(
         4,

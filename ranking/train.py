@@ -131,7 +131,7 @@ def _fit(
     held = build_examples(ranker, shuffled)
     epochs: Epochs = []
     best: dict[str, Float32] = {}
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(1, trainer.epochs + 1):
         epochs.append({"epoch": epoch, "loss": trainer.epoch(), "val_loss": trainer.loss(held)})
         on_epoch(epochs[-1])
         if best_epoch(epochs) == epoch:

@@ -27,6 +27,8 @@ from ranking.model import BLOCKS, SHARD, RankerSpec, space_of
 # A large log is read in larger batches, and beyond the largest an epoch is a random part of its
 # rows, so that training does not take longer than it learns.
 STEPS_AN_EPOCH, LARGEST_BATCH = 500, 2048
+# Steps after which a net has learnt what it will: a large log has fewer epochs than asked for.
+MOST_STEPS = 2_000
 # Weight decay is stated for a training of so many steps; a longer one decays less a step, and as
 # much in all.
 DECAYED_STEPS = 600
@@ -36,7 +38,7 @@ PAIRED = 128
 
 class RankerTrainer:
     """A network and how it is stepped: Adam with decoupled weight decay, its rate falling to zero
-    on a cosine.
+    on a cosine over `epochs`.
 
     The loss is the objective's, plus `pairwise` times that of the order of rows, for the odds of
     seconds.
@@ -52,8 +54,11 @@ class RankerTrainer:
             max(config.batch, -(-len(examples) // STEPS_AN_EPOCH)), max(config.batch, LARGEST_BATCH)
         )
         self._network = RankerNetwork(spec, config.dropout, seed)
-        steps = min(-(-len(examples) // self._batch), STEPS_AN_EPOCH) * config.epochs
-        self._adam = self._network.optimizer(config.learning_rate, config.weight_decay, steps)
+        steps = min(-(-len(examples) // self._batch), STEPS_AN_EPOCH)
+        self.epochs = min(config.epochs, -(-MOST_STEPS // max(steps, 1)))
+        self._adam = self._network.optimizer(
+            config.learning_rate, config.weight_decay, steps * self.epochs
+        )
         self._pairwise = config.pairwise if config.objective in ("exact", "paper") else 0.0
         of_head, of_row = tf.TensorSpec((None, heads_of(spec.objective))), tf.TensorSpec((None,))
         signature = (self._network.specs, Targets(of_head, of_head, of_row, of_row, of_row))

@@ -14,7 +14,7 @@ from features.errors import InputError
 from funnel.forget import forget, forget_erased
 from funnel.pipeline import Request
 from funnel.run import print_forgotten
-from funnel.store import ArtefactKey, Manifest, Store
+from funnel.store import PURPOSES, ArtefactKey, Manifest, Store
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -73,12 +73,16 @@ def test_all_that_was_made_of_a_users_rows_goes_and_nothing_else(
     gone.append(made_of(store, "towers", gone[-1]))
     kept = [without, made_of(store, "split", without)]
     assert held() == {key(each) for each in gone + kept}
-    pq.write_table(pa.table({"user_id": [1, 7, 7]}), tmp_path / "recommendations.parquet")
+    shown = [tmp_path / purpose / "recommendations.parquet" for purpose in PURPOSES]
+    for path in shown:
+        path.parent.mkdir()
+        pq.write_table(pa.table({"user_id": [1, 7, 7]}), path)
     forgotten = forget(["7"], tmp_path)
     assert held() == {key(each) for each in kept}
-    assert pq.read_table(tmp_path / "recommendations.parquet")["user_id"].to_pylist() == [1]
+    assert [pq.read_table(path)["user_id"].to_pylist() for path in shown] == [[1], [1]]
     assert forgotten.described == (
-        "interactions 1, split 1, vocabulary 1, towers 1, recommendations.parquet 2"
+        "interactions 1, split 1, vocabulary 1, towers 1, evaluation/recommendations.parquet 2, "
+        "serving/recommendations.parquet 2"
     )
 
 

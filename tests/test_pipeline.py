@@ -31,13 +31,14 @@ from funnel.pipeline import (
     Outcome,
     context_of,
     data_digest,
+    make,
     publish_files,
     request_for,
     stale_steps,
     writer_of,
 )
-from funnel.run import run_pipeline
-from funnel.store import MANIFEST, MEASURED
+from funnel.run import evaluate_then_serve, request_of, run_pipeline
+from funnel.store import MANIFEST, MEASURED, PURPOSES
 
 pytestmark = pytest.mark.slow
 
@@ -207,7 +208,9 @@ def manifests(run: Run) -> dict[str, dict[str, Any]]:
     found = {}
     for name in STEPS:
         folder = run.out / "artefacts" / name
-        found[name] = json.loads((folder / (folder / "current").read_text() / MANIFEST).read_text())
+        purpose = "serving" if run.mode == "none" else "evaluation"
+        version = json.loads((folder / purpose).read_text())["version"]
+        found[name] = json.loads((folder / version / MANIFEST).read_text())
     return found
 
 
@@ -721,20 +724,62 @@ def test_the_same_again_does_nothing_and_says_so(
     assert {o.name: o.content for o in outcomes} == {o.name: o.content for o in run.outcomes}
     assert "everything was up to date, nothing was done" in capsys.readouterr().out
     written = {path for path, facts in snapshot(run.out).items() if artefacts.get(path) != facts}
-    assert {Path(path).name for path in written} <= {"current"}
+    assert {Path(path).name for path in written} <= set(PURPOSES)
 
 
 def test_lists_that_were_made_and_are_not_shown_are_still_to_be_shown(run: Run) -> None:
     request = request_for("canonical", str(run.data), str(run.out), "again", None, asked(run.mode))
     assert stale_steps(request) == []
-    shown = run.out / "report.json"
-    kept = shown.read_bytes()
-    shown.unlink()
-    assert stale_steps(request) == ["report"]
-    shown.write_bytes(kept)
-    assert stale_steps(request) == ["report"]
-    publish_files(request)
-    assert stale_steps(request) == []
+    for shown in (run.out / "report.json", request.shown / "report.json"):
+        kept = shown.read_bytes()
+        shown.unlink()
+        assert stale_steps(request) == ["report"]
+        shown.write_bytes(kept)
+        assert stale_steps(request) == ["report"]
+        publish_files(request)
+        assert stale_steps(request) == []
+
+
+@of_time
+def test_what_is_served_is_what_a_run_that_holds_nothing_out_makes(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(run.out, out, symlinks=True)
+    request = request_of("canonical", run.data, out, None, asked("time"), None)
+    monkeypatch.setattr("funnel.run.verdict_in", lambda _: {"fit": False, "sentence": "Not fit."})
+    assert not evaluate_then_serve(request)
+    assert not (out / "serving").exists()
+    monkeypatch.undo()
+    assert evaluate_then_serve(request)
+    assert stale_steps(request) == stale_steps(request.serving()) == []
+    alone = tmp_path / "alone"
+    started(run.data, alone, "none")
+    for file in ("candidates.parquet", "recommendations.parquet"):
+        served, evaluated = (pd.read_parquet(out / name / file) for name in PURPOSES[::-1])
+        pd.testing.assert_frame_equal(served, pd.read_parquet(alone / file))
+        pd.testing.assert_frame_equal(evaluated, pd.read_parquet(out / file))
+        assert set(served["user_id"]) > set(evaluated["user_id"])
+
+
+@of_time
+def test_a_step_reads_what_its_own_run_has_made_of_its_stage(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(run.out, out, symlinks=True)
+    older = request_of("canonical", run.data, out, None, asked("time"), None)
+    settings = [*asked("time"), "split.test_start=2025-01-03T06:00:00Z"]
+    newer = request_of("canonical", run.data, out, None, settings, None)
+    newer_split = make("split", newer, lambda _: None)
+    # The split in force is the newer one; the vocabulary of the older run stands on its own.
+    assert not make("vocabulary", older, lambda _: None).made
+    with pytest.raises(InputError, match=r"`split` of the run .* is superseded"):
+        make("split", older, lambda _: None)
+    assert older.store.manifest("split").version == newer_split.version
+    unmade = request_of(
+        "canonical", run.data, out, None, [*settings, "features.request_seconds=5"], None
+    )
+    with pytest.raises(InputError, match="reads `split`, which is not there"):
+        make("vocabulary", unmade, lambda _: None)
 
 
 @of_time
@@ -769,14 +814,12 @@ def test_a_refused_run_touches_nothing(
 
 
 def test_a_cut_outside_the_log_is_refused_and_touches_nothing(run: Run) -> None:
-    before = {
-        path: facts for path, facts in snapshot(run.out).items() if not path.endswith("current")
-    }
+    before = snapshot(run.out)
     with pytest.raises(InputError, match=r"split\.test_start"):
         started(run.data, run.out, run.mode, "split.test_start=1999-01-01T00:00:00Z")
-    assert {
-        path: facts for path, facts in snapshot(run.out).items() if not path.endswith("current")
-    } == before
+    after = snapshot(run.out)
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert {Path(path).name for path in changed} <= set(PURPOSES)
 
 
 def test_files_of_one_name_in_two_folders_are_both_part_of_the_digest(tmp_path: Path) -> None:

@@ -551,6 +551,18 @@ def test_an_epoch_of_a_large_log_is_so_many_steps(monkeypatch):
     assert int(trainer._adam.iterations.numpy()) == 2
 
 
+def test_a_large_log_is_trained_for_so_many_steps_and_its_rate_has_fallen_by_then(monkeypatch):
+    monkeypatch.setattr(trainer_module, "STEPS_AN_EPOCH", 3)
+    monkeypatch.setattr(trainer_module, "MOST_STEPS", 5)
+    rows, config = mixed(), SMALL.model_copy(update={"epochs": 9, "patience": 9})
+    _, epochs = trained(rows, "seconds", config, 0)
+    assert [row["epoch"] for row in epochs] == [1, 2]
+    trainer = trainer_of(rows)
+    for _ in range(trainer.epochs):
+        trainer.epoch()
+    assert float(trainer._adam.learning_rate.numpy()) == 0
+
+
 @pytest.mark.parametrize(
     ("losses", "learnt"),
     [

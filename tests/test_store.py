@@ -20,6 +20,8 @@ from funnel.store import (
     ArtefactKey,
     Store,
     canonical_json,
+    is_linked,
+    link,
     publish,
     write_atomically,
 )
@@ -146,7 +148,7 @@ def test_what_an_attempt_left_for_the_next_one_outlives_a_refusal_and_goes_with_
     store.make(artefact_key(), writer("whole"))
     assert {path.name for path in (store.root / "lists").iterdir()} == {
         artefact_key().version,
-        "current",
+        "evaluation",
     }
 
 
@@ -202,6 +204,36 @@ def test_the_newest_few_versions_are_kept_and_the_one_in_force_always(store: Sto
     assert store.versions() == {"lists": artefact_key(3).version}
 
 
+def test_what_is_served_stays_in_force_whatever_is_evaluated_and_the_other_way_round(
+    store: Store,
+) -> None:
+    served = Store(store.root, purpose="serving")
+    served.make(artefact_key(1), writer("served"))
+    for value in range(2, 8):
+        store.make(artefact_key(value), writer(str(value)))
+    assert served.manifest("lists").config == {"value": 1}
+    assert store.manifest("lists").config == {"value": 7}
+    served.make(artefact_key(7), refusing)
+    assert served.versions() == store.versions()
+    store.remove(store.manifest("lists"))
+    assert served.versions() == store.versions() == {}
+
+
+def test_an_older_run_cannot_undo_what_a_newer_one_has_made(store: Store) -> None:
+    older, newer = (
+        Store(store.root, run=run, started=started)
+        for run, started in (("monday", "2025-01-06T04:00"), ("tuesday", "2025-01-07T04:00"))
+    )
+    older.make(artefact_key(1), writer("monday"))
+    newer.make(artefact_key(2), writer("tuesday"))
+    with pytest.raises(InputError, match="run monday is superseded by that of the run tuesday"):
+        older.make(artefact_key(1), refusing)
+    assert newer.manifest("lists").config == {"value": 2}
+    older.make(artefact_key(2), refusing)
+    newer.make(artefact_key(1), refusing)
+    assert store.manifest("lists").config == {"value": 1}
+
+
 def test_only_the_version_in_force_is_current(store: Store) -> None:
     for value in (1, 2):
         store.make(artefact_key(value), writer(str(value)))
@@ -253,6 +285,21 @@ def test_a_file_is_published_again_and_again(tmp_path: Path) -> None:
             publish(source, tmp_path / "shown.txt")
             assert (tmp_path / "shown.txt").read_text() == text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "shown.txt", "two"]
+
+
+def test_a_name_points_to_the_file_that_was_linked_last(tmp_path: Path) -> None:
+    for folder in ("evaluation", "serving"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "lists.txt").write_text(folder)
+        assert not is_linked(tmp_path / folder / "lists.txt", tmp_path / "lists.txt")
+        for _ in range(2):
+            link(tmp_path / folder / "lists.txt", tmp_path / "lists.txt")
+            assert (tmp_path / "lists.txt").read_text() == folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "evaluation",
+        "lists.txt",
+        "serving",
+    ]
 
 
 def test_equal_values_are_equal_text() -> None:
