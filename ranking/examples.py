@@ -4,9 +4,7 @@ watched.
 `RankingRows` is a table on disk; `RankerExamples` are its rows as the net is fed them.
 """
 
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -16,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from features.ahead import map_ahead
 from features.arrays import Flags, Float32, Float64, Int32, Int64, Intp, Ints
 from features.asof_features import AsOfFeatures, Block
 from features.asof_log import Contexts
@@ -148,8 +147,8 @@ def blocks_of(features: AsOfFeatures, exposures: Exposures) -> dict[str, Block]:
                 kept[name].codes[column][rows] = codes
 
     keep(shards[0], first)
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(lambda at: keep(at, _shard_of(features, exposures, at)), shards[1:]))
+    for _ in map_ahead(lambda at: keep(at, _shard_of(features, exposures, at)), shards[1:]):
+        pass
     return kept
 
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from features.arrays import Float32, Float64, Int32
+from features.ahead import map_ahead
+from features.arrays import Float32, Float64, Int32, Intp
 from features.asof_catalogue import FEATURES
 from features.asof_features import Block
 from ranking.encoders import FeatureEncoders, encoders_from, width_of, with_powers
@@ -170,12 +171,13 @@ class Ranker:
         """Expected seconds of rows whose three blocks are given row by row, [n]."""
         shards = (np.arange(at, min(at + SHARD, pair.size)) for at in range(0, pair.size, SHARD))
         blocks = {"user": user, "item": item, "pair": pair}
-        scored = [
-            self.expected_seconds(
+
+        def score(rows: Intp) -> Float64:
+            return self.expected_seconds(
                 *(self.part(name, block.take(rows)) for name, block in blocks.items())
             )
-            for rows in shards
-        ]
+
+        scored = list(map_ahead(score, shards))
         return np.concatenate(scored) if scored else np.zeros(0)
 
     def logits(self, user: LayerInput, item: LayerInput, pair: LayerInput) -> Float32:

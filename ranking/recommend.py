@@ -4,11 +4,13 @@ the best kept.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from features.ahead import map_ahead
 from features.arrays import Float64, Int32, Int64
 from features.asof_features import AsOfFeatures
 from features.impressions import Impressions
@@ -80,8 +82,7 @@ class Recommender:
 
     def recommend(self, lists: Lists, order: ListOrder, top_k: int) -> Ordered:
         """The first top_k items of each list in an order; what is past a list's end is 0."""
-        shards_of_lists = (lists.take(shard) for shard in shards(lists.items))
-        parts = [ordered(shard, self._scores(shard), order, top_k) for shard in shards_of_lists]
+        parts = [ordered(shard, seconds, order, top_k) for shard, seconds in self._scored(lists)]
         if not parts:
             nothing = np.zeros((0, top_k))
             return Ordered(lists.users, nothing.astype(np.int32), nothing, nothing, nothing)
@@ -94,7 +95,7 @@ class Recommender:
 
     def expected_seconds(self, lists: Lists) -> Float64:
         """Expected seconds of every item of lists [n, k]; -inf where there is none."""
-        parts = [self._scores(lists.take(shard)) for shard in shards(lists.items)]
+        parts = [seconds for _, seconds in self._scored(lists)]
         return np.concatenate(parts) if parts else np.zeros(lists.items.shape)
 
     def expected_seconds_of(self, shown: Impressions, recall: dict[str, Float64]) -> Float64:
@@ -103,6 +104,13 @@ class Recommender:
         """
         blocks = blocks_of(self.features, Exposures.of(shown, self.features, recall))
         return self.ranker.scores(blocks["user"], blocks["item"], blocks["pair"])
+
+    def _scored(self, lists: Lists) -> Iterator[tuple[Lists, Float64]]:
+        """Shards of lists with the expected seconds of their items, on all cores."""
+        parts = [lists.take(shard) for shard in shards(lists.items)]
+        # The first one counts the log by every key, which the others then read.
+        counted = [self._scores(part) for part in parts[:1]]
+        return zip(parts, chain(counted, map_ahead(self._scores, parts[1:])), strict=True)
 
     def _scores(self, lists: Lists) -> Float64:
         """Expected seconds [n, k]; -inf where there is no item."""

@@ -6,7 +6,6 @@ union is softmax over the union of x_i w. They are fitted where what was watched
 for each instant.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from features.ahead import map_ahead
 from features.arrays import Float32, Float64, Int32, Intp, UInt16
-from recall.ahead import map_ahead
 from recall.candidates import Candidates
 from recall.config import RecallConfig
 from recall.generators.base import Columns, Popularity
@@ -26,7 +25,6 @@ from recall.logit import log_sums
 
 USERS_A_SHARD = 2048
 # numpy and faiss let other threads run while they work.
-THREADS = os.cpu_count() or 1
 # Users are weighed by how much is known of them: at least so many watches.
 GROUPS = (0, 1, 10)
 
@@ -178,7 +176,7 @@ def blend_in_shards(
 ) -> Iterator[Candidates]:
     """`blend_candidates` in shards of users; no user is one empty shard."""
     blend = partial(_blend_shard, generators, blender, config)
-    return map_ahead(blend, shards_of_users(users), THREADS)
+    return map_ahead(blend, shards_of_users(users))
 
 
 def shards_of_users(users: Int32) -> Iterator[Int32]:

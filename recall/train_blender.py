@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from features.ahead import map_ahead
 from features.arrays import Float64, Int32
 from features.histories import Histories
 from features.random_streams import Stream, rng_of
-from recall.ahead import map_ahead
 from recall.blender import (
     GROUPS,
-    THREADS,
     Blend,
     Blender,
     best,
@@ -184,7 +183,7 @@ def _examples(
         return generators.find(users), watched
 
     def found_for(users: Int32) -> Iterator[tuple[Found, Pairs]]:
-        return map_ahead(found, shards_of_users(users), THREADS)
+        return map_ahead(found, shards_of_users(users))
 
     training = [training_set_of(*found, rng) for found in found_for(of.users[~validates])]
     validation = tuple(ValidationExamples(*found) for found in found_for(of.users[validates]))

@@ -25,7 +25,7 @@ with quietly():
     from deepctr.layers.utils import combined_dnn_input
     from deepmatch.inputs import create_embedding_matrix, input_from_feature_columns
 
-from recall.ahead import made_ahead
+from features.ahead import made_ahead
 from recall.config import RecallConfig
 from recall.negative_sampling import Negatives
 from recall.pooling import Pooling, distinct

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from recall.ahead import AHEAD, made_ahead, map_ahead
+from features.ahead import AHEAD, made_ahead, map_ahead
 
 
 def numbers(upto: int, made: list[int] | None = None) -> Iterator[int]:

@@ -1,5 +1,6 @@
 """Work done ahead of its need, in threads beside the one that needs it."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 # One is in use while the next lies ready and another is being made.
 AHEAD = 2
+THREADS = os.cpu_count() or 1
 
 
 def made_ahead(items: Iterator[T]) -> Generator[T, None, None]:
@@ -27,8 +29,11 @@ def made_ahead(items: Iterator[T]) -> Generator[T, None, None]:
             yield cast(T, item)
 
 
-def map_ahead(function: Callable[[S], T], items: Iterable[S], threads: int) -> Iterator[T]:
-    """A function of each item, in the items' order, worked on by so many threads.
+def map_ahead(
+    function: Callable[[S], T], items: Iterable[S], threads: int = THREADS
+) -> Iterator[T]:
+    """A function of each item, in the items' order, worked on by so many threads, by default one a
+    core.
 
     No more results than threads lie ready beside the one in use. What the function raises is raised
     where its result would have come.
