@@ -22,6 +22,7 @@ from features.simulation.simulated_log import simulate_into
 from features.simulation.world import WorldConfig
 from funnel.config import config_of, refusal_of
 from funnel.forget import forget, forget_erased
+from funnel.maintenance.stale_runs import close_stale_runs
 from funnel.observer import observe
 from funnel.pipeline import STEPS, Observer, Outcome, Request, make, publish_files, stale_steps
 from funnel.store import Store
@@ -45,7 +46,9 @@ def run_pipeline(
     request = request_of(source, data, out, config, overrides, tracking)
     with request.store.locked():
         # Where nothing is to be done there is nothing to observe.
-        observer = observe(request) if stale_steps(request) else Observer()
+        stale = stale_steps(request)
+        close_stale_runs(request.tracking if stale else None)
+        observer = observe(request) if stale else Observer()
         outcomes = _walk(request, observer)
         files = publish_files(request)
         observer.on_end()
