@@ -2,6 +2,7 @@
 anything else.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -133,6 +134,25 @@ def forget(
     from funnel.run import print_forgotten
 
     print_forgotten(users, out)
+
+
+@app.command()
+def maintain(
+    out: Annotated[Path, typer.Option(help="The --out of runs, or the home of a demo.")],
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow address; default: a database under --out.")
+    ] = None,
+) -> None:
+    """Do what the DAG `maintenance` does every week: copy databases, close stale runs, remove what
+    is old, report the disk.
+    """
+    from funnel.maintenance.chores import maintain as do_chores
+    from funnel.maintenance.places import places_of
+
+    # Another Airflow or MLflow that the shell's environment is set to is none of this home.
+    own = {k: v for k, v in os.environ.items() if k.startswith("WATCHFUNNEL_")}
+    if not do_chores(places_of(out, tracking, own)):
+        raise typer.Exit(1)
 
 
 @app.command()
