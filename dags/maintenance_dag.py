@@ -11,7 +11,7 @@ within `WATCHFUNNEL_DISK_DAYS` (14).
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, CronTriggerTimetable, task
 
 from funnel import airflow_tasks
 from funnel.maintenance import chores
@@ -66,7 +66,8 @@ with DAG(
     dag_display_name="5 maintenance",
     description=" ".join(__doc__.split("\n\n")[1].split()),
     doc_md=__doc__,
-    schedule="0 2 * * 0",
+    # A plain string would also run at once where it is put in place soon after its hour.
+    schedule=CronTriggerTimetable("0 2 * * 0", timezone="UTC"),
     catchup=False,
     max_active_runs=1,
     max_active_tasks=1,

@@ -127,13 +127,16 @@ def recommend(
 def forget(
     users: Annotated[list[str], typer.Argument(help="Raw user ids.")],
     out: Annotated[Path, typer.Option(help="The --out of a run.")],
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow address; default: a database under --out.")
+    ] = None,
 ) -> None:
-    """Remove every version that was made of some users' rows, and their rows of the lists, and say
-    what went.
+    """Remove every version that was made of some users' rows, its copies in MLflow, and their rows
+    of the lists, and say what went.
     """
     from funnel.run import print_forgotten
 
-    print_forgotten(users, out)
+    print_forgotten(users, out, tracking)
 
 
 @app.command()

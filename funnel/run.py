@@ -147,12 +147,15 @@ def write_world(
     return simulate_into(out, config)
 
 
-def print_forgotten(users: Sequence[str], out: Path) -> None:
+def print_forgotten(users: Sequence[str], out: Path, tracking: str | None = None) -> None:
     """Forget users, and say what was removed."""
-    forgotten = forget(users, out)
+    forgotten = forget(users, out, tracking)
     who = f"user {users[0]}" if len(users) == 1 else f"{len(users)} users"
     if not forgotten.versions + forgotten.rows:
-        CONSOLE.print(f"{out}: nothing here was made of rows of {who}.", soft_wrap=True)
+        unsure = f" Removed, as it may have been: {forgotten.described}." * bool(
+            forgotten.described
+        )
+        CONSOLE.print(f"{out}: nothing here was made of rows of {who}.{unsure}", soft_wrap=True)
         return
     CONSOLE.print(
         f"{out}: removed what was made of rows of {who}: {forgotten.described}. Erase the rows of "

@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -40,6 +40,9 @@ RUN_TAG = "watchfunnel.run"
 DATA_TAG, NOTE_TAG = "watchfunnel.data", "mlflow.note.content"
 # Who works on a run, and why one was closed that nobody worked on any more.
 WORKER_TAG, CLOSED_TAG = "watchfunnel.worker", "watchfunnel.closed"
+
+# What a run keeps that holds no rows and no weights.
+AGGREGATES = ("manifests", "report", "config.json")
 
 _PACKAGES = (
     "apache-airflow",
@@ -305,6 +308,38 @@ def experiment_names(uri: str) -> dict[str, str]:
     """The names of a store's experiments by their ids."""
     found = client_at(uri).search_experiments(max_results=1000)
     return {str(each.experiment_id): each.name for each in found}
+
+
+def remove_files(uri: str | None, concerned: Callable[[str], bool]) -> int:
+    """Remove what runs keep of artefacts, weights, tables and pictures, where the digest of their
+    data is concerned; returns of how many runs. Manifests and the report's figures stay. Without
+    an address there are none.
+    """
+    if uri is None:
+        return 0
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    number = 0
+    for run in all_runs(uri):
+        data = run.data.tags.get(DATA_TAG)
+        if data is None or not concerned(data):
+            continue
+        files: Any = get_artifact_repository(_reachable(uri, run.info.artifact_uri), uri)
+        learnt = [file.path for file in files.list_artifacts() if file.path not in AGGREGATES]
+        for path in learnt:
+            files.delete_artifacts(path)
+        number += bool(learnt)
+    return number
+
+
+def _reachable(uri: str, artifacts: str) -> str:
+    """Where the files of a run lie: those that a server keeps for others, when it is not asked,
+    beside its database.
+    """
+    served = "mlflow-artifacts:/"
+    if uri.startswith("http") or not artifacts.startswith(served):
+        return artifacts
+    return (_folder(uri) / "artifacts" / artifacts.removeprefix(served).lstrip("/")).as_uri()
 
 
 def _ask_for_life(uri: str) -> None:

@@ -2,7 +2,9 @@
 erased.
 """
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from funnel.forget import forget, forget_erased
 from funnel.pipeline import Request
 from funnel.run import print_forgotten
 from funnel.store import ArtefactKey, Manifest, Store
+from funnel.tracking import MlflowTracker, client_at
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -80,6 +83,89 @@ def test_all_that_was_made_of_a_users_rows_goes_and_nothing_else(
     assert forgotten.described == (
         "interactions 1, split 1, vocabulary 1, towers 1, recommendations.parquet 2"
     )
+
+
+def test_a_user_of_any_table_of_the_log_is_found(store: Store, held: Held, tmp_path: Path) -> None:
+    """Rows that were set aside, and users without interactions, in a table or a folder of days."""
+    names = ("rejected.parquet", "users.parquet", "day=2024-05-01/part.parquet")
+    for number, name in enumerate(names):
+
+        def write(out: Path, name: str = name) -> None:
+            pq.write_table(table([1, 2]), out / "interactions.parquet")
+            (out / name).parent.mkdir(exist_ok=True)
+            pq.write_table(pa.table({"user_id": ["7", None]}), out / name)
+
+        store.make(ArtefactKey("interactions", {}, "code", {"data": str(number)}), write)
+    assert forget(["7"], tmp_path).versions["interactions"] == len(names)
+    assert held() == set()
+
+
+def test_what_nobody_can_tell_to_be_free_of_a_user_goes_too(
+    store: Store, held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Finished towers, what killed runs left, artefacts of older versions of the code."""
+    kept = made_of(store, "towers", log(store, [1, 2]))
+    home = store.root / "towers"
+    hidden = [
+        home / ".parts" / "key",
+        home / ".scratch-1",
+        home / ".partial-2",
+        home / ".parts" / ".k.1",
+    ]
+    hidden += [tmp_path / ".verify-x", store.root / "ledger"]
+    for folder in hidden:
+        folder.mkdir(parents=True)
+    files = [home / ".current.4711", tmp_path / ".candidates.parquet.4711"]
+    for file in (*files, store.root / "ledger" / "current"):
+        file.write_text("x")
+    print_forgotten(["7"], tmp_path)
+    assert [path for path in hidden + files if path.exists()] == []
+    assert key(kept) in held()
+    assert "Removed, as it may have been: kept for later runs 8." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_copies_in_mlflow_go_with_the_versions_unless_their_data_are_free_of_the_user(
+    store: Store, tmp_path: Path
+) -> None:
+    address = f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}"
+    with_them, without = log(store, [1, 7, 2]), log(store, [1, 2])
+    data = {
+        "with them": with_them.parents["data"],
+        "without": without.parents["data"],
+        "of a log that is gone": "unknown",
+    }
+    folders = {}
+    for name, digest in data.items():
+        tracker = MlflowTracker(address, name)
+        tracker.open("recall")
+        tracker.log_dataset("recall", "simulated", digest, "/data", {})
+        weights = tmp_path / "tower_00.weights.h5"
+        weights.write_text("weights")
+        tracker.log_file("recall", weights, "towers")
+        tracker.log_dict("recall", {}, "manifests/towers.json")
+        info = client_at(address).get_run(tracker.open("recall")).info
+        folders[name] = Path(info.artifact_uri.removeprefix("file://"))
+    # A server keeps files beside its database, and calls the place by another name.
+    moved = tmp_path / "mlflow" / "artifacts" / "9" / "run" / "artifacts"
+    moved.parent.mkdir(parents=True)
+    folders["with them"].rename(moved)
+    with closing(sqlite3.connect(tmp_path / "mlflow" / "mlflow.db")) as database:
+        database.execute(
+            "UPDATE runs SET artifact_uri = 'mlflow-artifacts:/9/run/artifacts' WHERE artifact_uri = ?",
+            [folders["with them"].as_uri()],
+        )
+        database.commit()
+    folders["with them"] = moved
+    assert forget(["7"], tmp_path).runs == 2
+    left = {
+        name: sorted(path.name for path in folder.iterdir()) for name, folder in folders.items()
+    }
+    assert left == {
+        "with them": ["manifests"],
+        "without": ["manifests", "towers"],
+        "of a log that is gone": ["manifests"],
+    }
 
 
 def test_a_version_in_force_is_forgotten_too(store: Store, held: Held, tmp_path: Path) -> None:

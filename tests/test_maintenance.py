@@ -199,6 +199,7 @@ def test_what_killed_runs_left_goes_once_nobody_can_be_at_it(store: Store) -> No
         aged(root / "towers" / ".parts" / "key" / "tower.json", LONG),
         aged(root / "towers" / ".scratch-1" / "progress.json", 1),
         aged(home / "report.json", LONG),
+        aged(root / "made_by_others" / "table.parquet", LONG),
     ]
     aged(root / "towers" / ".scratch-1" / "slot_a.npz", LONG)
     gone = [
@@ -206,7 +207,7 @@ def test_what_killed_runs_left_goes_once_nobody_can_be_at_it(store: Store) -> No
         aged(root / "towers" / ".scratch-2" / "progress.json", LONG).parent,
         aged(root / "towers" / ".parts" / ".key.4711" / "tower.json", LONG).parent,
         aged(root / "towers" / ".current.4711", LONG),
-        aged(root / "ledger" / "0123456789abcdef" / "manifest.json", LONG).parents[1],
+        aged(root / "ledger" / "current", LONG).parent,
         aged(home / ".verify-x" / "artefacts" / "split" / "current", LONG).parents[2],
         aged(home / ".report.json.4711", LONG),
     ]

@@ -4,13 +4,14 @@ A store tidies an artefact whenever it makes it; this is for artefacts that are 
 """
 
 import shutil
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from features.errors import InputError
 from funnel.maintenance.disk import size_of, size_text
 from funnel.pipeline import STEPS
-from funnel.store import LONGEST_STEP_SECONDS, PARTIAL, PARTS, SCRATCH, Store
+from funnel.store import CURRENT, LONGEST_STEP_SECONDS, PARTIAL, PARTS, SCRATCH, Store
 
 # Hidden files and folders that processes write beside their place, or work in.
 LEFT_IN_STORE = (f"*/{PARTIAL}*", f"*/{SCRATCH}*", f"*/{PARTS}/.*", "*/.*.[0-9]*")
@@ -30,14 +31,22 @@ def remove_leftovers(home: Path, now: datetime) -> str:
     before = (now - timedelta(seconds=LONGEST_STEP_SECONDS)).timestamp()
     try:
         with store.locked():
-            found = [path for pattern in LEFT_IN_STORE for path in store.root.glob(pattern)]
-            found += [path for pattern in LEFT_AT_TOP for path in home.glob(pattern)]
-            found += [path for path in store.root.glob("[!.]*") if path.name not in STEPS]
-            old = [path for path in found if newest(path) < before]
-            size = sum(_remove(path) for path in old)
+            old = [path for path in leftovers_in(home) if newest(path) < before]
+            size = remove(old)
     except InputError as error:
         return f"Nothing was removed: {error}"
     return f"{len(old)} leftovers of killed or older runs are removed ({size_text(size)})."
+
+
+def leftovers_in(home: Path) -> list[Path]:
+    """What no version of an artefact that a step makes is part of, but for what later versions are
+    made of; some of it may still be written to.
+    """
+    root = home / "artefacts"
+    hidden = [path for pattern in LEFT_IN_STORE for path in root.glob(pattern)]
+    hidden += [path for pattern in LEFT_AT_TOP for path in home.glob(pattern)]
+    made = [path.parent for path in root.glob(f"*/{CURRENT}")]
+    return hidden + [path for path in made if path.name not in STEPS]
 
 
 def newest(path: Path) -> float:
@@ -50,7 +59,10 @@ def newest(path: Path) -> float:
         return datetime.now().timestamp()
 
 
-def _remove(path: Path) -> int:
-    size = size_of(path) if path.is_dir() else path.stat().st_size
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return size
+def remove(paths: Iterable[Path]) -> int:
+    """Remove files and folders, one of which may lie in another; returns their bytes."""
+    total = 0
+    for path in (path for path in paths if path.exists()):
+        total += size_of(path) if path.is_dir() else path.stat().st_size
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return total

@@ -50,16 +50,16 @@ def places_of(
     home = home.resolve()
     airflow = Path(environment.get("AIRFLOW_HOME") or home / "airflow")
     files = {"airflow": airflow / "airflow.db", "mlflow": home / "mlflow" / "mlflow.db"}
-    named = {
-        name: environment.get(variable)
-        or (f"sqlite:///{files[name]}" if files[name].exists() else None)
-        for name, variable in DATABASES.items()
-    }
-    databases = {name: address for name, address in named.items() if address}
+    found = {name: f"sqlite:///{file}" for name, file in files.items() if file.exists()}
+    tracking = tracking or environment.get("MLFLOW_TRACKING_URI") or found.get("mlflow")
+    if tracking and tracking.startswith("sqlite:///"):
+        found["mlflow"] = tracking
+    named = {name: environment.get(variable, "") for name, variable in DATABASES.items()}
+    databases = found | {name: address for name, address in named.items() if address}
     logs = environment.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER") or airflow / "logs"
     return Places(
         home,
-        tracking or environment.get("MLFLOW_TRACKING_URI") or databases.get("mlflow"),
+        tracking,
         databases,
         Path(logs),
         _days(environment, KEEP_DAYS, "90"),
