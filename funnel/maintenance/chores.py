@@ -36,7 +36,8 @@ def close_stale_mlflow_runs(
     """Close the MLflow runs that nobody works on."""
     from funnel.maintenance.stale_runs import close_stale_runs
 
-    return f"{close_stale_runs(places.tracking, state_of)} MLflow runs that nobody works on."
+    closed = close_stale_runs(places.tracking, state_of)
+    return f"{closed:,} MLflow runs that nobody worked on any more are closed."
 
 
 def remove_old_mlflow_runs(places: Places) -> str:
