@@ -2,6 +2,7 @@
 erased.
 """
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -9,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from features.errors import InputError
 from funnel.forget import forget, forget_erased
 from funnel.pipeline import Request
-from funnel.run import print_forgotten
+from funnel.run import print_forgotten, run_pipeline
 from funnel.store import ArtefactKey, Manifest, Store
 from funnel.tracking import MlflowTracker, client_at
 
@@ -225,3 +227,57 @@ def test_who_was_left_out_by_another_rule_is_not_erased(
     log(store, [1, 1, 2], sample=2)
     assert forget_erased(asked) == []
     assert len(held()) == 2
+
+
+@pytest.mark.slow
+def test_after_forgetting_no_table_no_weight_and_no_database_holds_the_user(
+    tiny_log: Path, tiny_models: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A whole run; one user's rows are erased from the log, forgotten in its home, and run again."""
+    data, out, user = tmp_path / "data", tmp_path / "out", "a-name-that-is-nowhere-else"
+    # Without the truth behind it, which knows users by number.
+    shutil.copytree(tiny_log, data, ignore=shutil.ignore_patterns("truth"))
+    log = pq.read_table(data / "interactions.parquet")
+    ids = pc.cast(log["user_id"], pa.string())
+    busiest = pc.value_counts(ids).to_pylist()
+    name = max(busiest, key=lambda each: each["counts"])["values"]
+    named = {path: renamed(path, name, user) for path in data.glob("*.parquet")}
+    for path, rows in named.items():
+        pq.write_table(rows, path, compression="none")
+
+    def holders() -> set[str]:
+        return {
+            str(path.relative_to(out)).split("/")[1 if "artefacts" in path.parts else 0]
+            for path in out.rglob("*")
+            if path.is_file() and user in text_of(path)
+        }
+
+    run_pipeline("canonical", data, out, None, tiny_models, None)
+    weights = set(out.rglob("*.h5"))
+    assert {"interactions", "vocabulary"} <= holders()
+    for path, rows in named.items():
+        if "user_id" in rows.column_names:
+            pq.write_table(rows.filter(pc.not_equal(rows["user_id"], user)), path)
+    print_forgotten([user], out)
+    assert holders() == set()
+    assert set(out.rglob("*.h5")) == set()
+    run_pipeline("canonical", data, out, None, tiny_models, None)
+    assert holders() == set()
+    assert len(weights) == len(set(out.rglob("*.h5")))
+
+
+def renamed(path: Path, user: str, name: str) -> pa.Table:
+    """A table with ids of users as text, one of them under another name."""
+    rows = pq.read_table(path)
+    if "user_id" not in rows.column_names:
+        return rows
+    ids = pc.cast(rows["user_id"], pa.string())
+    called = pc.if_else(pc.equal(ids, user), pa.scalar(name), ids)
+    return rows.set_column(rows.column_names.index("user_id"), "user_id", called)
+
+
+def text_of(path: Path) -> str:
+    """What a file says, a table as its cells."""
+    if path.suffix == ".parquet":
+        return str(pq.read_table(path).to_pylist())
+    return path.read_bytes().decode(errors="replace")

@@ -10,12 +10,15 @@ from pathlib import Path
 
 from features.errors import InputError
 from funnel.maintenance.disk import size_of, size_text
-from funnel.pipeline import STEPS
+from funnel.pipeline import PUBLISHED, STEPS
 from funnel.store import CURRENT, LONGEST_STEP_SECONDS, PARTIAL, PARTS, SCRATCH, Store
 
 # Hidden files and folders that processes write beside their place, or work in.
 LEFT_IN_STORE = (f"*/{PARTIAL}*", f"*/{SCRATCH}*", f"*/{PARTS}/.*", "*/.*.[0-9]*")
-LEFT_AT_TOP = (".verify-*", ".*.[0-9]*", ".*.partial")
+LEFT_AT_TOP = (
+    ".verify-*",
+    *(f".{Path(file).name}.*" for files in PUBLISHED.values() for file in files),
+)
 
 
 def remove_leftovers(home: Path, now: datetime) -> str:
