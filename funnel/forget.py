@@ -68,7 +68,9 @@ def forget(users: Sequence[str], out: Path, tracking: str | None = None) -> Forg
         rows = Counter({path.name: _drop(path, users) for path in files})
     # Of data that the home no longer holds nobody can tell who was in them.
     free = _data_of(each for each in logs if each not in held) - _data_of(held)
-    runs = remove_files(tracking or _database(out), lambda data: data not in free)
+    file = out.resolve() / "mlflow" / "mlflow.db"
+    tracking = tracking or (f"sqlite:///{file}" if file.exists() else None)
+    runs = remove_files(tracking, lambda data: data not in free)
     return Forgotten(versions, rows, len(others), runs)
 
 
@@ -99,11 +101,6 @@ def forget_erased(request: Request) -> list[str]:
 def _data_of(logs: Iterable[Manifest]) -> set[str]:
     """The digests of the data that versions of the log were read from."""
     return {data for each in logs if (data := each.parents.get("data"))}
-
-
-def _database(out: Path) -> str | None:
-    file = out.resolve() / "mlflow" / "mlflow.db"
-    return f"sqlite:///{file}" if file.exists() else None
 
 
 def _holds(folder: Path, users: Sequence[str]) -> bool:

@@ -251,6 +251,13 @@ def test_the_disk_is_full_when_the_pace_of_the_last_report_says(
     assert len(json.loads((tmp_path / "disk.json").read_text())) == 4
 
 
+def test_the_small_parts_of_a_home_are_told_as_one() -> None:
+    parts = {f"part_{size}": 1000 * size for size in range(1, 12)}
+    text = disk.DiskReport(parts, 10**10, None).text
+    assert text.startswith("10.0 GB free; part_11 11.0 kB, part_10 10.0 kB, ")
+    assert text.endswith("part_4 4.0 kB, others 6.0 kB.")
+
+
 def test_somebody_is_told_of_a_disk_that_is_full_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

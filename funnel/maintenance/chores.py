@@ -18,7 +18,8 @@ from funnel.notify import notify
 def back_up_databases(places: Places) -> str:
     """Copy the databases of Airflow and MLflow, and keep the newest copies."""
     if not places.databases:
-        return f"No database is known: none lies below {places.home}, {_named()} name none."
+        variables = " and ".join(DATABASES.values())
+        return f"No database is known: none lies below {places.home}, {variables} name none."
     return back_up(places.databases, places.backups, _now())
 
 
@@ -69,11 +70,9 @@ def remove_all_leftovers(places: Places) -> str:
 
 def tell_of_disk(places: Places) -> str:
     """Measure the home and its disk, and tell whom the environment names if it is full soon."""
-    elsewhere = {"Airflow's logs": places.airflow_logs}
-    beyond = {
-        name: path for name, path in elsewhere.items() if not path.is_relative_to(places.home)
-    }
-    report = report_disk(places.home, beyond, _now())
+    logs = places.airflow_logs
+    elsewhere = {} if logs.is_relative_to(places.home) else {"Airflow's logs": logs}
+    report = report_disk(places.home, elsewhere, _now())
     if report.days_left is not None and report.days_left < places.disk_days:
         notify("watchfunnel: the disk is full soon", f"{places.home}: {report.text}")
     return report.text
@@ -109,7 +108,3 @@ def _now() -> datetime:
 
 def _before(places: Places) -> datetime:
     return _now() - timedelta(days=places.keep_days)
-
-
-def _named() -> str:
-    return " and ".join(DATABASES.values())

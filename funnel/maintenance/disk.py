@@ -12,6 +12,7 @@ from features.errors import InputError
 from funnel.store import write_atomically
 
 REPORTS, KEPT_REPORTS = "disk.json", 60
+TOLD_PARTS = 8
 # Growth within hours says nothing of days.
 SHORTEST = timedelta(days=1)
 
@@ -28,9 +29,11 @@ class DiskReport:
 
     @property
     def text(self) -> str:
-        """The report as a sentence, the largest parts first."""
-        largest = sorted(self.parts.items(), key=lambda part: -part[1])
-        parts = ", ".join(f"{name} {size_text(size)}" for name, size in largest)
+        """The report as a sentence, with the largest parts and the sum of the others."""
+        ordered = sorted(self.parts.items(), key=lambda part: -part[1])
+        rest = sum(size for _, size in ordered[TOLD_PARTS:])
+        told = [*ordered[:TOLD_PARTS], *([("others", rest)] if rest else [])]
+        parts = ", ".join(f"{name} {size_text(size)}" for name, size in told)
         left = "" if self.days_left is None else f", full in {self.days_left:,.0f} days"
         return f"{size_text(self.free)} free{left}; {parts}."
 

@@ -7,7 +7,7 @@ ask whether it still lives.
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,9 @@ def close_stale_runs(
         return 0
     hours = float(os.environ.get("WATCHFUNNEL_TIMEOUT_HOURS", "12")) if hours is None else hours
     client, names, closed = client_at(tracking), experiment_names(tracking), 0
-    for run in _running(tracking):
+    for run in all_runs(tracking, "attributes.status = 'RUNNING'"):
+        if RUN_TAG not in run.data.tags:
+            continue
         stage, run_id = names[run.info.experiment_id], run.info.run_id
         logged = _last_logged(tracking, run)
         reason = why_stale(stage, _worker_of(run), time.time() - logged, hours, state_of)
@@ -91,12 +93,6 @@ def why_stale(
     if idle_seconds > hours * 3600:
         return f"nothing was logged to it for {idle_seconds / 3600:,.0f} hours"
     return None
-
-
-def _running(tracking: str) -> "Iterator[Run]":
-    for run in all_runs(tracking, "attributes.status = 'RUNNING'"):
-        if RUN_TAG in run.data.tags:
-            yield run
 
 
 def _worker_of(run: "Run") -> Worker | None:
