@@ -42,8 +42,8 @@ def close_stale_runs(
 
     Nobody works on a run whose process ended on this machine, whose DAG run is over as `state_of`
     knows it, or, where neither can be known, to which nothing was logged for `hours`:
-    WATCHFUNNEL_TIMEOUT_HOURS unless said, after which no run of a DAG goes on. Should somebody work
-    on it nevertheless, their next word to MLflow takes it up again.
+    WATCHFUNNEL_TIMEOUT_HOURS unless said, after which no run of a DAG goes on. Who works on
+    it nevertheless takes it up again with the next artefact, or ends it as it deserves.
     """
     if tracking is None:
         return 0
