@@ -7,9 +7,9 @@ ENV PIP_NO_CACHE_DIR=1 \
     TF_CPP_MIN_LOG_LEVEL=3 \
     AIRFLOW_HOME=/opt/airflow
 
-# TensorFlow and faiss need the OpenMP runtime.
+# TensorFlow and faiss need the OpenMP runtime, the DAG `maintenance` needs pg_dump.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libgomp1 \
+    && apt-get install --yes --no-install-recommends libgomp1 postgresql-client \
     && rm -rf /var/lib/apt/lists/* \
     && pip install uv \
     && useradd --uid 50000 --create-home funnel

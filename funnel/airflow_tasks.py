@@ -89,8 +89,9 @@ def build_request(params: Mapping[str, Any], run: str) -> Json | None:
     already.
 
     Home and tracking address come from WATCHFUNNEL_HOME and MLFLOW_TRACKING_URI. InputError on bad
-    Params.
+    Params. MLflow runs that nobody works on any more are closed first.
     """
+    from funnel.maintenance.stale_runs import close_stale_runs
     from funnel.pipeline import request_for, stale_steps
 
     request = request_for(
@@ -110,7 +111,17 @@ def build_request(params: Mapping[str, Any], run: str) -> Json | None:
         _tell_if_stale(request)
         return None
     print(f"To be made: {', '.join(stale)}.")
+    close_stale_runs(request.tracking, state_of_dag_run)
     return request.model_dump(mode="json")
+
+
+def state_of_dag_run(dag: str, run: str) -> str:
+    """The state of a run of a DAG, as Airflow tells its tasks; outside of them it raises."""
+    from airflow.sdk import get_current_context
+
+    state = get_current_context()["ti"].get_dagrun_state(dag, run)
+    # It is an enumeration of strings, which prints as its class and name.
+    return str(getattr(state, "value", state))
 
 
 def received(events: Sequence[Event], asset: str) -> Json:

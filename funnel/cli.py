@@ -2,6 +2,7 @@
 anything else.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -133,13 +134,35 @@ def recommend(
 def forget(
     users: Annotated[list[str], typer.Argument(help="Raw user ids.")],
     out: Annotated[Path, typer.Option(help="The --out of a run.")],
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow address; default: a database under --out.")
+    ] = None,
 ) -> None:
-    """Remove every version that was made of some users' rows, and their rows of the lists, and say
-    what went.
+    """Remove every version that was made of some users' rows, its copies in MLflow, and their rows
+    of the lists, and say what went.
     """
     from funnel.run import print_forgotten
 
-    print_forgotten(users, out)
+    print_forgotten(users, out, tracking)
+
+
+@app.command()
+def maintain(
+    out: Annotated[Path, typer.Option(help="The --out of runs, or the home of a demo.")],
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow address; default: a database under --out.")
+    ] = None,
+) -> None:
+    """Do what the DAG `maintenance` does every week: copy databases, close stale runs, remove what
+    is old, report the disk.
+    """
+    from funnel.maintenance.chores import maintain as do_chores
+    from funnel.maintenance.places import places_of
+
+    # Another Airflow or MLflow that the shell's environment is set to is none of this home.
+    own = {k: v for k, v in os.environ.items() if k.startswith("WATCHFUNNEL_")}
+    if not do_chores(places_of(out, tracking, own)):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from features.simulation.simulated_log import simulate_into
 from features.simulation.world import WorldConfig
 from funnel.config import config_of, refusal_of
 from funnel.forget import forget, forget_erased
+from funnel.maintenance.stale_runs import close_stale_runs
 from funnel.observer import observe
 from funnel.pipeline import STEPS, Observer, Outcome, Request, make, publish_files, stale_steps
 from funnel.store import Store
@@ -68,7 +69,9 @@ def evaluate_then_serve(request: Request) -> bool:
 
 def _run(request: Request) -> list[Outcome]:
     # Where nothing is to be done there is nothing to observe.
-    observer = observe(request) if stale_steps(request) else Observer()
+    stale = stale_steps(request)
+    close_stale_runs(request.tracking if stale else None)
+    observer = observe(request) if stale else Observer()
     outcomes = _walk(request, observer)
     files = publish_files(request)
     observer.on_end()
@@ -171,12 +174,15 @@ def write_world(
     return simulate_into(out, config)
 
 
-def print_forgotten(users: Sequence[str], out: Path) -> None:
+def print_forgotten(users: Sequence[str], out: Path, tracking: str | None = None) -> None:
     """Forget users, and say what was removed."""
-    forgotten = forget(users, out)
+    forgotten = forget(users, out, tracking)
     who = f"user {users[0]}" if len(users) == 1 else f"{len(users)} users"
     if not forgotten.versions + forgotten.rows:
-        CONSOLE.print(f"{out}: nothing here was made of rows of {who}.", soft_wrap=True)
+        unsure = f" Removed, as it may have been: {forgotten.described}." * bool(
+            forgotten.described
+        )
+        CONSOLE.print(f"{out}: nothing here was made of rows of {who}.{unsure}", soft_wrap=True)
         return
     CONSOLE.print(
         f"{out}: removed what was made of rows of {who}: {forgotten.described}. Erase the rows of "

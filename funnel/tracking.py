@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,9 +26,11 @@ import requests
 
 from features.errors import InputError, ServiceUnavailable
 from funnel.epochs import curve_points
+from funnel.worker import Worker
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import Run as Run
     from mlflow.entities import RunData
     from mlflow.tracking import MlflowClient
 
@@ -36,6 +38,11 @@ SUMMARY = "funnel"
 BENCHMARKS = "benchmarks"
 RUN_TAG = "watchfunnel.run"
 DATA_TAG, NOTE_TAG = "watchfunnel.data", "mlflow.note.content"
+# Who works on a run, and why one was closed that nobody worked on any more.
+WORKER_TAG, CLOSED_TAG = "watchfunnel.worker", "watchfunnel.closed"
+
+# What a run keeps that holds no rows and no weights.
+AGGREGATES = ("manifests", "report", "config.json")
 
 _PACKAGES = (
     "apache-airflow",
@@ -79,12 +86,16 @@ class MlflowTracker:
             raise ValueError(f"the key of a run is a name without quotes, found {self.run!r}")
 
     def open(self, stage: str) -> str:
-        """Start the stage's run, or go on with the one that is there, failed or not; returns its
-        run id.
+        """Start the stage's run, or go on with the one that is there, failed or not, as the process
+        that works on it; returns its run id.
         """
         run_id = self._run_id(stage)
-        if self._client.get_run(run_id).info.status in ("FAILED", "KILLED"):
+        known = self._client.get_run(run_id)
+        if known.info.status in ("FAILED", "KILLED"):
             self._client.update_run(run_id, status="RUNNING")
+        if CLOSED_TAG in known.data.tags:
+            self._client.delete_tag(run_id, CLOSED_TAG)
+        self.log_tags(stage, {WORKER_TAG: Worker.this_process().text})
         return run_id
 
     def exists(self, stage: str) -> bool:
@@ -206,7 +217,7 @@ class MlflowTracker:
 
     @property
     def _client(self) -> "MlflowClient":
-        return _client(self.uri)
+        return client_at(self.uri)
 
     def _run_id(self, stage: str) -> str:
         if stage not in self._found:
@@ -264,7 +275,10 @@ def _commit(root: Path) -> str | None:
 
 
 @cache
-def _client(uri: str) -> "MlflowClient":
+def client_at(uri: str) -> "MlflowClient":
+    """MLflow's own client of a store; InputError on an address that is none, ServiceUnavailable
+    where no server answers.
+    """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     for chatty in ("mlflow.store.db.utils", "alembic"):
@@ -276,6 +290,56 @@ def _client(uri: str) -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(uri)
+
+
+def all_runs(uri: str, which: str = "") -> "Iterator[Run]":
+    """The runs of every experiment of a store that a filter of MLflow's lets through, but those
+    that were deleted.
+    """
+    client, experiments = client_at(uri), list(experiment_names(uri))
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(experiments, which, max_results=1000, page_token=token or None)
+        yield from page
+        token = page.token or None
+
+
+def experiment_names(uri: str) -> dict[str, str]:
+    """The names of a store's experiments by their ids."""
+    found = client_at(uri).search_experiments(max_results=1000)
+    return {str(each.experiment_id): each.name for each in found}
+
+
+def remove_files(uri: str | None, concerned: Callable[[str], bool]) -> int:
+    """Remove what runs keep of artefacts, weights, tables and pictures, where the digest of their
+    data is concerned; returns of how many runs. Manifests and the report's figures stay. Without
+    an address there are none.
+    """
+    if uri is None:
+        return 0
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    number = 0
+    for run in all_runs(uri):
+        data = run.data.tags.get(DATA_TAG)
+        if data is None or not concerned(data):
+            continue
+        files: Any = get_artifact_repository(_reachable(uri, run.info.artifact_uri), uri)
+        learnt = [file.path for file in files.list_artifacts() if file.path not in AGGREGATES]
+        for path in learnt:
+            files.delete_artifacts(path)
+        number += bool(learnt)
+    return number
+
+
+def _reachable(uri: str, artifacts: str) -> str:
+    """Where the files of a run lie: those that a server keeps for others, when it is not asked,
+    beside its database.
+    """
+    served = "mlflow-artifacts:/"
+    if uri.startswith("http") or not artifacts.startswith(served):
+        return artifacts
+    return (_folder(uri) / "artifacts" / artifacts.removeprefix(served).lstrip("/")).as_uri()
 
 
 def _ask_for_life(uri: str) -> None:

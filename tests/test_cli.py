@@ -13,6 +13,7 @@ import pytest
 
 from features.errors import InputError
 from funnel import cli as command_line
+from funnel.maintenance.chores import CHORES
 
 pytestmark = pytest.mark.slow
 
@@ -264,6 +265,22 @@ def test_lists_that_cannot_be_read_are_refused(funnel: Shell, tmp_path: Path) ->
 def test_what_was_never_run_has_no_lists_and_no_report(funnel: Shell, tmp_path: Path) -> None:
     assert refused(funnel("recommend", "5", "--out", tmp_path), "there are no recommendations here")
     assert refused(funnel("report", "--out", tmp_path), "there is no artefact")
+
+
+def test_a_home_is_maintained_and_a_chore_that_fails_is_exit_code_1(
+    funnel: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Databases that the shell knows of belong to somebody else.
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    said = funnel("maintain", "--out", tmp_path)
+    assert said.code == 0
+    assert [line.split(":")[0] for line in said.out.splitlines()] == list(CHORES)
+    (tmp_path / "disk.json").write_text("{")
+    said = funnel("maintain", "--out", tmp_path)
+    assert said.code == 1
+    assert "disk: failed. " in said.out
+    assert funnel("maintain", "--out", tmp_path / "nowhere").code == 2
 
 
 @pytest.mark.parametrize(

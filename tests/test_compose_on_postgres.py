@@ -24,6 +24,11 @@ import requests
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
 
+from funnel.maintenance.chores import maintain
+from funnel.maintenance.old_runs import collect_garbage
+from funnel.maintenance.places import places_here
+from funnel.tracking import client_at
+
 LOOPBACK: Final = "127.0.0.1"
 ROOT: Final = Path(__file__).parent.parent
 BINARIES: Final = max(
@@ -389,3 +394,42 @@ def test_mlflow_keeps_experiments_in_postgresql_and_artefacts_in_its_volume(
     note = f"{mlflow}/api/2.0/mlflow-artifacts/artifacts/note.txt"
     assert requests.put(note, data=b"kept", timeout=60).status_code == 200
     assert (stack.folder / "mlflow" / "note.txt").read_bytes() == b"kept"
+
+
+def restore(dump: Path, address: str) -> None:
+    target = address.replace("+psycopg2", "")
+    command = ["pg_restore", "--clean", "--if-exists", "--no-owner", "--dbname", target]
+    subprocess.run([*command, str(dump)], check=True)
+
+
+def test_maintenance_copies_cleans_and_restores_both_databases(
+    initialised: Stack, mlflow: str, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the environment of a task, from which Airflow takes the address of its database."""
+    blocked = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "airflow-db-not-allowed:///"}
+    for name, value in (initialised.environment("airflow-scheduler") | blocked).items():
+        monkeypatch.setenv(name, value)
+    (home := initialised.folder / "artefacts").mkdir(exist_ok=True)
+    client = client_at(mlflow)
+    experiment = client.create_experiment("to be restored")
+    gone = client.create_run(experiment).info.run_id
+    client.log_text(gone, "weights", "tower.h5")
+    client.delete_run(gone)
+    told: list[str] = []
+    assert maintain(places_here(), told.append), told
+    dumps = {path.name.split("-")[0]: path for path in (home / "backups").iterdir()}
+    assert set(dumps) == {"airflow", "mlflow"}
+    assert initialised.mlflow_rows("SELECT lifecycle_stage FROM runs") == [("deleted",)]
+    assert len(list(initialised.folder.rglob("tower.h5"))) == 1
+    address = os.environ["WATCHFUNNEL_MLFLOW_DATABASE"]
+    assert collect_garbage(mlflow, address, days=0) == 1
+    assert initialised.mlflow_rows("SELECT lifecycle_stage FROM runs") == []
+    assert list(initialised.folder.rglob("tower.h5")) == []
+    # As docs/operate.md says it.
+    restore(dumps["mlflow"], address)
+    assert initialised.mlflow_rows("SELECT lifecycle_stage FROM runs") == [("deleted",)]
+    database.run("createdb", "--username", "airflow", "restored")
+    beside = os.environ["WATCHFUNNEL_AIRFLOW_DATABASE"].removesuffix("airflow") + "restored"
+    restore(dumps["airflow"], beside)
+    known = "SELECT username FROM ab_user"
+    assert rows(beside, known) == initialised.airflow_rows(known) == [("admin",)]

@@ -26,6 +26,7 @@ from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
 from funnel.config import FunnelConfig
 from funnel.demo import showcase
+from funnel.maintenance.chores import CHORES
 from funnel.pipeline import STEPS
 
 pytestmark = pytest.mark.slow
@@ -59,16 +60,18 @@ before, began = set(sys.modules), time.monotonic()
 bag = DagBag(sys.argv[1])
 seconds = time.monotonic() - began
 def task(t):
-    policy = t.retry_policy.serialize()["rules"][0]
+    policy = t.retry_policy.serialize()["rules"][0] if t.retry_policy else None
     return {"upstream": sorted(t.get_flat_relative_ids(upstream=True)), "owner": t.owner, "retries": t.retries,
             "doc": t.doc_md, "one": t.max_active_tis_per_dag, "backoff": t.retry_exponential_backoff,
-            "callbacks": len(t.on_failure_callback or []), "refused": policy, "inlets": [a.name for a in t.inlets],
-            "outlets": [a.name for a in t.outlets]}
+            "callbacks": len(t.on_failure_callback or []), "refused": policy, "weight": t.priority_weight,
+            "minutes": t.execution_timeout.total_seconds() / 60 if t.execution_timeout else None,
+            "inlets": [a.name for a in t.inlets], "outlets": [a.name for a in t.outlets]}
 def dag(d):
-    schedule = d.schedule if isinstance(d.schedule, str) else [a.name for a in d.schedule]
+    cron = d.schedule if isinstance(d.schedule, str) else getattr(d.schedule, "expression", None)
+    schedule = cron or [a.name for a in d.schedule]
     params = {name: {"value": d.params[name], "schema": d.params.get_param(name).schema} for name in d.params}
     return {"tasks": {t.task_id: task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
-            "file": d.fileloc, "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
+            "at_once": d.max_active_tasks, "file": d.fileloc, "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
             "on_failure": [c.__name__ for c in d.on_failure_callback], "title": d.dag_display_name,
             "description": d.description, "hours": d.dagrun_timeout.total_seconds() / 3600}
 print(json.dumps({"errors": bag.import_errors, "seconds": seconds, "modules": sorted({m.split(".")[0]
@@ -80,6 +83,7 @@ import json, sys
 from airflow.dag_processing.dagbag import DagBag
 from airflow.models.asset import AssetEvent
 from airflow.utils.session import create_session
+from sqlalchemy import text
 bag = DagBag(sys.argv[1])
 def events():
     with create_session() as session:
@@ -98,6 +102,13 @@ answer["second"] = run("ingest", **params)
 answer["alone"] = run("ranking")
 answer["refused"] = run("ingest", **params | {"data": "/no/such/folder"})
 answer["events_after"] = events()
+with create_session() as session:
+    for table in ("dag_run", "task_instance"):
+        session.execute(text(f"UPDATE {table} SET start_date = '2020-01-01' WHERE run_id = :run"),
+                        {"run": answer["early"]["run"]})
+answer["maintained"] = run("maintenance")
+with create_session() as session:
+    answer["runs_after"] = [run for run, in session.execute(text("SELECT run_id FROM dag_run"))]
 print("ANSWER" + json.dumps(answer, default=str))
 """
 
@@ -176,7 +187,7 @@ def made_by(stage: str) -> dict[str, list[str]]:
 
 def test_the_dags_parse_without_errors_and_quickly(parsed: dict[str, Any]) -> None:
     assert parsed["errors"] == {}
-    assert set(parsed["dags"]) == set(STAGES)
+    assert set(parsed["dags"]) == {*STAGES, "maintenance"}
     assert parsed["seconds"] < 5
 
 
@@ -225,7 +236,7 @@ def test_the_asset_event_waits_for_every_other_task(parsed: dict[str, Any], stag
 
 def test_airflow_shows_the_file_of_the_stage_as_its_source(parsed: dict[str, Any]) -> None:
     shown = {name: Path(dag["file"]) for name, dag in parsed["dags"].items()}
-    assert shown == {stage: DAGS / f"{stage}_dag.py" for stage in STAGES}
+    assert shown == {name: DAGS / f"{name}_dag.py" for name in (*STAGES, "maintenance")}
 
 
 def test_no_missed_night_is_caught_up(parsed: dict[str, Any]) -> None:
@@ -252,6 +263,20 @@ def test_every_dag_and_task_is_documented_owned_and_retried(
             "features.errors.InputError",
             "fail",
         )
+
+
+def test_the_weekly_chores_are_tasks_that_do_not_depend_on_one_another(
+    parsed: dict[str, Any],
+) -> None:
+    dag = parsed["dags"]["maintenance"]
+    tasks = dag["tasks"]
+    assert list(CHORES) == sorted(tasks, key=lambda name: -tasks[name]["weight"])
+    assert len({task["weight"] for task in tasks.values()}) == len(tasks)
+    assert (dag["at_once"], dag["runs"], dag["schedule"]) == (1, 1, "0 2 * * 0")
+    assert dag["on_failure"] == ["tell_of_failure"]
+    for name, task in tasks.items():
+        assert task["doc"], name
+        assert (task["upstream"], task["minutes"], task["retries"]) == ([], 60, 1), name
 
 
 def test_one_training_runs_at_a_time(parsed: dict[str, Any]) -> None:
@@ -283,7 +308,7 @@ def test_the_form_checks_the_shape_of_an_override(
 
 def test_the_folder_holds_dag_files_only() -> None:
     files = [path.name for path in DAGS.iterdir() if path.name != "__pycache__"]
-    assert sorted(files) == sorted(f"{stage}_dag.py" for stage in STAGES)
+    assert sorted(files) == sorted(f"{name}_dag.py" for name in (*STAGES, "maintenance"))
 
 
 def test_no_dag_file_takes_the_name_of_a_module() -> None:
@@ -363,6 +388,21 @@ def test_the_runs_are_closed_in_mlflow(home: Path) -> None:
     assert {
         run.data.tags["watchfunnel.made"] for run in runs if "mlflow.parentRunId" in run.data.tags
     } == {", ".join(artefacts(stage)) for stage in STAGES}
+
+
+def test_maintenance_does_every_chore_and_says_what_came_of_it(
+    chain: dict[str, Any], home: Path
+) -> None:
+    said = {name: task["returned"] for name, task in chain["maintained"]["tasks"].items()}
+    assert chain["maintained"]["state"] == "success"
+    assert set(said) == set(CHORES)
+    assert said["backup"].startswith(f"Copied to {home / 'funnel' / 'backups'}: airflow (")
+    assert said["stale_runs"].startswith("0 MLflow runs")
+    assert "free" in said["disk"]
+    assert "artefacts/towers" in said["disk"]
+    # Airflow itself deletes what is old, and nothing else.
+    assert chain["early"]["run"] not in chain["runs_after"]
+    assert {run["run"] for run in chain["first"].values()} <= set(chain["runs_after"])
 
 
 @pytest.mark.usefixtures("chain")

@@ -127,3 +127,15 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
     named = settings_in(page.read_text(encoding="utf-8"))
     unknown = {f"{section}.{name}" for section, name in named if name not in fields_of(section)}
     assert unknown == set()
+
+
+def test_every_variable_of_the_environment_is_on_the_page_of_the_person_on_duty() -> None:
+    files = [*(ROOT / "dags").glob("*.py"), *(ROOT / "funnel").rglob("*.py")]
+    read = {
+        name
+        for path in (*files, ROOT / "docker-compose.yml")
+        for name in re.findall(r"WATCHFUNNEL_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8"))
+    }
+    page = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
+    assert {name for name in read if f"`{name}`" not in page} == set()
+    assert len(page.splitlines()) <= LINES

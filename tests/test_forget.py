@@ -2,19 +2,24 @@
 erased.
 """
 
+import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from features.errors import InputError
 from funnel.forget import forget, forget_erased
 from funnel.pipeline import Request
-from funnel.run import print_forgotten
+from funnel.run import print_forgotten, run_pipeline
 from funnel.store import PURPOSES, ArtefactKey, Manifest, Store
+from funnel.tracking import MlflowTracker, client_at
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -86,6 +91,89 @@ def test_all_that_was_made_of_a_users_rows_goes_and_nothing_else(
     )
 
 
+def test_a_user_of_any_table_of_the_log_is_found(store: Store, held: Held, tmp_path: Path) -> None:
+    """Rows that were set aside, and users without interactions, in a table or a folder of days."""
+    names = ("rejected.parquet", "users.parquet", "day=2024-05-01/part.parquet")
+    for number, name in enumerate(names):
+
+        def write(out: Path, name: str = name) -> None:
+            pq.write_table(table([1, 2]), out / "interactions.parquet")
+            (out / name).parent.mkdir(exist_ok=True)
+            pq.write_table(pa.table({"user_id": ["7", None]}), out / name)
+
+        store.make(ArtefactKey("interactions", {}, "code", {"data": str(number)}), write)
+    assert forget(["7"], tmp_path).versions["interactions"] == len(names)
+    assert held() == set()
+
+
+def test_what_nobody_can_tell_to_be_free_of_a_user_goes_too(
+    store: Store, held: Held, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Finished towers, what killed runs left, artefacts of older versions of the code."""
+    kept = made_of(store, "towers", log(store, [1, 2]))
+    home = store.root / "towers"
+    hidden = [
+        home / ".parts" / "key",
+        home / ".scratch-1",
+        home / ".partial-2",
+        home / ".parts" / ".k.1",
+    ]
+    hidden += [tmp_path / ".verify-x", store.root / "ledger"]
+    for folder in hidden:
+        folder.mkdir(parents=True)
+    files = [home / ".evaluation.4711", tmp_path / ".candidates.parquet.4711"]
+    for file in (*files, store.root / "ledger" / "evaluation"):
+        file.write_text("x")
+    print_forgotten(["7"], tmp_path)
+    assert [path for path in hidden + files if path.exists()] == []
+    assert key(kept) in held()
+    assert "Removed, as it may have been: kept for later runs 8." in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_copies_in_mlflow_go_with_the_versions_unless_their_data_are_free_of_the_user(
+    store: Store, tmp_path: Path
+) -> None:
+    address = f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}"
+    with_them, without = log(store, [1, 7, 2]), log(store, [1, 2])
+    data = {
+        "with them": with_them.parents["data"],
+        "without": without.parents["data"],
+        "of a log that is gone": "unknown",
+    }
+    folders = {}
+    for name, digest in data.items():
+        tracker = MlflowTracker(address, name)
+        tracker.open("recall")
+        tracker.log_dataset("recall", "simulated", digest, "/data", {})
+        weights = tmp_path / "tower_00.weights.h5"
+        weights.write_text("weights")
+        tracker.log_file("recall", weights, "towers")
+        tracker.log_dict("recall", {}, "manifests/towers.json")
+        info = client_at(address).get_run(tracker.open("recall")).info
+        folders[name] = Path(info.artifact_uri.removeprefix("file://"))
+    # A server keeps files beside its database, and calls the place by another name.
+    moved = tmp_path / "mlflow" / "artifacts" / "9" / "run" / "artifacts"
+    moved.parent.mkdir(parents=True)
+    folders["with them"].rename(moved)
+    with closing(sqlite3.connect(tmp_path / "mlflow" / "mlflow.db")) as database:
+        database.execute(
+            "UPDATE runs SET artifact_uri = 'mlflow-artifacts:/9/run/artifacts' WHERE artifact_uri = ?",
+            [folders["with them"].as_uri()],
+        )
+        database.commit()
+    folders["with them"] = moved
+    assert forget(["7"], tmp_path).runs == 2
+    left = {
+        name: sorted(path.name for path in folder.iterdir()) for name, folder in folders.items()
+    }
+    assert left == {
+        "with them": ["manifests"],
+        "without": ["manifests", "towers"],
+        "of a log that is gone": ["manifests"],
+    }
+
+
 def test_a_version_in_force_is_forgotten_too(store: Store, held: Held, tmp_path: Path) -> None:
     made_of(store, "split", log(store, [1, 7]))
     forget(["7"], tmp_path)
@@ -143,3 +231,57 @@ def test_who_was_left_out_by_another_rule_is_not_erased(
     log(store, [1, 1, 2], sample=2)
     assert forget_erased(asked) == []
     assert len(held()) == 2
+
+
+@pytest.mark.slow
+def test_after_forgetting_no_table_no_weight_and_no_database_holds_the_user(
+    tiny_log: Path, tiny_models: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A whole run; one user's rows are erased from the log, forgotten in its home, and run again."""
+    data, out, user = tmp_path / "data", tmp_path / "out", "a-name-that-is-nowhere-else"
+    # Without the truth behind it, which knows users by number.
+    shutil.copytree(tiny_log, data, ignore=shutil.ignore_patterns("truth"))
+    log = pq.read_table(data / "interactions.parquet")
+    ids = pc.cast(log["user_id"], pa.string())
+    busiest = pc.value_counts(ids).to_pylist()
+    name = max(busiest, key=lambda each: each["counts"])["values"]
+    named = {path: renamed(path, name, user) for path in data.glob("*.parquet")}
+    for path, rows in named.items():
+        pq.write_table(rows, path, compression="none")
+
+    def holders() -> set[str]:
+        return {
+            str(path.relative_to(out)).split("/")[1 if "artefacts" in path.parts else 0]
+            for path in out.rglob("*")
+            if path.is_file() and user in text_of(path)
+        }
+
+    run_pipeline("canonical", data, out, None, tiny_models, None)
+    weights = set(out.rglob("*.h5"))
+    assert {"interactions", "vocabulary"} <= holders()
+    for path, rows in named.items():
+        if "user_id" in rows.column_names:
+            pq.write_table(rows.filter(pc.not_equal(rows["user_id"], user)), path)
+    print_forgotten([user], out)
+    assert holders() == set()
+    assert set(out.rglob("*.h5")) == set()
+    run_pipeline("canonical", data, out, None, tiny_models, None)
+    assert holders() == set()
+    assert len(weights) == len(set(out.rglob("*.h5")))
+
+
+def renamed(path: Path, user: str, name: str) -> pa.Table:
+    """A table with ids of users as text, one of them under another name."""
+    rows = pq.read_table(path)
+    if "user_id" not in rows.column_names:
+        return rows
+    ids = pc.cast(rows["user_id"], pa.string())
+    called = pc.if_else(pc.equal(ids, user), pa.scalar(name), ids)
+    return rows.set_column(rows.column_names.index("user_id"), "user_id", called)
+
+
+def text_of(path: Path) -> str:
+    """What a file says, a table as its cells."""
+    if path.suffix == ".parquet":
+        return str(pq.read_table(path).to_pylist())
+    return path.read_bytes().decode(errors="replace")

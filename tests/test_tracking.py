@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from features.errors import InputError, ServiceUnavailable
-from funnel.tracking import DATA_TAG, MlflowTracker, environment
+from funnel.tracking import DATA_TAG, MlflowTracker, environment, remove_files
 
 pytestmark = pytest.mark.slow
 
@@ -342,7 +342,9 @@ def server(tmp_path):
         process.wait(timeout=20)
 
 
-def test_a_server_keeps_runs_and_artefacts_and_has_a_page_for_each_run(server, tmp_path, capfd):
+def test_a_server_keeps_runs_and_artefacts_has_a_page_for_each_run_and_lets_artefacts_go(
+    server, tmp_path, capfd
+):
     from mlflow.tracking import MlflowClient
 
     tracker = MlflowTracker(server, "served")
@@ -356,3 +358,7 @@ def test_a_server_keeps_runs_and_artefacts_and_has_a_page_for_each_run(server, t
     page = f"{server}/#/experiments/{experiment}/runs/{run}?workflowType=machine_learning"
     assert tracker.url("ranking") == page
     assert "View run" not in "".join(capfd.readouterr())
+    tracker.log_dataset("ranking", "simulated", "digest", "/data", {})
+    assert remove_files(server, "another digest".__eq__) == 0
+    assert remove_files(server, "digest".__eq__) == 1
+    assert list((tmp_path / "kept").rglob("note.txt")) == []
