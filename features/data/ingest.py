@@ -12,7 +12,7 @@ from ibis.backends.duckdb import Backend
 
 from features.config import CleaningConfig
 from features.data.clean import COMPLETED, clean, with_completed
-from features.data.files import FILE, ROW, Sheet, refusing_engine_errors
+from features.data.files import FILE, ROW, Sheet, refusing_engine_errors, steady
 from features.data.formats import (
     canonical,
     source_files,
@@ -56,7 +56,8 @@ def ingest(
     rows, users, items (of the rows kept), clicked_share, completed_share, null_seconds_share,
     mean_seconds and repeat_share (of the clicks), first_timestamp, last_timestamp (ISO, UTC) and
     catalogue (rows of items, None without the table). InputError, with nothing written, where the
-    input is at fault; `now` is the instant after which nothing can have happened.
+    input is at fault, NotReady where it is still being written; `now` is the instant after which
+    nothing can have happened.
     """
     backend = engine()
     try:
@@ -123,14 +124,15 @@ class _Places:
 def _ingest(
     source: str, data: Path, places: _Places, config: CleaningConfig, now: datetime
 ) -> dict[str, Any]:
-    sheets = open_sheets(source, data, places.backend)
     limits = Limits(
         config.max_rejected_share,
         now,
         source_named(source).repeats,
         config.max_watch_seconds is not None,
     )
-    checked = _check_all(sheets, places, limits)
+    with steady(source_files(source, data)):
+        sheets = open_sheets(source, data, places.backend)
+        checked = _check_all(sheets, places, limits)
     derived = source_named(source).derive({name: part.kept for name, part in checked.items()})
     missing = _missing(derived)
     log = places.staged("checked", with_defaults(derived).interactions)
@@ -196,10 +198,11 @@ def unread_files(data: Path, read: Collection[Path]) -> list[str]:
     """
     named = [path for name in CONTRACTS for path in data.glob(f"{name}*")]
     inside = [path for folder in named if folder.is_dir() for path in folder.rglob("*")]
+    places = {path: path.relative_to(data) for path in (*named, *inside) if path.is_file()}
     return sorted(
-        str(path.relative_to(data))
-        for path in (*named, *inside)
-        if path.is_file() and path not in read and not path.name.startswith((".", "_"))
+        str(place)
+        for path, place in places.items()
+        if path not in read and not any(name.startswith((".", "_")) for name in place.parts)
     )
 
 
