@@ -367,10 +367,15 @@ def step_code(name: str, root: Path = ROOT) -> str:
 
 
 def data_digest(source: str, data: Path) -> str:
-    """Digest of the bytes of the files that a source reads."""
+    """Digest of the bytes of the files that a source reads; NotReady where they are being
+    written.
+    """
+    from features.data.files import steady
     from features.data.ingest import source_files
 
-    return _digest_of(source_files(source, data), data)
+    files = source_files(source, data)
+    with steady(files):
+        return _digest_of(files, data)
 
 
 def _digest_of(paths: Iterable[Path], folder: Path) -> str:

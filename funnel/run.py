@@ -69,10 +69,7 @@ def request_of(
     is no data or a setting is wrong.
     """
     chosen, out = config_of(config, overrides), out.resolve()
-    if not data.is_dir():
-        raise InputError(
-            f"{data}: there is no such folder; --data names the folder that holds the log's files."
-        )
+    source_files(source, data)
     return Request(
         source=source,
         data=str(data.resolve()),

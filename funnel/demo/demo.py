@@ -20,7 +20,7 @@ import requests
 from rich.console import Console
 from rich.markup import escape
 
-from features.errors import InputError
+from features.errors import InputError, NotReady
 from funnel.demo import services as s
 from funnel.demo import showcase
 
@@ -254,7 +254,7 @@ class _Chain:
         task = next(task for task in tasks if task["state"] == "failed")
         log = self.airflow.log(task)
         for detail in (detail for entry in log for detail in entry.get("error_detail") or []):
-            if detail["exc_type"] == InputError.__name__:
+            if detail["exc_type"] in (InputError.__name__, NotReady.__name__):
                 raise InputError(detail["exc_value"])
         told = [entry for entry in log if not str(entry.get("event", "")).startswith("::")]
         lines = "\n".join(_readable(entry) for entry in told[-LOG_LINES:])
