@@ -2,12 +2,13 @@
 
 import csv
 import gzip
+import hashlib
+import json
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise, takewhile
 from pathlib import Path
@@ -31,6 +32,8 @@ from features.tables import Tables, sql_text
 
 INTERACTIONS = "interactions"
 FILE, ROW = "_file", "_row"
+# The folder that the tables of a database are staged in.
+TABLES = "tables of a database"
 # How a Parquet file begins, and how it ends.
 PARQUET = b"PAR1"
 # What columns without a name are called, before their number; nothing is made of them.
@@ -58,8 +61,6 @@ class Dialect:
 
 
 COMMA = Dialect()
-# How the files looked that the outermost `steady` reads.
-_FIRST_LOOK: ContextVar[Mapping[Path, tuple[int, ...]]] = ContextVar("first_look")
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,11 @@ def partition_of(path: Path) -> dict[str, str | None]:
 
 
 def file_name(path: Path) -> str:
-    """What a file is called in a sentence: its name, below its partition folders."""
+    """What a file is called in a sentence: its name, below its partition folders; a table of a
+    database by its own name.
+    """
+    if path.parent.name == TABLES:
+        return f"table {path.stem}"
     return "/".join([*_partition_folders(path), path.name])
 
 
@@ -513,7 +518,7 @@ def _require_types(path: Path, fields: tuple[Field, ...], table: ir.Table) -> No
         if not wanted.accepts(kind):
             raise InputError(
                 f"{file_name(path)}, column {wanted.raw}: the type is {kind}, "
-                f"expected {EXPECTED_TYPES[wanted.kind]}; cast the column and write the file again"
+                f"expected {EXPECTED_TYPES[wanted.kind]}; cast the column where it is written"
             )
 
 
@@ -580,27 +585,36 @@ def _ends_in_the_middle(path: Path, complaint: str) -> bool:
     return last != b"\n" and (int(line[1]) > lines or "unterminated quote" in complaint)
 
 
+def look_at(files: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
+    """How files look before they are read: what `steady` compares them with."""
+    return {path: _state(path) for path in files}
+
+
 @contextmanager
-def steady(files: Iterable[Path]) -> Iterator[None]:
-    """NotReady where a file is written, replaced or removed while what is inside reads it, and
-    whatever the reading came to. Inside another `steady` it is the outer one's first look that
-    counts.
+def steady(look: Mapping[Path, tuple[int, ...]]) -> Iterator[None]:
+    """NotReady where a file has been written, replaced or removed since it was looked at, whatever
+    the reading inside came to.
     """
-    first = {**{path: _state(path) for path in files}, **_FIRST_LOOK.get({})}
-    token = _FIRST_LOOK.set(first)
     try:
         yield
     except (InputError, FileNotFoundError) as error:
-        _require_steady(first, error)
+        _require_steady(look, error)
         raise
-    else:
-        _require_steady(first)
-    finally:
-        _FIRST_LOOK.reset(token)
+    _require_steady(look)
 
 
-def _require_steady(first: Mapping[Path, tuple[int, ...]], cause: Exception | None = None) -> None:
-    changed = [path for path, state in first.items() if _state(path) != state]
+def digest_of(paths: Iterable[Path], folder: Path) -> str:
+    """SHA-256 over the names of files below a folder and their bytes."""
+    digests = {}
+    for path in paths:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digests[os.path.relpath(path, folder)] = digest
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _require_steady(look: Mapping[Path, tuple[int, ...]], cause: Exception | None = None) -> None:
+    changed = [path for path, state in look.items() if _state(path) != state]
     if changed:
         raise NotReady(
             f"{file_name(changed[0])}: the file changed while it was read, so it is still being "

@@ -1,6 +1,6 @@
 """From a data folder to checked, cleaned, sorted tables in the contract, written as Parquet."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,8 @@ from ibis.backends.duckdb import Backend
 
 from features.config import CleaningConfig
 from features.data.clean import COMPLETED, clean, with_completed
-from features.data.files import FILE, ROW, Sheet, refusing_engine_errors, steady
+from features.data.database import Database
+from features.data.files import FILE, ROW, Sheet, refusing_engine_errors
 from features.data.formats import (
     canonical,
     source_files,
@@ -22,6 +23,7 @@ from features.data.formats import (
     without_provenance,
 )
 from features.data.formats import sheets as open_sheets
+from features.data.sources import Folder, opened
 from features.data.table_checks import (
     durations_watched,
     matches_of,
@@ -42,9 +44,10 @@ ORDERS = {"items": [ITEM], "users": [USER], "searches": [USER, TIMESTAMP, FILE, 
 
 
 def ingest(
-    source: str, data: Path, out: Path, config: CleaningConfig, now: datetime
+    source: str, data: Path | str, out: Path, config: CleaningConfig, now: datetime
 ) -> dict[str, Any]:
-    """Read, check and clean a data folder; write its tables into `out` and say what was done.
+    """Read, check and clean a data folder or a database; write its tables into `out` and say what
+    was done.
 
     `out` exists and is empty; it receives interactions.parquet (by user, time and original order,
     with the column `completed`), items.parquet, users.parquet and searches.parquet where the log
@@ -63,9 +66,10 @@ def ingest(
     try:
         with (
             TemporaryDirectory(dir=out, prefix=".staging-") as staging,
-            refusing_engine_errors([data]),
+            opened(source, data, config.since) as view,
+            refusing_engine_errors([view.place]),
         ):
-            return _ingest(source, data, _Places(backend, Path(staging), out), config, now)
+            return _ingest(source, view, _Places(backend, Path(staging), out), config, now)
     finally:
         backend.disconnect()
 
@@ -122,7 +126,7 @@ class _Places:
 
 
 def _ingest(
-    source: str, data: Path, places: _Places, config: CleaningConfig, now: datetime
+    source: str, view: Folder | Database, places: _Places, config: CleaningConfig, now: datetime
 ) -> dict[str, Any]:
     limits = Limits(
         config.max_rejected_share,
@@ -130,8 +134,8 @@ def _ingest(
         source_named(source).repeats,
         config.max_watch_seconds is not None,
     )
-    with steady(source_files(source, data)):
-        sheets = open_sheets(source, data, places.backend)
+    with view.reading(places.staging) as folder:
+        sheets = open_sheets(source, folder, places.backend)
         checked = _check_all(sheets, places, limits)
     derived = source_named(source).derive({name: part.kept for name, part in checked.items()})
     missing = _missing(derived)
@@ -152,7 +156,7 @@ def _ingest(
             set(_plain(derived.interactions).columns) - set(CONTRACTS["interactions"].kinds)
             | _untaken(source, sheets)
         ),
-        "unread": unread_files(data, {path for sheet in sheets.values() for path in sheet.files}),
+        "unread": view.unread(),
         "matched": {name: match.share for name, match in matches.items()},
         "odd": odd,
         **_facts(kept, tables),
@@ -190,20 +194,6 @@ def _missing(tables: Tables) -> dict[str, list[str]]:
         if absent:
             missing[name] = absent
     return missing
-
-
-def unread_files(data: Path, read: Collection[Path]) -> list[str]:
-    """Files of the folder that are called like a table of the contract, or lie in a folder that is,
-    and are not read.
-    """
-    named = [path for name in CONTRACTS for path in data.glob(f"{name}*")]
-    inside = [path for folder in named if folder.is_dir() for path in folder.rglob("*")]
-    places = {path: path.relative_to(data) for path in (*named, *inside) if path.is_file()}
-    return sorted(
-        str(place)
-        for path, place in places.items()
-        if path not in read and not any(name.startswith((".", "_")) for name in place.parts)
-    )
 
 
 def _require_rows(tables: Tables, dropped: Mapping[str, int]) -> None:
