@@ -91,7 +91,8 @@ def simulate(
 def demo(
     source: Annotated[str, typer.Option(help="Layout of the data.")] = "simulated",
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the data; the simulated world needs none.")
+        str | None,
+        typer.Option(help="Folder or database of the data; the simulated world needs none."),
     ] = None,
     home: Home = Path(".watchfunnel"),
 ) -> None:

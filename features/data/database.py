@@ -170,7 +170,7 @@ class Database:
             assert self._look
             query = {"mode": "ro", "uri": "true"}
             url = url.set(database=f"file:{quote(str(self._file))}", query=query)
-        else:
+        elif url.get_backend_name() in ("postgresql", "mysql", "mariadb"):
             options["isolation_level"] = "REPEATABLE READ"
         if url.get_backend_name() == "postgresql":
             options["postgresql_readonly"] = True
