@@ -221,6 +221,8 @@ def test_a_file_of_sqlite_that_changes_while_it_is_read_is_waited_for(
     [
         ("postgresql://u:hush@@host:port/db", "no address of a database"),
         ("://", "no address of a database"),
+        ("postgresql://u:h@hush@host/db", "no address of a database"),
+        ("postgresql://u:h@h/hush@host/db", "no address of a database"),
         ("sqlite://", "names no file"),
         ("oracle9://host/db", "no such kind of database"),
         ("mysql+pymysql://user@host/db", "the driver pymysql is not installed"),
@@ -240,6 +242,7 @@ def test_a_wrong_address_is_refused_in_one_sentence(out: Path, address: str, sen
         ("user_id INTEGER, item_id INTEGER", [(1, 2)], "table interactions: column timestamp is missing \\(found: user_id, item_id\\)"),
         (COLUMNS.replace("REAL", "TEXT"), LOG, "table interactions, column watch_seconds: the type is string, expected numbers"),
         (COLUMNS, [("one", 7, "2024-05-01", 1, 1.0)], "table interactions, column user_id: a value is no int64"),
+        (COLUMNS.replace("TIMESTAMP", "TEXT"), [(1, 7, sqlite3.Binary(b"2024\xff"), 1, 1.0)], "table interactions: the database refuses .*Could not decode"),
         (COLUMNS, [(1, 7, "2024-05-01", 1, "long")], "table interactions, column watch_seconds: a value is no double"),
     ],
 )  # fmt: skip
@@ -513,6 +516,18 @@ def test_a_table_that_may_not_be_read_is_refused(server: Server, address: str, o
         InputError, match=r"table interactions: the database refuses .*permission denied"
     ):
         read(guest, out)
+
+
+@needs_postgresql
+def test_instants_that_no_clock_shows_are_set_aside_or_refused(
+    server: Server, address: str, out: Path
+) -> None:
+    server.execute("INSERT INTO interactions VALUES (5, 5, 'infinity')")
+    summary = read(address, out, max_rejected_share=0.3)
+    assert summary["rejected"]["interactions"] == {"timestamp lies in the future": 1}
+    server.execute("INSERT INTO interactions VALUES (5, 5, '20000-01-01Z')")
+    with pytest.raises(InputError, match=r"table interactions: a value cannot be read .*year 20000"):
+        read(address, out)
 
 
 @needs_postgresql

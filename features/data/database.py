@@ -67,14 +67,18 @@ def require_no_password(data: str) -> None:
 
 
 def _url(data: str) -> sa.URL:
+    # Neither the text nor what the parser says of it is shown: there may be a password in it.
+    refusal = InputError(
+        f"--data is no address of a database; expected {EXAMPLE}, with special characters of a "
+        "password written as %40"
+    )
     try:
         url = sa.make_url(data)
     except (sa.exc.ArgumentError, ValueError):
-        # Neither the text nor what the parser says of it is shown: there may be a password in it.
-        raise InputError(
-            f"--data is no address of a database; expected {EXAMPLE}, with special characters of a "
-            "password written as %40"
-        ) from None
+        raise refusal from None
+    if url.username and "@" in f"{url.host}{url.database}":
+        # The end of a password, taken for a host.
+        raise refusal
     if {"password", "passwd"} & set(url.query):
         raise InputError(
             f"{url.drivername}: a password stands among the options of the address; write it "
@@ -284,12 +288,16 @@ class Database:
         except sa.exc.DBAPIError as error:
             said = " ".join(str(error.orig).split())
             gone = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
-            if gone and not WRONG.search(said):
+            if "locked" in said if self._file else gone and not WRONG.search(said):
                 raise ServiceUnavailable(
                     f"{place}: the database does not answer ({said[:200]}); see whether it runs"
                 ) from error
             raise InputError(
                 f"{place}: the database refuses ({said[:200]}); see address, user and rights"
+            ) from error
+        except (ValueError, OverflowError) as error:
+            raise InputError(
+                f"{place}: a value cannot be read ({error}); repair it, or cast it in a view"
             ) from error
         except sa.exc.SQLAlchemyError as error:
             said = " ".join(str(error).split())[:200]
