@@ -526,7 +526,9 @@ def test_instants_that_no_clock_shows_are_set_aside_or_refused(
     summary = read(address, out, max_rejected_share=0.3)
     assert summary["rejected"]["interactions"] == {"timestamp lies in the future": 1}
     server.execute("INSERT INTO interactions VALUES (5, 5, '20000-01-01Z')")
-    with pytest.raises(InputError, match=r"table interactions: a value cannot be read .*year 20000"):
+    with pytest.raises(
+        InputError, match=r"table interactions: a value cannot be read .*year 20000"
+    ):
         read(address, out)
 
 

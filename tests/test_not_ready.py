@@ -13,9 +13,9 @@ import pytest
 
 from features.config import CleaningConfig
 from features.data import ingest as door
-from features.data.files import look_at, steady
 from features.data.ingest import ingest
 from features.data.sources import opened
+from features.data.steady import look_at, steady
 from features.errors import InputError, NotReady
 from funnel.airflow_tasks import stage_dag
 from funnel.pipeline import data_digest

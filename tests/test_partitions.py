@@ -139,6 +139,14 @@ def test_ids_and_flags_may_be_partition_columns(tmp_path: Path) -> None:
     ]
 
 
+def test_the_folder_of_the_data_is_no_partition(tmp_path: Path, out: Path) -> None:
+    data = tmp_path / "device=tv"
+    put(data, "interactions.parquet", columns())
+    put(data, "items.csv", "item_id\n7\n8\n")
+    assert "device" not in log(data)[0]
+    assert ingest("canonical", data, out, CleaningConfig(), NOW)["unused"] == []
+
+
 def test_a_column_of_the_file_counts_before_that_of_its_folder(tmp_path: Path) -> None:
     put(tmp_path, "interactions/device=phone/part.parquet", columns(device=["tv", "tv"]))
     assert [row["device"] for row in log(tmp_path)] == ["tv", "tv"]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from features.data.files import TABLES, digest_of, look_at, steady
+from features.data.partitions import TABLES
+from features.data.steady import digest_of, look_at, steady
 from features.errors import InputError, NotReady, ServiceUnavailable
 from features.schema import CONTRACTS, ITEM, QUERY, TIMESTAMP, USER
 
@@ -171,7 +173,6 @@ class Database:
         url = sa.make_url(self.address)
         options: dict[str, Any] = {}
         if self._file:
-            assert self._look
             query = {"mode": "ro", "uri": "true"}
             url = url.set(database=f"file:{quote(str(self._file))}", query=query)
         elif url.get_backend_name() in ("postgresql", "mysql", "mariadb"):
@@ -198,7 +199,9 @@ class Database:
     def _tables(self) -> dict[str, Columns]:
         """The contract's tables that are there, the log first, and how their columns are read."""
         found: dict[str, Columns] = {}
-        with self._one_sentence():
+        with self._one_sentence(), warnings.catch_warnings():
+            # Of types that it does not know, such as vectors; they are read as text.
+            warnings.simplefilter("ignore", sa.exc.SAWarning)
             inspector = sa.inspect(self._connection)
             for table in CONTRACTS:
                 if inspector.has_table(table):
@@ -288,7 +291,7 @@ class Database:
         except sa.exc.DBAPIError as error:
             said = " ".join(str(error.orig).split())
             gone = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
-            if "locked" in said if self._file else gone and not WRONG.search(said):
+            if gone and ("locked" in said if self._file else not WRONG.search(said)):
                 raise ServiceUnavailable(
                     f"{place}: the database does not answer ({said[:200]}); see whether it runs"
                 ) from error

@@ -2,18 +2,15 @@
 
 import csv
 import gzip
-import hashlib
-import json
 import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise, takewhile
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import cast
-from urllib.parse import unquote
 
 import duckdb
 import ibis
@@ -26,22 +23,19 @@ from ibis.common.exceptions import IbisError
 from ibis.util import gen_name
 
 from features.data.fields import TYPES, UTC, Field
+from features.data.partitions import file_name, is_part, partition_of
 from features.errors import InputError, NotReady
 from features.schema import DURATION_SECONDS
 from features.tables import Tables, sql_text
 
 INTERACTIONS = "interactions"
 FILE, ROW = "_file", "_row"
-# The folder that the tables of a database are staged in.
-TABLES = "tables of a database"
 # How a Parquet file begins, and how it ends.
 PARQUET = b"PAR1"
 # What columns without a name are called, before their number; nothing is made of them.
 UNNAMED = "_unnamed_"
 # Up to so many text files of a table are read one by one.
 FEW_FILES = 8
-# The value of a partition folder whose rows have none.
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -202,7 +196,7 @@ def find(name: str, source: Source, data: Path) -> dict[Part, tuple[Path, ...]]:
 
 def _matching(part: Part, data: Path) -> tuple[Path, ...]:
     matches = [
-        tuple(sorted(path for path in data.glob(pattern) if _is_part(path, data)))
+        tuple(sorted(path for path in data.glob(pattern) if is_part(path, data)))
         for pattern in part.patterns
     ]
     found = [files for files in matches if files]
@@ -210,37 +204,6 @@ def _matching(part: Part, data: Path) -> tuple[Path, ...]:
         both = " and ".join(str(files[0].relative_to(data)) for files in found)
         raise InputError(f"{data}: {both} both hold the table {part.table}; keep one of them")
     return found[0] if found else ()
-
-
-def _is_part(path: Path, data: Path) -> bool:
-    """Whether a file holds rows of a table: folders inside the table's own are partitions, and
-    names with `.` or `_` in front are what writers leave beside their parts.
-    """
-    inside = path.relative_to(data).parts[1:-1]
-    hidden = path.name.startswith((".", "_"))
-    return not hidden and all("=" in folder for folder in inside) and path.is_file()
-
-
-def partition_of(path: Path) -> dict[str, str | None]:
-    """The partition columns that the folders of a file give, the outermost first: day and hour of
-    `day=2024-05-01/hour=7/part.parquet`.
-    """
-    pairs = [folder.partition("=") for folder in _partition_folders(path)]
-    return {name: None if value == NO_VALUE else unquote(value) for name, _, value in pairs}
-
-
-def file_name(path: Path) -> str:
-    """What a file is called in a sentence: its name, below its partition folders; a table of a
-    database by its own name.
-    """
-    if path.parent.name == TABLES:
-        return f"table {path.stem}"
-    return "/".join([*_partition_folders(path), path.name])
-
-
-def _partition_folders(path: Path) -> list[str]:
-    names = [folder.name for folder in path.parents]
-    return list(takewhile(lambda name: "=" in name, names))[::-1]
 
 
 def open_sheet(part: Part, files: tuple[Path, ...], backend: Backend) -> Sheet:
@@ -583,52 +546,6 @@ def _ends_in_the_middle(path: Path, complaint: str) -> bool:
         while chunk := file.read(1 << 20):
             lines, last = lines + chunk.count(b"\n"), chunk[-1:]
     return last != b"\n" and (int(line[1]) > lines or "unterminated quote" in complaint)
-
-
-def look_at(files: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
-    """How files look before they are read: what `steady` compares them with."""
-    return {path: _state(path) for path in files}
-
-
-@contextmanager
-def steady(look: Mapping[Path, tuple[int, ...]]) -> Iterator[None]:
-    """NotReady where a file has been written, replaced or removed since it was looked at, whatever
-    the reading inside came to.
-    """
-    try:
-        yield
-    except (InputError, FileNotFoundError) as error:
-        _require_steady(look, error)
-        raise
-    _require_steady(look)
-
-
-def digest_of(paths: Iterable[Path], folder: Path) -> str:
-    """SHA-256 over the names of files below a folder and their bytes."""
-    digests = {}
-    for path in paths:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        digests[os.path.relpath(path, folder)] = digest
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
-
-
-def _require_steady(look: Mapping[Path, tuple[int, ...]], cause: Exception | None = None) -> None:
-    changed = [path for path, state in look.items() if _state(path) != state]
-    if changed:
-        raise NotReady(
-            f"{file_name(changed[0])}: the file changed while it was read, so it is still being "
-            "written; write it beside its place and rename it once it is whole"
-        ) from cause
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """Size, time of change and identity of a file; () where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _unreadable(complaint: str, files: Sequence[Path], encoding: str) -> str:

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 from features.data.database import Database, address_without_password, is_address
-from features.data.files import digest_of, look_at, steady
 from features.data.formats import canonical, source_files, source_named
+from features.data.steady import digest_of, look_at, steady
 from features.errors import InputError, NotReady
 from features.schema import CONTRACTS
 

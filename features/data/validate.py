@@ -11,7 +11,8 @@ import ibis
 import ibis.expr.types as ir
 
 from features.data.fields import MILLISECONDS, Field, is_blank
-from features.data.files import FILE, ROW, Page, Sheet, file_name, names_of
+from features.data.files import FILE, ROW, Page, Sheet, names_of
+from features.data.partitions import file_name
 from features.errors import InputError
 from features.schema import (
     CLICKED,
