@@ -35,7 +35,7 @@ PARAMS = {
     ),
     "data": Param(
         os.environ.get("WATCHFUNNEL_DATA", ""),
-        description="The folder with the log, as the workers see it",
+        description="The folder with the log, as the workers see it, or a database's address",
         type="string",
     ),
     "seed": Param(0, description="All randomness comes from it", type="integer", minimum=0),

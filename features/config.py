@@ -1,9 +1,9 @@
 """What can be chosen about the log: how it is cleaned, cut and read."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Clock = Literal["time", "order"]
 
@@ -20,6 +20,11 @@ class CleaningConfig(BaseModel):
         "unset keeps all.",
     )
     seed: int = Field(0, description="Seed of the sample of users: another one draws other users.")
+    since: datetime | None = Field(
+        None,
+        description="Instant (UTC) before which rows of the log are not read; a database is not "
+        "even asked for them. Unset, all are.",
+    )
     last_days: float | None = Field(
         None,
         gt=0,
@@ -68,6 +73,11 @@ class CleaningConfig(BaseModel):
         description="Share of the item's duration that completes a watch, where that is less than "
         "`completed_seconds`.",
     )
+
+    @field_validator("since")
+    @classmethod
+    def _in_utc(cls, since: datetime | None) -> datetime | None:
+        return since.replace(tzinfo=UTC) if since and since.tzinfo is None else since
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

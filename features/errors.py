@@ -9,6 +9,13 @@ class InputError(Exception):
     """
 
 
+class NotReady(InputError):
+    """Data that is announced and not there, or there and not whole: somebody is still writing it.
+
+    Nothing need be wrong with a setting, so Airflow waits and tries the task again.
+    """
+
+
 class ServiceUnavailable(Exception):
     """A service that is needed does not answer: nothing is wrong with the input, and later it may
     work.

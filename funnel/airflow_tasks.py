@@ -36,12 +36,19 @@ class Event(Protocol):
 def stage_dag(stage: str, doc: str, schedule: str | list["Asset"], **params: Any) -> "DAG":
     """The DAG of one stage, called like it, with what all stages share; `params` are its form.
 
-    A failed task is tried twice more, later each time; one that refuses its input fails at once. A
+    A failed task is tried twice more, later each time; one that refuses its input fails at once,
+    one whose data is still being written waits ten times as long. A
     run that takes longer than WATCHFUNNEL_TIMEOUT_HOURS (12 unless said) fails, and who
     `funnel.notify` names is told of every run that fails.
     """
     from airflow.sdk import DAG, ExceptionRetryPolicy, RetryAction, RetryRule
 
+    delay = timedelta(seconds=float(os.environ.get("WATCHFUNNEL_RETRY_SECONDS", "60")))
+    late = RetryRule(
+        "features.errors.NotReady",
+        retry_delay=10 * delay,
+        reason="The data is not there, or not whole, yet: the task waits for it.",
+    )
     refusal = RetryRule("features.errors.InputError", RetryAction.FAIL)
     return DAG(
         dag_id=stage,
@@ -60,11 +67,9 @@ def stage_dag(stage: str, doc: str, schedule: str | list["Asset"], **params: Any
         default_args={
             "owner": "watchfunnel",
             "retries": 2,
-            "retry_delay": timedelta(
-                seconds=float(os.environ.get("WATCHFUNNEL_RETRY_SECONDS", "60"))
-            ),
+            "retry_delay": delay,
             "retry_exponential_backoff": 2,
-            "retry_policy": ExceptionRetryPolicy([refusal]),
+            "retry_policy": ExceptionRetryPolicy([late, refusal]),
             "on_failure_callback": close_as_failed,
         },
     )

@@ -25,7 +25,10 @@ WIDTH = 120
 Source = Annotated[
     str, typer.Option(help="Layout of the data, e.g. canonical, kuairand, globo, movielens.")
 ]
-Data = Annotated[Path, typer.Option(help="Folder of the data.")]
+Data = Annotated[
+    str,
+    typer.Option(help="Folder of the data, or address of a database: postgresql://user@host/db."),
+]
 Config = Annotated[Path | None, typer.Option(help="TOML file with sections such as \\[recall].")]
 
 
@@ -96,7 +99,8 @@ def simulate(
 def demo(
     source: Annotated[str, typer.Option(help="Layout of the data.")] = "simulated",
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the data; the simulated world needs none.")
+        str | None,
+        typer.Option(help="Folder or database of the data; the simulated world needs none."),
     ] = None,
     home: Home = Path(".watchfunnel"),
 ) -> None:

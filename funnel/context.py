@@ -37,7 +37,7 @@ class StepContext:
 
     config: FunnelConfig
     source: str
-    data: Path
+    data: str
     inputs: Mapping[str, Path]
     out: Path
     scratch: Path
@@ -45,6 +45,13 @@ class StepContext:
     on_epoch: Callable[[Mapping[str, Any]], None] = lambda _: None
     parts: Path | None = None
     key: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the data, which holds the ground truth of a simulated world; there is none
+        where the data is a database.
+        """
+        return Path(self.data)
 
     @cached_property
     def split(self) -> Split:

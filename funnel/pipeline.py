@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -287,8 +287,12 @@ def request_for(
     overrides: Sequence[str] = (),
 ) -> Request:
     """A request with a configuration of defaults and overrides; InputError where one of them is
-    wrong.
+    wrong, or where a password stands in the address of a database: a request is seen by many.
     """
+    if "://" in data:
+        from features.data.database import require_no_password
+
+        require_no_password(data)
     return Request(
         source=source,
         data=data,
@@ -311,7 +315,9 @@ def make(
     stage, observer = STEPS[name].stage, observer or Observer()
     try:
         observer.on_stage_start(stage)
-        outcome = _make(name, request, tell, observer)
+        # The artefact is made of the very rows that its key is of.
+        with _opened(request) if name == "interactions" else nullcontext():
+            outcome = _make(name, request, tell, observer)
         observer.on_artefact(outcome)
         if name == _names_of(stage)[-1]:
             observer.on_stage_end(stage)
@@ -321,6 +327,12 @@ def make(
             observer.on_failure(stage, error)
         raise
     return outcome
+
+
+def _opened(request: Request) -> AbstractContextManager[object]:
+    from features.data.sources import opened
+
+    return opened(request.source, request.data, request.config.cleaning.since)
 
 
 def _make(name: str, request: Request, tell: Callable[[str], None], observer: Observer) -> Outcome:
@@ -434,7 +446,8 @@ def _key_of(name: str, request: Request, store: Store) -> ArtefactKey:
     config = step.read_of(request.config)
     if name == "interactions":
         config |= {"source": request.source}
-        parents = {"data": data_digest(request.source, Path(request.data))}
+        since = request.config.cleaning.since
+        parents = {"data": data_digest(request.source, request.data, since)}
     if name == "report":
         # It names the source, and evaluates a simulated world's lists by its truth.
         config |= {"source": request.source}
@@ -449,11 +462,14 @@ def step_code(name: str, root: Path = ROOT) -> str:
     return code_digest(_module_of(name), f"write_{name}", name == "report", root)
 
 
-def data_digest(source: str, data: Path) -> str:
-    """Digest of the bytes of the files that a source reads."""
-    from features.data.ingest import source_files
+def data_digest(source: str, data: Path | str, since: datetime | None = None) -> str:
+    """Digest of the bytes of the files that a source reads, or of what a database says of its rows;
+    NotReady where they are being written.
+    """
+    from features.data.sources import opened
 
-    return _digest_of(source_files(source, data), data)
+    with opened(source, data, since) as view:
+        return view.digest()
 
 
 def _digest_of(paths: Iterable[Path], folder: Path) -> str:
@@ -485,11 +501,10 @@ def _context_of(
         tell(epoch_text(artefact_key.name, row))
         on_epoch(row)
 
-    data = Path(request.data)
     return StepContext(
         request.config,
         request.source,
-        data,
+        request.data,
         inputs,
         out,
         store.scratch(artefact_key),

@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from features.data.files import refusing_engine_errors
-from features.data.ingest import in_words, source_files, unread_files
+from features.data.ingest import in_words
+from features.data.sources import address_of, opened
 from features.errors import InputError
 from features.schema import CHANCE, EXPECTED_SECONDS, ITEM, RANK, TITLE, UNIT, USER
 from features.simulation.simulated_log import simulate_into
@@ -35,7 +36,7 @@ CONSOLE = Console(markup=False, emoji=False)
 
 def run_pipeline(
     source: str,
-    data: Path,
+    data: Path | str,
     out: Path,
     config: Path | None,
     overrides: Sequence[str],
@@ -86,7 +87,7 @@ def _run(request: Request) -> list[Outcome]:
 
 def request_of(
     source: str,
-    data: Path,
+    data: Path | str,
     out: Path,
     config: Path | None,
     overrides: Sequence[str],
@@ -96,13 +97,9 @@ def request_of(
     is no data or a setting is wrong.
     """
     chosen, out = config_of(config, overrides), out.resolve()
-    if not data.is_dir():
-        raise InputError(
-            f"{data}: there is no such folder; --data names the folder that holds the log's files."
-        )
     return Request(
         source=source,
-        data=str(data.resolve()),
+        data=address_of(source, data),
         home=str(out),
         run=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}",
         tracking=tracking or f"sqlite:///{out / 'mlflow' / 'mlflow.db'}",
@@ -140,10 +137,9 @@ def _walk(request: Request, observer: Observer) -> list[Outcome]:
 
 def _log_in_words(request: Request) -> str:
     """The log that was read before, and the files beside it that are not read."""
-    data = Path(request.data)
     summary = json.loads((request.store.path("interactions") / "summary.json").read_text())
-    unread = unread_files(data, list(source_files(request.source, data)))
-    return f"the log: {in_words(summary | {'unread': unread})}"
+    with opened(request.source, request.data) as view:
+        return f"the log: {in_words(summary | {'unread': view.unread()})}"
 
 
 def verdict_in(folder: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ HOMES = {
     "ibis": ("features/",),
     "duckdb": ("features/",),
     "matplotlib": ("funnel/evaluation/plots.py",),
+    "sqlalchemy": ("features/data/database.py",),
     "pickle": (),
     "joblib": (),
     "cloudpickle": (),

@@ -82,7 +82,7 @@ def funnel(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def refused(said: Said, words: str) -> bool:
     """Exit code 2 and exactly one line on standard error, which holds the words."""
     assert (said.code, said.err.count("\n"), "Traceback" in said.err) == (2, 1, False), said.err
-    assert said.err.startswith("InputError: ")
+    assert said.err.startswith(("InputError: ", "NotReady: "))
     assert words in said.err, said.err
     return True
 

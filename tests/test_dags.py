@@ -60,10 +60,10 @@ before, began = set(sys.modules), time.monotonic()
 bag = DagBag(sys.argv[1])
 seconds = time.monotonic() - began
 def task(t):
-    policy = t.retry_policy.serialize()["rules"][0] if t.retry_policy else None
+    rules = t.retry_policy.serialize()["rules"] if t.retry_policy else []
     return {"upstream": sorted(t.get_flat_relative_ids(upstream=True)), "owner": t.owner, "retries": t.retries,
             "doc": t.doc_md, "one": t.max_active_tis_per_dag, "backoff": t.retry_exponential_backoff,
-            "callbacks": len(t.on_failure_callback or []), "refused": policy, "weight": t.priority_weight,
+            "callbacks": len(t.on_failure_callback or []), "rules": rules, "weight": t.priority_weight,
             "minutes": t.execution_timeout.total_seconds() / 60 if t.execution_timeout else None,
             "inlets": [a.name for a in t.inlets], "outlets": [a.name for a in t.outlets]}
 def dag(d):
@@ -100,7 +100,8 @@ answer["first"] = {"ingest": run("ingest", **params)} | {n: run(n) for n in ("fe
 answer["events"] = events()
 answer["second"] = run("ingest", **params)
 answer["alone"] = run("ranking")
-answer["refused"] = run("ingest", **params | {"data": "/no/such/folder"})
+answer["refused"] = run("ingest", **params | {"source": "kuairand"})
+answer["waited"] = run("ingest", **params | {"data": "/no/such/folder"})
 answer["events_after"] = events()
 with create_session() as session:
     for table in ("dag_run", "task_instance"):
@@ -149,8 +150,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chain(home: Path) -> dict[str, Any]:
-    """The four DAGs on a small world, `ingest` again, `ranking` alone, and a run on data that is
-    not there.
+    """The four DAGs on a small world, `ingest` again, `ranking` alone, a run on data of another
+    layout and one on data that is not there.
     """
     write(
         *simulate(WorldConfig(users=300, items=400, impressions_a_day=3_000, days=6)), home / "data"
@@ -259,10 +260,10 @@ def test_every_dag_and_task_is_documented_owned_and_retried(
         assert task["doc"], name
         assert (task["owner"], task["retries"], task["backoff"]) == ("watchfunnel", 2, 2), name
         assert task["callbacks"] == 1, name
-        assert (task["refused"]["exception"], task["refused"]["action"]) == (
-            "features.errors.InputError",
-            "fail",
-        )
+        assert [(rule["exception"], rule["action"]) for rule in task["rules"]] == [
+            ("features.errors.NotReady", "retry"),
+            ("features.errors.InputError", "fail"),
+        ]
 
 
 def test_the_weekly_chores_are_tasks_that_do_not_depend_on_one_another(
@@ -373,6 +374,11 @@ def test_what_is_refused_fails_at_once_and_is_not_tried_again(
     assert chain[run]["state"] == "failed"
     assert chain[run]["tasks"]["request"]["state"] == "failed"
     assert chain[run]["tasks"]["request"]["tries"] == 1
+
+
+def test_data_that_is_not_there_yet_is_tried_again(chain: dict[str, Any]) -> None:
+    assert chain["waited"]["state"] == "failed"
+    assert chain["waited"]["tasks"]["request"]["tries"] == 3
 
 
 @pytest.mark.usefixtures("chain")

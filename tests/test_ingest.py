@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from features.config import CleaningConfig
-from features.data.ingest import in_words, ingest, source_files, unread_files
+from features.data.ingest import in_words, ingest, source_files
+from features.data.sources import unread_files
 from features.errors import InputError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -223,10 +223,11 @@ def test_a_second_demo_in_the_same_home_is_refused(tmp_path: Path) -> None:
     [
         ("kuairand", None, "needs data"),
         ("kuairand", Path("no such folder"), "no such file or folder"),
+        ("canonical", "oracle://u@h:x/db", "no address of a database"),
     ],
 )
 def test_a_demo_without_its_data_is_refused_before_anything_starts(
-    tmp_path: Path, source: str, data: Path | None, words: str
+    tmp_path: Path, source: str, data: Path | str | None, words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
         demo.demo(source, data, tmp_path / "home")

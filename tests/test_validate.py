@@ -289,7 +289,7 @@ def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
         path,
     )
     path.write_bytes(path.read_bytes()[:-100])
-    assert refusal(tmp_path).startswith("interactions.parquet: not a whole Parquet file")
+    assert refusal(tmp_path).startswith("interactions.parquet: the file ends in the middle")
 
 
 @pytest.mark.parametrize("name", ["interactions.csv", "interactions.parquet"])

@@ -69,6 +69,11 @@ def _sample_users(tables: Tables, config: CleaningConfig) -> Tables:
     )
 
 
+def _since(tables: Tables, config: CleaningConfig) -> Tables:
+    log, first = tables.interactions, ibis.literal(config.since, "timestamp('UTC')")
+    return replace(tables, interactions=log.filter(log[TIMESTAMP] >= first))
+
+
 def _last_days(tables: Tables, config: CleaningConfig) -> Tables:
     log = tables.interactions
     window = ibis.interval(milliseconds=round((config.last_days or 0.0) * DAY_MILLISECONDS))
@@ -147,6 +152,7 @@ Measure = Callable[[ir.Table, CleaningConfig], ir.IntegerScalar]
 # shorten them.
 RULES: dict[str, tuple[Rule, Measure]] = {
     "sample_users": (_sample_users, _rows),
+    "since": (_since, _rows),
     "last_days": (_last_days, _rows),
     "known_items_only": (_known_items_only, _rows),
     "no_exposure_before_publication": (_no_exposure_before_publication, _rows),

@@ -1,6 +1,6 @@
 """From a data folder to checked, cleaned, sorted tables in the contract, written as Parquet."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ from ibis.backends.duckdb import Backend
 
 from features.config import CleaningConfig
 from features.data.clean import COMPLETED, clean, with_completed
+from features.data.database import Database
 from features.data.files import FILE, ROW, Sheet, refusing_engine_errors
 from features.data.formats import (
     canonical,
@@ -22,6 +23,7 @@ from features.data.formats import (
     without_provenance,
 )
 from features.data.formats import sheets as open_sheets
+from features.data.sources import Folder, opened
 from features.data.table_checks import (
     durations_watched,
     matches_of,
@@ -42,9 +44,10 @@ ORDERS = {"items": [ITEM], "users": [USER], "searches": [USER, TIMESTAMP, FILE, 
 
 
 def ingest(
-    source: str, data: Path, out: Path, config: CleaningConfig, now: datetime
+    source: str, data: Path | str, out: Path, config: CleaningConfig, now: datetime
 ) -> dict[str, Any]:
-    """Read, check and clean a data folder; write its tables into `out` and say what was done.
+    """Read, check and clean a data folder or a database; write its tables into `out` and say what
+    was done.
 
     `out` exists and is empty; it receives interactions.parquet (by user, time and original order,
     with the column `completed`), items.parquet, users.parquet and searches.parquet where the log
@@ -56,15 +59,17 @@ def ingest(
     rows, users, items (of the rows kept), clicked_share, completed_share, null_seconds_share,
     mean_seconds and repeat_share (of the clicks), first_timestamp, last_timestamp (ISO, UTC) and
     catalogue (rows of items, None without the table). InputError, with nothing written, where the
-    input is at fault; `now` is the instant after which nothing can have happened.
+    input is at fault, NotReady where it is still being written; `now` is the instant after which
+    nothing can have happened.
     """
     backend = engine()
     try:
         with (
             TemporaryDirectory(dir=out, prefix=".staging-") as staging,
-            refusing_engine_errors([data]),
+            opened(source, data, config.since) as view,
+            refusing_engine_errors([view.place]),
         ):
-            return _ingest(source, data, _Places(backend, Path(staging), out), config, now)
+            return _ingest(source, view, _Places(backend, Path(staging), out), config, now)
     finally:
         backend.disconnect()
 
@@ -121,16 +126,17 @@ class _Places:
 
 
 def _ingest(
-    source: str, data: Path, places: _Places, config: CleaningConfig, now: datetime
+    source: str, view: Folder | Database, places: _Places, config: CleaningConfig, now: datetime
 ) -> dict[str, Any]:
-    sheets = open_sheets(source, data, places.backend)
     limits = Limits(
         config.max_rejected_share,
         now,
         source_named(source).repeats,
         config.max_watch_seconds is not None,
     )
-    checked = _check_all(sheets, places, limits)
+    with view.reading(places.staging) as folder:
+        sheets = open_sheets(source, folder, places.backend)
+        checked = _check_all(sheets, places, limits)
     derived = source_named(source).derive({name: part.kept for name, part in checked.items()})
     missing = _missing(derived)
     log = places.staged("checked", with_defaults(derived).interactions)
@@ -150,7 +156,7 @@ def _ingest(
             set(_plain(derived.interactions).columns) - set(CONTRACTS["interactions"].kinds)
             | _untaken(source, sheets)
         ),
-        "unread": unread_files(data, {path for sheet in sheets.values() for path in sheet.files}),
+        "unread": view.unread(),
         "matched": {name: match.share for name, match in matches.items()},
         "odd": odd,
         **_facts(kept, tables),
@@ -188,19 +194,6 @@ def _missing(tables: Tables) -> dict[str, list[str]]:
         if absent:
             missing[name] = absent
     return missing
-
-
-def unread_files(data: Path, read: Collection[Path]) -> list[str]:
-    """Files of the folder that are called like a table of the contract, or lie in a folder that is,
-    and are not read.
-    """
-    named = [path for name in CONTRACTS for path in data.glob(f"{name}*")]
-    inside = [path for folder in named if folder.is_dir() for path in folder.rglob("*")]
-    return sorted(
-        str(path.relative_to(data))
-        for path in (*named, *inside)
-        if path.is_file() and path not in read and not path.name.startswith((".", "_"))
-    )
 
 
 def _require_rows(tables: Tables, dropped: Mapping[str, int]) -> None:

@@ -12,6 +12,7 @@ import ibis.expr.types as ir
 
 from features.data.fields import MILLISECONDS, Field, is_blank
 from features.data.files import FILE, ROW, Page, Sheet, names_of
+from features.data.partitions import file_name
 from features.errors import InputError
 from features.schema import (
     CLICKED,
@@ -248,7 +249,7 @@ def _counted(faulty: ir.Table) -> dict[str, int]:
 def _refusal(
     sheet: Sheet, reason: str, first: dict[str, object], share: tuple[int, int], limits: Limits
 ) -> str:
-    file = sheet.files[cast(int, first[FILE])].name
+    file = file_name(sheet.files[cast(int, first[FILE])])
     if reason == DUPLICATE:
         keys = ", ".join(str(first[key]) for key in KEYS)
         column, found = ", ".join(KEYS), f"{keys} a second time"
@@ -279,7 +280,7 @@ def _refusal(
 
 def _rejected(name: str, sheet: Sheet, rows: ir.Table) -> ir.Table:
     files = ibis.cases(
-        *((rows[FILE] == index, path.name) for index, path in enumerate(sheet.files))
+        *((rows[FILE] == index, file_name(path)) for index, path in enumerate(sheet.files))
     )
     return rows.select(
         table=ibis.literal(name),

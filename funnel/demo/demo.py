@@ -20,7 +20,7 @@ import requests
 from rich.console import Console
 from rich.markup import escape
 
-from features.errors import InputError
+from features.errors import InputError, NotReady
 from funnel.demo import services as s
 from funnel.demo import showcase
 
@@ -108,7 +108,7 @@ class Airflow:
         )
 
 
-def demo(source: str, data: Path | None, home: Path) -> None:
+def demo(source: str, data: Path | str | None, home: Path) -> None:
     """Run the whole line under Airflow on this machine and leave both UIs up to look at.
 
     `data` may be left out for the simulated world only. InputError on bad input, or where a service
@@ -136,17 +136,24 @@ def write_world(folder: Path) -> None:
     simulate_into(folder, WorldConfig(**WORLD))
 
 
-def _folder(source: str, data: Path | None, home: Path) -> Path:
+def _folder(source: str, data: Path | str | None, home: Path) -> Path | str:
     if data is None and source != SIMULATED:
         raise InputError(
             f"The source `{source}` needs data: name its folder, as in `make demo SOURCE={source} "
             "DATA=folder`."
         )
-    if data is not None and not data.exists():
+    if data is None:
+        return home / "data" / SIMULATED
+    if "://" in str(data):
+        from features.data.database import address_without_password
+
+        # The services inherit its password from the environment of this process.
+        return address_without_password(str(data))
+    if not Path(data).exists():
         raise InputError(
             f"{data}: there is no such file or folder; name the one that holds the log."
         )
-    return data.resolve() if data else home / "data" / SIMULATED
+    return Path(data).resolve()
 
 
 def _started(defaults: s.Defaults, home: Path, console: Console) -> s.Services:
@@ -254,7 +261,7 @@ class _Chain:
         task = next(task for task in tasks if task["state"] == "failed")
         log = self.airflow.log(task)
         for detail in (detail for entry in log for detail in entry.get("error_detail") or []):
-            if detail["exc_type"] == InputError.__name__:
+            if detail["exc_type"] in (InputError.__name__, NotReady.__name__):
                 raise InputError(detail["exc_value"])
         told = [entry for entry in log if not str(entry.get("event", "")).startswith("::")]
         lines = "\n".join(_readable(entry) for entry in told[-LOG_LINES:])

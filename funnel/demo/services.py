@@ -84,7 +84,7 @@ class Defaults(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     source: str
-    data: Path
+    data: Path | str
 
 
 class Services(BaseModel):

@@ -145,7 +145,7 @@ class OffPolicy:
         """
         if self.refusal:
             return {}
-        world, ids = load_ground_truth(self.context.data), self.context.ids
+        world, ids = load_ground_truth(self.context.folder), self.context.ids
         return {
             f"off_policy.true{suffix}": policy_seconds(
                 world, ids, policy, self.logged, self.evaluation.impressions.timestamps_us

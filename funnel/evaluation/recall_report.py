@@ -59,7 +59,7 @@ def oracle_metrics(evaluation: EvaluationData) -> Metrics:
     users = context.ids.users.id_of(evaluation.users[rows]).to_numpy()
     lists = np.zeros_like(evaluation.candidates)
     lists[rows] = best_lists(
-        context.data, users, context.ids.items, context.split.test_start, context.config.recall.k
+        context.folder, users, context.ids.items, context.split.test_start, context.config.recall.k
     )
     found = slices.found_shares(
         _sliced_at(evaluation), recall.places(lists, evaluation.completed), {"": of_new}

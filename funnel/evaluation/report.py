@@ -55,7 +55,7 @@ def report_of(context: StepContext) -> dict[str, Any]:
             | ranking_metrics(evaluation)
             | waterfall_metrics(evaluation)
         )
-    if (context.data / "truth").exists():
+    if (context.folder / "truth").exists():
         metrics |= _simulated_metrics(evaluation) | off_policy.true_seconds()
     metrics |= _order_metrics(evaluation)
     description = _description(evaluation) | {
@@ -167,7 +167,7 @@ def _simulated_metrics(evaluation: EvaluationData) -> Metrics:
     lists |= {"ranked": evaluation.ranked} if evaluation.ranked is not evaluation.final else {}
     ids = {name: _raw(evaluation, items) for name, items in lists.items()}
     users = context.ids.users.id_of(evaluation.users).to_numpy()
-    best = oracle_shares(context.data, users, ids, context.split.test_start, context.config.seed)
+    best = oracle_shares(context.folder, users, ids, context.split.test_start, context.config.seed)
     return {f"funnel.oracle_share@{k}": share for k, share in best.items()} | oracle_metrics(
         evaluation
     )

@@ -1,5 +1,5 @@
-"""The contract itself as a folder of Parquet or CSV files; `funnel simulate` writes the same
-layout.
+"""The contract itself as a folder of Parquet or CSV files, whole or in partitions; `funnel
+simulate` writes the same layout.
 """
 
 from features.data.fields import Field
@@ -12,8 +12,16 @@ def _part(table: str) -> Part:
     fields = tuple(
         Field(name, name, kind, name in contract.required) for name, kind in contract.kinds.items()
     )
-    # Spark writes a folder of that name.
-    patterns = (f"{table}.parquet", f"{table}.parquet/*.parquet", f"{table}.csv")
+    # Spark writes a folder `TABLE.parquet`; any folder may have partitions inside, `day=.../`.
+    patterns = (
+        f"{table}.parquet",
+        f"{table}.parquet/**/*.parquet",
+        f"{table}/**/*.parquet",
+        f"{table}.csv",
+        f"{table}.csv.gz",
+        f"{table}/**/*.csv",
+        f"{table}/**/*.csv.gz",
+    )
     return Part(table, patterns, fields, keep_rest=True)
 
 
