@@ -14,17 +14,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from features.config import SplitConfig
-from features.data.formats import SOURCES
 from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
-from funnel.config import FunnelConfig
+from funnel import airflow_tasks
+from funnel.airflow_form import FIELDS
 from funnel.demo import showcase
 from funnel.pipeline import STEPS
 
@@ -62,10 +61,13 @@ def task(t):
     policy = t.retry_policy.serialize()["rules"][0]
     return {"upstream": sorted(t.get_flat_relative_ids(upstream=True)), "owner": t.owner, "retries": t.retries,
             "doc": t.doc_md, "one": t.max_active_tis_per_dag, "backoff": t.retry_exponential_backoff,
-            "callbacks": len(t.on_failure_callback or []), "refused": policy, "inlets": [a.name for a in t.inlets],
-            "outlets": [a.name for a in t.outlets]}
+            "callbacks": [c.__name__ for c in t.on_failure_callback], "refused": policy, "pool": t.pool,
+            "hours": t.execution_timeout.total_seconds() / 3600, "inlets": [a.name for a in t.inlets],
+            "outlets": [(a.name, a.uri, a.group) for a in t.outlets]}
 def dag(d):
-    schedule = d.schedule if isinstance(d.schedule, str) else [a.name for a in d.schedule]
+    listed = isinstance(d.schedule, list)
+    assets = d.schedule if listed else d.schedule.asset_condition.objects
+    schedule = {"assets": [a.name for a in assets], "clock": None if listed else d.schedule.timetable.expression}
     params = {name: {"value": d.params[name], "schema": d.params.get_param(name).schema} for name in d.params}
     return {"tasks": {t.task_id: task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
             "file": d.fileloc, "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
@@ -114,6 +116,7 @@ def asked(home: Path, script: str, *words: str) -> str:
         "WATCHFUNNEL_HOME": str(home / "funnel"),
         "WATCHFUNNEL_DATA": str(home / "data"),
         "WATCHFUNNEL_RETRY_SECONDS": "0",
+        "WATCHFUNNEL_TRAINING_POOL": "training",
         "MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow' / 'mlflow.db'}",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
@@ -209,10 +212,11 @@ def test_the_assets_draw_the_line(parsed: dict[str, Any]) -> None:
     assets = ["interactions", "histories", "candidates", "recommendations"]
     for stage, consumed, produced in zip(STAGES, [None, *assets], assets, strict=False):
         dag = parsed["dags"][stage]
-        assert dag["schedule"] == ([consumed] if consumed else "0 4 * * *")
+        clock = None if consumed else "0 4 * * *"
+        assert dag["schedule"] == {"assets": [consumed or "ready"], "clock": clock}
         assert dag["tasks"]["request"]["inlets"] == ([consumed] if consumed else [])
         assert [outlet for task in dag["tasks"].values() for outlet in task["outlets"]] == [
-            produced
+            [produced, f"watchfunnel://artefacts/{produced}", "watchfunnel"]
         ]
 
 
@@ -238,47 +242,40 @@ def test_every_dag_and_task_is_documented_owned_and_retried(
 ) -> None:
     dag = parsed["dags"][stage]
     assert dag["doc"].startswith(f"# {stage}")
-    assert dag["tags"] == ["watchfunnel"]
+    assert dag["tags"] == sorted(["watchfunnel", stage])
     assert (dag["runs"], dag["hours"]) == (1, 12)
-    assert dag["on_failure"] == ["close_as_failed", "tell_of_failure"]
+    assert dag["on_failure"] == ["close_as_failed", "note_failure", "tell_of_failure"]
     assert dag["title"] == f"{STAGES.index(stage) + 1} {stage}"
     assert 20 < len(dag["description"]) < 400
     assert "\n" not in dag["description"]
     for name, task in dag["tasks"].items():
         assert task["doc"], name
-        assert (task["owner"], task["retries"], task["backoff"]) == ("watchfunnel", 2, 2), name
-        assert task["callbacks"] == 1, name
+        assert (task["owner"], task["backoff"]) == ("watchfunnel", 2), name
+        assert task["callbacks"] == ["close_as_failed", "note_failure"], name
         assert (task["refused"]["exception"], task["refused"]["action"]) == (
-            "features.errors.InputError",
+            "funnel.airflow_tasks.TaskRefused",
             "fail",
         )
 
 
-def test_one_training_runs_at_a_time(parsed: dict[str, Any]) -> None:
-    assert parsed["dags"]["recall"]["tasks"]["towers"]["one"] == 1
-    assert parsed["dags"]["ranking"]["tasks"]["ranker"]["one"] == 1
-
-
-def test_the_trigger_form_offers_what_the_configuration_knows(parsed: dict[str, Any]) -> None:
-    params = parsed["dags"]["ingest"]["params"]
-    assert set(params) == {"source", "data", "seed", "split_mode", "test_start", "overrides"}
-    assert set(params["source"]["schema"]["enum"]) == set(SOURCES)
-    assert set(params["split_mode"]["schema"]["enum"]) == set(
-        get_args(SplitConfig.model_fields["mode"].annotation)
-    )
-    assert params["split_mode"]["value"] == FunnelConfig().split.mode
-    assert params["seed"]["value"] == FunnelConfig().seed
-
-
-@pytest.mark.parametrize(
-    ("text", "good"),
-    [("recall.k=200", True), ("seed=3", True), ("recall.width=16", True), ("recall.k", False)],
-)
-def test_the_form_checks_the_shape_of_an_override(
-    parsed: dict[str, Any], text: str, good: bool
+def test_a_training_has_a_pool_of_its_own_more_time_and_fewer_tries(
+    parsed: dict[str, Any],
 ) -> None:
-    pattern = parsed["dags"]["ingest"]["params"]["overrides"]["schema"]["items"]["pattern"]
-    assert bool(re.search(pattern, text)) == good
+    told = ("pool", "one", "retries", "hours")
+    kinds = {
+        name: tuple(task[field] for field in told)
+        for stage in STAGES
+        for name, task in parsed["dags"][stage]["tasks"].items()
+    }
+    training, other = ("training", 1, 1, 9), ("default_pool", None, 2, 3)
+    trainings = {name for name, kind in kinds.items() if kind == training}
+    assert trainings == {"towers", "ranker"}
+    assert {kind for name, kind in kinds.items() if name not in trainings} == {other}
+
+
+def test_the_form_is_of_the_first_stage_alone(parsed: dict[str, Any]) -> None:
+    forms = {stage: tuple(parsed["dags"][stage]["params"]) for stage in STAGES}
+    assert forms == dict.fromkeys(STAGES, ()) | {"ingest": FIELDS}
 
 
 def test_the_folder_holds_dag_files_only() -> None:
@@ -318,15 +315,23 @@ def test_the_chain_makes_every_artefact(chain: dict[str, Any]) -> None:
 def test_the_request_travels_on_with_the_run_and_the_versions_made(chain: dict[str, Any]) -> None:
     events = chain["events"]
     assert [event["dag"] for event in events] == list(STAGES)
-    assert {event["extra"]["run"] for event in events} == {chain["first"]["ingest"]["run"]}
-    for number, event in enumerate(events):
+    requests = [event["extra"]["request"] for event in events]
+    assert {request["run"] for request in requests} == {chain["first"]["ingest"]["run"]}
+    for number, request in enumerate(requests):
         made = [name for stage in STAGES[: number + 1] for name in artefacts(stage)]
-        assert sorted(event["extra"]["versions"]) == sorted(made)
+        assert sorted(request["versions"]) == sorted(made)
+
+
+def test_an_event_carries_the_headline_figures_of_its_stage(chain: dict[str, Any]) -> None:
+    for stage, event in zip(airflow_tasks.STAGES, chain["events"], strict=True):
+        figures = event["extra"]["figures"]
+        assert list(figures) == list(stage.figures)
+        assert all(value > 0 for value in figures.values()), stage.name
 
 
 def test_an_unchanged_rerun_skips_and_sends_no_event(chain: dict[str, Any]) -> None:
     assert chain["second"]["state"] == "success"
-    assert chain["second"]["tasks"]["interactions"]["state"] == "skipped"
+    assert {task["state"] for task in chain["second"]["tasks"].values()} == {"skipped"}
     assert not [event for event in chain["events_after"] if event["run"] == chain["second"]["run"]]
 
 
@@ -335,7 +340,7 @@ def test_a_stage_alone_takes_up_the_newest_event_and_finds_everything_made(
 ) -> None:
     tasks = chain["alone"]["tasks"]
     assert chain["alone"]["state"] == "success"
-    assert tasks["request"]["returned"] == chain["events"][2]["extra"]
+    assert tasks["request"]["returned"] == chain["events"][2]["extra"]["request"]
     for task in made_by("ranking"):
         made = tasks[task]["returned"]["artefacts"].values()
         assert not any(each["made"] for each in made)
