@@ -4,16 +4,17 @@ Turns the cleaned log into what both models learn from: the split, the vocabular
 instant, the impressions, each user's history once, the samples that are views into it, and the side
 columns of users and items.
 
-Follows the asset `interactions`; on the play button it takes the newest event.
+Follows the asset `interactions` and takes its newest event, on the play button too. A run that an
+event started is skipped where the newest has been seen to.
 """
 
 from typing import Any
 
-from airflow.sdk import Asset, task
+from airflow.sdk import task
 
 from funnel import airflow_tasks
 
-INTERACTIONS, HISTORIES = Asset("interactions"), Asset("histories")
+INTERACTIONS, HISTORIES = airflow_tasks.asset("interactions"), airflow_tasks.asset("histories")
 
 
 @task
@@ -30,10 +31,10 @@ def histories(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.
     them; the side features of users and items.
     """
     outcome = airflow_tasks.make(request, "histories", "samples", "profiles")
-    outlet_events[HISTORIES].extra = airflow_tasks.onward(request, "features")
+    airflow_tasks.announce(request, "features", outlet_events[HISTORIES])
     return outcome
 
 
 with airflow_tasks.stage_dag("features", __doc__, [INTERACTIONS]):
-    request = airflow_tasks.request_from(INTERACTIONS)
+    request = airflow_tasks.request_from("features")
     impressions(request) >> histories(request)

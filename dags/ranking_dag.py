@@ -4,17 +4,18 @@ Orders each user's candidates: builds the ranking rows, trains the ranker, choos
 lists how expected watch seconds and the chance to be watched next make one order, writes the lists,
 and evaluates them on the test window.
 
-Follows the asset `candidates`; on the play button it takes the newest event. Its last task ends the
-run in MLflow.
+Follows the asset `candidates` and takes its newest event, on the play button too. A run that an
+event started is skipped where the newest has been seen to. Its last task ends the run in MLflow.
 """
 
 from typing import Any
 
-from airflow.sdk import Asset, task
+from airflow.sdk import task
 
 from funnel import airflow_tasks
 
-CANDIDATES, RECOMMENDATIONS = Asset("candidates"), Asset("recommendations")
+CANDIDATES = airflow_tasks.asset("candidates")
+RECOMMENDATIONS = airflow_tasks.asset("recommendations")
 
 
 @task
@@ -25,7 +26,7 @@ def ranking_rows(request: airflow_tasks.Json) -> airflow_tasks.Json:
     return airflow_tasks.make(request, "ranking_rows")
 
 
-@task(max_active_tis_per_dag=1)
+@task(**airflow_tasks.training())
 def ranker(request: airflow_tasks.Json) -> airflow_tasks.Json:
     """The weighted classifier whose odds are expected watch seconds."""
     return airflow_tasks.make(request, "ranker")
@@ -50,12 +51,12 @@ def recommendations(request: airflow_tasks.Json) -> airflow_tasks.Json:
 def report(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks.Json:
     """Every metric of both stages on the test window. Then the recommendations are announced."""
     outcome = airflow_tasks.make(request, "report")
-    airflow_tasks.conclude(request)
-    outlet_events[RECOMMENDATIONS].extra = airflow_tasks.onward(request, "ranking")
+    verdict = airflow_tasks.conclude(request)
+    airflow_tasks.announce(request, "ranking", outlet_events[RECOMMENDATIONS], verdict)
     return outcome
 
 
 with airflow_tasks.stage_dag("ranking", __doc__, [CANDIDATES]):
-    request = airflow_tasks.request_from(CANDIDATES)
+    request = airflow_tasks.request_from("ranking")
     ranker_ = ranking_rows(request) >> ranker(request)
     ranker_ >> list_order(request) >> recommendations(request) >> report(request)

@@ -3,19 +3,20 @@
 Finds a few hundred candidates for each user: trains the towers, lays out the item vectors and their
 index, and retrieves through every generator.
 
-Follows the asset `histories`; on the play button it takes the newest event.
+Follows the asset `histories` and takes its newest event, on the play button too. A run that an
+event started is skipped where the newest has been seen to.
 """
 
 from typing import Any
 
-from airflow.sdk import Asset, task
+from airflow.sdk import task
 
 from funnel import airflow_tasks
 
-HISTORIES, CANDIDATES = Asset("histories"), Asset("candidates")
+HISTORIES, CANDIDATES = airflow_tasks.asset("histories"), airflow_tasks.asset("candidates")
 
 
-@task(max_active_tis_per_dag=1)
+@task(**airflow_tasks.training())
 def towers(request: airflow_tasks.Json) -> airflow_tasks.Json:
     """The tower that makes a user vector of a history, trained on the warm-up and refreshed block
     by block.
@@ -37,10 +38,10 @@ def candidates(request: airflow_tasks.Json, outlet_events: Any) -> airflow_tasks
     came by.
     """
     outcome = airflow_tasks.make(request, "candidates")
-    outlet_events[CANDIDATES].extra = airflow_tasks.onward(request, "recall")
+    airflow_tasks.announce(request, "recall", outlet_events[CANDIDATES])
     return outcome
 
 
 with airflow_tasks.stage_dag("recall", __doc__, [HISTORIES]):
-    request = airflow_tasks.request_from(HISTORIES)
+    request = airflow_tasks.request_from("recall")
     towers(request) >> index(request) >> candidates(request)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from funnel.context import StepContext
 
 Stage = Literal["ingest", "features", "recall", "ranking"]
+LOG = "interactions"
 
 
 def _now() -> str:
@@ -83,9 +84,10 @@ class Request(BaseModel):
         return Path(self.home) / self.purpose
 
     def serving(self) -> "Request":
-        """The request for the lists as of now, for everybody, of the same log: nothing is held
-        out.
+        """The request for the lists as of now, for everybody, of the log that is in force: nothing
+        is held out.
         """
+        log = {n: v for n, v in (self.store.versions() | self.versions).items() if n == LOG}
         split = self.config.split.model_copy(
             update={"mode": "none", "label_start": None, "test_start": None, "test_end": None}
         )
@@ -98,7 +100,7 @@ class Request(BaseModel):
                 "config": self.config.model_copy(update={"split": split, "features": features}),
                 "run": f"{self.run} serving",
                 "follows": self.run,
-                "versions": {},
+                "versions": log,
             }
         )
 
@@ -405,6 +407,14 @@ def stale_steps(request: Request) -> list[str]:
         ):
             return list(STEPS)[number:]
     return []
+
+
+def verdict_of(report: Path) -> dict[str, Any]:
+    """What a report says of the lists of its run, given the folder that it lies in: whether they
+    are `fit` to serve (None: not evaluated), in a `sentence`.
+    """
+    verdict: dict[str, Any] = json.loads((report / "report.json").read_text())["run"]["verdict"]
+    return verdict
 
 
 def _are_shown(name: str, request: Request, store: Store) -> bool:

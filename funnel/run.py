@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,7 +25,16 @@ from funnel.config import config_of, refusal_of
 from funnel.forget import forget, forget_erased
 from funnel.maintenance.stale_runs import close_stale_runs
 from funnel.observer import observe
-from funnel.pipeline import STEPS, Observer, Outcome, Request, make, publish_files, stale_steps
+from funnel.pipeline import (
+    STEPS,
+    Observer,
+    Outcome,
+    Request,
+    make,
+    publish_files,
+    stale_steps,
+    verdict_of,
+)
 from funnel.store import Store
 from funnel.titles import titles_of
 
@@ -61,7 +69,7 @@ def evaluate_then_serve(request: Request) -> bool:
         if request.purpose == "serving":
             return True
         serving = request.serving()
-        if verdict_in(request.shown)["fit"] is False:
+        if verdict_of(request.shown)["fit"] is False:
             CONSOLE.print(f"The lists in {serving.shown} stay as they are.", soft_wrap=True)
             return False
         _run(serving)
@@ -79,7 +87,7 @@ def _run(request: Request) -> list[Outcome]:
     for sentence in forget_erased(request):
         CONSOLE.print(sentence, soft_wrap=True, highlight=False)
     if not request.follows:
-        sentence = verdict_in(request.shown)["sentence"]
+        sentence = verdict_of(request.shown)["sentence"]
         CONSOLE.print(sentence, soft_wrap=True, highlight=False)
     CONSOLE.print(f"Done: {', '.join(str(file) for file in files)}", soft_wrap=True)
     return outcomes
@@ -140,15 +148,6 @@ def _log_in_words(request: Request) -> str:
     summary = json.loads((request.store.path("interactions") / "summary.json").read_text())
     with opened(request.source, request.data) as view:
         return f"the log: {in_words(summary | {'unread': view.unread()})}"
-
-
-def verdict_in(folder: Path) -> dict[str, Any]:
-    """Whether the lists of a report are fit to serve (`fit`; None: not evaluated), in a
-    `sentence`.
-    """
-    report = json.loads((folder / "report.json").read_text())
-    verdict: dict[str, Any] = report["run"]["verdict"]
-    return verdict
 
 
 def write_world(

@@ -20,7 +20,12 @@ MAY_IMPORT = {
 }
 # Each outside library has one home.
 HOMES = {
-    "airflow": ("dags/", "funnel/airflow_tasks.py"),
+    "airflow": (
+        "dags/",
+        "funnel/airflow_form.py",
+        "funnel/airflow_plugin.py",
+        "funnel/airflow_tasks.py",
+    ),
     "mlflow": ("funnel/tracking.py",),
     "tensorflow": ("recall/trainer.py", "ranking/trainer.py"),
     "keras": ("recall/trainer.py", "ranking/trainer.py"),

@@ -234,6 +234,21 @@ def test_mlflow_answers_the_other_containers_and_hands_on_artefacts(
     assert f"mlflow-artifacts:{folder}" in mlflow["volumes"]
 
 
+def test_the_data_can_be_written_by_the_triggerer_alone(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    data = {
+        name: mount
+        for name, service in services.items()
+        for mount in service.get("volumes", [])
+        if "/data" in mount.split("}")[-1] and "DATA_FOLDER" in mount
+    }
+    assert {name for name, mount in data.items() if not mount.endswith(":ro")} == {
+        "airflow-triggerer"
+    }
+    assert set(data) == set(airflow(services))
+
+
 def test_both_uis_listen_on_the_loopback_unless_told_otherwise(
     services: dict[str, dict[str, Any]],
 ) -> None:

@@ -24,6 +24,7 @@ import requests
 import sqlalchemy as sa
 from cryptography.fernet import Fernet
 
+from funnel.airflow_api import Airflow
 from funnel.maintenance.chores import maintain
 from funnel.maintenance.old_runs import collect_garbage
 from funnel.maintenance.places import places_here
@@ -353,6 +354,16 @@ def test_airflow_makes_its_tables_and_its_administrator(initialised: Stack) -> N
 def test_the_administrator_logs_in_and_the_token_is_signed_with_the_jwt_secret(token: str) -> None:
     key = SECRETS["AIRFLOW_JWT_SECRET"]
     assert jwt.decode(token, key, algorithms=["HS512"], options={"verify_aud": False})["sub"]
+
+
+def test_the_pool_of_trainings_is_there_for_the_login_that_writes_notes(
+    stack: Stack, airflow: str
+) -> None:
+    told = stack.environment("airflow-scheduler")
+    login = (told["WATCHFUNNEL_AIRFLOW_USER"], told["WATCHFUNNEL_AIRFLOW_PASSWORD"])
+    pool = Airflow(airflow, *login).get(f"pools/{told['WATCHFUNNEL_TRAINING_POOL']}")
+    assert (pool["name"], pool["slots"]) == ("training", 1)
+    assert told["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == f"{airflow}/execution/"
 
 
 def test_another_password_is_refused(airflow: str) -> None:

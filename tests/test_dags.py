@@ -14,17 +14,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from features.config import SplitConfig
-from features.data.formats import SOURCES
 from features.simulation.simulated_log import simulate, write
 from features.simulation.world import WorldConfig
-from funnel.config import FunnelConfig
+from funnel import airflow_tasks
+from funnel.airflow_form import FIELDS
 from funnel.demo import showcase
 from funnel.maintenance.chores import CHORES
 from funnel.pipeline import STEPS
@@ -34,6 +33,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 DAGS = ROOT / "dags"
 STAGES = ("ingest", "features", "recall", "ranking")
+CHAINED = (*STAGES, "serving")
 HEAVY = {
     "tensorflow",
     "keras",
@@ -63,12 +63,18 @@ def task(t):
     rules = t.retry_policy.serialize()["rules"] if t.retry_policy else []
     return {"upstream": sorted(t.get_flat_relative_ids(upstream=True)), "owner": t.owner, "retries": t.retries,
             "doc": t.doc_md, "one": t.max_active_tis_per_dag, "backoff": t.retry_exponential_backoff,
-            "callbacks": len(t.on_failure_callback or []), "rules": rules, "weight": t.priority_weight,
-            "minutes": t.execution_timeout.total_seconds() / 60 if t.execution_timeout else None,
-            "inlets": [a.name for a in t.inlets], "outlets": [a.name for a in t.outlets]}
+            "callbacks": [c.__name__ for c in t.on_failure_callback or []], "rules": rules,
+            "weight": t.priority_weight, "pool": t.pool,
+            "hours": t.execution_timeout.total_seconds() / 3600, "inlets": [a.name for a in t.inlets],
+            "outlets": [(a.name, a.uri, a.group) for a in t.outlets]}
 def dag(d):
-    cron = d.schedule if isinstance(d.schedule, str) else getattr(d.schedule, "expression", None)
-    schedule = cron or [a.name for a in d.schedule]
+    listed, assets = isinstance(d.schedule, list), []
+    clock = None if listed else getattr(d.schedule, "expression", None)
+    if listed:
+        assets = d.schedule
+    elif clock is None:
+        assets, clock = d.schedule.asset_condition.objects, d.schedule.timetable.expression
+    schedule = {"assets": [a.name for a in assets], "clock": clock}
     params = {name: {"value": d.params[name], "schema": d.params.get_param(name).schema} for name in d.params}
     return {"tasks": {t.task_id: task(t) for t in d.tasks}, "doc": d.doc_md, "tags": sorted(d.tags), "params": params,
             "at_once": d.max_active_tasks, "file": d.fileloc, "runs": d.max_active_runs, "catchup": d.catchup, "schedule": schedule,
@@ -79,11 +85,11 @@ print(json.dumps({"errors": bag.import_errors, "seconds": seconds, "modules": so
 """
 
 CHAIN = """
-import json, sys
+import json, os, pathlib, sys
 from airflow.dag_processing.dagbag import DagBag
 from airflow.models.asset import AssetEvent
 from airflow.utils.session import create_session
-from sqlalchemy import text
+from sqlalchemy import text as sql
 bag = DagBag(sys.argv[1])
 def events():
     with create_session() as session:
@@ -97,6 +103,19 @@ def run(name, **params):
 params = json.loads(sys.argv[2])
 answer = {"early": run("features")}
 answer["first"] = {"ingest": run("ingest", **params)} | {n: run(n) for n in ("features", "recall", "ranking")}
+(report,) = pathlib.Path(os.environ["WATCHFUNNEL_HOME"]).glob("artefacts/report/*/report.json")
+text, stamp = report.read_text(), report.stat().st_mtime_ns
+def say_fit(fit):
+    said = json.loads(text)
+    said["run"]["verdict"]["fit"] = fit
+    report.write_text(json.dumps(said))
+say_fit(False)
+answer["unfit"] = run("serving")
+# Models as small as these are behind popularity: nothing is claimed of them.
+say_fit(None)
+answer["first"]["serving"] = run("serving")
+report.write_text(text)
+os.utime(report, ns=(stamp, stamp))
 answer["events"] = events()
 answer["second"] = run("ingest", **params)
 answer["alone"] = run("ranking")
@@ -105,11 +124,11 @@ answer["waited"] = run("ingest", **params | {"data": "/no/such/folder"})
 answer["events_after"] = events()
 with create_session() as session:
     for table in ("dag_run", "task_instance"):
-        session.execute(text(f"UPDATE {table} SET start_date = '2020-01-01' WHERE run_id = :run"),
+        session.execute(sql(f"UPDATE {table} SET start_date = '2020-01-01' WHERE run_id = :run"),
                         {"run": answer["early"]["run"]})
 answer["maintained"] = run("maintenance")
 with create_session() as session:
-    answer["runs_after"] = [run for run, in session.execute(text("SELECT run_id FROM dag_run"))]
+    answer["runs_after"] = [run for run, in session.execute(sql("SELECT run_id FROM dag_run"))]
 print("ANSWER" + json.dumps(answer, default=str))
 """
 
@@ -126,6 +145,7 @@ def asked(home: Path, script: str, *words: str) -> str:
         "WATCHFUNNEL_HOME": str(home / "funnel"),
         "WATCHFUNNEL_DATA": str(home / "data"),
         "WATCHFUNNEL_RETRY_SECONDS": "0",
+        "WATCHFUNNEL_TRAINING_POOL": "training",
         "MLFLOW_TRACKING_URI": f"sqlite:///{home / 'mlflow' / 'mlflow.db'}",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
@@ -168,7 +188,9 @@ def chain(home: Path) -> dict[str, Any]:
 
 
 def artefacts(stage: str) -> list[str]:
-    return [name for name, step in STEPS.items() if step.stage == stage]
+    """What a DAG makes: that of the lists as of now all but the log."""
+    made = set(STAGES) - {"ingest"} if stage == "serving" else {stage}
+    return [name for name, step in STEPS.items() if step.stage in made]
 
 
 def made_by(stage: str) -> dict[str, list[str]]:
@@ -188,7 +210,7 @@ def made_by(stage: str) -> dict[str, list[str]]:
 
 def test_the_dags_parse_without_errors_and_quickly(parsed: dict[str, Any]) -> None:
     assert parsed["errors"] == {}
-    assert set(parsed["dags"]) == {*STAGES, "maintenance"}
+    assert set(parsed["dags"]) == {*CHAINED, "maintenance"}
     assert parsed["seconds"] < 5
 
 
@@ -197,7 +219,7 @@ def test_parsing_imports_nothing_heavy(parsed: dict[str, Any]) -> None:
     assert not HEAVY & set(parsed["modules"])
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CHAINED)
 def test_every_artefact_is_made_by_one_task_and_one_more_takes_the_request(
     parsed: dict[str, Any], stage: str
 ) -> None:
@@ -206,29 +228,30 @@ def test_every_artefact_is_made_by_one_task_and_one_more_takes_the_request(
     assert sorted(made) == sorted(artefacts(stage))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CHAINED)
 def test_every_artefact_comes_after_its_parents(parsed: dict[str, Any], stage: str) -> None:
     tasks, maker = parsed["dags"][stage]["tasks"], made_by(stage)
     for task, names in maker.items():
         before = {name for other in tasks[task]["upstream"] for name in maker.get(other, [])}
         assert "request" in tasks[task]["upstream"]
         for place, name in enumerate(names):
-            own = {parent for parent in STEPS[name].parents if STEPS[parent].stage == stage}
+            own = {parent for parent in STEPS[name].parents if parent in artefacts(stage)}
             assert own <= before | set(names[:place]), name
 
 
 def test_the_assets_draw_the_line(parsed: dict[str, Any]) -> None:
     assets = ["interactions", "histories", "candidates", "recommendations"]
-    for stage, consumed, produced in zip(STAGES, [None, *assets], assets, strict=False):
+    for stage, consumed, produced in zip(CHAINED, [None, *assets], [*assets, "lists"], strict=True):
         dag = parsed["dags"][stage]
-        assert dag["schedule"] == ([consumed] if consumed else "0 4 * * *")
+        clock = None if consumed else "0 4 * * *"
+        assert dag["schedule"] == {"assets": [consumed or "ready"], "clock": clock}
         assert dag["tasks"]["request"]["inlets"] == ([consumed] if consumed else [])
         assert [outlet for task in dag["tasks"].values() for outlet in task["outlets"]] == [
-            produced
+            [produced, f"watchfunnel://artefacts/{produced}", "watchfunnel"]
         ]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CHAINED)
 def test_the_asset_event_waits_for_every_other_task(parsed: dict[str, Any], stage: str) -> None:
     tasks = parsed["dags"][stage]["tasks"]
     (last,) = (name for name, task in tasks.items() if task["outlets"])
@@ -237,32 +260,32 @@ def test_the_asset_event_waits_for_every_other_task(parsed: dict[str, Any], stag
 
 def test_airflow_shows_the_file_of_the_stage_as_its_source(parsed: dict[str, Any]) -> None:
     shown = {name: Path(dag["file"]) for name, dag in parsed["dags"].items()}
-    assert shown == {name: DAGS / f"{name}_dag.py" for name in (*STAGES, "maintenance")}
+    assert shown == {name: DAGS / f"{name}_dag.py" for name in (*CHAINED, "maintenance")}
 
 
 def test_no_missed_night_is_caught_up(parsed: dict[str, Any]) -> None:
     assert not any(dag["catchup"] for dag in parsed["dags"].values())
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CHAINED)
 def test_every_dag_and_task_is_documented_owned_and_retried(
     parsed: dict[str, Any], stage: str
 ) -> None:
     dag = parsed["dags"][stage]
     assert dag["doc"].startswith(f"# {stage}")
-    assert dag["tags"] == ["watchfunnel"]
+    assert dag["tags"] == sorted(["watchfunnel", stage])
     assert (dag["runs"], dag["hours"]) == (1, 12)
-    assert dag["on_failure"] == ["close_as_failed", "tell_of_failure"]
-    assert dag["title"] == f"{STAGES.index(stage) + 1} {stage}"
+    assert dag["on_failure"] == ["close_as_failed", "note_failure", "tell_of_failure"]
+    assert dag["title"] == f"{CHAINED.index(stage) + 1} {stage}"
     assert 20 < len(dag["description"]) < 400
     assert "\n" not in dag["description"]
     for name, task in dag["tasks"].items():
         assert task["doc"], name
-        assert (task["owner"], task["retries"], task["backoff"]) == ("watchfunnel", 2, 2), name
-        assert task["callbacks"] == 1, name
+        assert (task["owner"], task["backoff"]) == ("watchfunnel", 2), name
+        assert task["callbacks"] == ["close_as_failed", "note_failure"], name
         assert [(rule["exception"], rule["action"]) for rule in task["rules"]] == [
             ("features.errors.NotReady", "retry"),
-            ("features.errors.InputError", "fail"),
+            ("funnel.airflow_tasks.TaskRefused", "fail"),
         ]
 
 
@@ -273,43 +296,37 @@ def test_the_weekly_chores_are_tasks_that_do_not_depend_on_one_another(
     tasks = dag["tasks"]
     assert list(CHORES) == sorted(tasks, key=lambda name: -tasks[name]["weight"])
     assert len({task["weight"] for task in tasks.values()}) == len(tasks)
-    assert (dag["at_once"], dag["runs"], dag["schedule"]) == (1, 1, "0 2 * * 0")
+    assert (dag["at_once"], dag["runs"]) == (1, 1)
+    assert dag["schedule"] == {"assets": [], "clock": "0 2 * * 0"}
     assert dag["on_failure"] == ["tell_of_failure"]
     for name, task in tasks.items():
         assert task["doc"], name
-        assert (task["upstream"], task["minutes"], task["retries"]) == ([], 60, 1), name
+        assert (task["upstream"], task["hours"], task["retries"]) == ([], 1, 1), name
 
 
-def test_one_training_runs_at_a_time(parsed: dict[str, Any]) -> None:
-    assert parsed["dags"]["recall"]["tasks"]["towers"]["one"] == 1
-    assert parsed["dags"]["ranking"]["tasks"]["ranker"]["one"] == 1
-
-
-def test_the_trigger_form_offers_what_the_configuration_knows(parsed: dict[str, Any]) -> None:
-    params = parsed["dags"]["ingest"]["params"]
-    assert set(params) == {"source", "data", "seed", "split_mode", "test_start", "overrides"}
-    assert set(params["source"]["schema"]["enum"]) == set(SOURCES)
-    assert set(params["split_mode"]["schema"]["enum"]) == set(
-        get_args(SplitConfig.model_fields["mode"].annotation)
-    )
-    assert params["split_mode"]["value"] == FunnelConfig().split.mode
-    assert params["seed"]["value"] == FunnelConfig().seed
-
-
-@pytest.mark.parametrize(
-    ("text", "good"),
-    [("recall.k=200", True), ("seed=3", True), ("recall.width=16", True), ("recall.k", False)],
-)
-def test_the_form_checks_the_shape_of_an_override(
-    parsed: dict[str, Any], text: str, good: bool
+def test_a_training_has_a_pool_of_its_own_more_time_and_fewer_tries(
+    parsed: dict[str, Any],
 ) -> None:
-    pattern = parsed["dags"]["ingest"]["params"]["overrides"]["schema"]["items"]["pattern"]
-    assert bool(re.search(pattern, text)) == good
+    told = ("pool", "one", "retries", "hours")
+    kinds = {
+        name: tuple(task[field] for field in told)
+        for stage in CHAINED
+        for name, task in parsed["dags"][stage]["tasks"].items()
+    }
+    training, other = ("training", 1, 1, 9), ("default_pool", None, 2, 3)
+    trainings = {name for name, kind in kinds.items() if kind == training}
+    assert trainings == {"towers", "ranker"}
+    assert {kind for name, kind in kinds.items() if name not in trainings} == {other}
+
+
+def test_the_form_is_of_the_first_stage_alone(parsed: dict[str, Any]) -> None:
+    forms = {stage: tuple(parsed["dags"][stage]["params"]) for stage in CHAINED}
+    assert forms == dict.fromkeys(CHAINED, ()) | {"ingest": FIELDS}
 
 
 def test_the_folder_holds_dag_files_only() -> None:
     files = [path.name for path in DAGS.iterdir() if path.name != "__pycache__"]
-    assert sorted(files) == sorted(f"{name}_dag.py" for name in (*STAGES, "maintenance"))
+    assert sorted(files) == sorted(f"{name}_dag.py" for name in (*CHAINED, "maintenance"))
 
 
 def test_no_dag_file_takes_the_name_of_a_module() -> None:
@@ -331,28 +348,46 @@ def test_the_dag_files_hold_wiring_only() -> None:
 
 
 def test_the_chain_makes_every_artefact(chain: dict[str, Any]) -> None:
-    for stage in STAGES:
+    for stage in CHAINED:
         run = chain["first"][stage]
         assert run["state"] == "success"
         for task, names in made_by(stage).items():
             returned = run["tasks"][task]["returned"]
             assert list(returned["artefacts"]) == names
-            assert all(each["made"] for each in returned["artefacts"].values())
+            # What is equal as of now is taken from the evaluation.
+            made = [name for name, each in returned["artefacts"].items() if each["made"]]
+            assert made == names or (stage == "serving" and task == "histories")
             assert returned["line"].startswith(names[0])
+
+
+def test_lists_that_are_not_fit_to_serve_are_not_made(chain: dict[str, Any]) -> None:
+    assert chain["unfit"]["state"] == "success"
+    assert {task["state"] for task in chain["unfit"]["tasks"].values()} == {"skipped"}
 
 
 def test_the_request_travels_on_with_the_run_and_the_versions_made(chain: dict[str, Any]) -> None:
     events = chain["events"]
-    assert [event["dag"] for event in events] == list(STAGES)
-    assert {event["extra"]["run"] for event in events} == {chain["first"]["ingest"]["run"]}
-    for number, event in enumerate(events):
+    assert [event["dag"] for event in events] == list(CHAINED)
+    *requests, serving = [event["extra"]["request"] for event in events]
+    run = chain["first"]["ingest"]["run"]
+    assert {request["run"] for request in requests} == {run}
+    assert (serving["follows"], serving["run"]) == (run, f"{run} serving")
+    assert serving["versions"] == {"interactions": requests[0]["versions"]["interactions"]}
+    for number, request in enumerate(requests):
         made = [name for stage in STAGES[: number + 1] for name in artefacts(stage)]
-        assert sorted(event["extra"]["versions"]) == sorted(made)
+        assert sorted(request["versions"]) == sorted(made)
+
+
+def test_an_event_carries_the_headline_figures_of_its_stage(chain: dict[str, Any]) -> None:
+    for stage, event in zip(airflow_tasks.STAGES, chain["events"], strict=True):
+        figures = event["extra"]["figures"]
+        assert list(figures) == list(stage.figures)
+        assert all(value > 0 for value in figures.values()), stage.name
 
 
 def test_an_unchanged_rerun_skips_and_sends_no_event(chain: dict[str, Any]) -> None:
     assert chain["second"]["state"] == "success"
-    assert chain["second"]["tasks"]["interactions"]["state"] == "skipped"
+    assert {task["state"] for task in chain["second"]["tasks"].values()} == {"skipped"}
     assert not [event for event in chain["events_after"] if event["run"] == chain["second"]["run"]]
 
 
@@ -361,7 +396,7 @@ def test_a_stage_alone_takes_up_the_newest_event_and_finds_everything_made(
 ) -> None:
     tasks = chain["alone"]["tasks"]
     assert chain["alone"]["state"] == "success"
-    assert tasks["request"]["returned"] == chain["events"][2]["extra"]
+    assert tasks["request"]["returned"] == chain["events"][2]["extra"]["request"]
     for task in made_by("ranking"):
         made = tasks[task]["returned"]["artefacts"].values()
         assert not any(each["made"] for each in made)
@@ -386,14 +421,15 @@ def test_the_runs_are_closed_in_mlflow(home: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
-    names = ("funnel", *STAGES)
-    experiments = [client.get_experiment_by_name(name) for name in names]
+    experiments = [client.get_experiment_by_name(name) for name in ("funnel", *STAGES)]
     runs = client.search_runs([found.experiment_id for found in experiments if found])
-    assert len(runs) == len(names)
+    # Two summaries, and the log was read once for both.
+    assert len(runs) == 2 + len(STAGES) + 3
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert {
+    made = {
         run.data.tags["watchfunnel.made"] for run in runs if "mlflow.parentRunId" in run.data.tags
-    } == {", ".join(artefacts(stage)) for stage in STAGES}
+    }
+    assert made >= {", ".join(artefacts(stage)) for stage in STAGES}
 
 
 def test_maintenance_does_every_chore_and_says_what_came_of_it(

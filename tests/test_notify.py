@@ -14,6 +14,8 @@ import pytest
 
 from features.errors import InputError
 from funnel import airflow_tasks
+from funnel.airflow_api import LONGEST_NOTE, write_note
+from funnel.airflow_tasks import TaskRefused
 from funnel.freshness import stale_log
 from funnel.notify import notify
 from funnel.store import ArtefactKey, Store
@@ -139,20 +141,97 @@ def test_a_log_is_stale_from_the_hours_that_were_asked_for(
 
 
 class FailedTask:
-    """As Airflow gives it to a callback."""
+    """As Airflow gives it to a callback, with the XComs of its task."""
 
-    dag_id, task_id, log_url = "recall", "towers", "http://127.0.0.1:8080/log"
+    dag_id, run_id, task_id, log_url = "recall", "r", "towers", "http://127.0.0.1:8080/log"
+
+    def __init__(self) -> None:
+        self.kept: dict[str, str] = {}
+
+    def xcom_push(self, key: str, value: str) -> None:
+        self.kept[key] = value
+
+    def xcom_pull(self, task_ids: str, key: str = "return_value") -> str | None:
+        return self.kept.get(key) if task_ids == self.task_id else None
 
 
 @pytest.mark.parametrize(
     ("error", "why"),
-    [(InputError("no such column"), "InputError: no such column"), (None, "was killed")],
+    [
+        (TaskRefused("No such column."), "No such column."),
+        (ValueError("two"), "ValueError: two."),
+        (None, "its process was killed."),
+    ],
 )
-def test_a_failed_run_is_told_with_its_task_and_reason(
-    webhook: list[str], error: InputError | None, why: str
+def test_a_failed_run_is_told_with_the_reason_that_its_task_has_kept(
+    webhook: list[str], error: BaseException | None, why: str
 ) -> None:
-    airflow_tasks.tell_of_failure({"ti": FailedTask(), "exception": error})
+    """The callback of a task knows the exception, the one of the DAG does not; a task that was
+    killed has none.
+    """
+    task = FailedTask()
+    if error:
+        airflow_tasks.close_as_failed({"ti": task, "exception": error})
+    airflow_tasks.tell_of_failure({"ti": task})
     (text,) = webhook
-    assert text.startswith("watchfunnel: recall failed\nTask towers of run ")
-    assert why in text
-    assert text.endswith("http://127.0.0.1:8080/log")
+    link = "[Its log](http://127.0.0.1:8080/log)"
+    assert text == f"watchfunnel: recall failed\nTask `towers` failed: {why} {link} Run r"
+
+
+def test_a_run_whose_time_is_up_says_so(webhook: list[str]) -> None:
+    airflow_tasks.tell_of_failure({"ti": FailedTask(), "reason": "timed_out"})
+    assert "Task `towers` failed: the time of the run was up." in webhook[0]
+
+
+class Airflow(BaseHTTPRequestHandler):
+    """As much of Airflow's REST interface as a note takes; the server's `notes` are by path."""
+
+    def do_GET(self) -> None:
+        self.answer({"access_token": "open to all"})
+
+    def do_POST(self) -> None:
+        login = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.answer({"access_token": login["username"]})
+
+    def do_PATCH(self) -> None:
+        note = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["note"]
+        self.server.notes.append((self.headers["Authorization"], self.path, note))  # type: ignore[attr-defined]
+        self.answer({})
+
+    def answer(self, content: Any) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("login", "bearer"),
+    [
+        ({}, "open to all"),
+        ({"WATCHFUNNEL_AIRFLOW_USER": "duty", "WATCHFUNNEL_AIRFLOW_PASSWORD": "p"}, "duty"),
+    ],
+)
+def test_a_note_is_put_on_a_run_by_rest_with_the_login_of_the_environment(
+    login: dict[str, str], bearer: str
+) -> None:
+    server = HTTPServer(("127.0.0.1", 0), Airflow)
+    server.notes = []  # type: ignore[attr-defined]
+    with serving(server) as address:
+        where = {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{address}/execution/"}
+        assert write_note("ingest", "a+b", "n" * 2_000, where | login) is None
+    ((token, path, note),) = server.notes  # type: ignore[attr-defined]
+    assert (token, path) == (
+        f"Bearer {bearer}",
+        "/api/v2/dags/ingest/dagRuns/a%2Bb?update_mask=note",
+    )
+    assert len(note) == LONGEST_NOTE
+    assert note.endswith("n…")
+
+
+def test_where_no_airflow_answers_a_note_is_said_to_be_missing() -> None:
+    assert "names no Airflow" in str(write_note("ingest", "r", "text", {}))
+    nobody = {"AIRFLOW__CORE__EXECUTION_API_SERVER_URL": "http://127.0.0.1:1/execution/"}
+    assert "ConnectionError" in str(write_note("ingest", "r", "text", nobody))

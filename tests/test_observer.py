@@ -372,11 +372,11 @@ def test_airflow_s_callback_fails_the_stage_of_a_task_that_was_killed_and_no_oth
     class Task:
         """As Airflow gives it to a callback."""
 
-        dag_id = "features"
+        dag_id, task_id = "features", "histories"
 
-        def xcom_pull(self, task_ids: str) -> Any:
-            assert task_ids == "request"
-            return request.model_dump(mode="json")
+        def xcom_pull(self, task_ids: str, key: str = "return_value") -> Any:
+            kept = {("request", "return_value"): request.model_dump(mode="json")}
+            return kept.get((task_ids, key))
 
     airflow_tasks.close_as_failed({"ti": Task()})
     status = {name: store.runs(name)[0].info.status for name in ("ingest", "features", "funnel")}

@@ -747,7 +747,7 @@ def test_what_is_served_is_what_a_run_that_holds_nothing_out_makes(
     out = tmp_path / "out"
     shutil.copytree(run.out, out, symlinks=True)
     request = request_of("canonical", run.data, out, None, asked("time"), None)
-    monkeypatch.setattr("funnel.run.verdict_in", lambda _: {"fit": False, "sentence": "Not fit."})
+    monkeypatch.setattr("funnel.run.verdict_of", lambda _: {"fit": False, "sentence": "Not fit."})
     assert not evaluate_then_serve(request)
     assert not (out / "serving").exists()
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,16 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from features.errors import InputError
+from funnel import airflow_tasks
+from funnel.airflow_api import Airflow
 from funnel.demo import demo
 from funnel.demo import services as s
+from funnel.pipeline import STEPS, Request, make, request_for
+from funnel.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +51,10 @@ def free_port() -> int:
     with closing(socket.create_server((s.LOOPBACK, 0))) as server:
         port: int = server.getsockname()[1]
     return port
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
 
 
 def started(pid: int) -> float:
@@ -138,9 +147,9 @@ def test_stopping_twice_or_where_nothing_runs_does_nothing(tmp_path: Path) -> No
 
 
 def test_the_scheduler_is_stopped_first_and_mlflow_last(services: s.Services) -> None:
-    for name in (s.MLFLOW, s.API, "simulation", s.DAG_PROCESSOR, s.SCHEDULER):
+    for name in (s.MLFLOW, s.API, "simulation", s.TRIGGERER, s.DAG_PROCESSOR, s.SCHEDULER):
         services = s.spawn(services, name, ["sleep", "300"])
-    assert s.stop(services.home) == ["simulation", s.SCHEDULER, s.DAG_PROCESSOR, s.API, s.MLFLOW]
+    assert s.stop(services.home) == ["simulation", *s.LASTING]
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_refused(
@@ -172,7 +181,7 @@ def test_the_environment_is_on_the_loopback_and_lets_python_keep_its_bytecode(
     services: s.Services,
 ) -> None:
     environment = s.environment(
-        services, {"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1", "KEPT": "yes"}
+        services, s.SCHEDULER, {"PATH": "/bin", "PYTHONDONTWRITEBYTECODE": "1", "KEPT": "yes"}
     )
     assert "PYTHONDONTWRITEBYTECODE" not in environment
     assert environment["KEPT"] == "yes"
@@ -185,9 +194,40 @@ def test_the_environment_is_on_the_loopback_and_lets_python_keep_its_bytecode(
 def test_the_secret_is_kept_with_the_home_and_readable_by_its_owner_only(
     services: s.Services,
 ) -> None:
-    first, second = (s.environment(services)["AIRFLOW__API_AUTH__JWT_SECRET"] for _ in range(2))
+    first, second = (
+        s.environment(services, s.API)["AIRFLOW__API_AUTH__JWT_SECRET"] for _ in range(2)
+    )
     assert first == second
-    assert (services.home / "airflow" / "jwt_secret").stat().st_mode & 0o777 == 0o600
+    assert mode(services.home / "airflow" / "jwt_secret") == 0o600
+
+
+def test_only_airflow_knows_its_settings_its_secret_and_who_is_told(services: s.Services) -> None:
+    inherited = {"AIRFLOW__CORE__EXECUTOR": "another's", "WATCHFUNNEL_WEBHOOK_URL": "http://a/b"}
+    known = {
+        name: s.environment(services, name, inherited)
+        for name in (s.SCHEDULER, s.MLFLOW, "simulation")
+    }
+    assert "AIRFLOW__CORE__EXECUTOR" not in known[s.SCHEDULER]
+    assert known[s.SCHEDULER]["WATCHFUNNEL_WEBHOOK_URL"] == "http://a/b"
+    for name in (s.MLFLOW, "simulation"):
+        told = [key for key in known[name] if key.startswith(("AIRFLOW", "WATCHFUNNEL"))]
+        assert told == [], name
+
+
+def test_what_a_process_writes_is_its_owner_s_alone(services: s.Services) -> None:
+    services = s.spawn(services, "writer", ["/bin/sh", "-c", "mkdir -p deep && touch deep/log.db"])
+    s.wait_for_the_end_of(services, "writer")
+    written = services.home / "deep"
+    assert (mode(written), mode(written / "log.db")) == (0o700, 0o600)
+
+
+def test_a_home_of_before_is_closed_to_others(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow" / "mlflow.db"
+    database.parent.mkdir()
+    database.touch(mode=0o644)
+    tmp_path.chmod(0o755)
+    s._prepared(tmp_path, s.Defaults(source="simulated", data=tmp_path / "data"))
+    assert (mode(tmp_path), mode(database)) == (0o700, 0o600)
 
 
 def test_every_airflow_setting_exists_in_this_airflow(services: s.Services) -> None:
@@ -195,7 +235,7 @@ def test_every_airflow_setting_exists_in_this_airflow(services: s.Services) -> N
 
     template = Path(airflow.__file__).parent / "config_templates" / "config.yml"
     known = yaml.safe_load(template.read_text())
-    for variable in s.environment(services, {}):
+    for variable in s.environment(services, s.SCHEDULER, {}):
         if variable.startswith("AIRFLOW__"):
             _, section, option = variable.lower().split("__")
             assert option in known.get(section, {"options": ()})["options"], variable
@@ -273,31 +313,185 @@ def listened_at(process: psutil.Process) -> list[Any]:
         return []
 
 
-def test_the_services_start_run_a_dag_on_request_and_leave_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real ones: a run on a folder without data ends with the sentence of the task that refused
-    it.
-    """
-    for name in ("AIRFLOW", "MLFLOW"):
-        monkeypatch.setenv(f"WATCHFUNNEL_{name}_PORT", str(free_port()))
-    defaults = s.Defaults(source="simulated", data=tmp_path / "empty")
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s.Services]:
+    """The real services, on a data folder without a log; stopped, they have left nothing behind."""
+    home = tmp_path_factory.mktemp("stack")
+    defaults = s.Defaults(source="canonical", data=home / "log")
     defaults.data.mkdir()
-    try:
-        services = s.wait_until_healthy(s.launch(tmp_path, defaults))
-        assert s.running(tmp_path) == services
-        members = [member for process in services.processes for member in process.session()]
-        listening = [address for member in members for address in listened_at(member)]
-        assert {listener.laddr.ip for listener in listening} == {"127.0.0.1"}
-        assert {listener.laddr.port for listener in listening} == {
-            services.airflow_port,
-            services.mlflow_port,
-        }
-        chain = demo._Chain(demo.Airflow(services.airflow), services, Console(width=120))
-        with pytest.raises(InputError, match=r"interactions"):
-            chain.run({"source": "canonical", "data": str(defaults.data)})
-    finally:
-        assert set(s.stop(tmp_path)) == {s.SCHEDULER, s.DAG_PROCESSOR, s.API, s.MLFLOW}
-    assert not [member for process in services.processes for member in process.session()]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AIRFLOW", "MLFLOW"):
+            patch.setenv(f"WATCHFUNNEL_{name}_PORT", str(free_port()))
+        try:
+            services = s.wait_until_healthy(s.launch(home, defaults))
+            chain(services)._wait_for_the_dags()
+            yield services
+        finally:
+            last = s.state(home)
+            members = last and [each for process in last.processes for each in process.session()]
+            assert set(s.stop(home)) == set(s.LASTING)
+    assert members
     assert not any(member.is_running() for member in members)
-    assert s.running(tmp_path) is None
+    assert s.running(home) is None
+
+
+def chain(services: s.Services) -> demo._Chain:
+    return demo._Chain(Airflow(services.airflow), services, Console(width=120))
+
+
+def wait_until(happens: Callable[[], Any], seconds: float = 90) -> Any:
+    """What comes of it as soon as something does."""
+    patience = time.monotonic() + seconds
+    while not (found := happens()):
+        assert time.monotonic() < patience
+        time.sleep(0.1)
+    return found
+
+
+def runs(airflow: Airflow, dag: str) -> list[dict[str, Any]]:
+    """The runs of a DAG, the oldest in front."""
+    return list(airflow.get(f"dags/{dag}/dagRuns", order_by="run_after")["dag_runs"])
+
+
+def ended(airflow: Airflow, dag: str, run: str) -> str:
+    """The state of a run once it has ended, or nothing."""
+    state = airflow.state(dag, run)
+    return state if state in demo.DONE else ""
+
+
+def test_the_services_are_up_and_listen_on_the_loopback_alone(stack: s.Services) -> None:
+    assert s.running(stack.home) == stack
+    members = [member for process in stack.processes for member in process.session()]
+    listening = [address for member in members for address in listened_at(member)]
+    assert {listener.laddr.ip for listener in listening} == {"127.0.0.1"}
+    ports = {stack.airflow_port, stack.mlflow_port}
+    assert {listener.laddr.port for listener in listening} == ports
+    databases = list(stack.home.glob("*/*.db"))
+    assert len(databases) == 2
+    assert {mode(database) for database in databases} == {0o600}
+    assert mode(stack.home) == 0o700
+
+
+def test_a_refusal_ends_the_demo_with_its_sentence(stack: s.Services) -> None:
+    with pytest.raises(InputError, match=r"interactions"):
+        chain(stack).run({"source": "canonical", "data": str(stack.defaults.data)})
+
+
+def test_a_flag_in_the_data_folder_starts_a_run_whose_refusal_is_its_note_and_ends_its_log(
+    stack: s.Services,
+) -> None:
+    airflow, flag = Airflow(stack.airflow), stack.defaults.data / "_READY"
+    before = len(runs(airflow, "ingest"))
+    flag.touch()
+    run = str(wait_until(lambda: runs(airflow, "ingest")[before:])[0]["dag_run_id"])
+    assert run.startswith("asset_triggered__")
+    assert not flag.exists()
+    assert wait_until(lambda: ended(airflow, "ingest", run)) == "failed"
+    (request,) = (t for t in airflow.tasks("ingest", run) if t["task_id"] == "request")
+    assert request["try_number"] == 1
+    log = airflow.log(request)
+    assert not any(entry.get("error_detail") for entry in log)
+    (sentence,) = (entry["exit_code"] for entry in log if "exit_code" in entry)
+    assert sentence.startswith(str(stack.defaults.data))
+    assert sentence in wait_until(lambda: airflow.note("ingest", run))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("dags/ingest/dagRuns", {"logical_date": None, "conf": {"recall_k": 0}}, "recall_k"),
+        (
+            "backfills",
+            {"dag_id": "ingest", "from_date": "2026-01-01T00:00Z", "to_date": "2026-01-02T00:00Z"},
+            "does not allow backfill runs",
+        ),
+    ],
+)
+def test_rest_refuses_a_wrong_field_by_its_name_and_a_backfill(
+    stack: s.Services, path: str, body: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=rf"answered 400 .*{words}"):
+        Airflow(stack.airflow).post(path, body)
+
+
+def test_the_menu_leads_to_mlflow(stack: s.Services) -> None:
+    plugins = Airflow(stack.airflow).get("plugins")["plugins"]
+    views = [view for plugin in plugins for view in plugin["external_views"]]
+    assert [view["href"].split("#")[0] for view in views] == [f"{stack.mlflow}/"]
+
+
+class Announced:
+    """The event of an asset, as a task fills it."""
+
+    extra: dict[str, Any]
+
+
+def announced(request: Request) -> dict[str, Any]:
+    """What the event of `histories` carries for a request whose log is there."""
+    event = Announced()
+    for name in (name for name, step in STEPS.items() if step.stage in ("ingest", "features")):
+        make(name, request, tell=lambda _: None)
+    unseen = request.model_copy(update={"tracking": None}).model_dump(mode="json")
+    airflow_tasks.announce(unseen, "features", event)
+    return event.extra | {"request": event.extra["request"] | {"tracking": request.tracking}}
+
+
+def killed(airflow: Airflow, run: str, attempt: int) -> bool:
+    """Whether that attempt of `towers` has been killed, once it was seen in MLflow."""
+    (towers,) = (task for task in airflow.tasks("recall", run) if task["task_id"] == "towers")
+    if (towers["state"], towers["try_number"]) != ("running", attempt) or not towers["pid"]:
+        return False
+    path = f"dags/recall/dagRuns/{run}/taskInstances/towers/links"
+    if not airflow.get(path)["extra_links"].get("MLflow run"):
+        return False
+    os.kill(towers["pid"], signal.SIGKILL)
+    return True
+
+
+def restarted(stack: s.Services, name: str) -> None:
+    """End one of the services, and start it anew."""
+    services = s.state(stack.home)
+    assert services is not None
+    (process,) = (each for each in services.processes if each.name == name)
+    command = psutil.Process(process.pid).cmdline()
+    s._end(process)
+    s.spawn(services, name, [sys.executable, s._tool("airflow"), *command[-2:]])
+
+
+def test_three_events_a_kill_on_the_last_try_and_a_restart_end_in_one_training_on_the_newest(
+    stack: s.Services, tiny_log: Path, tiny_models: tuple[str, ...]
+) -> None:
+    airflow = Airflow(stack.airflow)
+    airflow.patch("dags/ranking?update_mask=is_paused", {"is_paused": True})
+    requests = [
+        request_for(
+            *("simulated", str(tiny_log), str(stack.home), f"night {seed}", stack.mlflow),
+            (*tiny_models, f"seed={seed}"),
+        )
+        for seed in (1, 2, 3)
+    ]
+    extras = [announced(request) for request in requests]
+    (asset,) = airflow.get("assets", name_pattern="histories")["assets"]
+    for extra in extras:
+        airflow.post("assets/events", {"asset_id": asset["id"], "extra": extra})
+    first = str(wait_until(lambda: runs(airflow, "recall"))[0]["dag_run_id"])
+    for attempt in (1, 2):
+        wait_until(lambda attempt=attempt: killed(airflow, first, attempt))
+    restarted(stack, s.SCHEDULER)
+    assert wait_until(lambda: ended(airflow, "recall", first)) == "failed"
+    assert "its process was killed" in wait_until(lambda: airflow.note("recall", first))
+    # As the next night does, which finds the towers missing.
+    airflow.post("assets/events", {"asset_id": asset["id"], "extra": extras[-1]})
+    second = str(wait_until(lambda: runs(airflow, "recall")[1:])[0]["dag_run_id"])
+    assert wait_until(lambda: ended(airflow, "recall", second)) == "success"
+    wait_until(lambda: all(run["state"] in demo.DONE for run in runs(airflow, "recall")))
+    (trained,) = Store(stack.home / "artefacts").made("towers")
+    assert trained.config["seed"] == 3
+    client = MlflowClient(stack.mlflow)
+    experiment = client.get_experiment_by_name("recall")
+    states = {
+        run.data.tags["watchfunnel.run"]: run.info.status
+        for run in client.search_runs([experiment.experiment_id])
+    }
+    assert states.pop("night 3") == "FINISHED"
+    assert set(states.values()) <= {"FAILED"}

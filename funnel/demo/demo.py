@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import requests
 from rich.console import Console
 from rich.markup import escape
 
 from features.errors import InputError, NotReady
+from funnel.airflow_api import Airflow, Json
+from funnel.airflow_tasks import STAGES
 from funnel.demo import services as s
 from funnel.demo import showcase
 
-DAGS = ("ingest", "features", "recall", "ranking")
+DAGS = tuple(stage.name for stage in STAGES)
 SIMULATED, SIMULATION = "simulated", "simulation"
 # About 1,500 users and 150,000 impressions in two weeks; `funnel simulate` writes larger worlds.
 WORLD = {
@@ -37,75 +38,11 @@ WORLD = {
 POLL_SECONDS, PARSED_WITHIN_SECONDS, LOG_LINES = 0.3, 120.0, 25
 DONE = ("success", "failed")
 
-Json = dict[str, Any]
-
 
 class ChainError(SystemExit):
     """A task failed for good; the message, for standard error, names it and ends with its log. Exit
     code 1.
     """
-
-
-class Airflow:
-    """The few words of Airflow's REST interface that the demo speaks."""
-
-    def __init__(self, address: str) -> None:
-        self._api = f"{address}/api/v2"
-        self._session = requests.Session()
-        token = _answer(self._session.get(f"{address}/auth/token", timeout=30))["access_token"]
-        self._session.headers["Authorization"] = f"Bearer {token}"
-
-    def get(self, path: str, **query: str) -> Json:
-        """The answer to GET `path`."""
-        return _answer(self._session.get(f"{self._api}/{path}", params=query, timeout=30))
-
-    def trigger(self, dag: str, params: Json) -> str:
-        """Start a run with these Params: its id."""
-        body = {"logical_date": None, "conf": params}
-        return str(
-            _answer(self._session.post(f"{self._api}/dags/{dag}/dagRuns", json=body, timeout=30))[
-                "dag_run_id"
-            ]
-        )
-
-    def state(self, dag: str, run: str) -> str:
-        """queued, running, success or failed."""
-        return str(self.get(f"dags/{dag}/dagRuns/{run}")["state"])
-
-    def tasks(self, dag: str, run: str) -> list[Json]:
-        """The run's task instances, those that ended first in front."""
-        tasks = self.get(f"dags/{dag}/dagRuns/{run}/taskInstances")["task_instances"]
-        return sorted(tasks, key=lambda task: task["end_date"] or "9")
-
-    def follower(self, dag: str, run: str, next_dag: str) -> str | None:
-        """The run of `next_dag` that an asset event of this run has started, once it has begun."""
-        # Asked about an event whose run has not begun, Airflow 3.3.2 answers with an error: begun
-        # runs are asked.
-        begun = self.get(f"dags/{next_dag}/dagRuns", order_by="-run_after", limit="5")["dag_runs"]
-        for candidate in (
-            str(found["dag_run_id"]) for found in begun if found["state"] != "queued"
-        ):
-            events = self.get(f"dags/{next_dag}/dagRuns/{candidate}/upstreamAssetEvents")[
-                "asset_events"
-            ]
-            if any(
-                (event["source_dag_id"], event["source_run_id"]) == (dag, run) for event in events
-            ):
-                return candidate
-        return None
-
-    def returned(self, task: Json) -> Any:
-        """What a task returned, None where it returned nothing."""
-        entries = self.get(f"{_path(task)}/xcomEntries")["xcom_entries"]
-        if not any(entry["key"] == "return_value" for entry in entries):
-            return None
-        return self.get(f"{_path(task)}/xcomEntries/return_value", deserialize="true")["value"]
-
-    def log(self, task: Json) -> list[Json]:
-        """The log of a task's last try, an entry an event."""
-        return list(
-            self.get(f"{_path(task)}/logs/{task['try_number']}", full_content="true")["content"]
-        )
 
 
 def demo(source: str, data: Path | str | None, home: Path) -> None:
@@ -260,9 +197,12 @@ class _Chain:
         """
         task = next(task for task in tasks if task["state"] == "failed")
         log = self.airflow.log(task)
-        for detail in (detail for entry in log for detail in entry.get("error_detail") or []):
-            if detail["exc_type"] in (InputError.__name__, NotReady.__name__):
-                raise InputError(detail["exc_value"])
+        for entry in log:
+            if isinstance(entry.get("exit_code"), str):
+                raise InputError(entry["exit_code"])
+            for detail in entry.get("error_detail") or []:
+                if detail["exc_type"] == NotReady.__name__:
+                    raise NotReady(detail["exc_value"])
         told = [entry for entry in log if not str(entry.get("event", "")).startswith("::")]
         lines = "\n".join(_readable(entry) for entry in told[-LOG_LINES:])
         raise ChainError(
@@ -322,18 +262,6 @@ def _nothing_left_behind(home: Path) -> Iterator[None]:
 
 def _leave(_signal: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + signal.SIGTERM)
-
-
-def _path(task: Json) -> str:
-    return f"dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}"
-
-
-def _answer(response: requests.Response) -> Json:
-    if not response.ok:
-        raise InputError(
-            f"Airflow answered {response.status_code} at {response.url}: {response.text[:500]}"
-        )
-    return dict(response.json())
 
 
 def _seconds(begun: float) -> str:

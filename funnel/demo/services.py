@@ -4,8 +4,8 @@ Everything listens on 127.0.0.1 and lives under one home folder. Every process i
 state file before it may begin its work, so that no interruption, not even `kill -9`, leaves one
 behind that cannot be found.
 
-The triggerer is left out: nothing in the pipeline defers, and the health page reports it as absent,
-not as ill.
+Everything is its owner's alone: the home and what is written into it, and no process is told what
+it does not need.
 """
 
 import os
@@ -24,17 +24,21 @@ import requests
 from pydantic import BaseModel, ConfigDict
 
 from features.errors import InputError
+from funnel.airflow_api import Airflow
 
 LOOPBACK = "127.0.0.1"
-MLFLOW, MIGRATION, API, SCHEDULER, DAG_PROCESSOR = (
+MLFLOW, MIGRATION, API, SCHEDULER, DAG_PROCESSOR, TRIGGERER = (
     "mlflow",
     "migration",
     "api-server",
     "scheduler",
     "dag-processor",
+    "triggerer",
 )
-LASTING = (SCHEDULER, DAG_PROCESSOR, API, MLFLOW)
+AIRFLOW_PROCESSES = (MIGRATION, API, SCHEDULER, DAG_PROCESSOR, TRIGGERER)
+LASTING = (SCHEDULER, TRIGGERER, DAG_PROCESSOR, API, MLFLOW)
 STOPPING_ORDER = (*LASTING[:-1], MIGRATION, MLFLOW)
+TRAINING_POOL = "training"
 DEFAULT_PORTS = {"AIRFLOW": 8080, "MLFLOW": 5000}
 PORTS_TRIED = 20
 GRACE_SECONDS, POLL_SECONDS, HEALTHY_WITHIN_SECONDS = 10.0, 0.25, 240.0
@@ -148,7 +152,8 @@ def launch(home: Path, defaults: Defaults) -> Services:
     wait_for_the_end_of(services, MIGRATION)
     services = spawn(services, API, [_tool("airflow"), "api-server"])
     services = spawn(services, SCHEDULER, [_tool("airflow"), "scheduler", "--skip-serve-logs"])
-    return spawn(services, DAG_PROCESSOR, [_tool("airflow"), "dag-processor"])
+    services = spawn(services, DAG_PROCESSOR, [_tool("airflow"), "dag-processor"])
+    return spawn(services, TRIGGERER, [_tool("airflow"), "triggerer", "--skip-serve-logs"])
 
 
 def wait_until_healthy(services: Services) -> Services:
@@ -164,6 +169,7 @@ def wait_until_healthy(services: Services) -> Services:
                 f"see the logs in {services.home / 'logs'}, then try again."
             )
         time.sleep(POLL_SECONDS)
+    Airflow(services.airflow).make_pool(TRAINING_POOL, 1, "One training at a time.")
     return services.model_copy(update={"ready": True}).save()
 
 
@@ -207,12 +213,8 @@ def running(home: Path) -> Services | None:
     services = state(home)
     if services is None or not services.ready:
         return None
-    lasting = [
-        process
-        for process in services.processes
-        if process.name in (MLFLOW, API, SCHEDULER, DAG_PROCESSOR)
-    ]
-    return services if len(lasting) == 4 and all(process.alive() for process in lasting) else None
+    alive = {process.name for process in services.processes if process.alive()}
+    return services if alive.issuperset(LASTING) else None
 
 
 def state(home: Path) -> Services | None:
@@ -246,8 +248,9 @@ def spawn(services: Services, name: str, command: Sequence[str]) -> Services:
             stdin=gate,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment(services),
+            env=environment(services, name),
             cwd=services.home,
+            umask=0o077,
             start_new_session=True,
         )
     _children[child.pid] = child
@@ -260,18 +263,25 @@ def spawn(services: Services, name: str, command: Sequence[str]) -> Services:
     return services
 
 
-def environment(services: Services, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of every process: what was inherited, and the settings of an embedded, quiet
-    stack.
+def environment(
+    services: Services, name: str, inherited: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """The environment of the process called `name`: what was inherited, but for the settings of
+    another Airflow, and the settings of an embedded, quiet stack. Only Airflow's processes know its
+    settings and secret, and whom the pipeline tells of failures.
     """
     # Where it is set, Python compiles TensorFlow and Airflow anew in every process: ten seconds
     # each.
-    kept = {key: value for key, value in inherited.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    foreign = ["PYTHONDONTWRITEBYTECODE", "AIRFLOW__", "AIRFLOW_HOME"]
+    foreign += [] if name in AIRFLOW_PROCESSES else ["WATCHFUNNEL_"]
+    kept = {key: value for key, value in inherited.items() if not key.startswith(tuple(foreign))}
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)])
     # Without the job runner the server starts in half the time and memory.
     mlflow = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    own = {"PATH": path} | _funnel_settings(services) | mlflow
-    return kept | own | _airflow_settings(services)
+    own = kept | {"PATH": path} | mlflow
+    if name not in AIRFLOW_PROCESSES:
+        return own
+    return own | _funnel_settings(services) | _airflow_settings(services)
 
 
 def _funnel_settings(services: Services) -> dict[str, str]:
@@ -280,6 +290,7 @@ def _funnel_settings(services: Services) -> dict[str, str]:
         "WATCHFUNNEL_SOURCE": services.defaults.source,
         "WATCHFUNNEL_DATA": str(services.defaults.data),
         "WATCHFUNNEL_RETRY_SECONDS": "5",
+        "WATCHFUNNEL_TRAINING_POOL": TRAINING_POOL,
         "MLFLOW_TRACKING_URI": services.mlflow,
         # A task's stderr is shown as errors; TensorFlow greets there.
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -335,6 +346,9 @@ def tail(path: Path, lines: int = 15) -> str:
 def _prepared(home: Path, defaults: Defaults) -> Services:
     (home / "airflow").mkdir(parents=True, exist_ok=True)
     (home / "mlflow").mkdir(exist_ok=True)
+    home.chmod(0o700)
+    for database in home.glob("*/*.db*"):
+        database.chmod(0o600)
     airflow_port, mlflow_port = (_port(service) for service in ("AIRFLOW", "MLFLOW"))
     return Services(
         home=home, defaults=defaults, airflow_port=airflow_port, mlflow_port=mlflow_port
