@@ -110,6 +110,8 @@ RUN_TYPES = (
 )
 # Of how many events the newest is looked for that carries a request.
 EVENTS_READ = 20
+# Until the run that an event starts is there.
+EVENT_TAKES = timedelta(seconds=10)
 # Of XComs and of events: the address of the stage's run in MLflow. Of XComs: why a task failed.
 LINK, FAILURE = "mlflow", "failure"
 # Of events: the content of the log that a request is about.
@@ -180,6 +182,8 @@ def stage_dag(
             "retry_exponential_backoff": 2,
             "retry_policy": ExceptionRetryPolicy([late, refusal]),
             "execution_timeout": _time_limit(1 / 4),
+            # A backfill has several runs at once, and one of them writes an artefact.
+            "max_active_tis_per_dag": 1,
             "on_failure_callback": [close_as_failed, note_failure],
         },
         **options,
@@ -187,8 +191,8 @@ def stage_dag(
 
 
 def training() -> Json:
-    """How a task that trains differs from the others: one at a time on this machine, tried once
-    more, three quarters of the time of a run.
+    """How a task that trains differs from the others: tried once more, three quarters of the time
+    of a run, one at a time on this machine.
 
     Two trainings of different DAGs share no machine where WATCHFUNNEL_TRAINING_POOL names a pool of
     one slot. A task whose pool does not exist is never started, so the pool is only used where it
@@ -198,7 +202,6 @@ def training() -> Json:
         "retries": 1,
         "execution_timeout": _time_limit(3 / 4),
         "pool": os.environ.get("WATCHFUNNEL_TRAINING_POOL") or "default_pool",
-        "max_active_tis_per_dag": 1,
     }
 
 
@@ -287,7 +290,7 @@ def take_request(
     if rang:
         print(f"Started by {len(rang)} event{'s' if len(rang) > 1 else ''}.")
         done = carried(handed_on)
-        if done and done["request"]["run"] == request["run"] and done[LOG] == extra[LOG]:
+        if done and done["request"]["run"] == request["run"] and done.get(LOG) == extra.get(LOG):
             _skip(
                 f"Nothing is to be done: the request of the run `{request['run']}` has been seen "
                 "to and handed on."
@@ -330,8 +333,8 @@ def make_request(params: Mapping[str, Any], run: str, ti: Any) -> Json:
             "Same data, same configuration, same code: every artefact is up to date, nothing is to "
             "be done."
         )
-    later = [stage.name for stage in STAGES if stage.follows]
-    active = [name for name in later if ti.get_dr_count(name, states=["queued", "running"])]
+    now = datetime.now(UTC)
+    active = [stage.name for stage in STAGES if stage.follows and _is_active(stage, ti, now)]
     newest = carried(_newest(_stage("ingest").announces)) if active else None
     if newest and being_made(request, stale, newest, active):
         _skip(
@@ -398,7 +401,7 @@ def being_made(
     return (
         asked(request.model_dump(mode="json")) == asked(newest["request"])
         and names.index(STEPS[stale[0]].stage) >= reached
-        and newest[LOG] == request.store.manifest("interactions").content
+        and newest.get(LOG) == request.store.manifest("interactions").content
     )
 
 
@@ -580,6 +583,16 @@ def _known_failure(ti: Any) -> str:
 
 def _text_of(error: BaseException) -> str:
     return str(error) if isinstance(error, TaskRefused) else f"{type(error).__name__}: {error}"
+
+
+def _is_active(stage: Stage, ti: Any, now: datetime) -> bool:
+    """Whether a stage that follows an asset is at work, or about to be: an event's run takes a
+    moment to be there.
+    """
+    if ti.get_dr_count(stage.name, states=["queued", "running"]):
+        return True
+    newest: Any = next(iter(_newest(str(stage.follows))), None)
+    return newest is not None and now - newest.timestamp < EVENT_TAKES
 
 
 def _stage(name: str) -> Stage:

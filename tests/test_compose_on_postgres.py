@@ -28,6 +28,7 @@ from funnel.airflow_api import Airflow
 from funnel.maintenance.chores import maintain
 from funnel.maintenance.old_runs import collect_garbage
 from funnel.maintenance.places import places_here
+from funnel.store import Store
 from funnel.tracking import client_at
 
 LOOPBACK: Final = "127.0.0.1"
@@ -175,6 +176,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def until(happens: Callable[[], bool]) -> None:
+    end_of_patience = time.monotonic() + 300
+    while not happens():
+        assert time.monotonic() < end_of_patience
+        time.sleep(0.5)
+
+
 def wait_until(happens: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     end_of_patience = time.monotonic() + 120
     while not happens():
@@ -221,6 +229,7 @@ class Database:
             str(self.folder / "data"),
             "--auth-local=trust",
             "--no-sync",
+            *self.block["POSTGRES_INITDB_ARGS"].split(),
             *login,
         )
 
@@ -364,6 +373,46 @@ def test_the_pool_of_trainings_is_there_for_the_login_that_writes_notes(
     pool = Airflow(airflow, *login).get(f"pools/{told['WATCHFUNNEL_TRAINING_POOL']}")
     assert (pool["name"], pool["slots"]) == ("training", 1)
     assert told["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == f"{airflow}/execution/"
+
+
+def test_a_backfill_of_days_is_one_refresh_and_skipped_runs(
+    stack: Stack, airflow: str, mlflow: str, tiny_log: Path, tiny_models: tuple[str, ...]
+) -> None:
+    assert mlflow == stack.mlflow_url
+    told = stack.environment("airflow-scheduler")
+    rest = Airflow(airflow, told["WATCHFUNNEL_AIRFLOW_USER"], told["WATCHFUNNEL_AIRFLOW_PASSWORD"])
+    days = {
+        "dag_id": "ingest",
+        "from_date": "2026-01-01T00:00Z",
+        "to_date": "2026-01-04T00:00Z",
+        "max_active_runs": 1,
+        "dag_run_conf": {
+            "source": "simulated",
+            "data": str(tiny_log),
+            "overrides": list(tiny_models),
+        },
+    }
+
+    def runs(dag: str) -> list[dict[str, Any]]:
+        # After a backfill the tick of today runs too, on a folder that is not there.
+        found = rest.get(f"dags/{dag}/dagRuns", order_by="run_after")["dag_runs"]
+        return [run for run in found if run["run_type"] != "scheduled"]
+
+    def successes(dag: str) -> int:
+        states = [run["state"] for run in runs(dag)]
+        assert "failed" not in states
+        return states.count("success")
+
+    with up(stack, "airflow-dag-processor"), up(stack, "airflow-scheduler"):
+        known = {"ingest", "features", "recall", "ranking"}
+        until(lambda: {dag["dag_id"] for dag in rest.get("dags")["dags"]} >= known)
+        rest.post("backfills", days)
+        until(lambda: successes("ingest") == 3 and successes("recall") == 1)
+    first, *others = (run["note"] for run in runs("ingest"))
+    assert first.startswith("Rows ")
+    assert all(note.startswith("Skipped. ") for note in others)
+    assert [len(runs(dag)) for dag in ("features", "recall")] == [1, 1]
+    assert len(Store(stack.folder / "artefacts" / "artefacts").made("towers")) == 1
 
 
 def test_another_password_is_refused(airflow: str) -> None:

@@ -313,7 +313,7 @@ def test_a_training_has_a_pool_of_its_own_more_time_and_fewer_tries(
         for stage in CHAINED
         for name, task in parsed["dags"][stage]["tasks"].items()
     }
-    training, other = ("training", 1, 1, 9), ("default_pool", None, 2, 3)
+    training, other = ("training", 1, 1, 9), ("default_pool", 1, 2, 3)
     trainings = {name for name, kind in kinds.items() if kind == training}
     assert trainings == {"towers", "ranker"}
     assert {kind for name, kind in kinds.items() if name not in trainings} == {other}
