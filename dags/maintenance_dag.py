@@ -63,7 +63,7 @@ def disk() -> str:
 
 with DAG(
     "maintenance",
-    dag_display_name="5 maintenance",
+    dag_display_name="6 maintenance",
     description=" ".join(__doc__.split("\n\n")[1].split()),
     doc_md=__doc__,
     # A plain string would also run at once where it is put in place soon after its hour.

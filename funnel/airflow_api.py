@@ -125,7 +125,8 @@ def write_note(
     if not tasks_report_to:
         return "AIRFLOW__CORE__EXECUTION_API_SERVER_URL names no Airflow"
     user, password = (
-        environment.get(f"WATCHFUNNEL_AIRFLOW_{name}") for name in ("USER", "PASSWORD")
+        environment.get(name)
+        for name in ("WATCHFUNNEL_AIRFLOW_USER", "WATCHFUNNEL_AIRFLOW_PASSWORD")
     )
     try:
         airflow = Airflow(

@@ -241,14 +241,16 @@ def _time_limit(share: float) -> timedelta:
 
 
 def _refusing(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """The function as a task calls it: a refusal is TaskRefused, in the words of the form."""
+    """The function as a task calls it: a refusal is TaskRefused, in the words of the form, and what
+    is waited for NotReady in the same words.
+    """
 
     @wraps(function)
     def refusing(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         try:
             return function(*args, **kwargs)
-        except NotReady:
-            raise
+        except NotReady as late:
+            raise NotReady(in_words_of_the_form(str(late))) from None
         except InputError as refusal:
             raise TaskRefused(in_words_of_the_form(str(refusal))) from refusal
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from features.data.formats import SOURCES
-from features.errors import InputError
+from features.errors import InputError, NotReady
 from funnel import airflow_form, airflow_tasks
 from funnel.airflow_plugin import WatchfunnelPlugin, menu
 from funnel.airflow_tasks import LINK, STAGES, TaskRefused
@@ -252,7 +252,6 @@ def test_the_form_refuses_what_breaks_the_bounds_of_a_field(
         ),
         ({"recal_k": 3}, r"no field `recal_k` on the form; did you mean `recall_k`\?"),
         ({"data": ""}, r"The field `data` of the form is empty"),
-        ({"data": "/no/such"}, r"/no/such: .*; the field `data` of the form names the folder"),
     ],
 )
 def test_the_run_refuses_the_rest_in_the_words_of_the_form(
@@ -264,6 +263,15 @@ def test_the_run_refuses_the_rest_in_the_words_of_the_form(
         airflow_tasks.make_request(params, "run", None)
     assert isinstance(refused.value.__cause__, InputError)
     assert "--" not in str(refused.value)
+
+
+def test_data_that_are_not_there_yet_are_waited_for_in_the_words_of_the_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHFUNNEL_HOME", str(tmp_path / "home"))
+    params = proposed(WATCHFUNNEL_DATA="/data") | {"data": "/no/such"}
+    with pytest.raises(NotReady, match=r"/no/such: .*; the field `data` of the form names"):
+        airflow_tasks.make_request(params, "run", None)
 
 
 def test_the_plugin_gives_a_button_that_reads_what_the_tasks_push_and_a_link() -> None:

@@ -17,7 +17,7 @@ from features.data.ingest import ingest
 from features.data.sources import opened
 from features.data.steady import look_at, steady
 from features.errors import InputError, NotReady
-from funnel.airflow_tasks import stage_dag
+from funnel.airflow_tasks import TaskRefused, stage_dag
 from funnel.pipeline import data_digest
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -251,7 +251,7 @@ def test_airflow_waits_for_data_and_refuses_the_rest_at_once(
     monkeypatch.setenv("WATCHFUNNEL_RETRY_SECONDS", "60")
     policy = stage_dag("ingest", "# ingest\n\nReads.", "@daily").default_args["retry_policy"]
     late, wrong, other = (
-        policy.evaluate(error, 1, 2) for error in (NotReady("no"), InputError("no"), OSError("no"))
+        policy.evaluate(error, 1, 2) for error in (NotReady("no"), TaskRefused("no"), OSError("no"))
     )
     assert (late.action.value, late.retry_delay.total_seconds()) == ("retry", 600)
     assert "waits for it" in late.reason

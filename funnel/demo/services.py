@@ -313,7 +313,9 @@ def _airflow_settings(services: Services) -> dict[str, str]:
         "API__WORKERS": "1",
         "API_AUTH__JWT_SECRET": _secret(services.home / "airflow" / "jwt_secret"),
         "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
-        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+        # Each reading of the files is a line in the log, which nobody else rotates.
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+        "DAG_PROCESSOR__PRINT_STATS_INTERVAL": "0",
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
         # A task whose process was killed is retried after half a minute, not after five.
