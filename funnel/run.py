@@ -35,7 +35,7 @@ from funnel.pipeline import (
     stale_steps,
     verdict_of,
 )
-from funnel.store import Store
+from funnel.store import store_in
 from funnel.titles import titles_of
 
 # Ids and names of columns may look like markup or emoji: all is printed as it is.
@@ -204,7 +204,7 @@ def print_recommendations(user: str, out: Path) -> None:
             f"{path}: user {user} has no list; lists are for the users of the test window, or for "
             "all users of the log with `funnel run --serve` or split.mode = none."
         )
-    titles = titles_of(Store(out / "artefacts"), mine[ITEM].to_pylist())
+    titles = titles_of(store_in(out), mine[ITEM].to_pylist())
     named = (ITEM, TITLE) if titles else (ITEM,)
     table = Table(RANK, *named, f"expected {mine[UNIT][0].as_py()}, if shown", "chance to be next")
     for row in mine.select([RANK, ITEM, EXPECTED_SECONDS, CHANCE]).to_pylist():

@@ -209,6 +209,12 @@ class Store:
             yield
 
 
+def store_in(home: Path) -> Store:
+    """The artefacts of a home as they are evaluated, or where nothing is, as they are served."""
+    evaluated = Store(home / "artefacts")
+    return evaluated if evaluated.versions() else Store(home / "artefacts", purpose="serving")
+
+
 def canonical_json(value: Any, indent: int | None = None) -> str:
     """JSON with sorted keys: equal values give equal text."""
     return json.dumps(value, sort_keys=True, indent=indent, default=str)

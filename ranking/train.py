@@ -2,7 +2,6 @@
 are served.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +20,7 @@ from ranking.losses import length_scale, target_scale_of
 from ranking.model import BLOCKS, Ranker, RankerSpec, lengths_of, space_of
 from ranking.recommend import Recommender, recommender_of
 from ranking.trainer import RankerTrainer
-
-Epochs = list[dict[str, Any]]
-Tell = Callable[[dict[str, Any]], None]
+from ranking.training_state import Epochs, RankerCallbacks, TrainingState
 
 # The relative fall of the validation loss below which epochs have taught nothing.
 LEAST_GAIN = 1e-3
@@ -45,7 +42,7 @@ def train_ranker(
     unit: str,
     config: RankingConfig,
     seed: int,
-    on_epoch: Tell = lambda _: None,
+    callbacks: RankerCallbacks = RankerCallbacks(),  # noqa: B008
     validates: Flags | None = None,
 ) -> Trained:
     """The ranker of training rows.
@@ -64,13 +61,13 @@ def train_ranker(
     capped = replace(rows, seconds=np.minimum(rows.seconds, cap))
     earlier, later = capped.take(early), capped.take(late)
     untrained = untrained_ranker(earlier, cap, unit, config)
-    weights, epochs = _fit(untrained, earlier, later, config, seed, on_epoch)
+    weights, epochs = _fit(untrained, earlier, later, config, seed, callbacks)
     validation = _levelled(replace(untrained, weights=weights), rows.take(late), later, config)
     if not config.refit:
         return Trained(validation, validation, epochs)
-    return Trained(
-        _refitted(validation, capped, later, config, best_epoch(epochs), seed), validation, epochs
-    )
+    trainer = RankerTrainer(validation.spec, build_examples(validation, capped), config, seed)
+    weights = _refitted(trainer, best_epoch(epochs), callbacks)
+    return Trained(_at_level_of(validation, weights, later), validation, epochs)
 
 
 def fit_recommender(
@@ -78,7 +75,7 @@ def fit_recommender(
     recall: dict[str, Float64],
     config: RankingConfig,
     seed: int,
-    on_epoch: Tell = lambda _: None,
+    callbacks: RankerCallbacks = RankerCallbacks(),  # noqa: B008
 ) -> Recommender:
     """A ranker of the impressions before `test_start`, with recall's columns of them, {name: [n]};
     it recommends as of `test_start`.
@@ -95,7 +92,7 @@ def fit_recommender(
     check_leakage(features, exposures, shown.requests_us, rng_of(seed, Stream.LEAKAGE_CHECK))
     seconds = target_seconds(shown, shown, dataset.unit)
     rows = RankingRows.of(features, exposures, shown.clicked, seconds)
-    ranker = train_ranker(rows, dataset.unit, config, seed, on_epoch).ranker
+    ranker = train_ranker(rows, dataset.unit, config, seed, callbacks).ranker
     return recommender_of(ranker, features, split.test_start, len(dataset.items))
 
 
@@ -120,7 +117,7 @@ def _fit(
     later: RankingRows,
     config: RankingConfig,
     seed: int,
-    on_epoch: Tell,
+    callbacks: RankerCallbacks,
 ) -> tuple[dict[str, Float32], Epochs]:
     """The weights of the epoch with the lowest loss on the later rows; `patience` epochs in which
     it falls by less than `LEAST_GAIN` end the training.
@@ -129,16 +126,27 @@ def _fit(
     # In the log's order neighbours are of one user, and what orders users would not count.
     shuffled = later.take(rng_of(seed, Stream.RANKER_VALIDATION).permutation(len(later)))
     held = build_examples(ranker, shuffled)
-    epochs: Epochs = []
-    best: dict[str, Float32] = {}
-    for epoch in range(1, trainer.epochs + 1):
-        epochs.append({"epoch": epoch, "loss": trainer.epoch(), "val_loss": trainer.loss(held)})
-        on_epoch(epochs[-1])
-        if best_epoch(epochs) == epoch:
-            best = trainer.weights
-        if has_learnt(epochs, config.patience):
-            break
+    epochs, best = _resumed(trainer, "fit", callbacks)
+    while len(epochs) < trainer.epochs and not has_learnt(epochs, config.patience):
+        row = {"epoch": len(epochs) + 1, "loss": trainer.epoch(), "val_loss": trainer.loss(held)}
+        epochs.append(row)
+        callbacks.on_epoch(row)
+        best = trainer.weights if best_epoch(epochs) == len(epochs) else best
+        callbacks.keep("fit", TrainingState(epochs, best, trainer.state()))
     return best, epochs
+
+
+def _resumed(
+    trainer: RankerTrainer, net: str, callbacks: RankerCallbacks
+) -> tuple[Epochs, dict[str, Float32]]:
+    """The epochs of a net that a killed training has left, from whose state the trainer goes on,
+    and the best one's weights.
+    """
+    state = callbacks.state(net)
+    if state is None:
+        return [], {}
+    trainer.restore(state.trainer)
+    return state.epochs, dict(state.best)
 
 
 def _levelled(
@@ -157,20 +165,19 @@ def _levelled(
 
 
 def _refitted(
-    ranker: Ranker,
-    rows: RankingRows,
-    later: RankingRows,
-    config: RankingConfig,
-    epochs: int,
-    seed: int,
-) -> Ranker:
-    """The ranker with a net trained on all rows, at the level that the first net had on the later
-    ones.
-    """
-    trainer = RankerTrainer(ranker.spec, build_examples(ranker, rows), config, seed)
-    for _ in range(epochs):
-        trainer.epoch()
-    again = replace(ranker, weights=trainer.weights)
+    trainer: RankerTrainer, epochs: int, callbacks: RankerCallbacks
+) -> dict[str, Float32]:
+    """The weights after so many epochs."""
+    done, _ = _resumed(trainer, "refit", callbacks)
+    for epoch in range(len(done) + 1, epochs + 1):
+        done.append({"epoch": epoch, "loss": trainer.epoch()})
+        callbacks.keep("refit", TrainingState(done, {}, trainer.state()))
+    return trainer.weights
+
+
+def _at_level_of(ranker: Ranker, weights: dict[str, Float32], later: RankingRows) -> Ranker:
+    """A ranker with other weights, at the level that it had on the later rows."""
+    again = replace(ranker, weights=weights)
     first, second = (
         float(
             (

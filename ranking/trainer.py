@@ -4,6 +4,7 @@ The ranker's home of TensorFlow and deepctr: what leaves this file is numpy
 (`ranking.model.Ranker`).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,6 +86,24 @@ class RankerTrainer:
     def weights(self) -> dict[str, Float32]:
         """The weights by their names in `ranking.model`."""
         return self._network.weights(self._examples.codes["position"][:, 0])
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on: training that is restored goes on as if it had never
+        stopped.
+        """
+        variables = {str(place): value.numpy() for place, value in enumerate(self._variables)}
+        return variables | {"rng": np.array(json.dumps(self._rng.bit_generator.state))}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of the same training."""
+        for place, variable in enumerate(self._variables):
+            variable.assign(state[str(place)])
+        self._rng.bit_generator.state = json.loads(str(state["rng"]))
+
+    @property
+    def _variables(self) -> list[Any]:
+        # Those of the model hold the seeds of its dropout.
+        return [*self._network.model.variables, self._network.steepness, *self._adam.variables]
 
     def _descend(self, inputs: Any, targets: Targets) -> Any:
         variables = self._network.model.trainable_variables + (

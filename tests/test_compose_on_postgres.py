@@ -479,15 +479,16 @@ def test_maintenance_copies_cleans_and_restores_both_databases(
     assert maintain(places_here(), told.append), told
     dumps = {path.name.split("-")[0]: path for path in (home / "backups").iterdir()}
     assert set(dumps) == {"airflow", "mlflow"}
-    assert initialised.mlflow_rows("SELECT lifecycle_stage FROM runs") == [("deleted",)]
+    states = f"SELECT lifecycle_stage FROM runs WHERE run_uuid = '{gone}'"
+    assert initialised.mlflow_rows(states) == [("deleted",)]
     assert len(list(initialised.folder.rglob("tower.h5"))) == 1
     address = os.environ["WATCHFUNNEL_MLFLOW_DATABASE"]
     assert collect_garbage(mlflow, address, days=0) == 1
-    assert initialised.mlflow_rows("SELECT lifecycle_stage FROM runs") == []
+    assert initialised.mlflow_rows(states) == []
     assert list(initialised.folder.rglob("tower.h5")) == []
     # As docs/operate.md says it.
     restore(dumps["mlflow"], address)
-    assert initialised.mlflow_rows("SELECT lifecycle_stage FROM runs") == [("deleted",)]
+    assert initialised.mlflow_rows(states) == [("deleted",)]
     database.run("createdb", "--username", "airflow", "restored")
     beside = os.environ["WATCHFUNNEL_AIRFLOW_DATABASE"].removesuffix("airflow") + "restored"
     restore(dumps["airflow"], beside)

@@ -203,14 +203,6 @@ def test_recalls_first_places_reordered_hold_at_their_end_what_recalls_order_hol
 
 REAL = {
     "kuairand": ("split.test_start=2022-04-16T16:00:00Z", "recall.k=200", "ranking.top_k=50"),
-    "globo": (
-        *(
-            "split.test_start=2017-10-12T12:00:00Z",
-            "cleaning.last_days=3",
-            "cleaning.sample_users=15000",
-        ),
-        *("recall.k=200", "ranking.top_k=50", "recall.blocks=3"),
-    ),
 }
 
 

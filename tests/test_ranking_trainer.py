@@ -2,7 +2,7 @@
 codes.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from ranking.losses import heads_of, targets_of
 from ranking.model import BLOCKS, Ranker
 from ranking.train import has_learnt, seconds_cap, split_rows, train_ranker, untrained_ranker
 from ranking.trainer import RankerNetwork, RankerTrainer, order_loss
+from ranking.training_state import RankerCallbacks
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def trained(*given):
 
 def fit(rows, **choices):
     config = CONFIG.model_copy(update=choices)
-    return trained(rows, "seconds", config, 3, lambda _: None)
+    return trained(rows, "seconds", config, 3)
 
 
 def scores(ranker, blocks):
@@ -111,7 +112,7 @@ def test_whatever_watches_are_measured_in_what_is_served_are_seconds(measured_in
     np.testing.assert_allclose(found, mean_by_kind(rows.seconds, kind), rtol=rare)
     counted = replace(rows, seconds=rows.clicked * 1.0)
     config = CONFIG.model_copy(update={"measured_in": measured_in, "objective": objective})
-    ranker, _ = trained(counted, "watches", config, 3, lambda _: None)
+    ranker, _ = trained(counted, "watches", config, 3)
     assert not ranker.spec.by_length
     np.testing.assert_allclose(mean_by_kind(scores(ranker, rows.blocks), kind), RATES, rtol=rare)
 
@@ -197,7 +198,7 @@ SMALL = RankingConfig(
 
 @pytest.fixture(scope="module")
 def small():
-    return trained(mixed(), "seconds", SMALL, 1, lambda _: None)
+    return trained(mixed(), "seconds", SMALL, 1)
 
 
 SWITCHES = [
@@ -276,7 +277,7 @@ def test_no_logit_starts_from_recall_where_that_is_off_or_unknown():
 def test_a_ranker_that_learns_nothing_leaves_recalls_order(tmp_path):
     rows, merged = listed(mixed())
     still = {"learning_rate": 1e-12, "weight_decay": 0.0, "epochs": 1, "measured_in": "seconds"}
-    ranker, _ = trained(rows, "seconds", SMALL.model_copy(update=still), 1, lambda _: None)
+    ranker, _ = trained(rows, "seconds", SMALL.model_copy(update=still), 1)
     ranker.save(tmp_path)
     served, known = scores(Ranker.load(tmp_path), rows.blocks), ~np.isnan(merged)
     assert np.corrcoef(np.log(served[known]), merged[known])[0, 1] > 0.99
@@ -301,7 +302,7 @@ def test_the_validation_ranker_never_saw_the_rows_that_validate():
     config = CONFIG.model_copy(update={"refit": True, "epochs": 2})
     changed = replace(rows, seconds=np.where(validates, 50 * rows.seconds, rows.seconds))
     first, second = (
-        train_ranker(each, "seconds", config, 3, lambda _: None, validates)
+        train_ranker(each, "seconds", config, 3, RankerCallbacks(), validates)
         for each in (rows, changed)
     )
     # What validates chooses the epoch and the level; the order is learnt from the others alone.
@@ -315,9 +316,7 @@ def test_the_validation_ranker_never_saw_the_rows_that_validate():
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_every_switch_trains_saves_and_serves(switches, tmp_path):
-    ranker, epochs = trained(
-        mixed(), "seconds", SMALL.model_copy(update=switches), 1, lambda _: None
-    )
+    ranker, epochs = trained(mixed(), "seconds", SMALL.model_copy(update=switches), 1)
     assert np.isfinite([row["val_loss"] for row in epochs]).all()
     ranker.save(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".parquet", ".h5"}
@@ -329,9 +328,7 @@ def test_every_switch_trains_saves_and_serves(switches, tmp_path):
 
 def test_what_is_left_out_is_not_read_and_the_last_item_still_has_its_embedding(small):
     whole, _ = small
-    ranker, _ = trained(
-        mixed(), "seconds", SMALL.model_copy(update={"without": ("item", "z")}), 1, lambda _: None
-    )
+    ranker, _ = trained(mixed(), "seconds", SMALL.model_copy(update={"without": ("item", "z")}), 1)
     rows, served = mixed().blocks, scores(ranker, mixed().blocks)
     user, item = rows["user"], rows["item"]
     other = {
@@ -348,9 +345,7 @@ def test_what_is_left_out_is_not_read_and_the_last_item_still_has_its_embedding(
 def test_the_served_scores_have_the_validation_loss_that_the_keras_graph_reported():
     """The graph's own verdict on the later rows can only be met by computing its logits."""
     unplaced = replace(mixed(), positions=np.zeros(300, np.int32))
-    ranker, epochs = trained(
-        unplaced, "seconds", SMALL.model_copy(update={"pairwise": 0.0}), 1, lambda _: None
-    )
+    ranker, epochs = trained(unplaced, "seconds", SMALL.model_copy(update={"pairwise": 0.0}), 1)
     rows = mixed()
     rows = replace(rows, seconds=np.minimum(rows.seconds, ranker.spec.seconds_cap))
     later = rows.take(np.flatnonzero(rows.timestamps_us >= 270))
@@ -393,13 +388,11 @@ def test_the_position_is_a_bias_that_serving_holds_at_its_mean():
         blocks, np.arange(n), clicked, np.where(clicked, 10.0, 0), np.ones(n), places
     )
     config = CONFIG.model_copy(update={"calibration": "scale"})
-    ranker, _ = trained(rows, "seconds", config, 0, lambda _: None)
+    ranker, _ = trained(rows, "seconds", config, 0)
     served = scores(ranker, rows.blocks)
     assert np.ptp(served) == 0
     assert served[0] == pytest.approx(4.5, rel=0.1)
-    assert trained(
-        replace(rows, positions=places + LAST_POSITION), "seconds", config, 0, lambda _: None
-    )
+    assert trained(replace(rows, positions=places + LAST_POSITION), "seconds", config, 0)
 
 
 def test_the_order_loss_is_that_of_a_loop_over_pairs_within_groups_of_neighbours(monkeypatch):
@@ -469,7 +462,7 @@ def test_the_order_of_rows_is_learnt_beside_their_seconds_and_only_by_odds_of_se
 
 
 def test_two_seeded_trainings_give_equal_weights(small):
-    again, epochs = trained(mixed(), "seconds", SMALL, 1, lambda _: None)
+    again, epochs = trained(mixed(), "seconds", SMALL, 1)
     assert epochs == small[1]
     for name, weights in small[0].weights.items():
         np.testing.assert_array_equal(weights, again.weights[name])
@@ -495,9 +488,7 @@ def test_normalisers_and_cap_are_fitted_on_the_earlier_rows_alone(small):
         clicked=rows.clicked | later,
         seconds=np.where(later, 5_000.0, rows.seconds),
     )
-    ranker, _ = trained(
-        changed, "seconds", SMALL.model_copy(update={"epochs": 1}), 1, lambda _: None
-    )
+    ranker, _ = trained(changed, "seconds", SMALL.model_copy(update={"epochs": 1}), 1)
     assert ranker.spec.seconds_cap == small[0].spec.seconds_cap
     assert ranker.spec.sizes == small[0].spec.sizes
     for ours, theirs in zip(small[0].encoders.tables, ranker.encoders.tables, strict=True):
@@ -527,11 +518,43 @@ def test_each_epoch_is_told_and_training_lowers_the_loss():
         "seconds",
         CONFIG.model_copy(update={"epochs": 5, "learning_rate": 0.03}),
         3,
-        told.append,
+        RankerCallbacks(told.append),
     )
     assert told == epochs
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 4, 5]
     assert epochs[-1]["val_loss"] < epochs[0]["val_loss"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("after", [1, 3, 4])
+def test_a_training_that_was_killed_ends_where_one_that_was_not_does(tmp_path, after):
+    """Three epochs choose one of them, and the net is trained anew: each is killed once."""
+    config = SMALL.model_copy(update={"refit": True})
+    calm = train_ranker(mixed(), "seconds", config, 1, RankerCallbacks(folder=tmp_path / "calm"))
+
+    @dataclass(frozen=True)
+    class Dying(RankerCallbacks):
+        def keep(self, net, state):
+            super().keep(net, state)
+            kept.append(net)
+            if len(kept) == after:
+                raise Killed
+
+    kept, told = [], []
+    with pytest.raises(Killed):
+        train_ranker(mixed(), "seconds", config, 1, Dying(folder=tmp_path / "killed"))
+    assert kept == [*["fit"] * 3, "refit"][:after]
+    going_on = RankerCallbacks(told.append, tmp_path / "killed")
+    resumed = train_ranker(mixed(), "seconds", config, 1, going_on)
+    assert [row["epoch"] for row in told] == [1, 2, 3][after:]
+    assert resumed.epochs == calm.epochs
+    for first, second in ((resumed.ranker, calm.ranker), (resumed.validation, calm.validation)):
+        assert first.spec == second.spec
+        np.testing.assert_equal(dict(first.weights), dict(second.weights))
+    assert not list((tmp_path / "killed").glob(".*"))
 
 
 def trainer_of(rows):

@@ -372,11 +372,21 @@ def test_the_services_are_up_and_listen_on_the_loopback_alone(stack: s.Services)
     assert mode(stack.home) == 0o700
 
 
-def test_a_refusal_ends_the_demo_with_its_sentence(stack: s.Services) -> None:
-    with pytest.raises(InputError, match=r"interactions"):
+@pytest.fixture
+def wrong(stack: s.Services) -> Iterator[Path]:
+    """A table in the data folder that lacks two of its columns."""
+    path = stack.defaults.data / "interactions.csv"
+    path.write_text("user_id\n1\n")
+    yield path
+    path.unlink()
+
+
+def test_a_refusal_ends_the_demo_with_its_sentence(stack: s.Services, wrong: Path) -> None:
+    with pytest.raises(InputError, match=rf"{wrong.name}: .*item_id"):
         chain(stack).run({"source": "canonical", "data": str(stack.defaults.data)})
 
 
+@pytest.mark.usefixtures("wrong")
 def test_a_flag_in_the_data_folder_starts_a_run_whose_refusal_is_its_note_and_ends_its_log(
     stack: s.Services,
 ) -> None:
@@ -387,9 +397,9 @@ def test_a_flag_in_the_data_folder_starts_a_run_whose_refusal_is_its_note_and_en
     assert run.startswith("asset_triggered__")
     assert not flag.exists()
     assert wait_until(lambda: ended(airflow, "ingest", run)) == "failed"
-    (request,) = (t for t in airflow.tasks("ingest", run) if t["task_id"] == "request")
-    assert request["try_number"] == 1
-    log = airflow.log(request)
+    (task,) = (t for t in airflow.tasks("ingest", run) if t["task_id"] == "interactions")
+    assert task["try_number"] == 1
+    log = airflow.log(task)
     assert not any(entry.get("error_detail") for entry in log)
     (sentence,) = (entry["exit_code"] for entry in log if "exit_code" in entry)
     assert sentence.startswith(str(stack.defaults.data))

@@ -23,6 +23,7 @@ from funnel.store import (
     is_linked,
     link,
     publish,
+    store_in,
     write_atomically,
 )
 
@@ -217,6 +218,14 @@ def test_what_is_served_stays_in_force_whatever_is_evaluated_and_the_other_way_r
     assert served.versions() == store.versions()
     store.remove(store.manifest("lists"))
     assert served.versions() == store.versions() == {}
+
+
+def test_a_home_is_shown_as_evaluated_or_where_nothing_was_as_served(tmp_path: Path) -> None:
+    served = Store(tmp_path / "artefacts", purpose="serving")
+    served.make(artefact_key(1), writer("served"))
+    assert store_in(tmp_path).manifest("lists").config == {"value": 1}
+    Store(tmp_path / "artefacts").make(artefact_key(2), writer("evaluated"))
+    assert store_in(tmp_path).manifest("lists").config == {"value": 2}
 
 
 def test_an_older_run_cannot_undo_what_a_newer_one_has_made(store: Store) -> None:

@@ -84,10 +84,12 @@ def feature_lines(context: StepContext, exposures: Exposures) -> Iterator[Row]:
 def training_line(rows: RankingRows, unit: str, config: RankingConfig) -> tuple[Ranker, Row]:
     """A ranker, and the median epoch but the first, in which things are compiled."""
     from ranking.train import train_ranker
+    from ranking.training_state import RankerCallbacks
 
     laps: list[Clocks] = []
     short = switched(config, epochs=EPOCHS, patience=EPOCHS, refit=False)
-    ranker = train_ranker(rows, unit, short, 0, lambda _: laps.append(clocks())).ranker
+    callbacks = RankerCallbacks(lambda _: laps.append(clocks()))
+    ranker = train_ranker(rows, unit, short, 0, callbacks).ranker
     took = np.median(np.diff(laps, axis=0), axis=0)
     return ranker, {"what": "training, one epoch"} | _pace(
         round(len(rows) * (1 - config.validation_share)), took

@@ -111,9 +111,7 @@ def ours(contest: Contest, seed: int, **fields: Any) -> Ranker:
     """Our ranker, trained as the pipeline does, with some fields of its configuration switched."""
     from ranking.train import train_ranker
 
-    return train_ranker(
-        contest.rows, contest.unit, switched(contest.config, **fields), seed, lambda _: None
-    ).ranker
+    return train_ranker(contest.rows, contest.unit, switched(contest.config, **fields), seed).ranker
 
 
 def scores(ranker: Ranker, blocks: Blocks) -> Float64:

@@ -121,7 +121,7 @@ def _wait_for_the_world(services: s.Services, console: Console) -> None:
 
 @dataclass(frozen=True)
 class _Chain:
-    """The four DAGs in turn, shown on the console as they run."""
+    """The DAGs in turn, shown on the console as they run."""
 
     airflow: Airflow
     services: s.Services
@@ -144,7 +144,7 @@ class _Chain:
         self.console.print("The chain is through", _seconds(begun))
 
     def _wait_for_the_dags(self) -> None:
-        """Wait until all four are known: an asset event that nobody waits for starts nothing."""
+        """Wait until all are known: an asset event that nobody waits for starts nothing."""
         deadline = time.monotonic() + PARSED_WITHIN_SECONDS
         while not {dag["dag_id"] for dag in self.airflow.get("dags")["dags"]}.issuperset(DAGS):
             errors = self.airflow.get("importErrors")["import_errors"]

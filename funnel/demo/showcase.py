@@ -27,7 +27,7 @@ from features.schema import (
 from features.split import Split
 from funnel.evaluation.recall_tables import generator_tables, slice_tables
 from funnel.headline import HEADLINES
-from funnel.store import Store
+from funnel.store import Store, store_in
 from funnel.titles import titles_of
 
 USERS_SHOWN, ROWS_SHOWN = 3, 5
@@ -38,7 +38,7 @@ def show(home: Path, console: Console) -> None:
     """Print the metrics to look at first and three users; InputError where the pipeline has not
     been run.
     """
-    store = Store(home / "artefacts")
+    store = store_in(home)
     report = store.path("report") / "report.json"
     metrics = json.loads(report.read_text())
     console.print(metrics["run"]["verdict"]["sentence"], soft_wrap=True, highlight=False)

@@ -65,6 +65,7 @@ def write_ranking_rows(context: StepContext) -> None:
 
 def write_ranker(context: StepContext) -> None:
     from ranking.train import train_ranker
+    from ranking.training_state import RankerCallbacks
 
     folder = context.inputs["ranking_rows"]
     unit = json.loads((folder / "summary.json").read_text())["unit"]
@@ -75,7 +76,7 @@ def write_ranker(context: StepContext) -> None:
         unit,
         context.config.ranking,
         context.config.seed,
-        context.on_epoch,
+        RankerCallbacks(context.on_epoch, context.scratch),
         flags if flags.any() else None,
     )
     trained.ranker.save(context.out)
