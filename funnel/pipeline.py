@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 Stage = Literal["ingest", "features", "recall", "ranking"]
 LOG = "interactions"
+# Bytes by which a step has let its process grow before they are given back.
+WORTH_RELEASING = 128 << 20
 
 
 def _now() -> str:
@@ -340,14 +342,15 @@ def _opened(request: Request) -> AbstractContextManager[object]:
 def _make(name: str, request: Request, tell: Callable[[str], None], observer: Observer) -> Outcome:
     store, began = _store_before(name, request), time.monotonic()
     artefact_key = _key_of(name, request, store)
-    made = not store.holds(artefact_key)
+    made, held = not store.holds(artefact_key), resident_bytes()
     manifest = store.make(
         artefact_key,
         lambda out: writer_of(name)(
             _context_of(artefact_key, request, store, out, tell, partial(observer.on_epoch, name))
         ),
     )
-    if made:
+    # To look through all objects takes the better part of a second.
+    if made and resident_bytes() - held > WORTH_RELEASING:
         release_memory()
     seconds = time.monotonic() - began
     return Outcome(
@@ -378,6 +381,14 @@ def _parents_within(stage: Stage, name: str) -> list[str]:
         if earlier in found:
             found |= {each for each in STEPS[earlier].parents if STEPS[each].stage == stage}
     return [each for each in _names_of(stage) if each in found - {name}]
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def release_memory() -> None:

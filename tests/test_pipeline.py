@@ -28,12 +28,15 @@ from funnel.evaluation.waterfall import waterfall_table
 from funnel.pipeline import (
     PUBLISHED,
     STEPS,
+    WORTH_RELEASING,
     Outcome,
     context_of,
     data_digest,
     make,
     publish_files,
+    release_memory,
     request_for,
+    resident_bytes,
     stale_steps,
     writer_of,
 )
@@ -115,6 +118,16 @@ class Run:
     @cached_property
     def listed_users(self) -> set[int]:
         return set((self.raw if self.mode == "none" else self.relevant)["user_id"])
+
+
+def test_memory_that_a_step_holds_is_seen_and_given_back() -> None:
+    before = resident_bytes()
+    held: list[Any] = [np.ones(WORTH_RELEASING // 4)]
+    held.append(held)
+    assert resident_bytes() - before > WORTH_RELEASING
+    del held
+    release_memory()
+    assert resident_bytes() - before < WORTH_RELEASING
 
 
 def test_lists_shorter_than_every_cutoff_are_evaluated_at_their_own_length() -> None:
