@@ -402,7 +402,7 @@ def test_a_flag_in_the_data_folder_starts_a_run_whose_refusal_is_its_note_and_en
     log = airflow.log(task)
     assert not any(entry.get("error_detail") for entry in log)
     (sentence,) = (entry["exit_code"] for entry in log if "exit_code" in entry)
-    assert sentence.startswith(str(stack.defaults.data))
+    assert sentence.startswith("interactions.csv: column item_id is missing")
     assert sentence in wait_until(lambda: airflow.note("ingest", run))
 
 
