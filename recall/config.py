@@ -148,7 +148,7 @@ class RecallConfig(BaseModel):
     )
     blocks: int = Field(
         16,
-        ge=2,
+        ge=1,
         le=100,
         description="Number of blocks, of whole hours, days or weeks, that the log before "
         "`test_start` is cut into at most: a quarter warms the tower up, each later one refreshes "

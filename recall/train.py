@@ -72,9 +72,9 @@ def cut_offs_of(split: Split, blocks: int) -> list[int]:
     Time clock: the log before test_start is cut into at most `blocks` blocks of the calendar. The
     first quarter of them warms the tower up, each later one refreshes it. One more day of log adds
     a block and moves none, until there are too many and blocks become longer. A log too short for
-    blocks of hours has blocks of equal length. Order clock: label_start.
+    blocks of hours has blocks of equal length. Order clock, and one block: label_start.
     """
-    if split.clock == "order":
+    if split.clock == "order" or blocks == 1:
         return [split.label_start, split.test_start]
     span, warm_up = split.test_start - split.start, max(blocks // 4, 1)
     length = shortest_at_least(-(-span // blocks))

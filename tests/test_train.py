@@ -344,6 +344,7 @@ def test_a_log_too_short_for_blocks_of_hours_has_equal_blocks():
         mode="time", clock="time", start=100, label_start=500, test_start=600, test_end=800
     )
     assert cut_offs_of(split, 5) == [200, 300, 400, 500, 600]
+    assert cut_offs_of(split, 1) == [split.label_start, split.test_start]
 
 
 def test_the_order_clock_has_two_edges():
