@@ -21,11 +21,9 @@ from features.errors import InputError
 from features.schema import TIMESTAMP, USER
 from features.tables import table_at
 from funnel.maintenance.leftovers import leftovers_in, remove
-from funnel.pipeline import PUBLISHED, STEPS, Request
+from funnel.pipeline import LOG, PUBLISHED, STEPS, Request
 from funnel.store import PARTS, PURPOSES, Manifest, Store
 from funnel.tracking import remove_files
-
-LOG = "interactions"
 
 
 @dataclass(frozen=True)

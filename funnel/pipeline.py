@@ -10,12 +10,11 @@ import gc
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -30,7 +29,6 @@ from funnel.store import (
     ArtefactKey,
     Purpose,
     Store,
-    file_digest,
     is_linked,
     is_published,
     link,
@@ -473,7 +471,10 @@ def _key_of(name: str, request: Request, store: Store) -> ArtefactKey:
         # It names the source, and evaluates a simulated world's lists by its truth.
         config |= {"source": request.source}
         truth = Path(request.data) / "truth"
-        parents |= {"truth": _digest_of(truth.glob("*"), truth)} if truth.exists() else {}
+        if truth.exists():
+            from features.data.steady import digest_of
+
+            parents |= {"truth": digest_of(truth.glob("*"), truth)}
     return ArtefactKey(name, config, step_code(name), parents)
 
 
@@ -491,11 +492,6 @@ def data_digest(source: str, data: Path | str, since: datetime | None = None) ->
 
     with opened(source, data, since) as view:
         return view.digest()
-
-
-def _digest_of(paths: Iterable[Path], folder: Path) -> str:
-    files = {os.path.relpath(path, folder): file_digest(path) for path in paths}
-    return sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def context_of(
